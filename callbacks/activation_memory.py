@@ -45,14 +45,14 @@ class SavedBytes(saved_tensors_hooks):
 
 
 def state_bytes(module: nn.Module, optimizers: Iterable[Optimizer]) -> int:
-    """Count the bytes of all weights, of the gradients of trainable weights, and of the optimizers' state."""
+    """Count the bytes of all weights, of the gradients of all trainable weights, and of the optimizers' states."""
     weights = [*module.parameters(), *(weight for weight in module.parameters() if weight.requires_grad)]
     states = [value for each in optimizers for state in each.state.values() for value in state.values()]
     return sum(tensor.nbytes for tensor in (*weights, *states) if isinstance(tensor, Tensor))
 
 
 class ActivationMemory(Callback):
-    """Log the memory that autograd saves for the backward pass in each epoch's first step, as `train/saved_mebibytes`.
+    """Log `train/saved_mebibytes`, the memory that autograd saves for the backward pass in each epoch's first step.
 
     `train/state_mebibytes` is the memory of weights, gradients and optimizer state after the epoch. On a GPU, the peak
     of allocated memory is also logged, as `train/peak_gibibytes`; it includes weights, gradients, optimizer state and

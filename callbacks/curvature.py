@@ -23,7 +23,7 @@ from lightning_modules.training.chosen_samples import chosen_samples, drawn_plac
 from lightning_modules.training.logging import log_same
 
 POINTS, WIDTH = 400, 0.01
-"""Number of points of a density, and width of its Gaussians relative to the range of the eigenvalues."""
+"""Number of points of a density; and width of its Gaussians, as a fraction of the range of the eigenvalues."""
 
 
 class Curvature(Callback):

@@ -21,12 +21,12 @@ from lightning_modules.training.evaluation_mode import in_evaluation_mode, on_ro
 
 
 class ImageGrid(Callback):
-    """Draw a few images and the module's outputs for them to `figures/<name>.png` in the run directory.
+    """Draw a few images, with the module's outputs for them, and save the figure to `figures/<name>.png` of the run.
 
     For the stages `test` and `val`, the figure shows the first images of the first dataloader. For the stage `train`,
     it shows equally spaced training images without augmentation, with their current labels. The figure of training
-    images is drawn at the end of training. Whenever the callback `EarlyLearning` reports the end of early learning for
-    some categories, this figure is also drawn to `<name>_epoch_<epoch>.png`. Without a logger, nothing is drawn.
+    images is drawn at the end of training. It is also drawn to `<name>_epoch_<epoch>.png` whenever the callback
+    `EarlyLearning` reports the end of early learning for some categories. Without a logger, nothing is drawn.
 
     Args:
         name: file name of the figure.
@@ -111,7 +111,7 @@ class ImageGrid(Callback):
         self._draw(trainer, name)
 
     def _keep(self, trainer: Trainer, pl_module: LightningModule, batch: Any, outputs: Any) -> None:
-        """Collect the columns of batches until there are enough images."""
+        """Collect the columns of successive batches until there are enough images."""
         missing = self.num_images - sum(map(num_rows, self._batches))
         if missing <= 0 or not trainer.loggers or not trainer.is_global_zero:
             return

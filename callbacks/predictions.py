@@ -1,4 +1,4 @@
-"""Write a module's predictions on any number of ranks: classes to one table, masks to a folder."""
+"""Write the predictions of a module that runs on any number of ranks: classes to one table, masks to a folder."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ def append_predictions(
 
 @dataclass
 class PredictedSamples:
-    """File names and labels of the predicted samples, if the dataset knows them.
+    """File names and labels of the predicted samples, if the dataset has them.
 
     Args:
         name: file names of the samples, `[N]`; None if samples are not files.
@@ -57,7 +57,7 @@ class PredictedSamples:
 
     @classmethod
     def of(cls, dataset: Any) -> "PredictedSamples":
-        """Read a dataset's file names and image-level labels, or only those of the samples listed in its `row`.
+        """Read the file names and image-level labels of a dataset, or of the samples in its `row` if it has one.
 
         Raises:
             UnicodeEncodeError: if a name cannot be encoded in UTF-8.

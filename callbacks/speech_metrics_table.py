@@ -1,4 +1,4 @@
-"""Write tables of metrics, spectrograms and WAV files of enhanced speech."""
+"""For enhanced speech, write tables of metrics, a figure of spectrograms, and WAV files."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BAND = 5.0
-"""Width of the bands of the input SNR, in decibels."""
+"""Width of the bands into which the input SNR is divided, in decibels."""
 WINDOW = 512
 """Maximum length of a spectrogram's window, in samples."""
 RANGE = 60.0
@@ -84,7 +84,7 @@ class SpeechMetricsTable(Callback):
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Compute mean, standard deviation and count of each metric, for each dataset and each band of the input SNR."""
+    """Compute each metric's mean, standard deviation and count, for each dataset and for each band of the input SNR."""
     low = (table["input_snr"] // BAND * BAND).map(lambda low: f"{low:g} to {low + BAND:g} dB")
     parts = [table.assign(band="all"), table.assign(band=low)]
     long = pd.concat(parts).melt(["set", "index", "name", "band"], var_name="measure")
@@ -100,7 +100,7 @@ def decibels(signal: Tensor) -> np.ndarray:
 
 
 def spectrograms(shown: list[dict[str, Any]]) -> "Figure":
-    """Draw the noisy, enhanced and clean spectrograms of each recording in one row, on a common scale in decibels."""
+    """Draw one row per recording: its noisy, enhanced and clean spectrograms, with the same scale in decibels."""
     from matplotlib.figure import Figure
 
     kinds = ("noisy", "enhanced", "clean")

@@ -104,7 +104,7 @@ def _title(text: str) -> str:
 
 
 def _split(origin: str, text: str) -> Iterator[tuple[str, str]]:
-    """Yield the page of a field, which lists its methods, and a page per method."""
+    """Split a field's page: yield a page that lists the field's methods, then one page for each method."""
     before, *parts = SECTION.split(text)
     field, sections = Path(origin).stem, list(zip(parts[::3], parts[1::3], parts[2::3], strict=True))
     listed = "".join(f"- [{name}](#{anchor}): {_about(section)}\n" for anchor, name, section in sections)
@@ -184,7 +184,7 @@ def _packages() -> Iterator[tuple[str, str]]:
 
 
 def _pictures() -> Iterator[tuple[str, str]]:
-    """Yield the folder of the page and the picture for each docstring that links one, as a page in docs/ would."""
+    """For each picture that a docstring links, yield the folder of its API page and the picture's path in docs/."""
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             for picture in re.findall(r"\]\((images/[\w.]+)\)", path.read_text(encoding="utf-8")):

@@ -1,4 +1,4 @@
-"""Argument parser and argument types of the subcommands, whose error messages are single sentences."""
+"""Argument parser and argument types of the subcommands. Each error message is a single sentence."""
 
 import argparse
 import contextlib

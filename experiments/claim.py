@@ -122,7 +122,7 @@ def _claim(entry: object, path: Path, where: str) -> Claim:
         if not config.is_file():
             raise FileNotFoundError(f"{where}: {key} names {config}, which does not exist")
     if configs["method"].resolve() == configs["baseline"].resolve() and "baseline_metric" not in entry:
-        raise ValueError(f"{where}: method and baseline must be two configs, got {entry['method']} for both")
+        raise ValueError(f"{where}: method and baseline must be two different configs, got {entry['method']} for both")
     name = entry.get("name", f"{path.resolve().parent.name}/{configs['method'].stem}")
     return Claim(name, entry["paper"], **configs, metric=entry["metric"], direction=entry["direction"],
                  margin=margin, seeds=tuple(seeds), claimed=entry.get("claimed", True),
@@ -130,7 +130,7 @@ def _claim(entry: object, path: Path, where: str) -> Claim:
 
 
 def judge(claim: Claim, method: Sequence[float], baseline: Sequence[float]) -> tuple[str, str, Summary, float]:
-    """Decide whether a claim holds: the mean difference reaches the margin, and the p-value is below `SIGNIFICANCE`.
+    """Decide whether a claim holds: the mean difference must reach the margin, with a p-value below `SIGNIFICANCE`.
 
     A difference that equals the margin up to rounding errors also reaches the margin.
 
@@ -158,7 +158,7 @@ def judge(claim: Claim, method: Sequence[float], baseline: Sequence[float]) -> t
 
 
 def paired_p_value(better: Sequence[float], worse: Sequence[float]) -> float:
-    """Compute the p-value of the one-sided paired t-test, which is 0 or 1 if all pairs have the same difference.
+    """Compute the p-value of the one-sided paired t-test. It is 0 or 1 if all pairs have the same difference.
 
     Args:
         better: values that are expected to be greater, one per seed.
@@ -173,7 +173,7 @@ def paired_p_value(better: Sequence[float], worse: Sequence[float]) -> float:
 
 
 def verdict(claim: Claim, names: Mapping[Path, str], results: Sequence[Result], failures: Sequence[Failure]) -> Verdict:
-    """Decide a claim from the results of its runs if all runs have finished.
+    """Decide a claim from the results of its runs. If a run failed or lacks a metric, the claim is not decided.
 
     Args:
         claim: claim to decide.

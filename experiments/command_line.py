@@ -86,7 +86,7 @@ CALL_ONLY = {  # arguments that apply to a single call and are not saved in conf
 
 
 class ReadsTestSet(Callback):
-    """Set up the test set before training, if a test follows, so that missing files are reported early."""
+    """If a test follows training, set up the test set before training, so that missing files are reported early."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -512,7 +512,7 @@ WHERE_AND_HOW_FAST = ("_dir", ".num_workers", "_batch_size")
 
 
 def differing(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Find changed settings of model, data and seed, which a resumed run must keep.
+    """Find changed settings among those that a resumed run must keep: model, data and seed.
 
     Keys that are missing in the saved configuration belong to newer arguments. They are ignored.
 

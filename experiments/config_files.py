@@ -155,7 +155,7 @@ def base_of(path: Path) -> Path | None:
 
 
 def with_base(path: Path) -> list[Path]:
-    """Return the paths of the base, if any, and of the configuration."""
+    """Return the path of the base, if there is one, and the path of the configuration."""
     base = base_of(path)
     return [base, path] if base else [path]
 

@@ -178,8 +178,8 @@ def draw_curves(
 def shared_curves(curves: Mapping[str, Sequence[Curves]]) -> list[str]:
     """List the training and validation metrics that all configs have in common.
 
-    Metrics of single steps are omitted. Metrics whose names end in a number are also omitted, because they belong to
-    single classes or levels. Losses come last, because the losses of two methods may be different quantities.
+    Metrics of single steps are omitted. Metrics whose names end in a number are also omitted, because each belongs to a
+    single class or level. Losses come last, because the losses of two methods may be different quantities.
     """
     columns = [{name for run in runs for name in run} for runs in curves.values()]
     shared = set.intersection(*columns) if columns else set()

@@ -13,7 +13,7 @@ from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
 FitLoop = _FitLoop
-"""Base class of our loop, which returns immediately if no training step remains. Lightning has no public loop class."""
+"""Base class of our loop. Our loop returns at once if no training step remains. Lightning has no public loop class."""
 SignalConnector = _SignalConnector
 """Class that we override, because its signal handlers wait for other ranks and cannot be configured or disabled."""
 
@@ -76,7 +76,7 @@ def logged_of_epoch(trainer: Any) -> dict[str, Any] | None:
 
 
 def steps_trained(trainer: Any) -> int:
-    """Return the number of batches with an optimizer step, which Lightning uses as the step number in loggers."""
+    """Return the number of batches with an optimizer step. Lightning's loggers use it as the step number."""
     return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 

@@ -28,7 +28,7 @@ def sections(methods: Sequence[Method]) -> Iterator[tuple[str, str, list[Method]
 
 
 def generated(project: Path = PROJECT) -> dict[Path, str]:
-    """Generate the texts of the pages and of README.md, as a dict by path."""
+    """Generate the texts of the pages and of README.md. Return a dict from path to text."""
     methods = find_methods(project)
     claims = read_claims(project / "docs/claims.csv")
     pages = {
@@ -68,7 +68,7 @@ def _strip(methods: Sequence[Method], project: Path) -> str:
 
 
 def _problems(methods: Sequence[Method], claims: Sequence[Row], path: Path) -> str:
-    """Build the table of problems, whose rows have a problem, a method, and the numbers of one claim about it.
+    """Build the table of problems. Each row has a problem, a method, and the numbers of one claim about the method.
 
     Raises:
         ValueError: if a claim has no numbers. The message names the claim.

@@ -202,7 +202,7 @@ def _draw(picture: Picture, arguments: Sequence[str], output: Path) -> Path:
 
 
 def _put_together(files: Mapping[str, Sequence[Path]], picture: Picture, path: Path) -> Path:
-    """Arrange the runs' figures of the first seed, with names, in a column, or in a row if the figures are tall."""
+    """Arrange the named figures of the runs with the first seed in a column, or in a row if the figures are tall."""
     from matplotlib.font_manager import findfont
     from PIL import Image, ImageDraw, ImageFont, ImageOps
 
@@ -312,7 +312,7 @@ def _table(file: Path, picture: Picture) -> "pd.DataFrame":
 
 def _existing(file: Path, picture: Picture) -> Path:
     if not file.is_file():
-        raise FileNotFoundError(f"{file} does not exist, for the picture of {picture.config}")
+        raise FileNotFoundError(f"{file} does not exist; the picture of {picture.config} needs it")
     return file
 
 

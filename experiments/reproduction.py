@@ -79,8 +79,8 @@ class Reproduction:
         paper: table, figure or sentence of the paper.
         config: path of the configuration.
         overrides: command-line arguments after the configuration.
-        variation: varied key, or None. With a varied key, the compared number is the fitted exponent of the metric in
-            this key.
+        variation: varied key, or None. If there is a varied key, the compared number is the fitted exponent of the
+            metric in this key.
         runs: one run per seed and per value of the varied key.
         results: published numbers to compare.
         tried: remark on the result, for example on attempts to reach the number.

@@ -131,7 +131,7 @@ def arrow(metric: str) -> str:
 
 
 def chosen(results: Sequence[Result], metrics: Sequence[str]) -> list[Result]:
-    """Select the results of given metrics, in this order, including the values at the best epoch.
+    """Select the results of `metrics`, in this order. The values of these metrics at the best epoch are included.
 
     Args:
         results: results of all runs.
@@ -322,6 +322,6 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> T
 
 
 def terminal() -> Console:
-    """Return a console on standard output, which is wide enough for tables if the output is a file or a pipe."""
+    """Return a console for standard output. For a file or a pipe, the console is wide enough for tables."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=160)

@@ -242,7 +242,7 @@ def _what_is_wrong(checkpoint: Any) -> str | None:
 
 
 def latest_checkpoint(directory: Path) -> Path:
-    """Return the checkpoint from which to resume, which is the one with the most training steps.
+    """Return the checkpoint from which to resume: the one with the most training steps.
 
     Raises:
         FileNotFoundError: if the run has not saved a checkpoint yet.
@@ -366,8 +366,8 @@ def name_in_errors(trainer: Trainer) -> None:
 def add_test_metrics(directory: Path, metrics: Mapping[str, float]) -> None:
     """Add the new metrics of a later test to `test_metrics.csv`, without changing existing metrics.
 
-    Comparisons read `test_metrics.csv`. If an existing value differs, for example after a test with different settings,
-    all metrics are written to `test_metrics_<time>.csv` instead.
+    Comparisons read `test_metrics.csv`. If an existing metric has a different new value, for example after a test with
+    different settings, all metrics are written to `test_metrics_<time>.csv` instead.
     """
     path = directory / "test_metrics.csv"
     if not path.is_file():

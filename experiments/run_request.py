@@ -130,7 +130,7 @@ def load_experiments(configs: Sequence[Path], overrides: Sequence[str] = ()) -> 
 
 
 def _labels(configs: Sequence[Path], names: Sequence[str]) -> list[str]:
-    """Return a label for each configuration, which is the name of its method, such as `ELR`.
+    """Return a label for each configuration: the name of its method, such as `ELR`.
 
     If several configurations have the same method, the file name is added, as in `ELR demo`.
     """
@@ -142,7 +142,7 @@ def _labels(configs: Sequence[Path], names: Sequence[str]) -> list[str]:
 
 
 def setting_of(experiment: Experiment, key: str) -> Any:
-    """Return the value of a key in a configuration with its base and overrides, or None if the key is not set."""
+    """Return the value that a configuration, its base or its overrides give to a key, or None if the key is not set."""
     found = settings_of(experiment.config).get(key)
     for flag, value in _flags(experiment.overrides):
         if flag == key:

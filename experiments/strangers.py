@@ -138,7 +138,7 @@ def _refuse_links(directory: Path) -> None:
 
 
 def _refuse_elsewhere(path: Path, key: str, named: str, spec: dict[str, Any], directory: Path) -> None:
-    """Reject output paths of Lightning classes outside the run directory, except default paths."""
+    """Reject output paths of Lightning classes that lie outside the run directory. Default paths are allowed."""
     for inner, value in _walk(spec):
         name = re.split(r"[./]", inner)[-1]
         if not isinstance(value, str) or name not in (*FOLDERS, *NAMES) or value == _default(named, name):

@@ -71,12 +71,12 @@ class Throughput(Callback):
                 logger.log_metrics(values, step=trainer.global_step)
 
     def _now(self) -> tuple[float, int]:
-        """Return the current time without the time spent in validation, and the number of samples so far."""
+        """Return the current time minus the time spent in validation, and the number of samples so far."""
         return time.monotonic() - self._paused, self.samples
 
 
 def rate(points: deque[tuple[float, int]]) -> float | None:
-    """Compute the samples per second between the first and the last point `(seconds, samples)`; None if unknown."""
+    """Compute samples per second between the first and last point `(seconds, samples)`. Return None if unknown."""
     if len(points) < 2 or points[-1][0] <= points[0][0] or points[-1][1] == points[0][1]:
         return None
     return (points[-1][1] - points[0][1]) / (points[-1][0] - points[0][0])

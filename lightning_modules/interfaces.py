@@ -179,7 +179,7 @@ class MixtureOutput(NamedTuple):
     """The output of a mixture of two classifiers."""
 
     log_probability: Tensor
-    """`[B, K]`; its softmax is the mixture's class probabilities."""
+    """`[B, K]`; the softmax of this tensor gives the class probabilities of the mixture."""
     gamma: Tensor
     """`[B]`: input of the sigmoid whose output, scaled to the range of alpha, is alpha; infinite for alpha 0 and 1."""
     alpha: Tensor
@@ -213,7 +213,7 @@ class AttackableMixture(Protocol):
 
 @runtime_checkable
 class LabelCorrector(Protocol):
-    """A module that is notified when early learning ends for some categories; the arguments are equal on all ranks."""
+    """A module that is notified, with the same arguments on all ranks, when early learning ends for some categories."""
 
     def on_early_learning_end(self, categories: list[int], epoch: int) -> None: ...
 

@@ -1,7 +1,7 @@
 """Private names of Lightning that this project needs because no public name exists, with the reason for each name.
 
-All other files use private names only through this file. If an upgrade of Lightning moves a name, the test of that name
-fails. `pyproject.toml` limits which versions of Lightning can be installed.
+All other files use private names only through this file. If an upgrade of Lightning moves a name, the test that checks
+this name fails. `pyproject.toml` limits which versions of Lightning can be installed.
 """
 
 from typing import Any

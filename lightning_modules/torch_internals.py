@@ -27,7 +27,7 @@ standard_gamma: Any = torch._standard_gamma
 
 
 def leave_out_of_ddp(module: nn.Module, names: list[str]) -> None:
-    """Exclude parameters from `DistributedDataParallel(module)`; its public arguments cannot exclude individual ones.
+    """Exclude parameters from `DistributedDataParallel(module)`, whose public arguments cannot exclude single ones.
 
     This function sets the same attribute as `DistributedDataParallel._set_params_and_buffers_to_ignore_for_model`.
     """

@@ -66,7 +66,7 @@ def _every_test_begins_with_the_same_numbers() -> None:
 
 @pytest.fixture(autouse=True)
 def _no_group_is_left() -> Iterator[None]:
-    """Destroy the process group of a trainer; otherwise, later forks would join it and wait forever."""
+    """After each test, destroy the process group; otherwise, processes forked later would join it and wait forever."""
     yield
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -128,7 +128,7 @@ def _settings_are_parsed_once(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def small_pictures() -> Iterator[None]:
-    """Draw figures that no test inspects at a fifth of their resolution: full size takes half a second."""
+    """Draw figures at a fifth of their resolution, for tests that do not inspect them: full size takes 0.5 s."""
     save = Figure.savefig
 
     @functools.wraps(save)

@@ -112,6 +112,6 @@ def parsing_once() -> Iterator[None]:
 
 @contextlib.contextmanager
 def parsed_once() -> Iterator[None]:
-    """Use the cached results in command lines after their parsers have been built completely."""
+    """Make command lines use cached parsing results, once their parsers have been built completely."""
     with mock.patch.object(CommandLine, "parse_arguments", parsing_once()(CommandLine.parse_arguments)):
         yield

@@ -1,4 +1,4 @@
-"""Tests of `make gpu` on a machine without a GPU: its parts, and a rehearsal of a few items."""
+"""Tests of `make gpu` on a machine without a GPU: its parts, and a rehearsal of a few items on the CPU."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""Each configuration for own data and models runs on a few small images, with small networks that the tests create."""
+"""Each configuration for a user's data and models runs on a few small images, with small networks from the tests."""
 
 import json
 import re

@@ -17,7 +17,7 @@ CPU = ["--trainer.accelerator", "cpu"]
 QUICK = [*CPU, "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false", "--data.num_workers", "0"]
 CLASSES = [*QUICK, "--data.batch_size", "8", "--data.images.image_size", "32", "--model.network.name", "test_resnet"]
 OWN_ARGUMENTS = ("certified_curves", "generate")
-"""Commands that do not accept arguments of the trainer."""
+"""Commands that have arguments of their own, and do not accept those of the trainer."""
 SMALLER = {
     "own_data/classes": CLASSES,
     "own_data/certified": CLASSES,

@@ -46,7 +46,7 @@ def text_encoder(words: list[str], length: int = 8, width: int = 16, projection:
 
 
 def autoencoder(channels: tuple[int, ...] = (4, 8), scaling_factor: float = 0.18215, **more: Any) -> Any:
-    """Build an autoencoder with `[4, 8, 8]` latents for 16 x 16 images; one more channel count doubles the size."""
+    """Build an autoencoder; it halves the image size once for each entry of `channels` after the first."""
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
@@ -164,7 +164,7 @@ def save_stable_diffusion_3(folder: Path, t5: bool = True, dual: bool = False) -
 
 
 def save_flux(folder: Path, guidance_embeds: bool = True) -> Path:
-    """Save a FLUX.1 pipeline: images of 16 x 16, prompts of 16 letters for CLIP."""
+    """Save a FLUX.1 pipeline for images of 16 x 16 pixels; its CLIP encoder reads prompts of 16 letters."""
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -245,7 +245,7 @@ def save_sana(folder: Path) -> Path:
 
 
 def save_qwen_image(folder: Path) -> Path:
-    """Save a Qwen-Image pipeline: images of 32 x 32, prompts of letters for a vision-language model."""
+    """Save a Qwen-Image pipeline for 32 x 32 images; its vision-language model reads prompts letter by letter."""
     from diffusers import (
         AutoencoderKLQwenImage,
         FlowMatchEulerDiscreteScheduler,
@@ -393,7 +393,7 @@ def save_chroma(folder: Path) -> Path:
 
 
 def save_lumina2(folder: Path) -> Path:
-    """Save a Lumina 2 pipeline: images of 64 x 64, prompts of letters for a language model."""
+    """Save a Lumina 2 pipeline for 64 x 64 images; its language model reads prompts letter by letter."""
     from diffusers import FlowMatchEulerDiscreteScheduler, Lumina2Pipeline, Lumina2Transformer2DModel
     from transformers import Gemma2Config, Gemma2Model
 
@@ -434,7 +434,7 @@ def save_inpainting(folder: Path) -> Path:
 
 
 def save_clip(folder: Path) -> Path:
-    """Save a CLIP model for images of 16 x 16 and texts of 16 letters."""
+    """Save a CLIP model for images of 16 x 16 pixels and texts of 16 letters."""
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -71,7 +71,7 @@ class Process:
     poll = returncode.fget  # type: ignore[attr-defined]
 
     def output(self) -> str:
-        """Return what the process has printed so far."""
+        """Return the output that the process has printed so far."""
         self.log.flush()
         return os.pread(self.log.fileno(), 1 << 24, 0).decode()
 

@@ -89,7 +89,7 @@ class Reads:
         return options, options
 
     def block(self, lines: Sequence[ast.stmt], options: Options) -> None:
-        """Process statements in order; after a conditional return, fewer options remain."""
+        """Process statements in order; after `if ...: return`, only the options that did not return remain."""
         for line in lines:
             if isinstance(line, ast.If):
                 holds, fails = self.split(line.test, options)
@@ -137,7 +137,7 @@ class Reads:
 
 
 def read_elsewhere(path: Path, owner: ast.ClassDef) -> set[str]:
-    """Return the attributes that the files of the same method read outside a class."""
+    """Return the attributes that code outside the class reads, in the files of the same method."""
     folder = path.parent if len(path.relative_to(ROOT).parts) > 3 else None
     files = [each for each in TREES if each.parent == folder] if folder else [path]
     own = {id(node) for node in ast.walk(owner)}

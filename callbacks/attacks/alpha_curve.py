@@ -1,4 +1,4 @@
-"""Measure accuracy and robustness of a mixture of two classifiers as a function of the robust classifier's weight."""
+"""Measure how accuracy and robustness of a mixture of two classifiers depend on the weight of the robust classifier."""
 
 import math
 from collections.abc import Sequence
@@ -33,8 +33,8 @@ class AlphaCurve(Callback):
 
     The callback writes `alpha_curve.csv`, with one row for each alpha, and `figures/alpha_curve.png`. For each block of
     images, the sums from which the rows are computed are written to the folder `alpha_curve_rows`. Blocks are sharded
-    over ranks. With the same weights and settings, an interrupted evaluation resumes after its last finished block. All
-    ranks must have access to the same run directory.
+    over ranks. If an interrupted evaluation is repeated with the same weights and settings, it resumes after its last
+    finished block. All ranks must have access to the same run directory.
 
     If alpha is learned, `test/accuracy_of_fixed_alpha` is the clean accuracy of the fixed alpha whose robust accuracy
     equals that of the learned alpha (see `accuracy_at_equal_robustness`). This metric can be compared with
@@ -146,7 +146,7 @@ class AlphaCurve(Callback):
 
 
 def accuracy_at_equal_robustness(table: pd.DataFrame) -> float:
-    """Find the clean accuracy at which fixed alphas reach the robust accuracy of the learned alpha, by interpolation.
+    """Interpolate the clean accuracy of the fixed alpha whose robust accuracy is that of the learned alpha.
 
     Interpolation is linear between neighbouring alphas. Outside the range of the fixed alphas, the accuracy of the
     nearest alpha is returned.

@@ -1,4 +1,4 @@
-"""Wrap a classifier for attacks, whether it is deterministic or smoothed by Gaussian noise."""
+"""Wrap a classifier for attacks. The classifier is deterministic, or is smoothed by Gaussian noise."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -82,7 +82,7 @@ class AttackedClassifier:
         self.mixture = mixture
 
     def differentiated(self, image: Tensor) -> Tensor:
-        """Map images to the logits `[B, K]` that attacks differentiate.
+        """Map images to logits `[B, K]`, whose gradients the attacks use.
 
         A majority vote has no gradient. For a smoothed classifier, the logits are therefore the logarithm of the mean
         probabilities.

@@ -37,7 +37,7 @@ CLEAN, PERTURBING, PERTURBED = 0, 1, 2  # separate random streams of a block
 
 
 class RobustAccuracy(Callback):
-    """Attack any classifier on the test set before the other test metrics are computed, on any number of ranks.
+    """Attack a classifier on the test set, on any number of ranks, before the other test metrics are computed.
 
     An image counts as robust to an attack if its predicted class is correct both before and after the attack. The
     callback logs `test/robust_accuracy_<attack>`, and writes to the run directory:
@@ -59,11 +59,11 @@ class RobustAccuracy(Callback):
             `lightning_modules.robustness.adaptive_smoothing.AdaptiveAttack` for a mixture.
         batch_size: number of images in a block; a rank attacks the images of a block as one batch. If there are few
             images, a smaller value distributes them over more ranks.
-        skip: step between attacked images: every `skip`-th image of the test set is attacked.
+        skip: distance between attacked images in the test set: every `skip`-th image is attacked.
         max: attack only images before this position of the test set; None attacks all images.
         sigma: standard deviation of the Gaussian noise, in pixel units. If it is positive, the smoothed classifier is
-            attacked; if it is 0, the module itself is attacked. A `SmoothedClassifier` uses all its votes, as in
-            certification. Attacks differentiate the logarithm of the mean probabilities.
+            attacked; if it is 0, the module itself is attacked. In a `SmoothedClassifier`, all its votes count, as in
+            certification. The attacks use the gradient of the logarithm of the mean probabilities.
         num_draws: number of forward passes per image; their majority vote is the predicted class. Use 1 for a
             deterministic classifier.
         seed: random seed of attacks and noise.
@@ -242,9 +242,9 @@ class RobustAccuracy(Callback):
 
 
 def _write_results(table: pd.DataFrame, folder: Path, checkpoint: str, directory: Path) -> None:
-    """Add rows to the table in the run directory as described in `RobustAccuracy`.
+    """Add rows to the table in the run directory; `RobustAccuracy` describes which earlier rows are replaced.
 
-    Also copy the checkpoint's figure from the folder of rows.
+    The checkpoint's figure is also copied, from `folder` to the run directory.
     """
     path, picture = directory / "robust_accuracy.csv", directory / "figures" / PICTURE
     table.insert(0, "checkpoint", checkpoint or "none")

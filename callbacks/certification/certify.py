@@ -215,7 +215,7 @@ class Certification(Callback):
         return results
 
     def _meaning(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Describe how the values in the summary were computed, and which of these values are only lower bounds."""
+        """Describe how the values of the summary were computed, and say which of the values are only lower bounds."""
         asked: list[tuple[str, float | None]] = [("acr", None), *((accuracy_name(r), r) for r in self.radii)]
         found_by = ["sigma", *self.mode.settings, "certificate", "num_images"]
         return {

@@ -71,7 +71,7 @@ def _own_settings(path: Path, alpha: float) -> dict[str, Any]:
 
 
 def _checked(path: Path) -> dict[str, Any]:
-    """Read settings, and reject values that the figure or its legend cannot show."""
+    """Read the settings of a log, and reject values that the figure or its legend cannot show."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -94,7 +94,7 @@ def _positive(value: Any) -> bool:
 
 
 def _short_names(paths: Sequence[Path]) -> list[str]:
-    """Return the paths without the leading and trailing parts that all of them have in common."""
+    """Return the paths without those leading and trailing parts that are common to all paths."""
     whole = [path.absolute() for path in paths]  # because "." has no parts
     parts = [list((path.with_suffix("") if path.suffix in (".csv", ".tsv") else path).parts) for path in whole]
     if len(parts) == 1:

@@ -23,7 +23,7 @@ NO_GUARANTEE = "not a guarantee"
 NUMBERS = ["idx", "label", "predict", "radius"]
 """Columns that every certification log has."""
 LARGEST_RADIUS = 100_000.0
-"""Upper bound on the radii in a log, in pixel units: the greatest distance between two RGB images of 3e9 pixels."""
+"""Upper bound of the radii in a log, in pixel units: no two RGB images of 3e9 pixels are further apart."""
 MOST_NUMBER = 2**31 - 1
 Settings = Mapping[str, Any]
 """Settings common to all rows, from `certification_settings.json`; for logs of other projects, at least `alpha`."""
@@ -201,8 +201,8 @@ def draw_curves(logs: Mapping[str, pd.DataFrame], path: Path, settings: Mapping[
     """Plot certified accuracy as a function of the radius, with one curve per log.
 
     Args:
-        logs: certification logs by name; the names are shown in the legend.
-        path: file of the figure.
+        logs: certification logs by name. The legend shows the names.
+        path: image file to write.
         settings: settings of the logs, by the same names.
     """
     from matplotlib.figure import Figure

@@ -30,7 +30,7 @@ SIDECAR = (*COMMUNITY[:5], "outcome", "selected", "hits", "n", "p_lower", "draws
 
 
 def row_of(image: Certified) -> Row:
-    """Format the result of an image as text for the columns `COMMUNITY` and `EXACT`."""
+    """Format the result of an image as text: the values of the columns `COMMUNITY` and `EXACT`."""
     certificate = image.certificate
     values = (
         image.index,
@@ -52,7 +52,7 @@ def row_of(image: Certified) -> Row:
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Row], separator: str) -> None:
-    """Write the given columns of rows to a file atomically."""
+    """Write the columns `columns` of rows to a file, atomically."""
     lines = [separator.join(columns), *(separator.join(row[column] for column in columns) for row in rows)]
     write_text(path, "\n".join(lines) + "\n")
 
@@ -63,8 +63,8 @@ class CertificationLog:
     Args:
         directory: directory for all files of the log, to which all ranks must have access.
         settings: everything on which a row depends, as JSON values.
-        with_radius: whether rows have a radius; false for logs of predictions, which have no radius in the published
-            format.
+        with_radius: whether rows have a radius. It is false for logs of predictions, which have no radius in the
+            published format.
     """
 
     def __init__(self, directory: Path, settings: dict[str, Any], with_radius: bool) -> None:

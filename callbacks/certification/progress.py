@@ -70,9 +70,9 @@ class CertificationProgress:
         """Refresh the display, at most every two seconds.
 
         Args:
-            num_draws: number of noise samples evaluated since the start by this rank, or by all ranks if they share
-                each image. None while this rank waits. Samples of other ranks are counted when their images are
-                finished.
+            num_draws: number of noise samples evaluated since the start by this rank, or by all ranks if the samples of
+                each image are distributed over ranks. None while this rank waits. Samples of other ranks are counted
+                when their images are finished.
             now: whether to refresh immediately, regardless of the limit of one refresh every two seconds.
         """
         clock = time.monotonic()

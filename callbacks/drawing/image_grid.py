@@ -29,9 +29,9 @@ def draw_image_grid(
     """Draw a grid with a row for each image and a column for each name.
 
     Segmentation masks are overlaid in colour on the images of the first column. The background (0) is transparent, and
-    ignored pixels (255) are white. A legend names the categories. In columns of differences, grey means 0. The largest
-    difference of such a column sets the scale, and is written above the column. Regions are outlined on all images,
-    except if a region covers a whole image. A line of text above the grid explains the outlines.
+    ignored pixels (255) are white. A legend names the categories. In columns of differences, grey means 0. The scale of
+    such a column is set by its largest difference, which is written above the column. Regions are outlined on all
+    images, except if a region covers a whole image. A line of text above the grid explains the outlines.
 
     Args:
         columns: columns by name, see `ImageColumn`. The first column must contain images. If there are no images, only

@@ -55,7 +55,7 @@ def count_categories(logits: Tensor, given: Tensor, true: Tensor | None = None) 
 
 
 def count_right_labels(current: Tensor, true: Tensor, num_classes: int) -> Tensor:
-    """Count correct labels, to measure the quality of corrected labels.
+    """Count the correct ones among the current labels, to measure the quality of label correction.
 
     Args:
         current: labels used for training, `[B]` or `[B, H, W]`, int64.
@@ -63,8 +63,8 @@ def count_right_labels(current: Tensor, true: Tensor, num_classes: int) -> Tenso
         num_classes: K.
 
     Returns:
-        `[3, K]`, int64. The rows count entries with true label k, entries with label k and a known true label, and
-        entries for which both are k.
+        `[3, K]`, int64. The three rows count, for each class k, the entries whose true label is k, the entries whose
+        current label is k and whose true label is known, and the entries for which both labels are k.
     """
     return _tally(_fit_bins(_known(current, num_classes), _known(true, num_classes), num_classes), num_classes)
 
@@ -117,7 +117,7 @@ def category_shares(counts: Tensor, per_pixel: bool) -> dict[str, Tensor]:
 def overall_shares(counts: Tensor, per_pixel: bool) -> dict[str, Tensor]:
     """Compute fractions over all samples from counts `[..., 11, K]`.
 
-    For pixels, the fits are mean IoUs over the categories that occur.
+    For pixels, each fit is a mean IoU over the categories that occur.
     """
     fits = {"fit_given": counts[..., :3, :], "fit_true": counts[..., 3:6, :], "label_quality": counts[..., 8:, :]}
     total = counts.sum(dim=-1)

@@ -1,4 +1,4 @@
-"""Detect the end of early learning by fitting a curve to the agreement of training predictions with labels over time.
+"""Detect the end of early learning from a curve fitted to the agreement of training predictions with labels.
 
 A network that is trained on partly wrong labels first learns the right pattern, and then memorises the errors. ADELE
 records the network's fit to the labels (the agreement of predictions and labels) at L equally spaced times. To these
@@ -7,7 +7,7 @@ records y_0 ... y_{L-1}, it fits the curve
     f(t) = a (1 - exp(-t^b / c)),    0 <= a <= 1, 0 <= b <= 1, c >= 0.
 
 Early learning ends at the first epoch e at which the relative change of slope, rc(e) = |f'(e) - f'(1)| / f'(1), exceeds
-r. The slope decreases because b <= 1. Therefore rc grows from 0 towards 1.
+r. Because b <= 1, the slope decreases over time, and rc grows from 0 towards 1.
 
 Source: Liu et al., Adaptive Early-Learning Correction for Segmentation from Noisy Annotations, CVPR 2022, arXiv
 2110.03740, and its code (its VOC rule and, with the shift, its SegTHOR rule).
@@ -29,7 +29,7 @@ class LearningCurve(NamedTuple):
     b: float
     """Exponent, in [0, 1]."""
     c: float
-    """The time scale, raised to the power b; at least 0."""
+    """Time scale to the power b; at least 0."""
 
 
 def learning_curve(t: ArrayLike, a: float, b: float, c: float) -> NDArray[np.float64]:
@@ -55,7 +55,7 @@ def relative_slope_change(epoch: ArrayLike, curve: LearningCurve) -> NDArray[np.
 
 
 def start_shift(values: ArrayLike, min_jump: float) -> int:
-    """Count the records before the first increase of at least `min_jump`, since rare categories are learnt later.
+    """Count the records before the first increase of at least `min_jump`, because rare categories are learned later.
 
     Without such an increase, the count is L - 1, where L is the number of records.
     """
@@ -64,13 +64,13 @@ def start_shift(values: ArrayLike, min_jump: float) -> int:
 
 
 def fit_learning_curve(values: ArrayLike, epochs: float) -> LearningCurve | None:
-    """Fit f by weighted least squares; the weight of the last record is 100 times that of the first record.
+    """Fit f by weighted least squares. The last record has 100 times the weight of the first record.
 
     As in the authors' code, the records are placed at L equally spaced times from 0 to `epochs`, although the first
     record is later than the start of training. The fit and the detected end depend on this placement.
 
     Args:
-        values: fit to the labels at each record, `[L]`, in [0, 1]; NaN for missing records.
+        values: the fit to the labels at each record, `[L]`, in [0, 1]. Missing records are NaN.
         epochs: number of epochs between two records, multiplied by L.
 
     Returns:
@@ -94,7 +94,7 @@ def fit_learning_curve(values: ArrayLike, epochs: float) -> LearningCurve | None
 
 
 def end_of_early_learning(curve: LearningCurve, r: float, horizon: int) -> int | None:
-    """Return the first epoch in 1 ... horizon - 1 whose change of slope is above r, or `horizon` if there is none.
+    """Return the first epoch in 1 ... horizon - 1 at which the change of slope exceeds r; if there is none, `horizon`.
 
     Epochs are counted from t = 0 of the curve. For a flat curve, whose change of slope is undefined, the result is
     None.

@@ -1,4 +1,4 @@
-"""History of the agreement of training predictions with labels, by category and epoch."""
+"""History of how well training predictions agree with labels, by category and epoch."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ STATE = ("per_pixel", "epochs", "counts", "records", "ended_at", "curves")
 
 
 class CategoryHistory:
-    """Counts of each epoch, records for fitting curves, and detected ends of early learning.
+    """The counts of each epoch, the records to which curves are fitted, and the detected ends of early learning.
 
     Args:
         num_classes: K.
@@ -26,9 +26,9 @@ class CategoryHistory:
         self.per_pixel = False
         self.epochs: list[int] = []
         self.counts = torch.zeros(0, ROWS, num_classes, dtype=torch.int64)
-        """`[epochs, 11, K]`, summed over ranks; rows of `count_categories`, then rows of `count_right_labels`."""
+        """Counts over all ranks, `[epochs, 11, K]`: rows of `count_categories`, then rows of `count_right_labels`."""
         self.records = torch.zeros(0, num_classes, dtype=torch.float64)
-        """Fit to the given labels at each record, `[records, K]`."""
+        """The fit to the given labels at each record, `[records, K]`."""
         self.ended_at = torch.full((num_classes,), -1)
         """Epoch at which early learning ended, `[K]`; -1 if it has not ended."""
         self.curves = torch.full((num_classes, 5), torch.nan, dtype=torch.float64)

@@ -34,7 +34,8 @@ class EarlyLearning(Callback):
       metrics of fit are mean IoUs over the categories that occur in the data;
     * `early_learning/ended`, the number of categories whose early learning has ended;
     * `train/label_accuracy` (`train/label_miou` in segmentation), the agreement between the training labels and the
-      true labels, if labels can be corrected (a batch has `original_label`) and true labels are known.
+      true labels. It is logged only if labels can be corrected (a batch has `original_label`) and true labels are
+      known.
 
     If the run has a logger, the callback writes `early_learning.csv` and `figures/early_learning.png` to the run
     directory. The table's columns are epoch, category, fit_given, fit_true, memorized and ended. Unknown values are
@@ -67,8 +68,8 @@ class EarlyLearning(Callback):
             its early learning ended, or, if it has not ended, the number of epochs so far.
 
     Raises:
-        ValueError: if an argument is out of range; in training, also if the horizon is unknown, `interval` is given
-            without a known number of batches, or the logits are missing or do not match labels and classes.
+        ValueError: if an argument is out of range; in training, also if the horizon is unknown, `interval` is given but
+            the number of batches is unknown, or the logits are missing or do not match labels and classes.
         TypeError: if the module is neither a `Classifier` nor a `Segmenter`.
     """
 

@@ -38,7 +38,7 @@ class ClassAccuracy(Callback):
     """
 
     measures_whole_runs_alone = True
-    """Whether the metrics of this callback are missing in the short run that checks `checkpoint.monitor`."""
+    """Tells the short run that checks `checkpoint.monitor` that this callback logs metrics only in complete runs."""
 
     def __init__(self, images: ImageSet, num_samples: int = 400, batch_size: int = 100) -> None:
         at_least(1, num_samples=num_samples, batch_size=batch_size)

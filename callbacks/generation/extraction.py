@@ -33,7 +33,7 @@ class Shares(NamedTuple):
 
     @property
     def exact(self) -> "Shares":
-        """Return a copy with a device that supports float64: Apple MPS is replaced by the CPU."""
+        """Return a copy whose device supports float64: the CPU replaces Apple MPS."""
         return self._replace(device=torch.device("cpu")) if self.device.type == "mps" else self
 
 
@@ -84,7 +84,7 @@ class Extractor:
 
     @property
     def classifier(self) -> Tensor | None:
-        """Weights `[K, D]` of the classification layer that IS uses, or None."""
+        """Weights `[K, D]` of the classification layer that the Inception score (IS) uses, or None."""
         return None if self.inception is None else self.inception.classifier
 
     def __call__(self, images: list[Tensor], device: torch.device, name_of: Callable[[int], str]) -> Tensor:

@@ -75,7 +75,7 @@ class FID(Callback):
     """
 
     measures_whole_runs_alone = True
-    """Whether the metrics of this callback are missing in the short run that checks `checkpoint.monitor`."""
+    """Tells the short run that checks `checkpoint.monitor` that this callback logs metrics only in complete runs."""
 
     def __init__(
         self,

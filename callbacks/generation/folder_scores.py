@@ -35,7 +35,7 @@ class Known(NamedTuple):
     for_texts: bool = True
     """Whether the score depends on the prompt, and not only on the image."""
     default_weights: str | None = None
-    """Repository on the Hub from which further weights are loaded by default."""
+    """Repository on the Hub from which the further weights are loaded if the user passes no file."""
 
 
 SCORES = {

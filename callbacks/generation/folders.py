@@ -44,7 +44,7 @@ def read_side(
 
 
 def device_named(name: str | None) -> "torch.device":
-    """Return the named device; without a name, return the GPU, or the CPU if there is no GPU.
+    """Return the device `name`. If it is None, return the GPU, or the CPU if there is no GPU.
 
     Raises:
         ValueError: if the device is not available; the message lists the available devices.

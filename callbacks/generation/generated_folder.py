@@ -42,9 +42,9 @@ class BlockFiles:
         root: folder that contains the image folders.
         folders: names of the image folders, each of which contains one image for each request.
         blocks: requests of each block.
-        settings: settings common to all images, for their metadata.
-        seed_per_image: whether each image of a block has its own seed; if false, all images have the seed of the
-            block's first image.
+        settings: settings that all images share, which are written to the images' metadata.
+        seed_per_image: whether each image of a block has its own seed; if false, the first image's seed determines the
+            whole block.
     """
 
     def __init__(
@@ -193,7 +193,7 @@ def pixels_of(path: Path) -> Tensor:
 def columns_of(
     requests: Sequence[ImageRequest], folders: Mapping[str, Callable[[str], Path]]
 ) -> dict[str, ImageColumn]:
-    """Arrange images with one row per prompt, and pairs side by side: from plain noise, then from improved noise."""
+    """Arrange images in one row per prompt. In a pair, the image from plain noise precedes that from improved noise."""
     of_prompt: dict[int | None, list[ImageRequest]] = {}
     for request in requests:
         of_prompt.setdefault(request.prompt_index, []).append(request)

@@ -71,7 +71,7 @@ class ImageGenerator(Protocol):
     folders: Sequence[str]
     """Names of the folders for which images are generated; the first name is `IMAGES`."""
     seed_per_image: bool
-    """Whether each image of a block has its own seed; if false, all images have the first image's seed."""
+    """Whether each image of a block has its own seed. If false, the first image's seed determines the whole block."""
     configuration: Mapping[str, Any]
     """Everything, other than `settings`, on which images depend, as JSON values; too long for an image's metadata."""
 
@@ -88,7 +88,7 @@ class ImageGenerator(Protocol):
         ...
 
     def images(self, block: Sequence[ImageRequest]) -> list[NDArray[np.uint8]]:
-        """Generate a block of images; return one array `[B, C, H, W]` for each folder."""
+        """Generate a block of images. The result has one array `[B, C, H, W]` for each folder."""
         ...
 
 
@@ -121,7 +121,7 @@ class ModuleGenerator:
 
     Args:
         module: module with trained weights.
-        settings: settings of sampling.
+        settings: settings with which the module samples.
         configuration: configuration of the run, as JSON values.
 
     Raises:
@@ -221,7 +221,7 @@ class ModuleGenerator:
 
 
 def text_model(module: nn.Module) -> Any:
-    """Return the text-to-image model among the parts of a module, or None if there is none."""
+    """Return the part of a module that is a text-to-image model, or None if there is none."""
     for part in module.children():
         if isinstance(part, TextToImage) or (isinstance(part, PixelModel) and part.text_encoder is not None):
             return part
@@ -238,7 +238,7 @@ ARGUMENTS = {
     "mask": "mask_image",
     "strength": "strength",
 }
-"""Arguments of diffusers pipelines, by option of `generate`."""
+"""For each option of `generate`, the name of the corresponding argument of diffusers pipelines."""
 
 
 SEEDED_AS_A_WHOLE = ("CosineDPMSolverMultistepScheduler", "DPMSolverSDEScheduler")
@@ -250,8 +250,8 @@ class PipelineGenerator:
 
     Args:
         pipeline: the pipeline.
-        settings: settings of sampling. With an image, a text-to-image pipeline is converted to an image-to-image
-            pipeline; with an image and a mask, it is converted to an inpainting pipeline.
+        settings: settings with which the module samples. With an image, a text-to-image pipeline is converted to an
+            image-to-image pipeline; with an image and a mask, it is converted to an inpainting pipeline.
 
     Raises:
         ValueError: if the pipeline does not support one of the settings.

@@ -113,7 +113,8 @@ class FolderImages:
     """The images in a folder and its subfolders, in colour, decoded when they are accessed.
 
     Args:
-        folder: folder of images. Images are identified by file names, sizes and modification times.
+        folder: folder of images. For caching, the set of images is identified by the files' names, sizes and
+            modification times.
         names: names of the images to read, relative to the folder; None reads all images.
 
     Raises:

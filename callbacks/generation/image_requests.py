@@ -46,10 +46,11 @@ def image_requests(
     Args:
         prompts: prompts; None if images have no prompts.
         classes: class indices; None if images have no classes.
-        n: number of images for each prompt or class; if there are neither prompts nor classes, number of all images.
-        seed: seed of the first image; the seed of each further image is larger by one. If `seed` is None, the first
-            image of each prompt has the prompt's seed, and the seed of each further image of the prompt is larger by
-            one. If `seed` is None and there are no prompts, the first image has seed 0.
+        n: number of images for each prompt or class; if there are neither prompts nor classes, the total number of
+            images.
+        seed: seed of the first image; each further image has the next seed. If `seed` is None, the first image of each
+            prompt has the prompt's own seed, and each further image of the prompt has the next seed. If there are no
+            prompts either, the first image has seed 0.
 
     Raises:
         ValueError: if both prompts and classes are given, or a number is out of range.

@@ -29,7 +29,7 @@ from datamodules.files.whole_files import whole_file
 
 
 class Described(NamedTuple):
-    """Features of images and their moments."""
+    """The features of a set of images, and the moments of these features."""
 
     name: str
     moments: FeatureMoments
@@ -65,7 +65,7 @@ def described(name: str, feature: Features, extractor: dict[str, Any], shares: S
 
 
 def statistics_file(feature: Features) -> Path:
-    """Return the path of the cache file for the moments of features, next to the features' folder."""
+    """Return the path of the file that caches the moments of features. It is next to the folder of the features."""
     entry = Path(str(feature.filename)).parent  # type: ignore[attr-defined]
     return entry.with_name(f"{entry.name}.npz")
 
@@ -169,8 +169,8 @@ def distances(
         shares: rank, world size and device.
 
     Returns:
-        Values by metric name. If the number of images does not exceed the number of features, the covariance is
-        singular, FID depends on the number of images, and the name of FID includes this number.
+        Values by metric name. If there are at most as many images as features, the covariance is singular, and FID
+        depends on the number of images. In this case, the name of FID includes this number.
 
     Raises:
         ValueError: if the two sets of features are from different extractors.

@@ -24,7 +24,7 @@ from lightning_modules.training.evaluation_mode import in_evaluation_mode
 
 
 class PromptGrid(Callback):
-    """Every n training steps, generate images for the same prompts and seeds, and draw them in a grid.
+    """Every `every_n_steps` training steps, generate images for the same prompts and seeds, and draw them in a grid.
 
     Each row shows one prompt, and each column one seed. The first grid shows the model before training. Grids are
     written to `figures/<name>/step_<step>.png` in the run directory, and sent to the loggers that accept images.
@@ -42,8 +42,8 @@ class PromptGrid(Callback):
         num_inference_steps: number of sampling steps; None uses the module's own setting.
         guidance_scale: scale of classifier-free guidance; None uses the module's own setting.
         batch_size: number of images that a rank generates as one batch.
-        image_size: maximum height and width of an image in the grid, in pixels; larger images are downscaled. None
-            keeps the size of all images.
+        image_size: maximum height and width of an image in the grid, in pixels; larger images are downscaled. With
+            None, no image is downscaled.
         name: name of the folder in which grids are saved, and name of the grids in loggers.
 
     Raises:
@@ -89,12 +89,12 @@ class PromptGrid(Callback):
         prompted = isinstance(module, PromptedGenerator) and isinstance(module, SeededRows)
         if not (prompted and module.takes_prompts):
             raise TypeError(
-                f"PromptGrid needs a module that generates images for texts, each from its own seed, such as "
+                f"PromptGrid needs a module that generates each image from a text and its own seed, such as "
                 f"DiffusionFineTuning with a text-to-image model, got {type(module).__name__}"
             )
         if isinstance(module, ConditionedGenerator):
             raise TypeError(
-                f"PromptGrid has no condition images, which {type(module).__name__} needs: leave PromptGrid out; "
+                f"PromptGrid cannot show {type(module).__name__}, which needs condition images: leave PromptGrid out; "
                 f"ImageGrid shows samples for held-out conditions"
             )
         given = [self.prompts] if isinstance(self.prompts, str) else self.prompts
@@ -159,7 +159,7 @@ class PromptGrid(Callback):
 
 @contextmanager
 def sampling_with(module: Any, settings: dict[str, Any]) -> Iterator[None]:
-    """Context manager that applies settings that are not None, and then restores the former settings and prompts."""
+    """Context manager that applies the settings that are not None; on exit, it restores old settings and prompts."""
     own = {name: getattr(module, name) for name in ("prompts", *settings)}
     try:
         for name, value in settings.items():

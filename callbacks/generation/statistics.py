@@ -40,7 +40,7 @@ class FeatureMoments(NamedTuple):
     mean: Tensor
     """`[D]`, float64."""
     covariance: Tensor
-    """`[D, D]`, float64, divided by N - 1."""
+    """`[D, D]`, float64, with the divisor N - 1."""
     images: int | None
     """Number of images N; None if unknown, as for files of other projects."""
 
@@ -75,7 +75,7 @@ def moment_sums(feature: Features, device: torch.device, share: int = 0, shares:
 
 
 def moments_of(sums: Tensor, count: int) -> FeatureMoments:
-    """Convert the `moment_sums` of N = `count` rows to mean and covariance, on the CPU and in place."""
+    """Convert the `moment_sums` of N = `count` rows to mean and covariance, on the CPU. CPU sums are overwritten."""
     sums = sums.cpu()
     mean = sums[-1] / count
     return FeatureMoments(mean, sums[:-1].addr_(mean, mean, alpha=-count).div_(count - 1), count)
@@ -154,7 +154,7 @@ def subset_distances(
         second: `[M, D]`.
         seed: random seed.
         device: device of the computation, in float64.
-        share: index of the shard of tiles that is computed.
+        share: index of the shard (of the tiles of the kernel matrix) that is computed.
         shares: number of shards.
 
     Returns:
@@ -187,13 +187,13 @@ def subset_distances(
 
 
 def kernel_sums(first: Features, second: Features, device: torch.device, share: int = 0, shares: int = 1) -> Tensor:
-    """Sum the kernel over all pairs of different rows in each set, and over all pairs across the sets; return `[3]`.
+    """Sum the kernel over pairs of different rows in each of the two sets, and over pairs across the sets, `[3]`.
 
     Args:
         first: `[N, D]`.
         second: `[M, D]`.
         device: device of the computation, in float64.
-        share: index of the shard of tiles that is computed.
+        share: index of the shard (of the tiles of the kernel matrix) that is computed.
         shares: number of shards. The results of all shards must be added.
     """
     sums = torch.zeros(3, dtype=torch.float64, device=device)
@@ -236,6 +236,6 @@ def score_sums(feature: Features, classifier: Tensor, device: torch.device, shar
 
 
 def inception_score(sums: Tensor, count: int) -> float:
-    """Compute IS from the `score_sums` of N = `count` rows, for all images together instead of in ten splits."""
+    """Compute IS from the `score_sums` of N = `count` rows. All images are used together, not in ten splits."""
     mean = sums[:-1] / count
     return float((sums[-1] / count - torch.special.xlogy(mean, mean).sum()).exp())

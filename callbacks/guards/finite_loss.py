@@ -17,13 +17,13 @@ from datamodules.distributed.collectives import is_distributed, world_size
 MOST_INDICES = 20
 NEVER = torch.iinfo(torch.int64).max
 AT_ONCE = 64
-"""Number of batches whose losses are checked together."""
+"""Number of batches after which their losses are checked together."""
 MOST_HELD = 2**20
 """Maximum number of sample indices that are kept before losses are checked."""
 
 
 class NonFiniteLoss(ValueError):
-    """The training loss became NaN or infinite; the message names step, epoch, samples and the last good checkpoint."""
+    """Raised for a NaN or infinite training loss. The message names step, epoch, samples and last good checkpoint."""
 
 
 class FiniteLoss(Callback):
@@ -31,10 +31,10 @@ class FiniteLoss(Callback):
 
     The first bad loss over many steps is recorded on the device. All ranks read this record together every
     `log_every_n_steps` batches, before validation, at the end of an epoch, and before a checkpoint is written.
-    Therefore no checkpoint is written after a bad loss, and the last good checkpoint remains. There is one exception:
-    with `save_weights_only: true`, Lightning calls no hook before it writes a checkpoint. A checkpoint within an epoch
-    may then be bad, if it is written at most `log_every_n_steps` batches after the first bad loss. This callback is
-    inactive if the trainer has a `Divergence`.
+    Therefore, no checkpoint is written after a bad loss, and the last good checkpoint is kept. There is one exception:
+    with `save_weights_only: true`, Lightning calls no hook before it writes a checkpoint. In this case, a checkpoint
+    within an epoch may be bad, if it is written at most `log_every_n_steps` batches after the first bad loss. This
+    callback is inactive if the trainer has a `Divergence`.
 
     Raises:
         NonFiniteLoss: at the next check after a bad loss, on all ranks.
@@ -42,7 +42,7 @@ class FiniteLoss(Callback):
     """
 
     takes_over = False
-    """Whether a plain `FiniteLoss` is inactive if the trainer has this callback."""
+    """Whether this callback deactivates a plain `FiniteLoss` of the same trainer."""
 
     def __init__(self) -> None:
         self._off = False
@@ -90,7 +90,7 @@ class FiniteLoss(Callback):
         self._read(trainer)
 
     def _note(self, loss: Tensor, index: Tensor | None, batch_idx: int) -> None:
-        """Keep the loss and the sample indices of a batch until the next check, which covers several batches."""
+        """Keep a batch's loss and sample indices until the next check; each check covers several batches."""
         index = torch.zeros(0, dtype=torch.int64, device=loss.device) if index is None else index
         if self._held and self._held[-1][0] != batch_idx - 1:
             self._look()

@@ -32,11 +32,11 @@ REFUSED: dict[type[Callback], str] = {
 class SanityChecks(Callback):
     """Before a run computes anything, reject configurations that would fail later or give misleading results:
 
-    * different `num_classes` of module and data;
+    * a module and data with different `num_classes`;
     * a classifier whose network does not accept the data's images, or outputs a different number of logits (checked on
       the meta device);
-    * `trainer.accumulate_grad_batches` below 1, and `trainer.overfit_batches`, with which Lightning would replace the
-      order of the batches;
+    * `trainer.accumulate_grad_batches` below 1, and `trainer.overfit_batches`, because it would make Lightning replace
+      the order of the batches;
     * Lightning callbacks that do not work in this project, or do not work with this module;
     * `trainer.use_distributed_sampler` for a DataModule that shards its batches itself.
 

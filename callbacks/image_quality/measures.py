@@ -69,7 +69,7 @@ class LPIPS:
             self.network.load_state_dict(given)
         except RuntimeError as error:
             raise ValueError(
-                f"lpips_weights {path} contains other weights than those of LPIPS with AlexNet: {sentence(error)}"
+                f"lpips_weights {path} does not contain the weights of LPIPS with AlexNet: {sentence(error)}"
             ) from None
 
     def __call__(self, image: Tensor, clean: Tensor, protocol: EvaluationProtocol) -> Tensor:

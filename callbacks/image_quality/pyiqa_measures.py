@@ -13,7 +13,7 @@ from lightning_modules.metrics.image_quality import EvaluationProtocol
 
 
 class PyIQAMeasure:
-    """A measure of single images that is computed by a metric of pyiqa, which downloads the weights of some metrics.
+    """A measure of single images, computed by a metric of the package pyiqa. For some metrics, pyiqa downloads weights.
 
     Args:
         name: pyiqa's name of the metric, such as `niqe`.

@@ -17,7 +17,7 @@ from lightning_modules.metrics.image_quality import as_measured
 from lightning_modules.training.logging import log_same
 
 RINGS = 32
-"""Number of frequency bins of equal width between 0 and half a cycle per pixel."""
+"""Number of equally wide frequency bins between 0 and half a cycle per pixel."""
 KINDS = ("noisy", "estimate", "clean")
 
 
@@ -33,10 +33,10 @@ def average_gradient(grey: Tensor) -> Tensor:
 
 
 def radial_power(grey: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum the power of zero-mean images `[B, H, W]` over rings of frequencies, and count the frequencies per ring.
+    """Sum the power of images `[B, H, W]`, less their mean, over rings of frequencies; count the frequencies per ring.
 
     Returns:
-        Sums and counts over all images, each `[RINGS]`. The power is |F|^2 / (H W).
+        Sums and counts over all images, each `[RINGS]`. Let F be the Fourier transform; the power is |F|^2 / (H W).
     """
     height, width = grey.shape[1:]
     power = torch.fft.fft2(grey - grey.mean(dim=(1, 2), keepdim=True)).abs().square() / (height * width)

@@ -17,8 +17,8 @@ from lightning_modules.metrics.image_quality import BUILT_IN, Measure
 class ImageMetricsTable(Callback):
     """Write the metrics of every test image to `image_quality.csv` in the run directory.
 
-    Each row contains the dataset, index and name of an image, the PSNR in dB and the SSIM of the restored image, and
-    the same metrics of the degraded image as `noisy_psnr` and `noisy_ssim`. The last row of each dataset contains the
+    Each row contains the dataset, index and name of an image, the PSNR in dB and the SSIM of the restored image, and,
+    as `noisy_psnr` and `noisy_ssim`, the same metrics of the degraded image. The last row of each dataset contains the
     means. If a run is tested twice (`checkpoint.also_test_best`), the table is from the first test, which uses the
     configured checkpoint.
 
@@ -28,8 +28,8 @@ class ImageMetricsTable(Callback):
             `test/<name>` and is a column of the table. It receives one image at a time, as float32 in [0, 1].
         lpips_weights: safetensors file of LPIPS with AlexNet, for the metric `lpips`; None omits this metric.
         pyiqa: names of metrics of the package pyiqa, such as `niqe`, `lpips` and `brisque`. If pyiqa is not installed
-            (it belongs to the `no-reference` extra), these metrics are left out with a warning. The package downloads
-            weights.
+            (it belongs to the `no-reference` extra), these metrics are left out with a warning. For some metrics, pyiqa
+            downloads weights.
 
     Raises:
         TypeError: at setup, if the module is not an `ImageMeasurer`.
@@ -47,7 +47,7 @@ class ImageMetricsTable(Callback):
         self.measures |= measures_of(metrics or [], [*BUILT_IN, *self.measures])
         self.pyiqa = pyiqa or []
         if twice := next((name for name in self.pyiqa if name in {*BUILT_IN, *self.measures}), None):
-            raise ValueError(f"pyiqa: {twice} is also the name of a different metric")
+            raise ValueError(f"pyiqa: {twice} is also the name of a metric that is not from pyiqa")
         self.tested = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -60,21 +60,22 @@ def cleaned_labels(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def wrong_fraction(table: pd.DataFrame, resamples: int = 1000) -> dict[str, float]:
-    """Estimate the fraction of wrong labels by the confident joint, with an interval from a bootstrap over images.
+    """Estimate the fraction of wrong labels by the confident joint; bootstrap over images to obtain an interval.
 
-    Among the n_y images with given label y, c_y images count for y (p[y] >= t_y), and o_y images count for a different
-    class (the proposed class k != y, if p[k] >= t_k). Images that meet neither condition are not counted:
+    Let n_y images have the given label y. Of these, c_y images count for y, because p[y] >= t_y; and o_y images count
+    for a different class, because the proposed class is k != y and p[k] >= t_k. Images that meet neither condition are
+    not counted:
 
         fraction = (1/N) sum_y n_y o_y / (c_y + o_y)
 
     The ends of the interval are the 2.5 and 97.5 % quantiles over resampled sets of images, with the thresholds t
-    fixed. The upper end is at least that of the Clopper-Pearson interval for the case in which none of the counted
+    fixed. The upper end is never below the upper end that the Clopper-Pearson interval has if none of the counted
     labels is wrong. The interval covers only the sampling error. The estimate is biased if the network memorises false
     labels or confuses classes.
 
     In the original confident learning, an image counts for the most probable of all classes k with p[k] >= t_k. A
-    report contains only the probabilities of the given class and the most probable class, so here only these two
-    classes can be confident.
+    report contains only the probabilities of the given class and of the most probable class. Here, therefore, an image
+    can count only for one of these two classes.
 
     Args:
         table: label report.
@@ -97,8 +98,9 @@ def wrong_fraction(table: pd.DataFrame, resamples: int = 1000) -> dict[str, floa
 def _confident(table: pd.DataFrame) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return two masks of images.
 
-    The first contains images whose given class reaches its threshold. The second contains images whose proposed class
-    differs from the given class and reaches its threshold.
+    The first mask contains the images whose probability of the given class reaches the threshold of this class. The
+    second mask contains the images whose proposed class differs from the given class, and whose probability of the
+    proposed class reaches the threshold of that class.
     """
     threshold = table.groupby("given")["probability_given"].mean() - ROUNDING
     given = table["probability_given"] >= table["given"].map(threshold)
@@ -107,7 +109,7 @@ def _confident(table: pd.DataFrame) -> tuple[NDArray[np.bool_], NDArray[np.bool_
 
 
 def _off_diagonal(count: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return each set's fraction of wrong labels; the counts `[sets, 3 K]` are o, c and neither for each class."""
+    """Return each set's fraction of wrong labels; `count`, `[sets, 3 K]`, has o, c and neither for each class."""
     count = count.reshape(len(count), -1, 3)
     of_counted = count[..., 0] / np.maximum(count[..., :2].sum(axis=-1), 1)
     return (count.sum(axis=-1) * of_counted).sum(axis=-1) / count.sum(axis=(-2, -1))

@@ -1,4 +1,4 @@
-"""Merge the label reports of all folds of a training set; no network has scored labels that it was trained on."""
+"""Merge the label reports of all folds of a training set; no label is scored by a network that was trained on it."""
 
 from collections.abc import Sequence
 from pathlib import Path

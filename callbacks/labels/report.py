@@ -73,8 +73,8 @@ class LabelReport(Callback):
         compare_with_cleanlab: whether to find label issues by confident learning as well (Northcutt, Jiang and Chuang,
             JAIR 2021, arXiv 1911.00068), on the same predictions and with the defaults of cleanlab's
             `find_label_issues`. This adds a column `suspected_by_cleanlab` and the metrics
-            `test/label_precision_cleanlab`, `test/label_recall_cleanlab` and `test/label_agreement_cleanlab`, the
-            fraction of labels on which both methods agree.
+            `test/label_precision_cleanlab`, `test/label_recall_cleanlab` and `test/label_agreement_cleanlab`. The
+            agreement is the fraction of labels for which both methods decide alike.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -161,7 +161,7 @@ class LabelReport(Callback):
     def _report(
         self, scored: dict[str, NDArray[Any]], dataset: Any, names: Sequence[str] | None, in_sample: bool
     ) -> tuple[pd.DataFrame, dict[str, float]]:
-        """Return the table, starting with the worst label, and the metrics."""
+        """Return two values: the table, with the worst label first, and the metrics."""
         table = pd.DataFrame({name: scored[name] for name in PER_SAMPLE if name in scored})
         suspected = scored["score"] < self.threshold
         table.insert(table.columns.get_loc("score") + 1, "suspected", suspected.astype(int))

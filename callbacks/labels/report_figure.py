@@ -25,11 +25,11 @@ def draw_worst_labels(
     num_suspected: int,
     class_names: Sequence[str] | None = None,
 ) -> "Figure":
-    """Draw a contact sheet with the given label and, if different, the proposed label below each image.
+    """Draw a contact sheet. Below each image are its given label and, if it is different, the proposed label.
 
     The frame of an image is red if its given label is wrong, blue if the label is correct, and grey if the true label
-    is unknown. A true class that differs from both labels is also written below the image. A note marks images that
-    belong to none of the classes (-1).
+    is unknown. If the true class differs from both labels, it is also written below the image. Images that belong to
+    none of the classes (-1) are marked by a note.
 
     Args:
         image: images `[n, C, H, W]` in [0, 1], drawn in colour if C is 3, and otherwise as the channel mean in grey.

@@ -44,8 +44,8 @@ def write_page(path: Path, table: pd.DataFrame, image: Iterable[NDArray[np.uint8
     Args:
         path: HTML file to write.
         table: rows of a label report with the columns of `with_actions`, most suspicious label first.
-        image: images of these rows, n arrays `[C, H, W]`, shown in colour if C is 3, and otherwise as the channel mean
-            in grey.
+        image: images of these rows: n arrays `[C, H, W]`. They are shown in colour if C is 3; otherwise, the mean over
+            channels is shown in grey.
         num_labels: number of labels in the whole report.
     """
     which = (

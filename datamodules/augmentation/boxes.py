@@ -18,7 +18,7 @@ from torch import Tensor
 ATTEMPTS = 10
 """Number of candidate boxes per image. The first candidate that fits into the image is used."""
 NUM_UNIFORM = 2 + 2 * ATTEMPTS
-"""Number of uniform numbers per image: one each for row and column, and two (area, aspect ratio) for each candidate."""
+"""Count of uniform numbers per image: one each for row and column, and two (area, aspect ratio) per candidate box."""
 
 
 class Box(NamedTuple):

@@ -45,7 +45,7 @@ def hue_saturation_value(image: Tensor) -> Tensor:
 
 
 def red_green_blue(colour: Tensor) -> Tensor:
-    """Convert hue (degrees), saturation and value (both in [0, 1]), `[B, 3, H, W]`, to RGB images in [0, 1]."""
+    """Convert images `[B, 3, H, W]` of hue (degrees), saturation and value (both in [0, 1]) to RGB images in [0, 1]."""
     hue, saturation, value = colour.unbind(dim=1)
     return rgb_of(hue / 60, value * saturation, value)
 

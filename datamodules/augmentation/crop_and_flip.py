@@ -14,11 +14,11 @@ from datamodules.randomness.counter import sample_uniform
 
 
 def crop_and_flip(image: Tensor, uniform: Tensor, padding: int, flip: bool = True) -> Tensor:
-    """Zero-pad, crop back to the original size at a random position, and flip half of the images horizontally.
+    """Zero-pad images, crop them to the original size at a random position, and flip half of them horizontally.
 
     Args:
         image: images `[B, C, H, W]` of any dtype.
-        uniform: random numbers in [0, 1), `[B, 3]`, which determine the row and the column of each crop and whether it
+        uniform: random numbers `[B, 3]` in [0, 1). They determine the row and the column of each crop, and whether it
             is flipped.
         padding: number of zero pixels on each side. 0 means no crop.
         flip: whether to flip half of the images horizontally.

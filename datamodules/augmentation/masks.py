@@ -115,7 +115,7 @@ class MaskAugmentation:
         return slice(max(-begin, 0), min(length - begin, self.crop_size))
 
     def apply(self, batch: dict[str, Any], seed: int, epoch: int) -> dict[str, Any]:
-        """Jitter colours and flip images and masks, with random numbers that depend on (seed, epoch, index)."""
+        """Jitter image colours, and flip images and masks. The random numbers depend on (seed, epoch, index)."""
         uniform, colours = sample_uniform(seed, epoch, batch["index"], count=4), (self.hue, self.saturation, self.value)
         if any(colours):
             batch["image"] = 255 * jittered(batch["image"].float() / 255, uniform[:, :3], *colours)

@@ -2,9 +2,9 @@
 
 The features are computed once and cached on disk.
 
-A head on a frozen encoder needs the same features in every epoch. Runs with different seeds, noise rates or methods
-also need the same features. With cached features, training a head takes minutes on a CPU. The encoder may be a black
-box that only returns features.
+A head on a frozen encoder needs the same features in every epoch, and so do runs with different seeds, noise rates or
+methods. With cached features, training a head takes minutes on a CPU. The encoder may be a black box that only returns
+features.
 """
 
 import hashlib
@@ -66,7 +66,8 @@ class FeatureSource(ImageSource):
     def fetch(self, row: Tensor, uniform: Tensor | None) -> Tensor:
         """Return features `[B, D]`.
 
-        For each row, the random number `uniform` in [0, 1) selects one of the augmented passes. None selects pass 0.
+        For each row, a random number in `uniform`, in [0, 1), selects one of the augmented passes. If `uniform` is
+        None, pass 0 is used, which has no augmentation.
         """
         passes = np.zeros(len(row), dtype=np.int64)
         if uniform is not None:
@@ -74,7 +75,7 @@ class FeatureSource(ImageSource):
         return torch.from_numpy(self.feature[passes, row.numpy()])
 
     def another_view(self, first: Tensor, second: Tensor) -> Tensor:
-        """Return random numbers that select one of the passes other than the first view's pass, uniformly."""
+        """Return random numbers that select the second view's pass, uniformly from all but the first view's pass."""
         passes = len(self.feature) - 1
         away = 1 + (second * (passes - 1)).long()
         return (((first * passes).long() + away) % passes + 0.5) / passes
@@ -250,7 +251,7 @@ class CachedFeatures(ImageSet):
 
     @torch.inference_mode()
     def _extracted(self, source: ImageSource, parts: list[tuple[int, int, int]], rows: int) -> Parts:
-        """Compute the features of the given parts of the data.
+        """Compute the features of parts of the data. In this function, a part is a batch of rows for one pass.
 
         Each part is a tuple of three indices: (part, pass, first row).
         """

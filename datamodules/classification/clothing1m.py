@@ -1,4 +1,4 @@
-"""Clothing1M: a million photographs of clothes in 14 classes, labelled automatically from the surrounding text.
+"""Clothing1M: a million photographs of clothes in 14 classes. The labels were derived from the text around each image.
 
 About 38 % of the labels are wrong.
 

@@ -89,7 +89,7 @@ class Clusters:
 
 
 class Clustered(ImageSet):
-    """Six classes in 24 dimensions, with out-of-distribution samples among the training samples.
+    """Samples of six classes in 24 dimensions. The training samples include out-of-distribution samples.
 
     No download is required.
 
@@ -100,7 +100,7 @@ class Clustered(ImageSet):
         rare_share: expected fraction of each class that comes from its rare cluster, in (0, 1).
         offset: distance from the hyperplane to the common clusters on one side, and to the out-of-distribution clusters
             on the other side.
-        rare_offset: signed distance of the rare clusters from the hyperplane, positive on the side of the common
+        rare_offset: signed distance of the rare clusters from the hyperplane. It is positive on the side of the common
             clusters.
         scale: norm of the centres' projections onto the hyperplane, divided by the average norm of a standard normal
             vector.

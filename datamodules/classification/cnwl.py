@@ -20,11 +20,11 @@ Rate = Literal["0.0", "0.2", "0.4", "0.6", "0.8"]
 class CNWL(ImageSet):
     """Mini-ImageNet with 100 classes and noise from the web ("red noise"): 50,000 training and 5,000 test images.
 
-    Reads the lists `split/red_noise_nl_RATE` and `split/validation`, with one file name and label per line. The images
-    are in `all_images_resampled_84/` and `validation/LABEL/`. Training images whose names begin with `n` are from
-    ImageNet. All other training images are from the web. Almost no web image shows the class of its label, so the true
-    label of every web image is set to -1. The validation images are also the test images. If the epoch is selected by
-    validation accuracy, it is therefore selected on the test set.
+    The lists `split/red_noise_nl_RATE` and `split/validation` contain one file name and label per line. The images are
+    in `all_images_resampled_84/` and `validation/LABEL/`. Training images whose names begin with `n` are from ImageNet.
+    All other training images are from the web. Almost no web image shows the class of its label, so the true label of
+    every web image is set to -1. The validation images are also the test images. If the epoch is selected by validation
+    accuracy, it is therefore selected on the test set.
 
     Args:
         data_dir: folder that contains `split`. None means the NOISEWORKS_DATA directory.

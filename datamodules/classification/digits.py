@@ -27,7 +27,7 @@ def bundled_digits() -> Any:
 
 
 class Digits(ImageSet):
-    """scikit-learn's digits: the first `train_size` images for training, the rest for testing.
+    """scikit-learn's digits. The first `train_size` images are for training, and the others are for testing.
 
     No download is required.
 
@@ -64,10 +64,10 @@ class Digits(ImageSet):
 
 
 class ColouredDigits(Digits):
-    """Digits in the colour of their class, `[3, 8, 8]`: channel j of digit k is x (1 + cos(2 pi (k / 10 + j / 3))) / 2.
+    """Digits in a colour for each class, `[3, 8, 8]`: channel j of digit k is x (1 + cos(2 pi (k / 10 + j / 3))) / 2.
 
-    Here, x is the grey image. The mean of the three channels is x / 2 for every class. After averaging the channels,
-    only the shape of the digit therefore reveals its class.
+    Here, x is the grey image. The mean of the three channels is x / 2 for every class. Therefore, if the channels are
+    averaged, only the shape of a digit reveals its class.
 
     Args:
         train_size: number of training and validation images, in 1...1796. All other images are for testing.

@@ -18,8 +18,8 @@ class DomainNet(ImageSet):
 
     The test images of all other domains are shifted test sets.
 
-    Reads the official lists `<domain>_train.txt` and `<domain>_test.txt`, with lines `<domain>/<class>/<image>.jpg
-    <label>`. The folder that contains the lists also contains the images.
+    The official lists `<domain>_train.txt` and `<domain>_test.txt` are read; their lines have the form
+    `<domain>/<class>/<image>.jpg <label>`. The folder of the lists must also contain the images.
 
     Args:
         data_dir: folder that contains lists and images, directly or in a subfolder `domain_net` or `DomainNet`. None
@@ -27,8 +27,8 @@ class DomainNet(ImageSet):
         train_domain: domain for training and in-distribution testing.
         test_domains: domains of the shifted test sets. None means all domains except `train_domain`.
         image_size: height and width of the input images of the network, in pixels.
-        resize: length of the short side of validation and test images before the centre crop, in pixels. None means
-            `image_size * 256 / 224`.
+        resize: length, in pixels, to which the short side of a validation or test image is resized before the centre
+            crop. None means `image_size * 256 / 224`.
         min_area: smallest area of a random resized training crop, as a fraction of the area of the image, in (0, 1].
             None means that training images are resized like test images, then cropped at a random position.
     """

@@ -254,15 +254,15 @@ class Faces(ImageSet):
 
 
 class NewImages(ImageFiles):
-    """Images for prediction from a folder and its subfolders, cropped like the images of a given dataset.
+    """Images for prediction, from a folder and its subfolders. They are cropped like the images of a given dataset.
 
     If a top-level subfolder has the name of a class, its images have the label of this class. An unreadable file is
     recorded and does not stop the run.
 
     Args:
         folder: folder of images, in the formats of `ImageFolder`.
-        images: dataset whose crop is applied to the new images. If the images of this dataset are not files, only their
-            height and width are used.
+        images: dataset whose crop is applied to the new images. If the images of this dataset are not files, the new
+            images are only resized and cropped to the height and width of its images.
 
     Raises:
         FileNotFoundError: if the folder does not exist or has no image.

@@ -33,9 +33,9 @@ class ImageSource(Source, ABC):
     data_range: int = 255
     """Stored value that corresponds to a pixel value of 1."""
     num_uniform: int = 0
-    """Number of random numbers that `fetch` needs per training image; 0 if all augmentation is done on the device."""
+    """Number of random numbers that `fetch` needs per training image; 0 if images are augmented only on the device."""
     clean_label: Tensor | None = None
-    """True labels, `[N]`, int64, if they are known separately from `label`; -1 for an out-of-distribution image."""
+    """True labels, `[N]`, int64, if they are known in addition to `label`; -1 for an out-of-distribution image."""
     classes: Tensor | None = None
     """Classes that occur in the split, `[k]`; None if all classes occur."""
 
@@ -58,8 +58,8 @@ class ImageSource(Source, ABC):
 
         Args:
             row: positions of the images, `[B]`.
-            uniform: random numbers in [0, 1), `[B, num_uniform]`, that determine the random crops of training images.
-                With None, whole images or centre crops are read.
+            uniform: random numbers in [0, 1), `[B, num_uniform]`, which determine the random crops of training images.
+                If it is None, whole images or centre crops are read.
 
         Returns:
             Images, `[B, C, H, W]`, uint8 in 0...`data_range`.
@@ -77,7 +77,7 @@ class ImageSource(Source, ABC):
 
 
 class ImagesInMemory(ImageSource):
-    """Images of the same size, stored in one uint8 tensor `[N, C, H, W]`."""
+    """Images of equal size, all of which are stored in one uint8 tensor `[N, C, H, W]`."""
 
     in_memory = True
 
@@ -218,7 +218,7 @@ def listed_files(
 
 
 def read_list(file: Path, listed: int, separator: str | None = None) -> tuple[list[str], list[int]]:
-    """Read a list with a file name and a label per line, separated by white space or by `separator`.
+    """Read a list: each line has a file name and a label, separated by white space or by `separator`.
 
     Args:
         file: file of the list, in UTF-8.

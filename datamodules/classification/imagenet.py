@@ -29,7 +29,7 @@ NUM_FILES = 10
 
 
 def imagenet_split(directory: Path, split: str) -> Path:
-    """Find the folder of an ImageNet split in a directory, or in its subfolder `imagenet` or `ILSVRC2012`.
+    """Find the folder of an ImageNet split, in a directory or in the subfolder `imagenet` or `ILSVRC2012` of it.
 
     Raises:
         FileNotFoundError: if the folder or file does not exist.
@@ -128,16 +128,16 @@ class ImageNet(ImageSet):
         found = class_folders(folder)
         if len(found) < self.num_classes or (self.classes is None and len(found) > self.num_classes):
             raise ValueError(
-                f"ImageNet: {folder} has {len(found)} folders, one for each class, but with classes "
-                f"{self.classes} it must have {self.num_classes}"
+                f"ImageNet: {folder} has {len(found)} class folders, but must have {self.num_classes} if classes is "
+                f"{self.classes}"
             )
         return found[: self.num_classes]
 
 
 def listed_classes(file: Path) -> list[str]:
-    """Read the wnids of a list in sorted order.
+    """Read the wnids from a list of classes, and return them in sorted order.
 
-    The wnid is the first word of each line.
+    The first word of each line is a wnid.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -161,7 +161,7 @@ def _shifted_set(split: Path, wnids: Sequence[str], translation: dict[str, str] 
     elif all(folder.isdecimal() for folder in folders):
         if len(wnids) != 1000:
             raise ValueError(
-                f"{split} has numbered folders, which require all 1,000 classes, but classes keeps {len(wnids)}"
+                f"{split} has numbered folders, which require all 1,000 classes, but classes selects {len(wnids)}"
             )
         if above := [folder for folder in folders if int(folder) >= 1000]:
             raise ValueError(f"{split} holds a folder {above[0]}, but classes are numbered 0...999")
@@ -181,7 +181,7 @@ def _is_wnid(name: str) -> bool:
 
 
 def read_class_map(path: Path) -> dict[str, str]:
-    """Read the wnid of each folder from lines `<wnid> <folder>`.
+    """Read the wnid of each folder from a file with lines `<wnid> <folder>`.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -193,7 +193,7 @@ def read_class_map(path: Path) -> dict[str, str]:
     for number, line in enumerate(read_text(path).splitlines(), 1):
         wnid, _, folder = line.strip().partition(" ")
         if not folder.strip() or not _is_wnid(wnid) or folder.strip() in found:
-            raise ValueError(f"{path}, line {number}: expected a wnid and a folder not listed before, got {line!r}")
+            raise ValueError(f"{path}, line {number}: expected a wnid and a folder that is not listed yet, got {line!r}")
         found[folder.strip()] = wnid
     return found
 
@@ -202,9 +202,9 @@ def read_labelled_batch(file: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read the images, `[N, 3, 32, 32]`, uint8, and the labels, `[N]`, of a file of ImageNet32.
 
     Args:
-        file: pickled dictionary or `.npz` file with `data`, `[N, 3072]`, uint8, and optionally `labels`. Without
-            `labels`, the returned labels are empty. Each row of `data` has all red values, then all green values, then
-            all blue values.
+        file: pickled dictionary or `.npz` file with `data`, `[N, 3072]`, uint8, and optionally `labels`. If there are
+            no `labels`, the returned labels are empty. A row of `data` contains all red values of an image, then all
+            green values, then all blue values.
 
     Raises:
         ValueError: if the file is damaged, or is not in the format described above.

@@ -39,8 +39,8 @@ from datamodules.loading.seeded_batches import SeededBatches
 class LabelledImages(SeededBatches):
     """DataModule for a dataset of images with one label each.
 
-    `num_classes` and `image_shape` are available immediately, `num_train_samples` after `setup("fit")`. The order of
-    training samples depends on (seed, epoch) and not on the number of ranks. A run that is resumed within an epoch
+    `num_classes` and `image_shape` are available immediately, and `num_train_samples` after `setup("fit")`. The order
+    of training samples depends on (seed, epoch) and not on the number of ranks. A run that is resumed within an epoch
     continues this epoch at the next batch.
 
     `correct_labels` changes training labels. Afterwards, batches contain the corrected label as `label` and the label
@@ -276,7 +276,7 @@ class LabelledImages(SeededBatches):
             keep_labels(path, drawn, getattr(self.label_noise, "path", None), trainer.is_global_zero)
 
     def check_shifted_tests(self) -> None:
-        """Check the lists, folders and labels of all shifted test sets. This reports missing data before training.
+        """Check the lists, folders and labels of all shifted test sets, to report missing data before training.
 
         Raises:
             FileNotFoundError: if a shifted test set is missing. The message names the expected path.
@@ -410,7 +410,7 @@ class LabelledImages(SeededBatches):
             self.train_set.correct(torch.arange(len(self.train_set)), self._corrected)
 
     def state_dict(self) -> dict[str, Any]:
-        """Save the corrected labels and the position within the epoch."""
+        """Return the state: the corrected labels, and the position within the epoch."""
         state = super().state_dict()
         if self._corrected is not None:
             state["label"] = self._corrected.clone()

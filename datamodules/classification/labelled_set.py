@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SECOND = 1 << 40
-"""Offset that is added to the epoch number for the second view, whose random numbers must differ from the first."""
+"""Offset added to the epoch number for the second view, so that its random numbers differ from those of the first."""
 
 
 class LabelledSet(Dataset[dict[str, Any]]):
@@ -166,7 +166,7 @@ def stratified_split(label: Tensor, fraction: float, seed: int, stream: int = 1)
 
 
 def fold_split(label: Tensor, folds: int, fold: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Hold out one of several stratified folds that partition the set.
+    """Divide a set into stratified folds, and hold out one of them.
 
     Args:
         label: labels, `[N]`, int64.
@@ -218,9 +218,9 @@ def label_table(
 
 
 def keep_labels(path: Path, drawn: "pd.DataFrame", table: str | None, write: bool) -> None:
-    """Write the label table of the run.
+    """Write the table of current labels to the run directory.
 
-    If the run already has a table, reject labels that differ from the table.
+    If the run already has a table, reject current labels that differ from this table.
 
     Args:
         path: `labels.csv` of the run.
@@ -229,8 +229,8 @@ def keep_labels(path: Path, drawn: "pd.DataFrame", table: str | None, write: boo
         write: whether this rank writes the file if it is missing.
 
     Raises:
-        ValueError: if the file has different labels, different files or a different split. The message names the first
-            row that differs.
+        ValueError: if the run's table has different labels, different files or a different split. The message names the
+            first row that differs.
     """
     if not path.is_file():  # later errors are raised on all ranks that see the file, so no rank waits
         if write:

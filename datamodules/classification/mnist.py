@@ -1,4 +1,4 @@
-"""MNIST (60,000 training and 10,000 test images of handwritten digits, grey, 28 x 28 pixels) and MedMNIST."""
+"""MNIST (60,000 training and 10,000 test images: grey handwritten digits, 28 x 28 pixels), and MedMNIST."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ from datamodules.files.limits import whole_numbers
 
 
 class MNIST(ImageSet):
-    """MNIST from torchvision's layout: `<data_dir>/MNIST/raw/*-ubyte`.
+    """MNIST, read from files in torchvision's layout: `<data_dir>/MNIST/raw/*-ubyte`.
 
     Args:
         data_dir: folder that contains `MNIST`. None means the NOISEWORKS_DATA directory.
@@ -65,11 +65,11 @@ class MedMNIST(ImageSet):
     """A MedMNIST dataset with one label per image, from the distributed file `<data_dir>/<name>/<name>.npz`.
 
     The file may also be at `<data_dir>/<name>.npz`. The file contains `{train,val,test}_images`, `[N, H, W]` or `[N, H,
-    W, 3]`, uint8, and `{train,val,test}_labels`, `[N, 1]`. Images in the file may be sorted by class, because training
-    batches are shuffled.
+    W, 3]`, uint8, and `{train,val,test}_labels`, `[N, 1]`. The images in the file may be sorted by class: this does not
+    matter, because training batches are shuffled.
 
     Args:
-        name: name of the set, such as pneumoniamnist.
+        name: name of the dataset, such as pneumoniamnist.
         num_classes: number of classes.
         data_dir: folder that contains the file. None means the NOISEWORKS_DATA directory.
         image_size: height and width of the images, in pixels. In the first edition of MedMNIST, this size is 28.

@@ -1,4 +1,4 @@
-"""DataModule for out-of-distribution detection: a dataset, and sets of images to distinguish from its test images."""
+"""DataModule for out-of-distribution detection: a dataset, and sets of images to tell apart from its test images."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""Patches of the photographs bundled with scikit-image and scikit-learn, labelled by photograph."""
+"""Patches of the photographs in scikit-image and scikit-learn. The label of a patch is the index of its photograph."""
 
 from typing import Self
 
@@ -10,7 +10,7 @@ from datamodules.classification.image_sets import ImageSet, ImagesInMemory
 from datamodules.restoration.photographs import Photographs
 
 SIDE = 256
-"""Height and width that photographs are resized to, in pixels."""
+"""Height and width to which photographs are resized, in pixels."""
 NUM_PHOTOGRAPHS = 13
 
 
@@ -19,9 +19,9 @@ class PatchesOfPhotographs(ImageSet):
 
     Each photograph is one class.
 
-    A random half of the patches of each photograph is for training, and the other half for testing. Each patch is
-    multiplied by a random contrast, uniform in [lowest_contrast, 1]. The split and the contrasts depend only on the
-    seed.
+    A random half of each photograph's patches is for training, and the other half is for testing. Each patch is
+    multiplied by a random contrast, which is uniform in [lowest_contrast, 1]. The split and the contrasts depend only
+    on the seed.
 
     Args:
         patch_size: height and width of a patch, in pixels, in 1...128.

@@ -1,4 +1,4 @@
-"""Street View House Numbers: 73,257 training and 26,032 test images of digits in photographs, colour, 32 x 32 pixels.
+"""Street View House Numbers, digits in photographs: 73,257 training and 26,032 test images, colour, 32 x 32 pixels.
 
 Source: Netzer, Wang, Coates, Bissacco, Wu and Ng, Reading Digits in Natural Images with Unsupervised Feature Learning,
 NIPS Workshop on Deep Learning and Unsupervised Feature Learning 2011.

@@ -2,9 +2,9 @@
 
     x = v + sigma z for class 1,  x = -v + sigma z for class 0,   ||v|| = 1,  z ~ N(0, I_p)
 
-An image has one row of p pixels: 1/2 + x / (2 `reach`), clipped to [0, 1] and rounded to 1/255. A network that first
-subtracts 1/2 from its input, and then divides the difference by 1 / (2 `reach`), recovers x. `Normalized` with these
-two values does so.
+An image has one row of p pixels: 1/2 + x / (2 `reach`), clipped to [0, 1] and rounded to 1/255. A network recovers x if
+it first subtracts 1/2 from its input, and then divides the difference by 1 / (2 `reach`). `Normalized` with these two
+values does so.
 
 Source: Liu et al., Early-Learning Regularization Prevents Memorization of Noisy Labels, NeurIPS 2020, arXiv 2007.00151,
 section 3.

@@ -1,4 +1,4 @@
-"""Web-bird, web-car and web-aircraft: datasets of fine-grained classes with training images from web search.
+"""Web-bird, web-car and web-aircraft: datasets of fine-grained classes, whose training images come from web search.
 
 Source: Sun, Yao, Wei, Zhang, Shen, Wu, Zhang and Tang, Webly Supervised Fine-Grained Recognition: Benchmark Datasets
 and An Approach, ICCV 2021, arXiv 2108.02399.

@@ -1,4 +1,4 @@
-"""WebVision 1.0, photographs from image search for the 1,000 classes of ImageNet, and mini-WebVision.
+"""WebVision 1.0, photographs from image search for the 1,000 classes of ImageNet, and its part mini-WebVision.
 
 Mini-WebVision consists of the first 50 classes.
 
@@ -17,19 +17,19 @@ from datamodules.files.image_files import Crop, Interpolation, class_folders, fi
 from datamodules.files.text_files import read_text
 
 LISTED = 1000
-"""Number of classes in the lists of WebVision. The dataset keeps the first `num_classes` of them."""
+"""Number of classes in WebVision's lists. The dataset keeps only the first `num_classes` classes."""
 
 
 class WebVision(ImageSet):
-    """Images from Google search, labelled by the search query.
+    """Images that were found by Google search, and labelled by the search query.
 
     Mini-WebVision has 66,000 images of 50 classes.
 
     `info/train_filelist_google.txt` lists the images in `google/`, and `info/val_filelist.txt` lists the images in
-    `val_images_256/`. Validation uses the validation images of WebVision, because its test labels are not public. With
-    `test_on: webvision`, the epoch is selected on the test images, as is usual in papers. With `test_on: imagenet`, the
-    test images are separate from the validation images. Images are resized and then cropped: training images at a
-    random position, all other images at the centre.
+    `val_images_256/`. Validation uses the validation images of WebVision, because the labels of WebVision's test images
+    are not public. With `test_on: webvision`, the test images are the validation images, and the epoch is therefore
+    selected on the test images, as is usual in papers. With `test_on: imagenet`, the test images are different images.
+    Images are resized and then cropped: training images at a random position, all other images at the centre.
 
     Args:
         data_dir: folder that contains `info`, `google` and `val_images_256`. None means the NOISEWORKS_DATA directory.

@@ -135,7 +135,7 @@ class _Photographs:
         return batch
 
     def _read_masks(self, paths: Sequence[Path]) -> Tensor:
-        """Read mask files as one tensor, `[n, S, S]`, bool.
+        """Read mask files as one Boolean tensor `[n, S, S]`.
 
         A mask is true where the file is brighter than one half.
         """

@@ -1,8 +1,8 @@
 """Read arrays from `.npy` and `.npz` files without unpickling, in bounded memory.
 
-NumPy allocates the memory that a header declares before it reads any data. Each header is therefore first compared with
-the number of bytes in the file. Compressed arrays may take at most 1 GiB or 100 times the size of the file, whichever
-is larger.
+Before it reads any data, NumPy allocates the memory that a header declares. Each header is therefore first compared
+with the number of bytes in the file. After decompression, arrays may take at most 1 GiB or 100 times the size of the
+file, whichever is larger.
 """
 
 import math
@@ -33,10 +33,10 @@ def _check_header(stream: IO[bytes], size: int) -> None:
     read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
     shape, _, dtype = read(stream)
     if dtype.kind not in PLAIN_KINDS or dtype.itemsize == 0:
-        raise ValueError(f"it is of type {dtype}, neither numbers nor text")
+        raise ValueError(f"it has the type {dtype}, neither numbers nor text")
     content = size - stream.tell()
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != content or max(shape, default=0) > size:
-        raise ValueError(f"it declares {list(shape)} of {dtype}, but has {content} bytes")
+        raise ValueError(f"it declares an array {list(shape)} of {dtype}, but has {content} bytes of data")
 
 
 def read_npy(path: Path) -> NDArray[Any]:

@@ -133,7 +133,7 @@ STAND_INS = {
         )
     },
 }
-"""Names of all functions and classes that a pickle of arrays, numbers, text, lists, tuples and dicts may use."""
+"""Names of all functions and classes that a pickle may use, for arrays, numbers, text, lists, tuples and dicts."""
 
 
 class ArrayUnpickler(pickle.Unpickler):
@@ -168,9 +168,7 @@ def check_operations(file: BinaryIO, size: int) -> None:
         if name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
             place = len(memo) if number is None else int(number)
             if place >= size:
-                raise pickle.UnpicklingError(
-                    f"it stores an object at index {place} of the memo, but has only {size} bytes"
-                )
+                raise pickle.UnpicklingError(f"it stores an object at memo index {place}, but has only {size} bytes")
             memo[place] = stack[-1]
         elif name in ("GET", "BINGET", "LONG_BINGET"):
             stack.append(memo[int(number or 0)])
@@ -211,7 +209,7 @@ class _Plain:
     def __call__(self, value: Any) -> Any:
         self.left -= 1
         if self.left < 0:
-            raise pickle.UnpicklingError("it has more levels of nested values than bytes")
+            raise pickle.UnpicklingError("it contains more values than bytes")
         if isinstance(value, _Array):
             return value.value
         if isinstance(value, dict):

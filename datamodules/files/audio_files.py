@@ -20,7 +20,7 @@ LOUDEST = 32_768
 
 
 MOST_RESAMPLED = 1_000_000
-"""Largest term of the reduced ratio of two sample rates. The resampling filter is 20 times as long as this term."""
+"""Largest allowed term in the reduced ratio of two sample rates; the resampling filter has 20 times as many taps."""
 
 
 class UnreadableRecording(ValueError):
@@ -88,7 +88,7 @@ def read_recording(
             check_unpacked(path, file.frames * file.channels * 4)
             signal, own_rate = file.read(dtype="float32", always_2d=True), file.samplerate
         if own_rate < 1:
-            raise ValueError(f"its sample rate is {own_rate}")
+            raise ValueError(f"its sample rate is {own_rate}, but must be positive")
     except Exception as error:  # raised by the library, or for lack of memory
         raise UnreadableRecording(f"{path} cannot be read: {error}") from None
     if signal.shape[1] > 1 and not mix_channels:

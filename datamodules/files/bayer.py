@@ -1,4 +1,4 @@
-"""Reading and packing of raw images from Bayer sensors, and optionally from X-Trans sensors.
+"""Reading and packing of raw images of Bayer sensors, and also of X-Trans sensors.
 
 Each pixel of a raw image has one value, measured through a red, green or blue filter.
 """
@@ -60,7 +60,7 @@ SRGB_TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (
 
 
 def camera_to_srgb(xyz_to_camera: NDArray[Any]) -> NDArray[np.float64]:
-    """Compute the colour matrix `[3, 3]` from white-balanced camera colours to linear sRGB, as LibRaw does.
+    """Compute the matrix `[3, 3]` that maps white-balanced camera colours to linear sRGB, as LibRaw does.
 
     The matrix maps white to white.
 
@@ -149,8 +149,8 @@ def read_headerless(path: Path, height: int, width: int, black: int, white: int,
 def read_raw(path: Path, xtrans: bool = False) -> RawImage:
     """Read a raw image from a camera format, with the package `rawpy`, or from an `.npz` file.
 
-    An `.npz` file contains `bayer` `[H, W]` uint16, `black`, `white` and `pattern`. Only camera formats contain white
-    balance and colour matrix (`rendering`).
+    An `.npz` file contains `bayer` `[H, W]` uint16, `black`, `white` and `pattern`. Only camera formats contain the
+    white balance and the colour matrix (`rendering`).
 
     Args:
         path: the file.

@@ -1,4 +1,4 @@
-"""Find or create the folder of a dataset."""
+"""Find the folder of a dataset, or create the folder for downloads."""
 
 import os
 from pathlib import Path

@@ -35,7 +35,7 @@ def paired(
         kind, other = kinds if alone[0] in noisy_of else kinds[::-1]
         article = "an" if kind[0] in "aeiou" else "a"
         raise ValueError(
-            f"{folder}: {alone[0]} has {article} {kind} {what} but no {other} counterpart; names must agree"
+            f"{folder}: {alone[0]} has {article} {kind} {what} but no {other} counterpart; their names must agree"
         )
     return [(noisy_of[name], clean_of[name]) for name in sorted(noisy_of)]
 

@@ -1,7 +1,7 @@
 """Image files: listing of folders, decoding and cropping.
 
-To crop an image, a box of the source image is resized to the size of the crop in one pass. JPEGs are decoded at the
-lowest resolution that is sufficient for the crop.
+Cropping and resizing are one operation: a box of the source image is resized to the size of the crop. JPEGs are decoded
+at the lowest resolution that is sufficient for this.
 """
 
 import io
@@ -117,7 +117,7 @@ def box_in_resized(
 class Crop:
     """Crop that resizes the short side of an image to a given length, and cuts out a square.
 
-    The position of the square is random in training, and otherwise in the centre.
+    In training, the square is at a random position; otherwise, it is in the centre.
 
     Args:
         size: side of the square, in pixels.
@@ -154,7 +154,7 @@ class Crop:
 class ResizedCrop(Crop):
     """Random resized crop of training images.
 
-    Images that are not for training are cropped in the same way as by `Crop`.
+    Images that are not for training are resized and cropped like those of `Crop`.
 
     Args:
         size: side of the square, in pixels.
@@ -206,8 +206,8 @@ def read_crop(
     """Decode, crop and resize an image.
 
     Args:
-        path: path of the file. Unless the crop is `upright`, the orientation tag is ignored, as in torchvision. Grey
-            images of 16 bits are scaled to 8 bits.
+        path: path of the file. The orientation tag is applied only if the crop is `upright`; otherwise, it is ignored,
+            as in torchvision. Grey images of 16 bits are scaled to 8 bits.
         crop: crop to apply.
         uniform: numbers in [0, 1) that determine the random crop. None means the centre crop.
         content: encoded image, if it is stored inside a different file. In this case, `path` is used only in error
@@ -320,7 +320,7 @@ def images_in(folder: Path) -> ImagesFound:
 
 
 def _waits(path: str) -> bool:
-    """Return whether a path is a pipe or a device, from which reading may block."""
+    """Return whether a path is a pipe or a device. Reading from it could block forever."""
     return os.path.exists(path) and not os.path.isfile(path)
 
 
@@ -375,7 +375,7 @@ def class_folders(split: Path) -> list[str]:
 
 
 def _refuse_two_classes(split: Path, images: dict[str, ImagesFound]) -> None:
-    """Reject images that a link places in the folders of two classes."""
+    """Reject images that are in the folders of two classes because of a link."""
     class_of: dict[str, str] = {}
     of_folders = [(real, real, name) for name, found in images.items() for real in found.folders]
     of_images = [(real, os.path.dirname(real), name) for name, found in images.items() for real in found.linked]

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BUDGET, BUDGET_RATIO = 1 << 30, 100
-"""Memory budget of a file: a number of bytes, or a multiple of the file's size, whichever is larger."""
+"""Memory budget of a file: `BUDGET` bytes, or `BUDGET_RATIO` times the file's size, whichever is larger."""
 DEFLATE_LIMIT = 1040
 """Largest expansion factor of deflate compression."""
 
@@ -44,7 +44,9 @@ def check_unpacked(path: Path, size: int) -> None:
     """
     stored = path.stat().st_size
     if size > (most := max(BUDGET, BUDGET_RATIO * stored)):
-        raise ValueError(f"it unpacks to {size} bytes, more than {most} for a file of {stored}")
+        raise ValueError(
+            f"it unpacks to {size} bytes, more than the limit of {most} bytes for a file of {stored} bytes"
+        )
 
 
 def whole_numbers(values: Any, least: int, most: int, path: Path, what: str) -> NDArray[np.int64]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from datamodules.files.limits import DEFLATE_LIMIT, check_unpacked
 
 HEADER = 128
-"""Size of the file header in bytes. The header contains a text, the version and the byte order."""
+"""Size of the file header in bytes. The header contains a descriptive text, the version and the byte order."""
 MATRIX, COMPRESSED = 14, 15
 STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 """NumPy dtypes of the numbers in an element, by MATLAB's type code."""
@@ -38,7 +38,7 @@ class _Matrix(NamedTuple):
     is_complex: bool
     shape: tuple[int, ...]
     start: int
-    """Offset of the numbers, in bytes from the beginning of the element's content."""
+    """Position of the first number, in bytes from the beginning of the element's content."""
 
 
 def _element(content: bytes, place: int, order: str) -> tuple[int, int, int, int]:
@@ -65,7 +65,7 @@ def _head(content: bytes, order: str) -> _Matrix:
         raise ValueError("an array does not begin with its class, its shape and its name")
     shape = tuple(struct.unpack(f"{order}{len(sides) // 4}i", sides))
     if min(shape, default=-1) < 0 or len(shape) > 32:
-        raise ValueError(f"an array has the shape {list(shape)[:40]}")
+        raise ValueError(f"an array has the invalid shape {list(shape)[:40]}")
     (word,) = struct.unpack_from(f"{order}I", flags)
     return _Matrix(name.decode("latin-1"), word & 0xFF, bool(word & COMPLEX), shape, place)
 

@@ -105,9 +105,9 @@ def _cells(path: Path, file: Any, stored: Any, key: str) -> list[np.ndarray]:
 
 
 def _held(file: Any, key: str) -> bool:
-    """Return whether a file contains the key.
+    """Check whether a file contains a key.
 
-    Links on the path of the key are rejected, because they may point to any other file.
+    If the path of the key contains links, they are rejected, because a link may point to any other file.
     """
     import h5py
 

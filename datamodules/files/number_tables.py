@@ -88,10 +88,9 @@ PACKED: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open}
 
 
 def _check_packed(path: Path) -> None:
-    """Check the unpacked size of a file.
+    """Reject a file whose unpacked size exceeds the memory budget.
 
-    The file is unpacked without keeping the result. The file is rejected if its unpacked size exceeds the memory
-    budget.
+    To find this size, the file is unpacked without keeping the result.
     """
     if (unpack := PACKED.get(path.suffix)) is None:
         return

@@ -17,7 +17,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 DIGEST = "hash_of_given"
 """Key of the digest in the file's metadata."""
 UP = 2
-"""Code of the PNG filter, stored at the start of each row. This filter stores differences from the row above."""
+"""Code of the PNG filter, which is stored at the start of each row. This filter subtracts the row above."""
 
 
 def write_png(path: Path, pixels: NDArray, digest: str, texts: Mapping[str, str] | None = None) -> None:
@@ -56,7 +56,7 @@ def write_png(path: Path, pixels: NDArray, digest: str, texts: Mapping[str, str]
 
 
 def digest_in_png(path: Path) -> str | None:
-    """Read the digest from a file. Return None if there is no digest.
+    """Read the digest from a PNG file. Return None if the file has no digest.
 
     Raises:
         DamagedFile: if the file is truncated, or a checksum does not match.

@@ -29,7 +29,7 @@ def read_text(path: Path) -> str:
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if the file is not in UTF-8 or is a pipe. The message names the file.
+        ValueError: if the file is not in UTF-8, or is a pipe. The message names the file.
     """
     check_is_file(path)
     try:

@@ -41,7 +41,7 @@ def _plain_list(values: Any, *_: Any) -> Any:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Unpickler that resolves all names to stand-ins or plain types.
+    """Unpickler that replaces every name in the file with a stand-in or a plain type.
 
     The values of tensors are read from separate files in the archive.
     """
@@ -107,7 +107,7 @@ def _tensors(module: Any) -> Iterator[dict[str, Tensor]]:
     while waiting:
         each = waiting.pop()
         if not isinstance(each, _Module) or not isinstance(each.state, dict) or id(each) in seen:
-            raise ValueError("it contains objects other than a tree of modules")
+            raise ValueError("its objects are not a tree of modules")
         seen.add(id(each))
         yield {name: value for name, value in each.state.items() if isinstance(value, Tensor)}
         waiting += reversed([value for value in each.state.values() if isinstance(value, _Module)])

@@ -12,7 +12,7 @@ from datamodules.files.limits import check_is_file
 SAME_EVERYWHERE = {"libx264": {"x264-params": "cpu-independent=1"}}
 """Encoder options that make the output independent of the CPU and of memory layout."""
 SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
-"""Suffixes of video files, case-insensitive."""
+"""Suffixes of video files. The suffix of a file may have upper-case letters."""
 
 
 class UnreadableVideo(ValueError):

@@ -44,9 +44,9 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     When the `with` block ends, the temporary file replaces `path`.
 
-    The temporary file is a hidden file. The temporary file has the suffix of `path`, because libraries infer the format
-    from the suffix. Each writer has its own temporary file. If several processes write the same file, the last writer
-    wins. On an error, the temporary file is removed and `path` is unchanged.
+    The temporary file is hidden. It has the suffix of `path`, because libraries infer the format from the suffix. Each
+    writer has its own temporary file. If several processes write the same file, the last writer wins. On an error, the
+    temporary file is removed and `path` is unchanged.
 
     Args:
         path: path of the file. A missing folder is created.

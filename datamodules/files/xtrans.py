@@ -1,8 +1,8 @@
 """Packing of raw images from Fujifilm's X-Trans sensors, whose colour filters repeat every 6 x 6 pixels.
 
-Each block of 3 x 3 pixels becomes one packed pixel with nine channels: R, G, B, R, B and four times G. The positions of
-a channel's pixels differ slightly between blocks, because the colours do not repeat every three pixels. See-in-the-Dark
-(Chen et al., CVPR 2018) and ELD use the same packing.
+Each block of 3 x 3 pixels becomes one packed pixel with nine channels: R, G, B, R, B and four times G. The position of
+a channel's pixel within its block differs between blocks, because the colours do not repeat every three pixels.
+See-in-the-Dark (Chen et al., CVPR 2018) and ELD use the same packing.
 """
 
 from typing import Any
@@ -42,7 +42,7 @@ def start_of(pattern: str) -> tuple[int, int] | None:
 
 
 def packed_xtrans(values: NDArray[Any], pattern: str = XTRANS) -> NDArray[Any]:
-    """Pack an X-Trans image `[H, W]` into nine channels, `[9, H / 3, W / 3]`, cropped to whole cells.
+    """Crop an X-Trans image `[H, W]` to whole cells, and pack it into nine channels, `[9, H / 3, W / 3]`.
 
     Args:
         values: image `[H, W]`.

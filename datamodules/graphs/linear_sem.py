@@ -47,7 +47,7 @@ class LinearSEM(TableSet):
         positive(variance=self.low)
         at_least(self.low, upper_end_of_variance=self.high)
         if not np.isfinite(noise.variance):
-            raise ValueError(f"noise must have a variance, got {noise}")
+            raise ValueError(f"noise must have a finite variance, got {noise}")
         self.nodes = nodes
         self.edges = edges
         self.graph: GraphKind = graph

@@ -2,10 +2,10 @@
 
 An array is cached on disk under a digest of its inputs.
 
-A cache entry is a folder `<name>-<digest of its identity>` with `array.npy` and `manifest.json`. The manifest contains
-the identity, which describes all inputs. Until the entry is complete, a `ResumableMap` stores the parts of the array in
-`<entry>.partial`. Rank 0 then joins the parts, removes them and renames the folder. If several runs need the same
-entry, one run computes it while the others wait for a lock.
+A cache entry is a folder `<name>-<digest of its identity>` that contains `array.npy` and `manifest.json`. The manifest
+contains the identity, which describes all inputs. Until the entry is complete, a `ResumableMap` stores the parts of the
+array in `<entry>.partial`. Rank 0 then joins the parts, removes them and renames the folder. If several runs need the
+same entry, one run computes it while the others wait for a lock.
 """
 
 import contextlib

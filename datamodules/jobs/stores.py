@@ -136,7 +136,7 @@ class Files:
 
 
 def png_files(folder: Path) -> Files:
-    """Return a store of images `[C, H, W]`, uint8 or uint16, as PNG files."""
+    """Return a store of uint8 or uint16 images `[C, H, W]` in PNG files."""
     return Files(folder, ".png", write_png, digest_in_png)
 
 

@@ -103,7 +103,7 @@ class SeededBatches(LightningDataModule, ABC):
 
     @cached_property
     def seed(self) -> int:
-        """The `seed` argument, or otherwise the value of `seed_everything` when the data are first read."""
+        """The argument `seed`. If it is None, the value that `seed_everything` has when the data are first read."""
         return run_seed() if self._given_seed is None else self._given_seed
 
     @abstractmethod
@@ -127,7 +127,7 @@ class SeededBatches(LightningDataModule, ABC):
         return batch
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Convert a batch on its device to the input of the module: float images in the dtype of the module."""
+        """Convert a batch to the module's input, on the batch's device: images become floats in the module's dtype."""
         return batch
 
     @property
@@ -179,7 +179,7 @@ class SeededBatches(LightningDataModule, ABC):
         return self.num_train_samples
 
     def draw_epoch(self, random: np.random.Generator) -> np.ndarray:
-        """Sample the order of a pass over the training set: positions, `[samples_per_epoch]`."""
+        """Sample the order of a pass over the training set, as positions `[samples_per_epoch]`."""
         return random.permutation(self.num_train_samples)
 
     def val_dataloader(self) -> DataLoader | list:

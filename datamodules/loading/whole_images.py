@@ -27,7 +27,7 @@ class SizedSet(RequestedSet, Protocol):
 
 
 class WholeImageSets(SeededBatches):
-    """DataModule whose validation, test and prediction batches contain whole images, all of the same size per batch.
+    """DataModule whose validation, test and prediction batches contain whole images of one size per batch.
 
     Args:
         training: training dataset. None for a run that only tests or predicts.

@@ -87,8 +87,8 @@ class NormalFolder(NormalSet):
         data_dir: folder of the files. None means the NOISEWORKS_DATA directory.
         image_end: ending of the file names of images, such as `_rgb.png`.
         normal_end: ending of the file names of normal maps, such as `_normal.png`. In PNG files, the value v means 2 v
-            / 255 - 1. `.npy` files have floating-point numbers `[height, width, 3]`. Black pixels and zero vectors mark
-            pixels without a normal.
+            / 255 - 1. `.npy` files contain floating-point numbers `[height, width, 3]`. Black pixels and zero vectors
+            mark pixels without a normal.
         axes: signs by which the stored x, y and z are multiplied, so that the axes point to the right of the image, up
             and towards the viewer.
         folder: subfolder of `data_dir` from which files are read.

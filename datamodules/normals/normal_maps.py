@@ -25,7 +25,8 @@ class NormalMaps(WholeImageSets):
     """DataModule with batches of images and their normals (`datamodules.batches.NormalMapBatch`).
 
     Training batches are square crops with random flips. The crops and flips depend only on (seed, epoch, index), not on
-    the number of ranks. Validation, test and prediction batches contain whole images, all of the same size per batch.
+    the number of ranks. Validation, test and prediction batches contain whole images. All images of a batch have the
+    same size.
 
     Args:
         training: training dataset. None for a run that only tests or predicts.

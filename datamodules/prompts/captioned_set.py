@@ -133,7 +133,7 @@ class CaptionedRows:
 
     @property
     def bucket(self) -> NDArray[np.int64] | None:
-        """Bucket index of each selected image, `[n]`. None without buckets."""
+        """Bucket index of each selected image, `[n]`. None if there are no buckets."""
         source = self.captioned.source
         return source.bucket[self.row.numpy()] if isinstance(source, CroppedImages) and source.bucketed else None
 

@@ -22,10 +22,10 @@ class CroppedImages(ImageSource):
 
     Args:
         source: encoded images.
-        image_size: height and width of the crops, in pixels. With buckets, the square root of the largest area of a
-            crop.
-        resize: length of the short side before a square crop, in pixels, at least `image_size`. With buckets, images
-            are enlarged by the factor `resize / image_size` before cropping. None means `image_size`.
+        image_size: height and width of the crops, in pixels. If buckets are used, it is the square root of the area of
+            the largest crop.
+        resize: length of the short side before a square crop, in pixels, at least `image_size`. If buckets are used,
+            images are enlarged by the factor `resize / image_size` before cropping. None means `image_size`.
         buckets: aspect-ratio buckets. None crops all images to squares.
         masks: masks of the images, in the same order and with the same aspect ratios. None means no masks.
         conditions: condition images of a ControlNet, in the same order and with the same aspect ratios. None means no
@@ -81,17 +81,17 @@ class CroppedImages(ImageSource):
         return self.source.read(row, uniform, self._crop(row))
 
     def fetch_masks(self, row: Tensor, uniform: Tensor | None) -> Tensor:
-        """Read masks `[B, 1, H, W]`, uint8 in 0...255, cropped like the images."""
+        """Read uint8 masks `[B, 1, H, W]` in 0...255, cropped in the same way as the images."""
         assert self.masks is not None
         return self.masks.read(row, uniform, self._crop(row))[:, :1]
 
     def fetch_conditions(self, row: Tensor, uniform: Tensor | None) -> Tensor:
-        """Read condition images `[B, 3, H, W]`, uint8 in 0...255, cropped like the images."""
+        """Read uint8 condition images `[B, 3, H, W]` in 0...255, cropped in the same way as the images."""
         assert self.conditions is not None
         return self.conditions.read(row, uniform, self._crop(row))
 
     def size_conditions(self, row: Tensor, uniform: Tensor | None, mirrored: Tensor | None = None) -> Tensor:
-        """Return the size conditions of SDXL, `[B, 6]`, float32.
+        """Return the size conditions of SDXL, a float32 tensor `[B, 6]`.
 
         The conditions are the height and width of the original image, the top and left coordinates of the crop in the
         resized image, and the height and width of the crop, all in pixels.

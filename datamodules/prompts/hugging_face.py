@@ -25,8 +25,8 @@ class HuggingFaceCaptions(CaptionedSet):
         image_key: column that contains the images.
         caption_column: column that contains the captions. None reads no captions, which is sufficient for an
             unconditional model.
-        image_size: height and width of the network's input images, in pixels. With buckets, the square root of their
-            largest area.
+        image_size: height and width of the network's input images, in pixels. If buckets are used, it is the square
+            root of the area of the largest bucket.
         resize: length of the short side before the square crop, in pixels. None means `image_size`.
         prompt: one caption for all images, such as `a photo of sks`. If it is set, captions in the dataset are not
             read.

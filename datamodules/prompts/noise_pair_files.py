@@ -83,7 +83,7 @@ def write_scores(folder: Path) -> None:
 
 
 def kept_pairs(folder: Path, scores: Path, margin: float | None) -> list[StoredPair]:
-    """Select the pairs whose better noise improves the score by more than a margin: s' > s + margin.
+    """Select the pairs with s' > s + margin, where s and s' are the scores of the noise and of the better noise.
 
     Args:
         folder: folder that contains the pairs, directly or in subfolders.
@@ -115,7 +115,7 @@ def kept_pairs(folder: Path, scores: Path, margin: float | None) -> list[StoredP
     if not kept:
         raise ValueError(
             f"none of {len(paths)} pairs in {folder} improves the score by more than the margin, {margin}: nothing is "
-            f"left to train on"
+            f"left to train on; decrease margin"
         )
     return kept
 

@@ -127,7 +127,8 @@ class NoisePairs(SeededBatches):
         held_out = round(self.validation_fraction * len(pairs))
         parts = [[pairs[row] for row in sorted(rows)] for rows in (order[held_out:], order[:held_out])]
         if not parts[0]:
-            raise ValueError(f"validation_fraction {self.validation_fraction} leaves no pair of {len(pairs)}")
+            fraction = self.validation_fraction
+            raise ValueError(f"validation_fraction {fraction} leaves none of {len(pairs)} pairs for training")
         self.train_set, self.validation_set = (PairRows(part) if part else None for part in parts)
 
     def prompt_loader(self) -> DataLoader:

@@ -29,8 +29,8 @@ class CaptionedShards(CaptionedSet):
     Args:
         data_dir: folder of the shards. None means the NOISEWORKS_DATA directory.
         shards: a folder in `data_dir`, or a pattern such as `data/train-*.parquet`. `*` selects all shards.
-        image_size: height and width of the network's input images, in pixels. With buckets, the square root of their
-            largest area.
+        image_size: height and width of the network's input images, in pixels. If buckets are used, it is the square
+            root of the area of the largest bucket.
         resize: length of the short side before the square crop, in pixels. None means `image_size`.
         image_key: parquet column that contains the encoded images.
         caption_column: parquet column that contains the captions, or key of the caption in `.json` members of a tar

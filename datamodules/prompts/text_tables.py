@@ -10,7 +10,7 @@ from datamodules.files.limits import check_is_file, check_unpacked, sentence
 
 
 def entries(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Iterate over the rows of a table, as (location for error messages, dict).
+    """Yield each row of a table as a pair (location for error messages, dict).
 
     A JSON line that is not an object becomes an empty row.
 

@@ -68,7 +68,7 @@ def sample_words(seed: int, epoch: int, index: Tensor, count: int, stream: int =
 
 
 def sample_uniform(seed: int, epoch: int, index: Tensor, count: int, stream: int = 0) -> Tensor:
-    """Return uniform random numbers for each sample, `[B, count]`, float32 in [0, 1).
+    """Return float32 random numbers `[B, count]`, uniform in [0, 1), with one row for each sample.
 
     It takes the same arguments as `sample_words`.
     """
@@ -151,7 +151,7 @@ class CounterRNG:
         return drawn.to(shape.dtype)
 
     def _fine(self, like: Tensor) -> Tensor:
-        """Sample uniformly from (0, 1) with 53 bits, in float64."""
+        """Sample float64 numbers uniformly from (0, 1), each with 53 random bits."""
         words = self._words(like[0].numel()) & ((1 << 53) - 1)
         return words.double().add_(0.5).div_(1 << 53).view_as(like)
 

@@ -56,7 +56,7 @@ class CC(RealPairs):
 
 
 class PolyU(RealPairs):
-    """100 image pairs from five cameras, 512 x 512 pixels (Xu et al., arXiv 1804.02603)."""
+    """100 image pairs of 512 x 512 pixels from five cameras (Xu et al., arXiv 1804.02603)."""
 
     count = 100
     source = "The pairs are data/PolyU of ScoreDVI's repository, github.com/alwaysuu/ScoreDVI."
@@ -133,12 +133,12 @@ def read_blocks(path: Path, key: str) -> list[np.ndarray]:
 
 
 def block_names(count: int, of_one: int = 32) -> list[str]:
-    """Return block names such as `39_31`, which consist of a photograph's index and a block's index, counted from 0."""
+    """Return block names such as `39_31`: a photograph's index and a block's index, both counted from 0."""
     return [f"{block // of_one}_{block % of_one}" for block in range(count)]
 
 
 class SIDDBenchmark(PairSet):
-    """The 1,280 noisy blocks of the SIDD benchmark, `BenchmarkNoisyBlocksSrgb.mat`, without public ground truth.
+    """The 1,280 noisy blocks of the SIDD benchmark in `BenchmarkNoisyBlocksSrgb.mat`. No ground truth is public.
 
     Args:
         data_dir: folder that contains the file. None means the NOISEWORKS_DATA directory.
@@ -159,7 +159,7 @@ class SIDDBenchmark(PairSet):
 
 
 class DND(PairSet):
-    """The 1,000 noisy crops of the Darmstadt Noise Dataset, 512 x 512 pixels, without public ground truth.
+    """The 1,000 noisy crops of 512 x 512 pixels of the Darmstadt Noise Dataset. No ground truth is public.
 
     The photographs `DND/images_srgb/0001.mat` to `0050.mat` are read with `h5py` and cropped to the boxes in
     `DND/info.mat`. The crops take 3 GB of memory as float32. Alternatively, the crops can be image files in
@@ -193,7 +193,8 @@ class DND(PairSet):
         names, crops = [], []
         for number, boxes in enumerate(read_cells(folder / "info.mat", "info/boundingboxes"), 1):
             if boxes.ndim != 2 or boxes.shape[1] != 4:
-                raise ValueError(f"{folder / 'info.mat'} has boxes {list(boxes.shape)} of a photograph, not [20, 4]")
+                shape = list(boxes.shape)
+                raise ValueError(f"{folder / 'info.mat'} has boxes of shape {shape} for a photograph, not [20, 4]")
             path = folder / "images_srgb" / f"{number:04d}.mat"
             photograph = read_mat(path, "InoisySRGB").astype(np.float32)
             if photograph.ndim != 3 or photograph.shape[2] != 3 or not np.isfinite(photograph).all():

@@ -18,7 +18,7 @@ COLOURED = (*TESTED, "china", "flower", "motorcycle")
 
 
 def photographs(names: Sequence[str] = TESTED) -> Iterator[tuple[str, np.ndarray]]:
-    """Iterate over photographs as pairs of name and pixel values, `[3, 200, 300]` in [0, 1]."""
+    """Yield the name and the pixel values of each photograph. The values are `[3, 200, 300]`, in [0, 1]."""
     for name in names:
         small = Image.fromarray(bundled_photograph(name)).resize((300, 200), Image.Resampling.BICUBIC)
         yield name, np.asarray(small).transpose(2, 0, 1) / 255
@@ -76,7 +76,7 @@ class DarkPhotographs(PairSet):
 
 
 class OverExposedPhotographs(PairSet):
-    """Four colour photographs I from scikit-image, 200 x 300 pixels, and their versions min(1, gain I^2.2)^(1/2.2).
+    """Four colour photographs I of 200 x 300 pixels from scikit-image, and versions min(1, gain I^2.2)^(1/2.2) of them.
 
     Highlights are saturated, as after a longer exposure. The fourth photograph, a rocket at night, is itself dark.
     Training, validation and test images are the same.

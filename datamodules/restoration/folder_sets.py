@@ -222,7 +222,7 @@ class KnownImages(PairSet):
                 return directory / folder
         raise FileNotFoundError(
             f"{name}: no images in {directory / folders[0]}, nor in {directory} itself; set data_dir to the folder of "
-            f"one of them. {self.source}"
+            f"the images or to the folder that contains it. {self.source}"
         )
 
 

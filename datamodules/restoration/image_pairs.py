@@ -28,9 +28,9 @@ class ImagePairs(WholeImageSets):
     Training batches are random patches of images in memory. They are cropped, flipped and corrupted on the device. If
     the images need more than a quarter of the GPU's memory, they stay in CPU memory and are cropped there. The patches
     depend only on (seed, epoch, index), not on the number of ranks. Validation, test and prediction batches contain
-    whole images, all of the same size per batch. The noise of each whole image is sampled with the same fixed seed, as
-    is usual for published tables. All methods are therefore evaluated on the same noisy images. If the noise level is a
-    range, `SeededImageRNG` samples one level per image.
+    whole images. All images of a batch have the same size. The noise of each whole image is sampled with the same fixed
+    seed, as is usual for published tables. All methods are therefore evaluated on the same noisy images. If the noise
+    level is a range, `SeededImageRNG` samples one level per image.
 
     Args:
         training: training dataset. None for methods that only test or predict.
@@ -121,7 +121,7 @@ class ImagePairs(WholeImageSets):
     def image_shape(self) -> tuple[int, int, int]:
         """Shape C, H, W of a training patch."""
         if self.channels is None:
-            raise ValueError("the shape of images is unknown without a dataset")
+            raise ValueError("the shape of images is unknown without a dataset: set data.training or data.test")
         return self.channels, self.patch_size, self.patch_size
 
     # reading

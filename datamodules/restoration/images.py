@@ -187,7 +187,7 @@ class ItsTestImages(PairSet):
 
 
 class Crops(PairSet):
-    """Wrapper that selects evenly spaced images of a dataset and crops their centres, for methods that are slow.
+    """Wrapper that selects evenly spaced images of a dataset and crops their centres. It is for slow methods.
 
     Args:
         images: dataset to wrap.
@@ -225,7 +225,8 @@ class Crops(PairSet):
     def _centre(self, name: str, image: Pixels) -> Pixels:
         top, left = ((side - self.crop_size) // 2 for side in image.shape[1:])
         if min(top, left) < 0:
-            raise ValueError(f"{name} has {image.shape[1]} x {image.shape[2]} pixels; crop_size is {self.crop_size}")
+            height, width = image.shape[1:]
+            raise ValueError(f"{name} has {height} x {width} pixels, less than crop_size {self.crop_size}")
         cut: Pixels = image[:, top : top + self.crop_size, left : left + self.crop_size]
         return cut.copy()
 

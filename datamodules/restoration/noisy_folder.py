@@ -22,8 +22,8 @@ class NoisyFolder:
 
     Args:
         folder: folder of images.
-        channels: number of channels of the returned images, 1 or 3. With 3, grey images are repeated to three channels.
-            With 1, colour images are treated as unreadable. None leaves channels unchanged.
+        channels: number of channels of the returned images, 1 or 3. If it is 3, grey images become three equal
+            channels. If it is 1, colour images count as unreadable. None leaves the channels of each image unchanged.
         data_range: stored value of a white pixel. It is required for 16-bit images.
 
     Raises:
@@ -94,7 +94,7 @@ class RawFolder(NoisyFolder):
 
     Args:
         folder: folder of raw images.
-        ratio: factor by which images are brightened, because they have no exposure ratio.
+        ratio: factor by which images are brightened. It replaces the exposure ratio, which these images do not have.
         channels: 4 for Bayer sensors, 9 for X-Trans sensors.
     """
 

@@ -36,7 +36,7 @@ class Photographs(PairSet):
     Args:
         image_size: height and width of the images, in pixels. The largest centre square of a photograph is resized to
             this size.
-        colour: whether to return colour images, with grey photographs repeated to three channels. False converts all
+        colour: whether to return colour images. Grey photographs then have three equal channels. False converts all
             images to grey.
         tested: names of the photographs for validation and testing. All other photographs are for training.
     """

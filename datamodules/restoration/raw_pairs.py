@@ -61,7 +61,7 @@ class SID(PairSet):
 
     Folders have the names that the authors use. Images `<number>_00_<seconds>s.ARW` are in `SID/Sony/short` and
     `SID/Sony/long`. Each line of `SID/Sony_train_list.txt`, `Sony_val_list.txt` and `Sony_test_list.txt` names the file
-    of a short exposure and the file of a long exposure. With `camera` Fuji, the folder and the lists of the Fujifilm
+    of a short exposure and the file of a long exposure. If `camera` is Fuji, the folder and the lists of the Fujifilm
     camera are read (`.RAF`). Images of its X-Trans sensor have nine channels, see `datamodules.files.xtrans`. `rawpy`
     reads camera files. A `.npz` file with `bayer`, `black`, `white` and `pattern` can replace any camera file.
 
@@ -147,7 +147,7 @@ def listed_pairs(file: Path) -> list[list[str]]:
 
 
 def light_ratio(short: str, long: str) -> float:
-    """Compute the exposure ratio of two SID files from the exposure times in their names; it is at most 300.
+    """Compute the exposure ratio of two SID files from the exposure times in their names. Ratios above 300 become 300.
 
     Raises:
         ValueError: if a name has no exposure time. The message names the file.
@@ -158,7 +158,7 @@ def light_ratio(short: str, long: str) -> float:
             raise ValueError(f"SID: {name} does not end with its exposure, such as _0.1s")
         seconds.append(float(found[1]))
     if not min(seconds) > 0:
-        raise ValueError(f"SID: {short} or {long} ends with an exposure of 0 seconds")
+        raise ValueError(f"SID: the name of {short} or {long} ends with an exposure of 0 seconds")
     return min(seconds[1] / seconds[0], 300.0)
 
 

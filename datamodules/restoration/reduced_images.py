@@ -30,7 +30,7 @@ def reduced(image: NDArray[Any], factor: int) -> NDArray[Any]:
 
 
 def with_reduced(names: Sequence[str], images: Sequence[NDArray[Any]], factor: int, data_range: int) -> Images:
-    """Crop images to multiples of the factor, and pair them with downsampled versions."""
+    """Crop the sides of images to multiples of the factor, and pair the images with downsampled versions."""
     even: list[NDArray[Any]] = [
         image[:, : image.shape[1] // factor * factor, : image.shape[2] // factor * factor] for image in images
     ]

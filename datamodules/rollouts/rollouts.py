@@ -72,8 +72,8 @@ class Rollouts(SeededBatches):
         rounds: number of rounds per epoch. Each round is one batch.
         samples_per_round: number of states per round, over all ranks.
         environments: number of environments that are simulated in parallel. They are sharded over ranks.
-        expert_share: probability that a step executes the expert's action instead of the policy's action. With 1, all
-            states are visited by the expert.
+        expert_share: probability that a step executes the expert's action instead of the policy's action. If it is 1,
+            all states are visited by the expert.
         measured_samples: number of states on which the policy is evaluated during training. They come from an
             additional round.
         episodes: number of episodes over which the mean return is estimated.

@@ -12,7 +12,7 @@ LARGEST_IN_MEMORY = 1 << 25
 
 
 class CorrectedMasks:
-    """Corrected masks of different sizes, uint8.
+    """Corrected uint8 masks, which may have different sizes.
 
     DataLoader workers share the memory of the masks, so they use a corrected mask the next time they fetch its sample.
     For large datasets, the masks are memory-mapped from a sparse file, in which only corrected masks take disk space.

@@ -47,7 +47,7 @@ def read_mask(path: Path, size: int) -> Tensor:
     """Read a mask and resize it to a square. Pixels above half of the file's maximum value belong to the structure.
 
     Returns:
-        Mask `[size, size]`, uint8, 0 or 1.
+        uint8 mask `[size, size]`. It is 1 in the structure, and otherwise 0.
 
     Raises:
         UnreadableImage: if the file is damaged. The message names the file.

@@ -224,7 +224,7 @@ class LabelledMasks(SeededBatches):
     def _file_of_corrections(self) -> tuple[Path, bool]:
         """Return the file for corrected masks, and whether this rank writes it.
 
-        With a run directory, there is one file per machine in it. Otherwise, there is one temporary file per rank.
+        If there is a run directory, it contains one file per machine. Otherwise, there is one temporary file per rank.
         """
         directory = self.trainer.log_dir if self.trainer is not None and self.trainer.loggers else None
         if directory is None:

@@ -27,7 +27,7 @@ SUFFIXES = (".npy", ".png")
 
 
 class SegTHOR(MaskSet):
-    """Dataset of the two-dimensional SegTHOR slices that show at least a part of an organ, with 5 classes.
+    """SegTHOR dataset with 5 classes. It contains the two-dimensional slices that show at least a part of an organ.
 
     Slices are read from one of these layouts:
 
@@ -118,7 +118,7 @@ class SegTHOR(MaskSet):
 def slices_of_folders(
     images: Path, masks: Path, patients: Sequence[int]
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Iterate over the slices of selected patients as (path, image, mask), sorted by name.
+    """Yield (path, image, mask) for each slice of the selected patients, sorted by name.
 
     Raises:
         FileNotFoundError: if a patient has no slice, or a slice has no mask.
@@ -144,7 +144,7 @@ def slices_of_folders(
 
 
 def slices_of_volumes(root: Path, patients: Sequence[int]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Iterate over the slices in the volumes of selected patients as (path and number, image, mask).
+    """Yield (path and number, image, mask) for each slice in the volumes of the selected patients.
 
     Raises:
         FileNotFoundError: if a patient has no volume or no mask.
@@ -171,7 +171,7 @@ def _volume_path(stem: Path) -> Path:
 
 
 def slices_of_pickle(path: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Iterate over the slices in one of the authors' pickles as (name, image, mask), sorted by name.
+    """Yield (name, image, mask) for each slice in one of the authors' pickles, sorted by name.
 
     Raises:
         ValueError: if the pickle is not a pair of dicts of arrays with the same keys.
@@ -193,7 +193,7 @@ def slices_of_pickle(path: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]
 
 
 def read_slice(path: Path) -> np.ndarray:
-    """Read a slice from a `.npy` file or a one-channel image file, `[H, W]`.
+    """Read a slice `[H, W]` from a `.npy` file or a one-channel image file.
 
     Raises:
         UnreadableImage: if the file is damaged. The message names the file.
@@ -230,7 +230,7 @@ def _resized_image(image: np.ndarray, size: int) -> Tensor:
 def _resized_mask(name: str, mask: np.ndarray, size: int) -> Tensor:
     """Resize a mask to `[size, size]`, uint8, by nearest-neighbour sampling."""
     if not ((mask >= 0) & (mask <= IGNORED) & (mask == np.rint(mask))).all():
-        raise ValueError(f"the mask of {name} must contain classes, whole numbers in 0...{IGNORED}")
+        raise ValueError(f"the mask of {name} must contain class indices, whole numbers in 0...{IGNORED}")
     values = torch.from_numpy(mask.astype(np.float32))
     if mask.shape != (size, size):
         values = F.interpolate(values[None, None], size=(size, size), mode="nearest-exact")[0, 0]

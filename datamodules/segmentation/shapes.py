@@ -89,7 +89,7 @@ class Shapes(MaskSet):
 
 
 def grey_photographs() -> list[np.ndarray]:
-    """Read the photographs bundled with scikit-image and scikit-learn, each `[H, W]`, uint8."""
+    """Read the photographs bundled with scikit-image and scikit-learn as uint8 arrays `[H, W]`."""
     import skimage.data
     from skimage.color import rgb2gray
     from sklearn.datasets import load_sample_images

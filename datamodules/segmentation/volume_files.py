@@ -10,7 +10,7 @@ from datamodules.files.limits import check_is_file, check_unpacked, sentence
 
 
 def read_volume(path: Path) -> np.ndarray:
-    """Read the values of a `.nii` or `.nii.gz` file, `[X, Y, Z]`, scaled as its header specifies.
+    """Read the values `[X, Y, Z]` of a `.nii` or `.nii.gz` file, scaled as the file's header specifies.
 
     Raises:
         FileNotFoundError: if the file does not exist.

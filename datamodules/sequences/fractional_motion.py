@@ -23,7 +23,7 @@ from torch import Tensor
 Kind = Literal["I", "II"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 FINE = 1000
-"""Minimum number of steps when the mean reversion is integrated numerically."""
+"""Smallest number of steps for the numerical integration of the mean-reversion term."""
 
 
 def motion_covariance(time: Tensor, hurst: float, kind: Kind) -> Tensor:
@@ -75,7 +75,7 @@ def pulled_covariance(interval: float, num_times: int, hurst: float, kind: Kind,
 
 
 def posterior_std(covariance: Tensor, sigma: Tensor) -> Tensor:
-    """Compute the posterior standard deviation, `[F]`, of a Gaussian path at each time, given observations.
+    """Compute the posterior standard deviation `[F]` of a Gaussian path at each time, given noisy observations.
 
     Args:
         covariance: covariance matrix of the path, `[F, F]`, float64.

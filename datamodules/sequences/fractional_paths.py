@@ -1,4 +1,4 @@
-"""Paths of fractional Ornstein-Uhlenbeck processes with known H, observed as points or as videos of a ball."""
+"""Paths of fractional Ornstein-Uhlenbeck processes with known Hurst index, seen as points or as videos of a ball."""
 
 import torch
 from torch import Tensor

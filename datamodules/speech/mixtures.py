@@ -15,7 +15,7 @@ from datamodules.speech.tones import at_snr
 
 
 class Mixtures(SpeechSet):
-    """Dataset of clean recordings that are mixed with noise at random signal-to-noise ratios, once per utterance.
+    """Dataset of clean recordings, each of which is mixed once with noise at a random signal-to-noise ratio.
 
     The noise excerpt of a mixture and its signal-to-noise ratio depend only on (seed, index). Each recording is in only
     one split, and so is each subfolder, which may contain the recordings of one speaker. In both folders, recordings
@@ -31,8 +31,8 @@ class Mixtures(SpeechSet):
         snr: lowest and highest signal-to-noise ratio, in decibels. The ratio of each mixture is sampled uniformly from
             this range.
         held_out: fraction of the speech that is held out for validation. The same fraction is held out for testing. A
-            subfolder counts as one item, and so does each recording outside subfolders. With 0, every split contains
-            the whole folder. Use 0 if each split has a separate folder.
+            subfolder counts as one item, and so does each recording outside subfolders. If it is 0, every split
+            contains the whole folder. Use 0 if each split has a separate folder.
         noise_held_out: fraction of the noise that is held out for validation. The same fraction is held out for
             testing. None means `held_out`.
         noise_files: pattern that the file names of noise recordings must match, such as `*.CH1.wav` to select one of

@@ -99,8 +99,8 @@ class Reverberant(SpeechSet):
     with two differences. Reverberant recordings are scaled to a maximum absolute amplitude of .9, so that they can be
     stored with 16 bits. The microphone is at the sampled position, whereas the recipe moves it by 16 centimetres.
 
-    The simulation of a recording takes about a second. With `written_to`, recordings are simulated only once, and an
-    interrupted simulation can be resumed. Each rank starts at a different recording, and skips recordings that are
+    The simulation of a recording takes about a second. If `written_to` is set, recordings are simulated only once, and
+    an interrupted simulation can be resumed. Each rank starts at a different recording, and skips recordings that are
     already simulated.
 
     Args:
@@ -109,7 +109,7 @@ class Reverberant(SpeechSet):
         reverberation: shortest and longest reverberation time (decay by 60 decibels), in seconds. The reverberation
             time of each room is sampled uniformly from this range.
         held_out: fraction of the subfolders, and of recordings outside subfolders, that is held out for validation. The
-            same fraction is held out for testing. With 0, every split contains the whole folder.
+            same fraction is held out for testing. If it is 0, every split contains the whole folder.
         written_to: folder in which recordings are stored and from which `VoiceBankDemand(reverberant=True)` can read
             them. None means that the recordings are simulated in each run and not stored.
         sample_rate: sample rate in Hz.

@@ -152,7 +152,7 @@ class SpeechCrops:
 
 
 def stacked(signals: Sequence[np.ndarray]) -> Tensor:
-    """Stack signals into one tensor `[B, samples]`, zero-padded at the end."""
+    """Zero-pad signals at the end to the same length, and stack them into one tensor `[B, samples]`."""
     longest = max(map(len, signals))
     return torch.from_numpy(np.stack([np.pad(each, (0, longest - len(each))) for each in signals]))
 

@@ -14,8 +14,8 @@ def of_split(names: Sequence[str], split: Split, held_out: float, what: str) -> 
         names: sorted paths of the recordings, relative to the folder.
         split: split to select.
         held_out: fraction of the subfolders, and of recordings outside subfolders, that is held out for validation. The
-            same fraction is held out for testing. Subfolders and recordings whose names come last are held out. With 0,
-            every split contains all recordings.
+            same fraction is held out for testing. Subfolders and recordings whose names come last are held out. If it
+            is 0, every split contains all recordings.
         what: name of the argument that sets the folder, for error messages.
 
     Raises:

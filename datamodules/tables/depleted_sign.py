@@ -1,6 +1,6 @@
 """Two classes of points with low density near the class boundary.
 
-The scaling exponents of perceptrons on such data are known.
+For perceptrons that are trained on such data, the scaling exponents are known.
 
     |x_1| ~ |x_1|^chi exp(-x_1^2 / 2),   x_2 ... x_d ~ N(0, 1),   y = sign(x_1).
 
@@ -20,9 +20,10 @@ TRAINING, TEST = 0, 1
 
 
 class DepletedSign(TableSet):
-    """Points in d dimensions as `features`. The `target` is the sign of the first coordinate (-1 or 1).
+    """Points in d dimensions, labelled by the sign of the first coordinate (-1 or 1).
 
-    The test points are the same for all seeds. `w_true` is the direction of the first coordinate.
+    `features` are the points, `target` is the label, and `w_true` is the direction of the first coordinate. The test
+    points are the same for all seeds.
 
     Args:
         num_points: number P of training points.

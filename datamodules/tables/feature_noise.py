@@ -21,16 +21,16 @@ TRAINING, VALIDATION, TEST = range(3)
 
 
 class FeatureNoise(TableSet):
-    """Several training sets from the same distribution of strong and weak points, with common test points.
+    """Several training sets from the distribution of the module docstring, with common test points.
 
     Training row i contains the i-th point of every training set: the patches `features`, `[replicas, 3, dim]`, and the
-    labels `target`, `[replicas]`, which are -1 or 1. A validation or test row contains only one point. Weak points come
-    first. The vectors u and v lie along the first two axes. If the initial weights are isotropic, this choice does not
-    restrict generality.
+    labels `target`, `[replicas]`, which are -1 or 1. A validation or test row contains only one point. Points without
+    the strong feature come first. The vectors u and v lie along the first two axes. If the initial weights are
+    isotropic, this choice does not restrict generality.
 
     Args:
         num_points: number n of points per training set.
-        num_weak: number of points without the strong feature per training set.
+        num_weak: number of points per training set that lack the strong feature.
         num_test: number of test points, which is also the number of validation points.
         num_weak_test: number of test points without the strong feature, which is also the number of such validation
             points.

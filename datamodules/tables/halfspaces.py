@@ -16,7 +16,7 @@ from datamodules.tables.table_set import Rows, TableSet
 Array = NDArray[np.float64]
 
 GAP = 0.4
-"""Distance by which the distribution `gap` moves points away from x_1 = 0, before rescaling."""
+"""Distance by which points of the distribution `gap` are moved away from x_1 = 0, before they are rescaled."""
 
 
 def _gap(shape: tuple[int, int], random: np.random.Generator) -> Array:
@@ -55,7 +55,7 @@ LAWS: Mapping[str, Callable[[tuple[int, int], np.random.Generator], Array]] = {
     "ball": normal_in_ball,
     "uniform": lambda shape, random: random.uniform(-math.sqrt(3), math.sqrt(3), shape),
 }
-"""Functions that sample points `[N, D]` from a distribution with covariance I, by name of the distribution."""
+"""For each name of a distribution with covariance I, the function that samples points `[N, D]` from it."""
 
 
 class Halfspaces(TableSet):

@@ -11,7 +11,7 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 class LowRankMeasurements(TableSet):
-    """Measurements y_i = <A_i, X*> + s_i with standard normal A_i and X* = V diag(eigenvalues) V^T.
+    """Measurements y_i = <A_i, X*> + s_i, where A_i is standard normal and X* = V diag(eigenvalues) V^T.
 
     The test set equals the training set, because testing only evaluates the estimated matrix.
 

@@ -34,7 +34,7 @@ MOST_USER, MOST_FILM, MOST_STARS = 1 << 24, 1 << 20, 5
 
 
 class Block(NamedTuple):
-    """Consecutive ratings in the files."""
+    """Ratings that are consecutive in the files."""
 
     user: NDArray[np.int64]
     film: NDArray[np.int64]
@@ -129,7 +129,7 @@ def write_by_user(files: Sequence[Path], folder: Path, min_ratings: int) -> None
 
 
 def held_out_places(start: NDArray[Any], count: int, random: np.random.Generator) -> Iterator[NDArray[np.int64]]:
-    """Sample `count` ratings per user for testing and `count` for validation, one block of users at a time.
+    """Sample `count` ratings of each user for testing and as many for validation, one block of users at a time.
 
     Args:
         start: position of the first rating of each user, followed by the total number of ratings.

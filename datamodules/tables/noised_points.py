@@ -1,4 +1,4 @@
-"""Training data for score estimation: points from known distributions, diffused for a random time."""
+"""Training data for score estimation: points from known distributions, each diffused for a random time."""
 
 import math
 from abc import ABC, abstractmethod
@@ -104,9 +104,9 @@ class UnitCircle(PointDistribution):
 
 
 class StandardisedRows(PointDistribution):
-    """Distribution of the rows of a table, standardised by the training rows and projected to a ball.
+    """Distribution of the rows of a table, after standardisation by the training rows and projection to a ball.
 
-    A third of all rows is for testing.
+    A third of the rows is used for testing.
 
     Args:
         radius: radius of the ball, in standard deviations. Points outside the ball are projected to its surface.

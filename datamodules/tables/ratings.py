@@ -1,4 +1,4 @@
-"""Ratings of items by users: MovieLens files and synthetic ratings of low rank."""
+"""Ratings that users give items: MovieLens files, and synthetic ratings of low rank."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ LAYOUTS: Mapping[str, Mapping[str, Any]] = {
     "ratings.dat": {"sep": ":", "header": None, "usecols": [0, 2, 4]},  # separated by "::"
     "ratings.csv": {"usecols": [0, 1, 2]},
 }
-"""Arguments for reading the files of MovieLens 100k, of 1M and 10M, and of 20M and later versions."""
+"""Arguments for reading the files of MovieLens, in this order: version 100k; 1M and 10M; 20M and later versions."""
 
 
 MOST_NUMBER = 2**53
@@ -30,15 +30,15 @@ MOST_NUMBER = 2**53
 
 
 class RatingSet(TableSet):
-    """Base class of tables with one row per user and the columns `ratings` and `held_out`. 0 means an unrated item.
+    """Base class of tables with one row per user. In the columns `ratings` and `held_out`, 0 means an unrated item.
 
     For each user, `num_held_out` random ratings are held out for testing, and the same number for validation. All other
     ratings are for training. In all three splits, the column `ratings` contains the training ratings. In validation and
     testing, `held_out` contains the held-out ratings of the split. In testing, `excluded` contains the validation
-    ratings, and the items of the validation ratings are not ranked.
+    ratings; the items of these ratings are left out of the ranking.
 
     Args:
-        num_held_out: number of test ratings, which is also the number of validation ratings, per user.
+        num_held_out: number of test ratings per user, which is also the number of validation ratings per user.
         min_ratings: minimum number of ratings per user, at least 2 `num_held_out` + 1. Users with fewer ratings are
             left out.
         seed: seed of the split. None means the seed of the DataModule.
@@ -98,7 +98,7 @@ class MovieLens(RatingSet):
 
     Args:
         folder: subfolder of the data directory that contains one of these files, such as `ml-1m`.
-        num_held_out: number of test ratings, which is also the number of validation ratings, per user.
+        num_held_out: number of test ratings per user, which is also the number of validation ratings per user.
         min_ratings: minimum number of ratings per user. Users with fewer ratings are left out.
         data_dir: folder that contains `folder`; None means the NOISEWORKS_DATA directory.
         seed: seed of the split. None means the seed of the DataModule.
@@ -138,16 +138,16 @@ class SyntheticRatings(RatingSet):
     """Synthetic ratings of one to five stars, from latent factors. Users are more likely to rate items they like.
 
     The affinity of a user for an item is the inner product of two normal vectors, one of the user and one of the item.
-    Each user rates the `num_rated` items with the largest sum of affinity and Gumbel noise. The number of stars is the
-    quintile of the item's affinity among all affinities of the user, plus noise with a standard deviation of half a
-    star.
+    Each user rates the `num_rated` items for which the sum of affinity and Gumbel noise is largest. The number of
+    stars, 1 to 5, is the quintile of the item's affinity among all affinities of the user, after noise with a standard
+    deviation of half a star has been added.
 
     Args:
         num_users: number of users.
         num_items: number of items.
         num_rated: number of ratings per user.
         rank: dimension of the latent factors.
-        num_held_out: number of test ratings, which is also the number of validation ratings, per user.
+        num_held_out: number of test ratings per user, which is also the number of validation ratings per user.
         seed: seed of the factors, the ratings and the split. None means the seed of the DataModule.
     """
 

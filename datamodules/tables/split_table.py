@@ -16,9 +16,9 @@ from datamodules.tables.table_set import Rows, TableSet
 class SplitTable(TableSet):
     """Base class of tables that are split at random into training, validation and test rows.
 
-    After a shuffle, the first rows are for testing, the next rows for validation, and the rest for training. Features
-    and real-valued targets are scaled to mean 0 and variance 1 over the training rows. Every batch contains the
-    original mean and standard deviation of the target as `target_mean` and `target_std`.
+    The rows are shuffled. The first ones are for testing, the next ones for validation, and the rest for training.
+    Features and real-valued targets are scaled to mean 0 and variance 1 over the training rows. Every batch contains
+    the original mean and standard deviation of the target as `target_mean` and `target_std`.
 
     Args:
         train_size: number of training rows. None means all rows that are not used for validation or testing.

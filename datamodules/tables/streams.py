@@ -1,4 +1,4 @@
-"""Streams with a drifting distribution: random losses with known means, and images with drifting classes.
+"""Streams whose distribution drifts: random losses with known means, and images whose classes drift.
 
 Each row of the table is one round of the stream. If the expected loss is known, it has the form F_t(x) = curvature
 ||x||^2 / 2 + <mean_gradient_t, x> + const.
@@ -157,7 +157,7 @@ def _directions(random: np.random.Generator, count: int, dim: int) -> Array:
 class DriftingClasses(TableSet):
     """Images with drifting class frequencies.
 
-    A row contains a flattened image in [0, 1] as `features`, and the class of the image as `target`.
+    In each row, `features` is a flattened image in [0, 1], and `target` is the class of the image.
 
     In round t, the probability of class k is proportional to exp(concentration cos(2 pi (turns t / rounds - k / K))).
     First, a class is sampled, then a random image of this class.

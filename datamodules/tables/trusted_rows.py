@@ -1,4 +1,4 @@
-"""Trusted and untrusted rows of two classes. Untrusted rows lack some positives, and some labels are flipped."""
+"""Trusted and untrusted rows of two classes. Some positives of the untrusted rows are removed, some labels flipped."""
 
 from collections.abc import Mapping
 

@@ -31,8 +31,8 @@ class UCI(SplitTable):
     """A table with one target, read from three text files in `<data_dir>/uci/<name>`.
 
     The file `data.txt` contains numbers separated by white space, without a header. The files `index_features.txt` and
-    `index_target.txt` contain the positions of the feature and target columns, counted from 0. To omit constant
-    columns, remove their positions from these files.
+    `index_target.txt` contain the positions of the feature and target columns, counted from 0. Constant columns are
+    rejected; to omit a constant column, remove its position from these files.
 
     Args:
         name: folder of the table, such as `yacht`.

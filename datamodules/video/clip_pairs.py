@@ -163,7 +163,7 @@ class Windows:
         for name, stored in zip(clips.names, clips.stored, strict=True):
             time, _, height, width = stored.shape
             if time < data.num_frames:
-                raise ValueError(f"{name} has {time} frames, less than data.num_frames {data.num_frames}")
+                raise ValueError(f"{name} has {time} frames, fewer than data.num_frames {data.num_frames}")
             if min(height, width) < size:
                 raise ValueError(f"{name} has {height} x {width} pixels, less than data.patch_size {size}")
         self.clips = clips

@@ -50,7 +50,7 @@ class Clips:
     Args:
         names: names of the clips, `[N]`.
         clean: clean clips. None if there is no ground truth.
-        noisy: degraded clips of the same lengths, whose frames have the size of the clean frames divided by `scale`.
+        noisy: degraded clips of the same lengths. Their frames have the size of the clean frames divided by `scale`.
             None if there are no degraded clips.
         scale: number of clean pixels per noisy pixel, along each axis.
         rates: frame rate of each clip in frames per second, for video files.

@@ -203,7 +203,7 @@ class FrameFolders(ClipSet):
 
 
 class REDS(ClipSet):
-    """REDS (Nah et al., CVPR Workshops 2019): 240 training and 30 validation clips of 100 frames, 1280 x 720 pixels.
+    """REDS (Nah et al., CVPR Workshops 2019): 240 training and 30 validation clips of 100 frames of 1280 x 720 pixels.
 
     Frames are `<data_dir>/train_sharp/<clip>/00000000.png` and so on. Alternatively, the folders can be in
     `<data_dir>/REDS`. The folder `val_sharp` is used for validation and testing.

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 class NoiseSource(ABC):
-    """Interface of sources of noise sequences, whose image content is nearly constant. One is sampled for each clip."""
+    """Interface of sources of noise sequences. Their image content is nearly constant. One is sampled for each clip."""
 
     @abstractmethod
     def check(self, shape: tuple[int, ...], name: str) -> None:

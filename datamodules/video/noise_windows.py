@@ -32,8 +32,10 @@ class WindowTest:
         size: height and width of a window, in pixels.
         max_variance: exclusive upper bound of the variance of each frame.
         min_mean: exclusive lower bound of the mean of each frame.
-        max_variance_change: upper bound of Var_t(v_t). It limits how much the variance changes over the frames.
-        max_mean_change: upper bound of Var_t(m_t). It limits how much the mean changes over the frames.
+        max_variance_change: upper bound of Var_t(v_t), where v_t is the variance of frame t. It limits changes of the
+            variance over the frames.
+        max_mean_change: upper bound of Var_t(m_t), where m_t is the mean of frame t. It limits changes of the mean over
+            the frames.
     """
 
     size: int = 64

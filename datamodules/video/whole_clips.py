@@ -23,12 +23,12 @@ def random_of(seed: int, epoch: int, position: int, stream: int) -> np.random.Ge
 
 
 def as_clip(frames: np.ndarray) -> Tensor:
-    """Convert 8-bit frames to a clip in [0, 1], float32."""
+    """Convert 8-bit frames to a float32 clip in [0, 1]."""
     return torch.from_numpy(np.ascontiguousarray(frames)).float().div_(255)
 
 
 def as_levels(clip: Tensor) -> np.ndarray:
-    """Convert a clip in [0, 1] to 8-bit frames, uint8."""
+    """Convert a clip in [0, 1] to frames of 8-bit integers (uint8)."""
     return clip.mul(255).round().to(torch.uint8).numpy()
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 LARGEST = 5000
-"""Maximum number of images on a page, which then has about 20 MB."""
+"""Maximum number of images on a page. A page with so many images has about 20 MB."""
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -93,8 +93,8 @@ def run(options: Namespace) -> int:
     reports = [path for run in runs for path in sorted(run.rglob(REPORT)) if path != output or len(runs) > 1]
     if not reports and output.is_file():
         raise ValueError(
-            f"{runs[0]} is one run, whose report is {output}: --html writes a page of it; without --html, give the "
-            f"folder of all folds"
+            f"{runs[0]} is one run, whose report is {output}: add --html to write a page of this report, or "
+            f"give the folder of all folds to merge their reports"
         )
     if not reports:
         raise FileNotFoundError(f"{runs[0]} contains no {REPORT}: test with configs/callbacks/label_report.yaml")

@@ -116,7 +116,7 @@ def write_program(folder: Path, chosen: str, traced: Traced, exported: Any, conf
 
     Raises:
         ValueError: if the function has an operation without an ONNX equivalent, or if the outputs of the ONNX model
-            differ.
+            differ from those of the function.
     """
     path = folder / PROGRAMS[chosen]
     if chosen == "torch":

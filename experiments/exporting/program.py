@@ -31,7 +31,7 @@ class Traced(NamedTuple):
     sizes: dict[str, int]
     """Sizes of the fixed dimensions by name."""
     dynamic: tuple[dict[int, Any], ...]
-    """Dynamic dimensions of each input by position."""
+    """Dynamic dimensions of each input, as a dict from position to dimension."""
     weights: set[str]
     """Names of the module's parameters and buffers that the function uses."""
 
@@ -130,7 +130,7 @@ def _checked(module: nn.Module, exported: Any, sizes: Mapping[str, int], multipl
 
 
 def others(exported: Any, traced: Traced) -> list[tuple[Tensor, ...]]:
-    """Sample inputs of other sizes than the traced inputs: a single image, and a larger batch of larger images."""
+    """Sample inputs whose sizes differ from the traced inputs: a single image, and a larger batch of larger images."""
     step = traced.multiple
     larger = {
         letter: traced.sizes[letter] + step * add for letter, add in (("H", 1), ("W", 3)) if letter in traced.sizes
@@ -179,9 +179,9 @@ def _traced(module: nn.Module, exported: Any, sizes: Mapping[str, int], multiple
         exported: a `lightning_modules.interfaces.Exported`.
         sizes: sizes of the fixed dimensions, and default height and width, by name.
         multiple: see `Traced`.
-        limited: whether to trace with an upper limit on the batch size, which is then removed from the graph. The limit
-            is needed because upsampling in diffusers has a branch for batches of 64 or more images, which changes only
-            the memory layout.
+        limited: whether to trace with an upper limit on the batch size. The limit is removed from the graph afterwards.
+            It is needed because upsampling in diffusers has a branch for batches of 64 or more images, which changes
+            only the memory layout.
     """
     sizes = {**sizes, "B": 2, "N": 2}
     if multiple:
@@ -200,7 +200,7 @@ def _traced(module: nn.Module, exported: Any, sizes: Mapping[str, int], multiple
 
 
 def _dynamic(exported: Any, multiple: int, limited: bool) -> tuple[dict[int, Any], ...]:
-    """List the dynamic dimensions of each input by position; if `multiple` is 0, height and width are fixed."""
+    """List the dynamic dimensions of each input by position. Height and width are fixed if `multiple` is 0."""
     letters = [each.dimensions.split() for each in exported.inputs.values()]
     several = any("N" in each for each in letters)
     most = {"B": 7 if several else 63, "N": 9} if limited else {}

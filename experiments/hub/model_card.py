@@ -32,7 +32,7 @@ TASKS = {
 """Names of tasks on the Hub, by the package of the dataset class."""
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 PIPELINES = ("pipeline", "path", "name_or_path")
-"""Arguments that contain the name of a pre-trained model."""
+"""Names of the arguments that give the name of a pre-trained model."""
 UNKNOWN_LICENCE = "unknown"
 MOST_METRICS = 30
 SHOWN = ("max_epochs", "max_steps", "precision", "accumulate_grad_batches", "gradient_clip_val", "callbacks")
@@ -194,7 +194,7 @@ def _metrics(folder: Path) -> Iterator[str]:
 
 
 def _claims(method: Method | None) -> Iterator[str]:
-    """Yield the claims about a method, with the measured values if the documentation is installed."""
+    """Yield the claims about a method. They include the measured values if the documentation is installed."""
     if method is None:
         return
     paths, file = {str(config.path) for config in method.configs}, PROJECT / "docs" / "claims.csv"

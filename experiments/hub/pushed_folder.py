@@ -110,7 +110,8 @@ def _save_weights(checkpoint: dict[str, Any], file: Path, class_path: str) -> No
 def _copy_picture(figures: Path, folder: Path, name: str | None) -> str | None:
     """Copy a picture without its metadata, with a height and width of at most `WIDEST` pixels.
 
-    If no name is given, copy the samples of a generative model or, without samples, the alphabetically first picture.
+    If no name is given, copy the samples of a generative model. If there are none, copy the alphabetically first
+    picture.
     """
     found = sorted(path.name for path in figures.glob("*.png"))
     if name is not None and name not in found:

@@ -1,4 +1,4 @@
-"""Instantiate experiments on the meta device, for `preflight`, or train and test one experiment with single batches.
+"""Instantiate experiments on the meta device, for `preflight`, or train and test one experiment on one batch each.
 
     python -m experiments.launching.dry_run [--short-run] < arguments.json
 

@@ -46,7 +46,7 @@ LARGEST_MESSAGE = 2**17
 MOST_HELD = 64
 """Maximum number of file descriptors in a message."""
 AVAILABLE = sys.platform == "linux"
-"""Whether a process can be forked after many imports. On macOS it cannot, because system libraries start threads."""
+"""Whether a process can fork after many imports. On macOS, it cannot, because system libraries start threads."""
 WITHOUT_OPENING = "PYTORCH_NVML_BASED_CUDA_CHECK"
 """Environment variable that makes torch detect GPUs without opening them."""
 _LIBC = ctypes.CDLL(None)
@@ -124,7 +124,7 @@ class ForkServer:
         script: Path | None = None,
         given: Path | None = None,
     ) -> Forked | None:
-        """Run the script in a forked process.
+        """Run a script in a forked process.
 
         Args:
             arguments: arguments of the script.
@@ -270,7 +270,7 @@ def learn(names: Sequence[str]) -> str:
 
 
 def _become(request: Mapping[str, Any], server: int) -> None:
-    """Give a forked process a new process's state: process group, signals, files, variables, random generators."""
+    """Give a forked process the state of a new process: process group, signals, files, variables, random generators."""
     os.setpgid(0, 0)  # so that child processes end with the run
     end_with_parent()
     if os.getppid() != server:

@@ -87,7 +87,7 @@ def launcher(wanted: Resources, experiments: Sequence[Experiment], folder: Path)
             the package or the argument.
     """
     if wanted.slurm and wanted.launcher != "slurm":
-        raise ValueError(f"--slurm is for --launcher slurm, got {wanted.launcher}")
+        raise ValueError(f"--slurm needs --launcher slurm, got {wanted.launcher}")
     if wanted.launcher == "slurm":
         from experiments.launching.slurm import Slurm
 

@@ -67,7 +67,7 @@ class Local:
         return self._prepare(runs)
 
     def ask(self, script: Path, arguments: Sequence[str], given: str, runs: int) -> str | None:
-        """Run a script in a process that is forked from the server. Then the server also imports the script's modules.
+        """Run a script in a process forked from the server. The server then also imports the modules of the script.
 
         Args:
             script: Python file to run.

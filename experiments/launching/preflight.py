@@ -56,7 +56,7 @@ def preflight(runs: Sequence[Run], command: Sequence[str] = PREFLIGHT, engine: L
 def metrics_of_short_run(
     arguments: Sequence[str], command: Sequence[str] = PREFLIGHT, engine: Launcher | None = None
 ) -> list[str] | None:
-    """Train and test with single batches in a separate process; return the metric names, or None if this fails."""
+    """Train and test on one batch each in a separate process. Return the metric names, or None if this fails."""
     return _answer((*command, "--short-run"), [list(arguments)], engine, 1)[0]
 
 

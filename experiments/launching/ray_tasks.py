@@ -128,7 +128,7 @@ class RayTasks:
         no_fork: whether to start each run as a new process.
 
     Raises:
-        ValueError: if Ray is not installed, if the cluster cannot be reached, or if the cluster lacks resources.
+        ValueError: if Ray is not installed, if the cluster cannot be reached, or if it lacks the requested resources.
     """
 
     def __init__(self, jobs: int | None, gpus: float | None, cpus: int | None, wanted: int, no_fork: bool) -> None:

@@ -82,7 +82,7 @@ class Handle(Protocol):
         """Whether the run is still waiting in the queue of a cluster."""
 
     def poll(self) -> int | None:
-        """Return the exit status, the negative signal number if the run was killed, or None until it ends."""
+        """Return None until the run ends, then its exit status, or the negative signal number if it was killed."""
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the run and its child processes."""
@@ -141,7 +141,7 @@ class Child:
             self.last_seen = (epochs, now)
 
     def seconds_left(self, now: float) -> float | None:
-        """Estimate the remaining training time from the observed epochs; None if fewer than two epochs have ended."""
+        """Estimate the remaining training time from the observed epochs. Return None if fewer than two have ended."""
         if not self.max_epochs or not self.first_seen or not self.last_seen or self.last_seen == self.first_seen:
             return None
         (before, since), (epochs, then) = self.first_seen, self.last_seen

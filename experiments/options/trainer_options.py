@@ -33,10 +33,10 @@ def refuse_options(module: LightningModule, trainer: Trainer) -> None:
             )
     batch_norm = any(isinstance(layer, BATCH_NORM) for layer in module.modules())
     if synchronises_layers(trainer.strategy) and batch_norm and isinstance(trainer.accelerator, CPUAccelerator):
-        raise ValueError("trainer.sync_batchnorm must be false on CPUs: PyTorch's SyncBatchNorm is for GPUs, got true")
+        raise ValueError("trainer.sync_batchnorm must be false on CPUs, got true: PyTorch's SyncBatchNorm needs GPUs")
     if isinstance(trainer.strategy, ModelParallelStrategy) and not is_overridden("configure_model", module):
         raise ValueError(
-            f"trainer.strategy ModelParallelStrategy shards modules that override configure_model, and {name} does not"
+            f"trainer.strategy ModelParallelStrategy needs a module that overrides configure_model, and {name} does not"
         )
 
 
@@ -48,7 +48,7 @@ NOT_IN_HALF = (
 
 
 def of_an_option(error: BaseException, precision: object) -> str | None:
-    """Describe, in one sentence, an error that a Trainer option caused, or return None for other errors.
+    """Describe an error in one sentence if a Trainer option caused it. Return None for other errors.
 
     Args:
         error: exception that ended the run.

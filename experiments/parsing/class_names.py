@@ -9,7 +9,7 @@ from experiments.config_files import PROJECT
 
 PACKAGES = ("lightning_modules", "datamodules", "callbacks")
 ROOMS = {"model": "lightning_modules", "data": "datamodules"}
-"""Package that contains the classes of an argument, by the first part of the argument's dotted name."""
+"""Maps the first part of an argument's dotted name to the package with the argument's classes."""
 ELSEWHERE = ("torch.optim", "torch.optim.lr_scheduler", "lightning.pytorch.callbacks", "lightning.pytorch.loggers")
 """Modules in other packages whose classes appear in configurations."""
 

@@ -1,4 +1,4 @@
-"""Guards: callbacks that every run has, which are set by name in `configs/defaults.yaml`."""
+"""Guards: callbacks of every run. `configs/defaults.yaml` sets them by name."""
 
 from dataclasses import dataclass, fields
 from typing import Any

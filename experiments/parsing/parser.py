@@ -15,7 +15,7 @@ from experiments.parsing.data_before_model import with_placeholder
 
 
 class ConfigFile(ActionConfigFile):
-    """Action of `--config FILE`. If the file has a `base`, the base is applied first, as by an earlier `--config`."""
+    """Action of `--config FILE`. If the file has a `base`, the base is applied first, like a preceding `--config`."""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         path = located(Path(values))
@@ -42,7 +42,7 @@ class Parser(LightningArgumentParser):
         return super().add_argument(*args, **kwargs)
 
     def parse_args(self, args: Any = None, *more: Any, **kwargs: Any) -> Any:
-        """Parse arguments. For a nested class, convert `None`, which jsonargparse passes instead of null, to null."""
+        """Parse arguments. For a nested class, jsonargparse passes `None` instead of null; convert it to null."""
         if kwargs.keys() & {"namespace", "defaults"}:  # in the parser of a nested class, which has one argument
             args = [re.sub("=None$", "=null", each) for each in args]
         return super().parse_args(args, *more, **kwargs)

@@ -29,9 +29,9 @@ NO_CLASS = (
     r"class_path '([\w.]+)': (?:(?!class_path|object has no attribute).)*has no attribute",
 )
 ANOTHER_CLASS = r"Import path (\S+ )?does not correspond to a subclass of"
-"""Pattern of alternatives of a union that are ignored if a different alternative gives the reason."""
+"""Pattern of errors about one alternative of a union. They are ignored if another alternative gives the reason."""
 ANOTHER_TYPE = r"Expected a [\w.]+$"
-"""Pattern of alternatives that are not classes, which are ignored if the given class reports a missing package."""
+"""Pattern of errors about alternatives that are no classes. Ignored if the given class reports a missing package."""
 CALLABLE = r"Type typing\.\S.*? expects a function or a callable class: "
 DENIED = r"Importing '(\S+)' is not allowed, denied by the '(\S+)' entry .* to allow it\."
 NOT_ACCEPTED = r"class_path '([\w.]+)'.*?Option '(\w+)' is not accepted"

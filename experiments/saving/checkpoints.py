@@ -47,7 +47,7 @@ class Checkpoints:
         """Build the callbacks that save checkpoints.
 
         The best checkpoint is saved first, because the last checkpoint includes the state of the callback that saves
-        it.
+        the best checkpoint.
 
         Args:
             directory: run directory.
@@ -74,9 +74,9 @@ class Checkpoints:
 class BestNeedsItsMetric(Callback):
     """Check before training that `checkpoint.monitor` is logged.
 
-    Lightning's sanity check validates one batch, which shows the metrics that validation logs. If the metric is not
-    among them, a short run is started. If the metric is not logged in the short run either, it is rejected. However,
-    some callbacks log metrics only in complete runs (`measures_whole_runs_alone`). If the run has such a callback, the
+    Lightning's sanity check validates one batch. This shows which metrics validation logs. If the metric is not among
+    them, a short run is started. If the metric is not logged in the short run either, it is rejected. However, some
+    callbacks log metrics only in complete runs (`measures_whole_runs_alone`). If the run has such a callback, the
     metric is rejected only if its name resembles a known metric.
 
     Args:
@@ -142,7 +142,7 @@ class LastCheckpoint(ModelCheckpoint):
 
 
 class StepCheckpoint(ModelCheckpoint):
-    """Save checkpoints within an epoch: at intervals, and after a stop signal, after which the run ends.
+    """Save checkpoints within an epoch: at intervals, and when a stop signal is about to end the run.
 
     No checkpoint is saved after the last batch of an epoch or directly before validation, because a resumed run would
     skip the end of the epoch or the validation. No checkpoint is saved while gradients are accumulated, because these

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 
 def fit_in(callbacks: Sequence[Callback], directory: Path) -> None:
-    """Set `checkpoints/own` as folder of the user's `ModelCheckpoint` if it has none, and reject duplicate callbacks.
+    """If the user's `ModelCheckpoint` has no folder, set its folder to `checkpoints/own`. Reject duplicate callbacks.
 
     A run is resumed from the `last.ckpt` that it saves itself. A separate folder avoids a conflict with a `last.ckpt`
     that the user's callback saves.

@@ -44,7 +44,7 @@ class RowsSoFar:
 
 
 def rows_of(path: Path) -> Iterator[dict[str, str]]:
-    """Yield the rows of a table as dicts without empty cells."""
+    """Yield each row of a table as a dict that omits empty cells."""
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             yield {name: value for name, value in row.items() if name is not None and value}
@@ -127,7 +127,7 @@ class MetricsTable(Logger):
         directory = self.path.parent
         if not (directory / "config.yaml").is_file() or (self._columns and not self.path.is_file()):
             raise FileNotFoundError(
-                f"the run directory {directory} was removed, or files in it, during the run: start it again"
+                f"the run directory {directory} or files in it were removed during the run: start it again"
             )
 
     @rank_zero_only
@@ -253,7 +253,7 @@ class ResumableMetrics(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove rows and test metrics that were written after the checkpoint.
 
-        If training is complete, only log the last row if it is missing.
+        If training is complete, only the last row is logged, and only if it is missing.
         """
         if getattr(trainer.fit_loop, "only_ends", False):
             self._complete(trainer)

@@ -23,8 +23,8 @@ def parts_of(texts: Sequence[str], experiments: Sequence[Experiment]) -> Parts:
         config, _, metrics = text.rpartition(":")
         if config not in known or config in parts or not all(metrics.split("+")):
             raise ValueError(
-                f"--average {text} must be CONFIG:METRIC or CONFIG:METRIC+METRIC, where each CONFIG is given once and is one of "
-                f"{', '.join(known)}"
+                f"--average {text} must be CONFIG:METRIC or CONFIG:METRIC+METRIC, where each CONFIG is given "
+                f"once and is one of {', '.join(known)}"
             )
         parts[config] = metrics.split("+")
     return parts
@@ -41,7 +41,7 @@ def averages(results: Sequence[Result], experiments: Sequence[Experiment], parts
         parts: metrics of each configuration, with or without a stage.
 
     Returns:
-        Results of the metric `average`, whose config is the setting of the varied keys.
+        Results of the metric `average`. The `config` of a result is the setting of the varied keys.
 
     Raises:
         ValueError: if the runs of a configuration lack a metric.

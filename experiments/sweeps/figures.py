@@ -23,7 +23,7 @@ MOST_TICKS = 8
 MOST_NUMBERS = 64
 """Maximum number of cells in a heat map for which numbers are shown in the cells."""
 DECADES = 100.0
-"""Ratio between the largest and the smallest mean above which the colour scale of a heat map is logarithmic."""
+"""If the largest mean divided by the smallest exceeds this ratio, the colour scale of a heat map is logarithmic."""
 
 
 def in_place(values: Sequence[str]) -> tuple[dict[str, float], bool]:
@@ -184,7 +184,7 @@ def _short(value: float) -> str:
 
 
 def _draw_best(ax: Any, grids: Mapping[str, Any], metric: str, words: Mapping[str, str]) -> None:
-    """Draw which config has the best mean in each cell; a cell is empty if any config has no mean there.
+    """Colour each cell by the config with the best mean. A cell is empty if any config has no mean there.
 
     Args:
         ax: matplotlib axes on which to draw.

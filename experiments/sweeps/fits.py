@@ -14,7 +14,7 @@ from experiments.sweeps.variations import Variation, number, short_names
 
 @dataclass(frozen=True)
 class Fit:
-    """The power-law fit of one config's metric in one varied key, with all other varied keys fixed.
+    """The fit of one config's metric by a power of one varied key. All other varied keys are fixed.
 
     Args:
         line: label of the config, with the fixed values of the other keys.
@@ -48,7 +48,8 @@ def keys_to_fit(wanted: Sequence[str], variations: Sequence[Variation]) -> list[
     for name in wanted:
         own = [v for v in variations if f".{plain(v.key)}".endswith(f".{plain(name)}")]
         if not own:
-            raise ValueError(f"--fit {name}: --vary has {', '.join(v.key for v in variations) or 'no key'}")
+            known = ", ".join(v.key for v in variations) or "no key"
+            raise ValueError(f"--fit {name} is not a key of --vary, which has {known}")
         for each in own:
             bad = next((value for value in each.values if not 0 < number(value) < math.inf), None)
             if bad is not None:
@@ -60,7 +61,7 @@ def keys_to_fit(wanted: Sequence[str], variations: Sequence[Variation]) -> list[
 
 
 def fits(results: Sequence[Result], experiments: Sequence[Experiment], keys: Sequence[str]) -> list[Fit]:
-    """Fit each metric of each config in each of the given keys, and omit metrics without positive values."""
+    """Fit each metric of each config by a power of each given key. Metrics without positive values are omitted."""
     metrics = dict.fromkeys(r.metric for r in results if not r.metric.startswith((BEST_EPOCH, DIVERGED)))
     found = []
     for key in keys:

@@ -1,4 +1,4 @@
-"""Pretrained and untrained networks from timm, diffusers, transformers and smp, their weights, and their adaptation."""
+"""Networks from timm, diffusers, transformers and segmentation-models-pytorch: construction, weights and adaptation."""
 
 from lightning_modules.backbones.adaptation import (
     adapted,

@@ -5,7 +5,7 @@ state_dict keys stay the same, apart from added adapters. `adapted` combines the
 
 LoRA freezes a layer's weight W and replaces y = W x with y = (W + s B A) x, where s = alpha / r. The matrix A [r, in]
 is initialised randomly, and the matrix B [out, r] with zeros. Rank-stabilised LoRA has s = alpha / sqrt(r). DoRA also
-trains the norm m of each row of the weight:
+trains a norm m_i for each row i of the weight:
 
     y_i = m_i (W + s B A)_i x / |(W + s B A)_i|.
 
@@ -58,7 +58,8 @@ def adapted(
     Args:
         network: any network. For a `Normalized` network, use the layer names of the wrapped network.
         tuning: `full` trains all parameters, `lora` trains only adapters, and `frozen` trains nothing.
-        trainable: names of submodules that are also trained, in float32, if `tuning` is lora or frozen.
+        trainable: names of submodules that are also trained if `tuning` is lora or frozen; they are converted to
+            float32.
         lora_rank: r, rank of the adapters; used only if `tuning` is lora.
         lora_targets: layers to adapt, given by name or by the last part of the name; None adapts every `nn.Linear`.
         lora_alpha: alpha; adapters are scaled by alpha / r. None sets alpha to r.
@@ -110,7 +111,7 @@ def frozen(network: nn.Module, trainable: list[str] | None = None) -> nn.Module:
 
 
 def _train(network: nn.Module, names: list[str], trains: bool, mode: bool = True) -> nn.Module:
-    """Set `mode` for the whole network if `trains` is true, or only for the named submodules if it is false.
+    """Set the mode of a whole network if `trains` is true, or only of the submodules `names` if it is false.
 
     In the second case, all other submodules stay in evaluation mode.
     """
@@ -236,10 +237,10 @@ def with_lora(
 
 
 def _initialise_magnitudes(network: nn.Module) -> None:
-    """Initialise DoRA's magnitudes with the row norms of the frozen weights, computed in the adapters' precision.
+    """Initialise DoRA's magnitudes with the row norms of the frozen weights, computed in the precision of the adapters.
 
-    If the weights have half precision, peft would compute these norms in half precision, which would change the initial
-    output.
+    For weights in half precision, peft would compute these norms in half precision, which would change the network's
+    initial output.
     """
     for module in network.modules():
         for name, magnitude in dict(getattr(module, "lora_magnitude_vector", None) or {}).items():
@@ -305,7 +306,7 @@ def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractC
 def _running_statistics_kept(block: nn.Module) -> Iterator[None]:
     """Set the momentum of batch normalisation to 0 during recomputation.
 
-    The running statistics therefore do not change a second time.
+    The forward pass has already updated the running statistics, so they must not change again.
     """
     moving = [m for m in block.modules() if isinstance(m, BATCH_NORM) and m.training and m.track_running_stats]
     kept = [(module.momentum, module.num_batches_tracked) for module in moving]

@@ -1,4 +1,4 @@
-"""Settings of a diffusers network's LoRA adapters, and a check that a checkpoint's adapters have the same settings."""
+"""Settings of the LoRA adapters of a diffusers network, and a check that a checkpoint has the same settings."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +18,7 @@ def lora_settings(network: nn.Module) -> dict[str, Any] | None:
 
 
 def lora_metadata(network: Any) -> dict[str, Any] | None:
-    """Return the settings that diffusers needs to rebuild a network's adapters; None if it needs only their weights.
+    """Return the settings that diffusers needs to rebuild a network's adapters; None if the weights are sufficient.
 
     The weights are sufficient for plain LoRA with an alpha equal to the rank.
     """
@@ -33,13 +33,13 @@ def _rescaled(settings: Mapping[str, Any]) -> bool:
 
 
 def check_adapters(network: nn.Module, checkpoint: Mapping[str, Any]) -> None:
-    """Reject a checkpoint whose adapters have a different rank, alpha or kind from a network's adapters.
+    """Reject a checkpoint if the rank, alpha or kind of its adapters differs from that of a network's adapters.
 
     Checkpoints from older versions do not contain these settings. Their adapters are plain LoRA with an alpha equal to
     the rank.
 
     Raises:
-        ValueError: if a setting differs; the message contains the key, the network's value and the checkpoint's value.
+        ValueError: if a setting differs; the message names the setting and both values.
     """
     own = lora_settings(network)
     downs = [value for key, value in checkpoint["state_dict"].items() if ".lora_A." in key]

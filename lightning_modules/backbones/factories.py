@@ -1,4 +1,4 @@
-"""Build networks from timm and diffusers by name. All arguments are listed explicitly, so configs can be checked."""
+"""Build networks from timm and diffusers by name. All arguments are explicit, so that configs can be checked."""
 
 import difflib
 import re
@@ -44,14 +44,14 @@ def timm_model(
         name: name in `timm.list_models()`, optionally followed by the tag of pretrained weights (`resnet18.a1_in1k`).
         num_classes: number of logits, K; with 0, the network returns pooled features instead.
         pretrained: load timm's weights for this name from the Hugging Face Hub or from its local cache.
-        weights: local file or folder with weights. If the file's classifier has a number of outputs other than
+        weights: local file or folder with weights. If the number of outputs of its classifier differs from
             `num_classes`, the network's classifier is newly initialised.
         in_channels: number of image channels, C; timm adapts pretrained weights to this number.
         image_size: height and width of images, for networks with a fixed image size; None uses the network's default
             size.
         drop_rate: dropout probability, usually before the classifier; None uses the network's default.
         drop_path_rate: maximum probability of dropping a residual branch; None uses the network's default.
-        normalize: normalise images inside the network, which then receives images in [0, 1]; if false, inputs must
+        normalize: normalise images inside the network, so that inputs are images in [0, 1]. If false, inputs must
             already be normalised.
         mean: mean of each channel, in pixel units; None uses the value that timm defines for its weights.
         std: standard deviation of each channel, in pixel units; None uses the value that timm defines for its weights.

@@ -39,7 +39,7 @@ def named_layer(network: nn.Module, name: str, argument: str = "feature_layer") 
 
 
 def listed_layers(network: nn.Module) -> str:
-    """Return the names of a network's layers as text, beginning with the outermost layers (the likely candidates)."""
+    """List the names of a network's layers as text; the outermost layers, which are the likely ones, come first."""
     network = network.network if isinstance(network, Normalized) else network
     names = sorted((name for name, _ in network.named_modules() if name), key=lambda name: name.count("."))
     return f"{type(network).__name__} has: {listed(names, at_most=MOST_NAMES)}"
@@ -107,7 +107,7 @@ def pooled(output: Tensor, channels_last: bool = False) -> Tensor:
     Args:
         output: features `[B, D]`, tokens `[B, T, D]`, or feature maps such as `[B, D, H, W]`, with any number of
             spatial dimensions.
-        channels_last: whether feature maps are `[B, H, W, D]` instead.
+        channels_last: whether the last dimension of feature maps is the channel, `[B, H, W, D]`.
     """
     if output.ndim == 2:
         return output
@@ -120,8 +120,7 @@ def without_head(network: nn.Module) -> nn.Module:
     """Remove a network's classifier in place, so that the network returns features.
 
     Args:
-        network: network whose last `nn.Linear` is the classifier; the state_dict keys of all other layers stay the
-            same.
+        network: network whose last `nn.Linear` is the classifier. All other layers keep their state_dict keys.
 
     Returns:
         `network` itself.

@@ -19,7 +19,7 @@ class Normalized(nn.Module):
     """Wrap a network so that it receives images in [0, 1] and normalises them.
 
     The attribute `network` is the wrapped network, so state_dict keys have the prefix `network.`. The mean and the
-    standard deviation are defined by the config, and are not saved in the state_dict.
+    standard deviation come from the config, and are not part of the state_dict.
 
     Args:
         network: network that receives normalised images `[B, C, H, W]`.

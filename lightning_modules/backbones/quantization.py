@@ -56,7 +56,7 @@ def check_quantization(quantization: Quantization | None, tuning: Tuning, networ
 
 
 def _stored_method(network: Path) -> str | None:
-    """Return the package that quantised the weights in a folder; None if they are missing or not quantised."""
+    """Return the package that quantised the weights in a folder; None if no quantised weights are there."""
     config = read_json_object(file) if (file := network / "config.json").is_file() else {}
     settings = config.get("quantization_config")
     return str(settings.get("quant_method")) if isinstance(settings, dict) else None
@@ -106,7 +106,7 @@ def _is_quantized(weight: Any) -> bool:
 
 
 def dequantized_state(network: nn.Module) -> dict[str, Tensor]:
-    """Return a network's state dict on the CPU, with dequantised weights and the keys of the unquantised network."""
+    """Return a network's state dict on the CPU: weights are dequantised, and keys are those without quantisation."""
     from peft.utils.integrations import dequantize_module_weight
 
     layers = {

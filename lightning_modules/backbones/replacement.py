@@ -98,7 +98,7 @@ class WeightFunction(nn.Module, ABC):
 
 
 class FunctionOfThirds(WeightFunction):
-    """Apply separate functions to the query, key and value rows of timm's fused `qkv` weight.
+    """Apply a separate function to each third of timm's fused `qkv` weight: the query, key and value rows.
 
     Rows without a function stay unchanged.
 

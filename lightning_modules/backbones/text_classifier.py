@@ -82,13 +82,13 @@ def transformers_classifier(
     """Build a text classifier from transformers, which computes logits `[B, num_classes]` from its tokenizer's output.
 
     Encoders (BERT, RoBERTa, ...) receive the classification head of transformers, which is newly initialised.
-    Encoder-decoders (T5) answer with a class index (0, 1, ...), as in text-to-text training. Their logits are those of
-    the first tokens of the K class indices. On the meta device, where parameters have no values, no weights are read or
-    downloaded.
+    Encoder-decoders (T5) answer with a class index (0, 1, ...), as in text-to-text training. Each class index is
+    tokenised, and its first token provides the logit of the class. On the meta device, where parameters have no values,
+    no weights are read or downloaded.
 
     Args:
         name_or_path: local folder written by `save_pretrained`, or name of a model on the Hugging Face Hub.
-        num_classes: number of classes, K. With 1, an encoder returns one real number, for regression.
+        num_classes: number of classes, K. An encoder with one class returns one real number, for regression.
         architecture: config from which the network is built if no weights are read (with `pretrained: false`, or on the
             meta device): a dictionary with `model_type`, such as bert or t5, and the network's settings. None reads the
             config of `name_or_path`.
@@ -131,7 +131,7 @@ def transformers_text_encoder(
 ) -> nn.Module:
     """Build a frozen text encoder from transformers, which computes features, `[B, D]`, from its tokenizer's output.
 
-    The features are the mean of the last hidden states over all tokens except padding. On the meta device, where
+    The features are the mean of the last hidden states of all tokens that are not padding. On the meta device, where
     parameters have no values, no weights are read.
 
     Args:
@@ -151,7 +151,7 @@ def transformers_text_encoder(
     network = _network(source, local, 2, None if _reads(pretrained) else architecture)
     if network.config.is_encoder_decoder:
         raise ValueError(
-            f"name_or_path: {network.config.model_type} has a decoder, but features require only an encoder"
+            f"name_or_path: {network.config.model_type} has a decoder, but features require an encoder-only network"
         )
     return adapted(TextEncoder(getattr(network, network.base_model_prefix)), "frozen")
 
@@ -201,7 +201,7 @@ def _config(source: str, local: bool, architecture: dict[str, Any] | None) -> An
 
 
 def _answers(source: str, local: bool, num_classes: int) -> list[int]:
-    """Return the vocabulary index of the first token of each class index."""
+    """Tokenise each class index as text, and return the vocabulary index of its first token."""
     from transformers import AutoTokenizer
 
     try:

@@ -53,8 +53,8 @@ def tile_spans(length: int, tile: int, overlap: int) -> list[tuple[slice, slice]
         overlap: number of pixels that neighbouring tiles share.
 
     Returns:
-        For each tile, two slices along the side: the input pixels of the tile, and the output pixels that are taken
-        from the tile. Neighbouring output slices meet in the middle of the overlap.
+        For each tile, two slices along the side: the input pixels of the tile, and those output pixels that are taken
+            from this tile. Neighbouring output slices meet in the middle of the overlap.
     """
     starts = range(0, max(length - overlap, 1), tile - overlap)
     spans = []
@@ -69,8 +69,8 @@ def tile_spans(length: int, tile: int, overlap: int) -> list[tuple[slice, slice]
 def tiled(function: ImageFunction, image: Tensor, tile: int, overlap: int) -> Tensor:
     """Apply a function to overlapping tiles of images; the function's memory use is independent of the image size.
 
-    Each output pixel is taken from the tile in which it is farthest from the border. If each output pixel depends only
-    on input pixels at a distance of at most half the overlap, the result is the same as without tiles. For a network
+    Each output pixel is taken from the tile in which it is farthest from the border. The result is the same as without
+    tiles if each output pixel depends only on input pixels at a distance of at most half the overlap. For a network
     with a stride, tile and overlap must also be multiples of the stride.
 
     Args:
@@ -106,7 +106,7 @@ def tiled(function: ImageFunction, image: Tensor, tile: int, overlap: int) -> Te
 
 
 def self_ensembled(function: ImageFunction, image: Tensor) -> Tensor:
-    """Average a function's outputs for the eight rotations and reflections of an image, after transforming them back.
+    """Apply a function to the eight rotations and reflections of images, transform the outputs back, and average them.
 
     Source: Timofte, Rothe and Van Gool, Seven Ways to Improve Example-Based Single Image Super Resolution, CVPR 2016,
     arXiv 1511.02228.
@@ -130,7 +130,7 @@ def self_ensembled(function: ImageFunction, image: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class TiledInference:
-    """Settings for applying a network to images of any size; by default, whole images are processed without padding.
+    """Settings for applying a network to images of any size. By default, images are neither padded nor divided.
 
     Args:
         multiple: stride of the network; image sides are padded by reflection to multiples of this number.

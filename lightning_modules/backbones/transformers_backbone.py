@@ -85,9 +85,10 @@ def transformers_model(
             token, `mean_token` is the mean over all tokens or pixels of the last layer, and `projected` is CLIP's
             projection of images to the joint embedding space of images and texts.
         pretrained: load the weights; if false, build the config's architecture with random weights.
-        normalize: normalise images inside the network, which then receives images in [0, 1]; if false, inputs must
+        normalize: normalise images inside the network, so that inputs are images in [0, 1]. If false, inputs must
             already be normalised.
-        mean: mean of each channel, in pixel units; None reads it from `preprocessor_config.json` next to the config.
+        mean: mean of each channel, in pixel units; None reads the values from `preprocessor_config.json` next to the
+            config.
         std: standard deviation of each channel, in pixel units; None reads it from `preprocessor_config.json` next to
             the config.
         tuning: full trains all parameters, lora trains adapters and the classifier, linear_probe trains only the

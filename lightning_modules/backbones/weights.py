@@ -29,8 +29,8 @@ def weights_file(path: str | Path) -> Path:
     """Return the weight file at a path, which may be the file itself or its folder.
 
     Args:
-        path: weight file, or folder that contains one weight file; a safetensors file takes precedence over other
-            files.
+        path: weight file, or folder that contains one weight file. In a folder, a safetensors file takes precedence
+            over other weight files.
 
     Raises:
         FileNotFoundError: if `path` does not exist, or if the folder contains no weight file.
@@ -75,8 +75,8 @@ def check_folder(folder: Path) -> None:
     """Check a folder written by `save_pretrained`, before a library reads its config and its weight files.
 
     Raises:
-        ValueError: if a file is damaged, if it refers to files outside the folder, or if it declares too many layers;
-            the message names the file.
+        ValueError: if a file is damaged or refers to files outside the folder, or if a config declares too many layers.
+            The message names the file.
     """
     if (adapters := folder / "adapter_config.json").exists():
         raise ValueError(f"{adapters} shows that the folder contains adapters; merge them into the base network first")
@@ -117,7 +117,7 @@ def new_network(network_class: Any, config: Any, source: str) -> Any:
 
 
 def check_config(file: Path, config: dict[str, Any]) -> None:
-    """Reject a config whose network would take very long to build, or would run code from outside the libraries.
+    """Reject a config if its network would take very long to build, or would run code that is not from the libraries.
 
     Raises:
         ValueError: if the config is rejected; the message contains the file, the key and the value.
@@ -190,26 +190,26 @@ def below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def renamed_key(key: str, names: Mapping[str, str]) -> str:
-    """Replace the layer name at the start of a key with its new name in `names`; the first matching name is used."""
+    """Replace the layer name at the start of a key with the new name that `names` defines; the first match is used."""
     found = next((old for old in names if key == old or key.startswith(f"{old}.")), None)
     return key if found is None else names[found] + key.removeprefix(found)
 
 
 def on_meta(network: nn.Module) -> bool:
-    """Return whether a network is on the meta device, on which parameters have no values and no weights are loaded."""
+    """Return whether a network is on the meta device, where parameters have no values and weights are not loaded."""
     return any(parameter.is_meta for parameter in network.parameters())
 
 
 def with_weights(network: nn.Module, path: str, prefix: str = "", renamed: dict[str, str] | None = None) -> nn.Module:
-    """Load a network's weights from a local file, whose keys must be exactly the keys of the network.
+    """Load a network's weights from a local file; its keys must be exactly those of the network.
 
     If the network is on the meta device, where parameters have no values, nothing is read.
 
     Args:
         network: any network; for a `Normalized` network, the file may also have the keys of the wrapped network.
         path: a `.safetensors`, `.pt`, `.pth`, `.ckpt`, `.bin` or `.tar` file, or a folder with one such file.
-        prefix: keep only keys that start with this prefix, and remove the prefix from them; `network.` selects the
-            network of a LightningModule.
+        prefix: keep only keys that start with this prefix, and remove the prefix. For example, `network.` selects the
+            network in a checkpoint of a LightningModule.
         renamed: dictionary that maps old prefixes of the remaining keys to new prefixes. For example, `{fc.: linear.}`
             loads a ResNet's `fc` into a layer named `linear`.
 
@@ -261,25 +261,25 @@ def load(network: nn.Module, weights: Mapping[str, Tensor], path: str | Path) ->
 
 
 def folder_or_name(name_or_path: str) -> tuple[str, bool]:
-    """Return the path of a local folder, or else the name on the Hugging Face Hub, and whether it is a local folder."""
+    """Return a local folder's path and True, or else the name on the Hugging Face Hub and False."""
     folder = Path(name_or_path).expanduser()
     return (str(folder), True) if folder.is_dir() else (name_or_path, False)
 
 
 def from_pretrained(network_class: Any, source: str, file: str, needed: str = "", **options: Any) -> Any:
-    """Load a diffusers or transformers network with all of its weights.
+    """Load a diffusers or transformers network with its weights, and reject incomplete weights.
 
     Args:
         network_class: the network's class, from diffusers or transformers.
         source: folder written by `save_pretrained`, or name on the Hugging Face Hub.
         file: expected name of the weight file.
-        needed: prefix of the weights that must be in the file; all other weights may be missing, and are then newly
-            initialised.
+        needed: prefix of the weights that must be in the file, by default of all weights. Other weights may be missing;
+            they are then newly initialised.
         options: keyword arguments of `network_class.from_pretrained`.
 
     Raises:
         FileNotFoundError: if the weights are neither on disk nor on the Hub.
-        ValueError: if some weights are missing or have a wrong shape.
+        ValueError: if required weights are missing, or if weights have a wrong shape.
     """
     if (folder := Path(source, options.get("subfolder") or "")).is_dir():
         check_folder(folder)

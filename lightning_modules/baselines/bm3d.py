@@ -1,8 +1,8 @@
 """Denoising by block matching and 3-D collaborative filtering (BM3D), without training.
 
-Similar blocks of the image are stacked. The transform of each stack is thresholded, which gives a first estimate. The
-spectrum of this estimate then defines a Wiener filter for the stack. Each pixel of the result is the weighted mean of
-its estimates from all blocks that contain the pixel.
+Similar blocks of the image are stacked. Thresholding the transform of each stack gives a first estimate. The spectrum
+of this estimate then defines a Wiener filter for the stack. Each pixel of the result is the weighted mean of its
+estimates from all blocks that contain the pixel.
 
 The implementation is the authors' package `bm3d` with its default profile. The licence of the package allows only
 non-commercial use. With noise of standard deviation 25 grey levels, BM3D reaches 28.57 dB on the 68 grey images of

@@ -29,8 +29,8 @@ GREATEST_INPUT = 0.1
 class DeepImagePrior(SingleImageBaseline, MethodModule):
     """Denoise each image by fitting a network to this image, with a random input.
 
-    There is no training set: use test and predict. The seed of the run and the index of the image determine the initial
-    weights and the noise. Use a batch size of 1.
+    There is no training set: run `test` or `predict`, not `fit`. The seed of the run and the index of the image
+    determine the initial weights and the noise. Use a batch size of 1.
 
     Args:
         network: architecture that maps `[1, input_channels, H, W]` to `[1, C, H, W]`. Each fit uses a copy with newly

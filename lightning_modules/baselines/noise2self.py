@@ -56,7 +56,7 @@ def grid(shape: tuple[int, int], uniform: Tensor, width: int) -> Tensor:
 
 
 def interpolated(noisy: Tensor, hidden: Tensor) -> Tensor:
-    """Replace the masked pixels of images `[B, C, H, W]` with weighted means of their neighbours.
+    """Replace each masked pixel of images `[B, C, H, W]` by a weighted mean of its neighbours.
 
     The mask `hidden` has the shape `[B, 1, H, W]`.
     """

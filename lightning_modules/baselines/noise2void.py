@@ -39,12 +39,12 @@ REACH = 2
 
 
 def masked(noisy: Tensor, uniform: Tensor, square: int) -> tuple[Tensor, Tensor]:
-    """Replace one pixel of each square of the images with a neighbouring pixel, in all channels.
+    """Divide images into squares, and replace one pixel of each square by a neighbouring pixel, in all channels.
 
     Args:
         noisy: images `[B, C, H, W]`; H and W must be at least `square` and at least 5.
-        uniform: random numbers in [0, 1), `[B, N, 3]`, which select the row, the column and the replacement pixel in
-            each of the N complete squares of an image.
+        uniform: random numbers in [0, 1), `[B, N, 3]`. For each of the N complete squares of an image, they select the
+            pixel's row, its column, and the neighbour that replaces it.
         square: side length of a square, in pixels.
 
     Returns:
@@ -69,7 +69,7 @@ def masked(noisy: Tensor, uniform: Tensor, square: int) -> tuple[Tensor, Tensor]
 
 
 class Noise2Void(RestorerSteps, MethodModule):
-    """Train an arbitrary network on single noisy images with masked pixels.
+    """Train any network on noisy images, without clean images. In each training step, some pixels are masked.
 
     Args:
         network: network that maps noisy images `[B, C, H, W]` to estimates of the clean images, of the same shape.

@@ -3,9 +3,9 @@
 Two random views of each image are computed. An MLP maps the features of a view to its representation h. Each view must
 identify the other view of the same image among all views of the global batch (see `nt_xent`).
 
-The network is a complete classifier whose last layer is not trained, so that a classifier can load the checkpoint
-(`lightning_modules.backbones.with_weights` with the prefix `network.`). To pre-train within the same run, use this
-module as the `model` of the callback `Pretraining`.
+The network is a complete classifier, although its last layer is not trained. A classifier can therefore load the
+checkpoint (`lightning_modules.backbones.with_weights` with the prefix `network.`). To pre-train within the same run,
+use this module as the `model` of the callback `Pretraining`.
 
 Source: Chen, Kornblith, Norouzi and Hinton, A Simple Framework for Contrastive Learning of Visual Representations, ICML
 2020, arXiv 2002.05709.

@@ -35,8 +35,8 @@ class SupervisedRestoration(RestorerSteps, MethodModule):
     Args:
         network: network that maps noisy images `[B, C, H, W]` to estimates of the clean images, of the same shape.
         loss: mean squared error (`mse`) or mean absolute error (`l1`).
-        factor: upscaling factor along each axis, for super-resolution. The inputs of the network are images that were
-            upscaled by bicubic interpolation.
+        factor: upscaling factor along each axis, for super-resolution. The network's inputs are the noisy images after
+            upscaling by bicubic interpolation.
         inference: padding, tiles and self-ensemble of the network in validation, test and prediction.
         protocol: preprocessing of estimates before metrics are computed: `rounded` clips to [0, 1] and rounds to 256
             levels, `clipped` only clips, and `unclipped` changes nothing.

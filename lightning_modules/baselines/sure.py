@@ -1,17 +1,17 @@
 """Training on single noisy images with Stein's unbiased risk estimate (SURE).
 
-Let y = x + n be images with Gaussian noise n of known variance v. The loss
+Let y = x + n be noisy images, where n is Gaussian noise of known variance v. The loss
 
     L = mean (f(y) - y)^2 - v + 2 v div f(y) / N
 
 has the same expected value as the mean squared error with respect to x. N is the number of values of an image. The
-divergence is estimated with one random vector b of signs and a small step epsilon:
+divergence is estimated from one random vector b, whose values are 1 or -1, and a small step epsilon:
 
     div f(y) = b^T (f(y + epsilon b) - f(y)) / epsilon.
 
 Source: Soltanayev and Chun, Training Deep Learning Based Denoisers without Ground Truth Data, NeurIPS 2018, arXiv
 1803.01314; the divergence follows Ramani, Blu and Unser, IEEE Transactions on Image Processing 2008. Both papers sample
-b from a normal distribution. With signs, the estimate has the same mean and a smaller variance.
+b from a normal distribution. With random signs, as here, the estimate has the same mean and a smaller variance.
 """
 
 from typing import Any

@@ -34,7 +34,7 @@ from lightning_modules.tasks.restorer import RestorerSteps
 from lightning_modules.training.logging import log_training
 
 MARGIN = 32
-"""Reflection padding on each side before denoising, in pixels; larger than the radius of the receptive field."""
+"""Width, in pixels, of the reflection padding before denoising; larger than the radius of the receptive field."""
 
 
 def normalized(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -45,7 +45,7 @@ WINDOW = 7
 
 
 def illuminance_corrected(image: Tensor, clean: Tensor) -> Tensor:
-    """Clip images to [0, 1], and scale each to its clean image by least squares over unsaturated clean values.
+    """Clip images to [0, 1]; scale each image to its clean image, by least squares over unsaturated clean values.
 
     Args:
         image: `[B, C, H, W]`.
@@ -61,7 +61,7 @@ def illuminance_corrected(image: Tensor, clean: Tensor) -> Tensor:
 
 
 def corrected_psnr(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "clipped") -> Tensor:
-    """Compute the PSNR after brightness correction. Estimates are always clipped, and `protocol` is ignored."""
+    """Compute the PSNR after brightness correction. Estimates are always clipped, whatever `protocol` says."""
     double = as_measured(image, "unclipped"), as_measured(clean, "unclipped")
     return psnr(illuminance_corrected(*double), double[1], "clipped")
 
@@ -91,7 +91,7 @@ BAYER = "RGBG"
 
 
 def binned(packed: Tensor) -> Tensor:
-    """Average channels of equal colour in raw images `[B, 4, H, W]` or `[B, 9, H, W]`; the result is `[B, 3, H, W]`."""
+    """Average the channels of each colour in raw images `[B, 4, H, W]` or `[B, 9, H, W]`; return `[B, 3, H, W]`."""
     colours = BAYER if packed.shape[1] == len(BAYER) else COLOURS
     of_colour = ([place for place, each in enumerate(colours) if each == colour] for colour in "RGB")
     return torch.stack([packed[:, places].mean(dim=1) for places in of_colour], dim=1)
@@ -113,12 +113,12 @@ def preview(image: Tensor, reference: Tensor) -> Tensor:
 
 
 def srgb(image: Tensor, rendering: Tensor) -> Tensor:
-    """Render packed raw images in sRGB as in the paper: white balance, mean of both greens, colour matrix, gamma 2.2.
+    """Render packed raw images in sRGB, as in the paper: white balance, mean of both greens, colour matrix, gamma 2.2.
 
-    The result is rounded down to 256 levels.
+    The values of the result are rounded down to 256 levels.
 
     Args:
-        image: packed raw images, `[B, 4, H, W]` with channels R, G, B, G, or, for an X-Trans sensor, `[B, 9, H, W]`.
+        image: packed raw images: `[B, 4, H, W]` with the channels R, G, B, G; for an X-Trans sensor, `[B, 9, H, W]`.
         rendering: white-balance gains of R, G and B in the first row, and the colour matrix to linear sRGB in the other
             three rows, `[B, 4, 3]`.
 
@@ -161,7 +161,7 @@ class ELD(RestorerSteps, MethodModule):
         self.quality.measures |= {"corrected_psnr": corrected_psnr, "corrected_ssim": corrected_ssim}
 
     def forward(self, noisy: Tensor) -> Tensor:
-        """Denoise brightened images; input values outside [0, 1] are clipped first."""
+        """Denoise images that have already been brightened. Their values are first clipped to [0, 1]."""
         return self.network(noisy.clamp(0, 1))
 
     def training_step(self, batch: ImagePairBatch, batch_idx: int) -> dict[str, Tensor]:

@@ -46,7 +46,7 @@ from lightning_modules.training.logging import log_training
 
 
 def annealed(first: float, last: float, seen: Tensor, images: int) -> Tensor:
-    """Compute sigma after `seen` images of an epoch: it moves linearly from `first` to `last` over `images` images."""
+    """Compute sigma after `seen` images of an epoch. It moves linearly from `first` to `last` over `images` images."""
     part = ((seen + 1) / images).clamp(max=1)
     return first * (1 - part) + last * part
 
@@ -72,9 +72,10 @@ class Noise2Score(RestorerSteps, MethodModule):
         noise: noise model of the images; it determines Tweedie's formula. If `blind` is true, the level of the noise
             model is ignored.
         blind: whether the noise level is treated as unknown, and estimated for each image.
-        sigma: standard deviation of the perturbation at the start and at the end of an epoch. For Poisson noise, its
-            unit is counts.
-        anneal_images: number of images in each epoch over which sigma decreases from the first value to the last.
+        sigma: standard deviation of the perturbation at the start and at the end of an epoch; for Poisson noise, in
+            counts.
+        anneal_images: number of images, from the start of each epoch, during which sigma decreases from the first to
+            the last value.
         random_sigma: whether to sample the sigma of each image from N(0, delta^2), where delta is the annealed value,
             as in the paper.
         score_scale: factor by which the output of the network is multiplied. With 1 / (standard deviation of the
@@ -138,7 +139,7 @@ class Noise2Score(RestorerSteps, MethodModule):
         if self.blind and isinstance(self.noise, Poisson):
             if "noise_level" not in batch:
                 raise ValueError(
-                    "blind Poisson noise needs a range for data.noise.zeta, and data.fixed_noise must be unset"
+                    "blind Poisson noise needs a range for data.noise.zeta, and does not support data.fixed_noise"
                 )
             image = noisy / batch["noise_level"]
         else:

@@ -57,7 +57,7 @@ class Enhancer(nn.Sequential):
 
 
 def noise_images(like: Tensor, mean: float, deviation: float) -> Tensor:
-    """Sample images of Gaussian noise clamped to [-1, 1], with the shape, dtype and device of `like`."""
+    """Sample images of Gaussian noise that have the shape, dtype and device of `like`; clamp them to [-1, 1]."""
     return (mean + deviation * sample_rows_like(torch.randn, like)).clamp(-1, 1)
 
 
@@ -104,8 +104,9 @@ def simple_corrections(image: Tensor) -> dict[str, Tensor]:
     """Apply three simple brightness corrections to images `[B, C, H, W]` in [0, 1].
 
     Returns:
-        `gamma`: images raised to the power 1 / 2.2; `stretched`: channels mapped from their range of values to [0, 1];
-        `equalized`: channels with equalised histograms, in 256 levels.
+        Three results: `gamma`, images raised to the power 1 / 2.2; `stretched`, in which the range of values of each
+        channel is mapped to [0, 1]; and `equalized`, in which the histogram of each channel is equalised, in 256
+        levels.
     """
     image = image.clamp(0, 1)
     low, high = image.amin(dim=(2, 3), keepdim=True), image.amax(dim=(2, 3), keepdim=True)
@@ -117,10 +118,10 @@ def simple_corrections(image: Tensor) -> dict[str, Tensor]:
 
 
 class NoiSER(RestorerSteps, MethodModule):
-    """Train a network to reconstruct noise, and brighten dark photographs with it.
+    """Train a network to reconstruct noise, and use this network to brighten dark photographs.
 
     `test` logs the plain PSNR, `aligned_psnr`, `grey_error` and `contrast_error`. For `aligned_psnr`, the estimate is
-    first scaled to the mean brightness of the ground truth, as in many papers.
+    first scaled to the mean brightness of the ground truth; many papers do this.
 
     Args:
         network: maps images `[B, C, H, W]` in [-1, 1] to images in (-1, 1).
@@ -129,7 +130,8 @@ class NoiSER(RestorerSteps, MethodModule):
         noise_deviation: s, standard deviation of the noise before clamping.
         block: height and width of the blocks of a `palette`, in pixels.
         variation_weight: weight of the total variation.
-        simple_baselines: whether `test` also evaluates `simple_corrections`, and logs `test/gamma_psnr` etc.
+        simple_baselines: whether `test` also evaluates `simple_corrections`, and logs their metrics, such as
+            `test/gamma_psnr`.
         protocol: preprocessing of estimates before metrics are computed: `rounded` clips to [0, 1] and rounds to 256
             levels, `clipped` only clips, and `unclipped` changes nothing.
         optimizer: optimizer of the network's trainable parameters.
@@ -188,9 +190,9 @@ class NoiSER(RestorerSteps, MethodModule):
         return {"loss": log_training(self, batch, loss, distance=distance, variation=variation)}
 
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Brighten whole photographs `[B, C, H, W]` in [0, 1].
+        """Brighten photographs `[B, C, H, W]` in [0, 1], without dividing them into tiles.
 
-        Tiles are not used, because the normalisation needs the statistics of the whole image.
+        The normalisation needs the statistics of the whole image.
         """
         with in_full_precision(degraded.device):
             return (self.network(2 * at_least_float32(degraded) - 1) + 1) / 2

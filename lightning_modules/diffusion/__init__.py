@@ -1,1 +1,1 @@
-"""Diffusion models: training, fine-tuning, sampling, and use for other tasks."""
+"""Diffusion models: training, fine-tuning, sampling, and applications to other tasks."""

@@ -13,8 +13,8 @@ to u < t samples the component of z_u with
 At the first timestep, T, components with s_y / S < s_T have mean y' and variance s_T^2 - (s_y / S)^2. The other
 components have mean 0 and variance s_T^2. DDRM does not require gradients of the network.
 
-Departure: in the last step, s_u is 0. If the measurement has no noise, the third rule then replaces x^ with y' in
-measured directions, as in the paper. The authors' code keeps x^ in the last step.
+Departure: in the last step, s_u is 0. For a measurement without noise, the third rule then uses y' in measured
+directions: with eta_b = 1, y' replaces x^, as in the paper. The authors' code keeps x^ in the last step.
 
 Source: Kawar, Elad, Ermon and Song, Denoising Diffusion Restoration Models, NeurIPS 2022, arXiv 2201.11793, equations 7
 and 8, with eta and eta_b of the authors' code.
@@ -142,8 +142,8 @@ class DDRM(MeasuredRestoration, MethodModule):
             trains the network's trainable parameters.
         scheduler: scheduler with which the network was trained; only its noise levels and prediction type are used.
         steps: number of sampling steps.
-        eta: standard deviation of new noise divided by the noise level, in [0, 1], for directions that are unmeasured
-            or whose measurement noise exceeds the noise level.
+        eta: standard deviation of new noise divided by the noise level, in [0, 1]. It applies to directions that are
+            unmeasured or whose measurement noise exceeds the noise level.
         eta_b: weight of the measurement, in [0, 1], for all other directions.
         protocol: preprocessing of estimates before metrics are computed: `rounded` clips them to [0, 1] and rounds them
             to 256 levels, `clipped` only clips them, and `unclipped` does not change them.

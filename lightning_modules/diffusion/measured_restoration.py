@@ -33,7 +33,7 @@ LARGE = 64
 
 
 def measured_columns(columns: dict[str, Tensor | ImageColumn], batch: Any) -> dict[str, Tensor | ImageColumn]:
-    """Rename the image columns of a `MeasuredImageBatch`, and omit zoomed crops of small images."""
+    """Rename the image columns for a `MeasuredImageBatch`, and omit the zoomed crops if its images are small."""
     large = min(batch["noisy"].shape[2:]) >= LARGE
     return {
         name.replace("noisy", "pseudo-inverse"): column
@@ -80,12 +80,12 @@ def check_fits(network: nn.Module, shape: tuple[int, ...]) -> None:
 
 
 class MeasuredRestoration(RestorerSteps):
-    """Mixin with the steps of LightningModules for inverse problems; subclasses implement reconstruction in `found`.
+    """Mixin for LightningModules that solve inverse problems; subclasses implement the reconstruction in `found`.
 
     The random numbers of an image depend only on the seed of the run and on the index of the image. The reconstruction
-    therefore does not depend on the batch or on the rank. `test/noisy_psnr` and the other metrics with `noisy` in their
-    names evaluate the pseudo-inverse of the measurement. `fit` trains the network's trainable parameters with the mean
-    squared prediction error at random timesteps.
+    therefore does not depend on the batch or on the rank. Metrics with `noisy` in their names, such as
+    `test/noisy_psnr`, evaluate the pseudo-inverse applied to the measurement. `fit` trains the network's trainable
+    parameters with the mean squared prediction error at random timesteps.
     """
 
     levels: Tensor
@@ -122,7 +122,7 @@ class MeasuredRestoration(RestorerSteps):
     def found(self, measured: Tensor, operator: Operator, draw: Draw) -> Tensor:
         """Reconstruct images, `[B, C, H, W]`, from their measurements.
 
-        Pixel values are on the scale of [-1, 1], but are not clipped.
+        Pixel values are on the scale of images in [-1, 1], but are not clipped to this range.
         """
 
     def times(self: Any) -> list[int]:

@@ -15,9 +15,9 @@ from lightning_modules.sde.ddim import ddim_deviation, ddim_step, level
 from lightning_modules.sde.discrete import Prediction, clean_estimate, noise_estimate, noised, predicted
 
 Guidance = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
-"""Function of x_t, an estimate of the clean image and sqrt(abar_s abar_t). It returns the estimate that is used in the
-step from t to s, and a correction that is added after the step, both detached. The estimate that the function receives
-is differentiable with respect to x_t."""
+"""Function of x_t, an estimate of the clean image and sqrt(abar_s abar_t). The estimate is differentiable with respect
+to x_t. The function returns the estimate for the step from t to s, and a correction that is added after the step; both
+are detached."""
 
 
 def guided_ddim(
@@ -43,7 +43,7 @@ def guided_ddim(
         draw: function that samples standard normal noise with the shape of its argument; used if `eta` is above 0.
 
     Returns:
-        Images, `[B, C, H, W]`, on the scale of [-1, 1], but not clipped.
+        Images, `[B, C, H, W]`, on the scale of images in [-1, 1], but not clipped to this range.
     """
     for t, s in itertools.pairwise(times):
         here, there = level(abar, t), level(abar, s)
@@ -57,7 +57,7 @@ def guided_ddim(
 
 
 class PosteriorSampling(MeasuredRestoration):
-    """Mixin with guided DDIM sampling for DPS and PiGDM; subclasses implement `guidance`."""
+    """Mixin that samples by guided DDIM, for DPS and PiGDM; subclasses implement `guidance`."""
 
     eta: float
 

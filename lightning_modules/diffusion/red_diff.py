@@ -2,8 +2,8 @@
 
 The posterior distribution of an image x given the measurement y = H(x) + noise is approximated by a normal distribution
 with mean mu and a small or zero standard deviation sigma. The KL divergence between the two distributions is a sum with
-one term for each timestep t of a diffusion model. The gradient of the divergence does not require derivatives of the
-network. For each timestep, from the noisiest to the cleanest, Adam takes one step on the loss
+one term for each timestep t of a diffusion model, and its gradient does not require derivatives of the network. For
+each timestep, from the noisiest to the cleanest, Adam takes one step on the loss
 
     L(mu) = |y - H(x)|^2 / (2 dim y) + lambda f(r_t) <sg(e_theta(x_t, t) - e), x> / dim x,
     x = mu + sigma e_0,   x_t = sqrt(abar_t) x + sqrt(1 - abar_t) e,   e_0, e ~ N(0, I).
@@ -12,12 +12,12 @@ Here dim is the number of values of y or x, r_t = sqrt(1 - abar_t) / sqrt(abar_t
 weighting function (by default f(r) = r), sg is the stop-gradient operator, and e_theta is the network. The mean mu is
 initialised with H^+ y, where H^+ is the pseudo-inverse of H.
 
-As in the authors' code, squares and products are averaged over values, so a suitable lambda does not depend on the size
-of the measurement. Departures: the authors' code also averages the loss over the batch. Here, each image has its own
-loss, so its optimisation does not depend on the other images of the batch. The iterates are the same as in the authors'
-code, apart from the effect of Adam's epsilon. The result is mu after the last step, and not, as in the authors' code,
-before it. Timesteps have the `leading` spacing of diffusers, which equals the authors' spacing if T is divisible by the
-number of steps.
+As in the authors' code, both terms are averaged over values, so that a suitable lambda does not depend on the size of
+the measurement. Departures: the authors' code also averages the loss over the batch. Here, each image has its own loss,
+so its optimisation does not depend on the other images of the batch. Apart from the effect of Adam's epsilon, the
+iterates are the same as in the authors' code. The result is mu after the last step; in the authors' code, it is mu
+before the last step. Timesteps have the `leading` spacing of diffusers, which equals the authors' spacing if T is
+divisible by the number of steps.
 
 Source: Mardani, Song, Kautz and Vahdat, A Variational Perspective on Solving Inverse Problems with Diffusion Models,
 ICLR 2024, arXiv 2305.04391, algorithm 1, with the weights and optimizer of the authors' code.
@@ -69,7 +69,7 @@ def red_diff_loss(measured: Tensor, operator: Operator, image: Tensor, error: Te
         measured: y, `[B, ...]`.
         operator: measurement operator H.
         image: x, images on the scale of [-1, 1], `[B, C, H, W]`.
-        error: e_theta(x_t, t) - e, `[B, C, H, W]`; this function detaches the error.
+        error: e_theta(x_t, t) - e, `[B, C, H, W]`; it is treated as a constant.
         weight: lambda f(r_t), weight of the second term.
     """
     residual = (measured - operator.forward(image)).flatten(1)

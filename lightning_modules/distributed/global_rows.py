@@ -27,7 +27,7 @@ class _Gathered(torch.autograd.Function):
 def global_rows(local: Tensor, global_batch_size: int) -> Tensor:
     """Gather the rows of a batch from all ranks.
 
-    The backward pass sums the gradient with respect to a row over the losses of all ranks. If each rank r
+    In the backward pass, a row receives the sum of its gradients from the losses of all ranks. If each rank r
     backpropagates its loss L_r, and DDP averages the gradients over ranks, the parameters therefore receive the
     gradient of mean_r L_r.
 
@@ -70,5 +70,5 @@ def partner_rows(local: Tensor, partner: Tensor) -> Tensor:
 
 
 def global_sum(local: Tensor) -> Tensor:
-    """Sum a tensor of any shape over ranks; gradients are handled as in `global_rows`."""
+    """Sum a tensor of any shape over ranks; the backward pass is that of `global_rows`."""
     return local if world_size() == 1 else global_rows(local[None], world_size()).sum(dim=0)

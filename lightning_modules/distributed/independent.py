@@ -40,7 +40,7 @@ BROKEN = re.compile(r"connection|broken pipe|socket|gloo|nccl|remote process|tim
 
 
 class Hosted(nn.Module):
-    """Parameters and buffers with one row for each model; after `deal` is called, each rank stores only its own rows.
+    """Parameters and buffers with one row for each model. After a call of `deal`, each rank stores only its own rows.
 
     Args:
         count: total number of models on all ranks.
@@ -68,7 +68,7 @@ class Hosted(nn.Module):
             self.own = own
 
     def whole(self, rows: Tensor) -> Tensor:
-        """Gather the rows of all models from all ranks, without gradient; the result is `[count, ...]`.
+        """Gather the rows of all models from all ranks; the result, `[count, ...]`, is detached from the graph.
 
         This method must be called on every rank. With a single process, it returns `rows` itself.
         """
@@ -241,7 +241,7 @@ class Independent(DDPStrategy):
     """Strategy in which each rank trains its own models, without averaging gradients.
 
     Neither weights nor gradients are broadcast or averaged. Parameters that differ between ranks must be in `Hosted`
-    modules. A checkpoint contains the rows of all models, and the optimizer state of these rows.
+    modules. A checkpoint contains the rows of all models, and their optimizer state.
 
     Args:
         patience: number of seconds without a heartbeat after which a process counts as lost. The other processes then

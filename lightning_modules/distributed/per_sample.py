@@ -23,7 +23,7 @@ from datamodules.distributed import collectives
 _ROWS_AT_ONCE = 1 << 16
 """Maximum number of rows that rank 0 gathers from all ranks at once, on its device."""
 _NUMBERS_AT_ONCE = 1 << 27
-"""Maximum number of values in these rows."""
+"""Maximum number of values in the rows that rank 0 gathers at once."""
 
 
 def share_sizes(global_batch_size: int) -> list[int]:
@@ -42,11 +42,11 @@ def share_start(global_batch_size: int) -> int:
 
 
 def gather_rows(local: Tensor, counts: list[int]) -> Tensor:
-    """Gather the rows of all ranks, ordered by rank, without gradient.
+    """Gather the rows of all ranks, ordered by rank; no gradient flows through the result.
 
     Args:
         local: this rank's rows `[b, ...]`.
-        counts: number of rows on each rank; passing it avoids an exchange of these numbers between ranks.
+        counts: number of rows on each rank. The caller passes these numbers, so that ranks need not exchange them.
     """
     padded = local.new_zeros(max(counts), *local.shape[1:])
     padded[: len(local)] = local
@@ -56,7 +56,7 @@ def gather_rows(local: Tensor, counts: list[int]) -> Tensor:
 
 
 class PerSample:
-    """Storage of one row of numbers for each training sample, sharded over ranks; all numbers are initially zero.
+    """Store one row of numbers for each training sample, sharded over ranks; all numbers are initially zero.
 
     A module creates this storage in its constructor, and calls `allocate` in `on_fit_start`. The module saves the rows
     returned by `gathered()` in checkpoints, and passes them to `restore` when it loads a checkpoint.
@@ -80,7 +80,7 @@ class PerSample:
         dtype: torch.dtype = torch.float32,
         exchange: torch.device | str | None = None,
     ) -> "PerSample":
-        """Allocate the rows for training, initialised with the values passed to `restore` or with zeros.
+        """Allocate the rows for training, and fill them with the values passed to `restore`, or else with zeros.
 
         Args:
             num_samples: N, number of training samples.
@@ -157,11 +157,11 @@ class PerSample:
         return new[start : start + len(index)]
 
     def gathered(self) -> Tensor:
-        """Return all rows, `[N, K]`, on the CPU of rank 0, and no rows on other ranks; all ranks must call this method.
+        """Gather all rows, `[N, K]`, on the CPU of rank 0; other ranks return no rows. All ranks must call this method.
 
-        Before `allocate` is called, the rows passed to `restore` are returned. With a single process on the CPU, the
-        result is the storage itself, which later updates modify. In this case, write the checkpoint immediately, or
-        copy the result.
+        Before `allocate` is called, the result is the rows passed to `restore`. With a single process on the CPU, the
+        result is not a copy but the storage itself, which later updates modify. In this case, write the checkpoint
+        immediately, or copy the result.
         """
         if not self.num_samples:
             return self._restored

@@ -3,7 +3,7 @@
 NT-Xent, the loss of SimCLR: each view of an image must identify the other view of the same image among all views of the
 global batch.
 
-    L = (1/2B) sum_a -log( exp(<h_a, h_b> / tau) / sum_{c != a} exp(<h_a, h_c> / tau) ),    b the other view of a.
+    L = (1/2B) sum_a -log( exp(<h_a, h_b> / tau) / sum_{c != a} exp(<h_a, h_c> / tau) ),    b: the other view of a.
 
 The sums are over the 2B views of a batch, and |h| = 1.
 
@@ -14,7 +14,7 @@ InfoNCE with targets, as in rRCM: each feature must identify its target among al
 
     NCE(f, g) = mean_i [ log sum_j exp(<f_i, g_j> / tau) - <f_i, g_i> / tau ],   |f_i| = |g_j| = 1
 
-Targets have no gradient, so that ranks exchange only the values of the targets.
+Targets have no gradient. Ranks therefore need to exchange only the values of the targets.
 """
 
 import torch
@@ -56,7 +56,7 @@ def cosine_similarities(first: Tensor, second: Tensor) -> Tensor:
         second: `[B, D]`; the rows need not be normalised.
 
     Returns:
-        Similarities `[b, B]`, in float32 or a higher precision, even under mixed precision.
+        Similarities `[b, B]`, in float32 or a higher precision, even if mixed precision is enabled.
     """
     dtype = torch.promote_types(first.dtype, torch.float32)
     with in_full_precision(first.device):

@@ -30,7 +30,7 @@ class Mixing(NamedTuple):
         return self.weight * value + (1 - self.weight) * self.partners(value)
 
     def partners(self, value: Tensor) -> Tensor:
-        """Fetch the values `[b, ...]` of the partners of this rank's rows. Every rank must call this method."""
+        """Fetch the values of the partners of this rank's samples, `[b, ...]`. Every rank must call this method."""
         return partner_rows(value, self.partner)
 
 
@@ -50,7 +50,7 @@ def draw_mixing(share: int, alpha: float) -> Mixing:
 
 
 class SoftLabels:
-    """Function object that mixes images and softens their labels by mixup, CutMix and label smoothing.
+    """Function object for mixup, CutMix and label smoothing: it mixes images, and softens their labels.
 
     Each batch is mixed either by mixup or by CutMix, with equal probability if both are enabled. The partner of a
     sample is the preceding sample.
@@ -59,8 +59,8 @@ class SoftLabels:
         mixup_alpha: parameter of the Beta distribution of mixup; 0 disables mixup.
         cutmix_alpha: parameter of the Beta distribution of CutMix; 0 disables CutMix.
         smoothing: fraction of each label that is distributed over all classes, in [0, 1).
-        all_right: whether the target in binary cross-entropy is 1 for every class in a mixed image, as in DeiT III,
-            instead of the mixing weight of the class.
+        all_right: whether the target in binary cross-entropy is 1 for every class in a mixed image, as in DeiT III. If
+            false, the target is the mixing weight of the class.
 
     Raises:
         ValueError: if an argument is out of range.

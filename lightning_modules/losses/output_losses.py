@@ -1,4 +1,4 @@
-"""Losses of network outputs that count their gradients, and a record of the training loss over epochs.
+"""Losses that count how often their gradient is computed, and a record of the training loss over epochs.
 
 The gradient of the loss with respect to the network's outputs may be expensive, for example if the loss is a simulator.
 Optimizers are then compared by the number of these gradients, which a backward hook on the loss counts.

@@ -33,11 +33,11 @@ BatchNorm = Literal["batch", "running"]
 
 @contextmanager
 def curvature_mode(network: nn.Module, batch_norm: BatchNorm) -> Iterator[None]:
-    """Context manager for measuring curvature: dropout is off, and the running statistics of BatchNorm do not change.
+    """Context manager for measurements of curvature: no dropout, and no change of BatchNorm's running statistics.
 
     Args:
         network: network whose state is changed in the context and restored afterwards.
-        batch_norm: statistics that BatchNorm uses: those of each batch, or the running statistics.
+        batch_norm: statistics that BatchNorm uses: the statistics of each batch, or the running statistics.
     """
     one_of(get_args(BatchNorm), batch_norm=batch_norm)
     layers = [part for part in network.modules() if isinstance(part, BATCH_NORM)] if batch_norm == "batch" else []
@@ -70,7 +70,7 @@ def refuse_without_curvature(
 
     def in_autocast(part: nn.Module, _: Any) -> None:
         if torch.is_autocast_enabled(batches[0][1].device.type):
-            raise ValueError(f"{needed_by} needs single precision or better, and {type(part).__name__} uses autocast")
+            raise ValueError(f"{needed_by} needs single precision or better, but {type(part).__name__} uses autocast")
 
     hooks = [part.register_forward_pre_hook(in_autocast) for part in network.modules()]
     try:
@@ -80,8 +80,8 @@ def refuse_without_curvature(
     except (RuntimeError, NotImplementedError) as error:
         reason = next(iter(str(error).splitlines()), "")
         raise ValueError(
-            f"{needed_by} needs second derivatives, which {type(network).__name__} lacks (fused attention has none): "
-            f"{reason}"
+            f"{needed_by} needs second derivatives, which {type(network).__name__} lacks (for example, fused attention "
+            f"has none): {reason}"
         ) from error
     finally:
         for hook in hooks:
@@ -177,7 +177,7 @@ class CurvatureProduct:
         return F.cross_entropy(self._logits(weights, inputs), label, reduction="sum")
 
     def _hessian(self, number: int, inputs: Tensor, label: Tensor, v: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Compute v^T H by reverse mode, which every layer supports. The product equals H v, because H is symmetric."""
+        """Compute v^T H, which equals H v because H is symmetric, by reverse mode, which every layer supports."""
         leaves = list(self.leaves.values())
         if self.version != (version := sum(times_written(each) for each in leaves)):  # the weights have changed
             self.gradients, self.kept, self.version = {}, 0, version

@@ -108,20 +108,20 @@ class DetectionResult:
         return confidence[measured & ~self.is_target], confidence[measured & self.is_target]
 
     def metrics(self, method: str) -> dict[str, float]:
-        """Compute the metrics of one method, without inputs used for tuning."""
+        """Compute the metrics of one method; inputs used for tuning are excluded."""
         return detection_metrics(*self.parts(method))
 
 
 def metrics_by_name(
     detections: Sequence[DetectionResult], score: str, scores: Sequence[str], num_averaged: int
 ) -> dict[str, float]:
-    """Return the metrics of `score` for each dataset, their means over the first datasets, and the AUROC of `scores`.
+    """Return the metrics of the main score for each dataset, their means over the first datasets, and other AUROCs.
 
     Args:
         detections: results, one for each dataset.
         score: name of the main score; the names of its metrics do not contain it.
-        scores: names of the scores whose AUROC is also returned for every dataset.
-        num_averaged: number of datasets over which the means are computed, starting with the first.
+        scores: names of further scores. For each of them, the AUROC is returned for every dataset.
+        num_averaged: number of datasets over which the means are computed; these are the first datasets.
     """
     named: dict[str, float] = {}
     means: dict[str, list[float]] = {metric: [] for metric in METRICS}

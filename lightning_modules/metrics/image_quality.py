@@ -35,7 +35,7 @@ WINDOW = 11
 """Side of SSIM's window, in pixels."""
 
 Measure = Callable[[Tensor, Tensor, EvaluationProtocol], Tensor]
-"""Function of images, clean images (both `[B, C, H, W]`) and a protocol; returns one number per image, `[B]`."""
+"""Function that maps images, clean images (both `[B, C, H, W]`) and a protocol to one number per image, `[B]`."""
 
 
 def as_measured(image: Tensor, protocol: EvaluationProtocol) -> Tensor:
@@ -98,12 +98,12 @@ BUILT_IN: dict[str, Measure] = {"psnr": psnr, "ssim": ssim}
 
 
 class ImageQuality(MeasuredItems):
-    """Metrics of a dataset's images: one row per image, and means over the images of all ranks.
+    """Metrics of the images of a dataset: one row per image, and the means over the images of all ranks.
 
     Each LightningModule owns one instance, which is not saved in checkpoints.
 
     Args:
-        protocol: preprocessing of estimates. Degraded images are not preprocessed.
+        protocol: preprocessing of estimates; degraded images are never preprocessed.
 
     Raises:
         ValueError: if the protocol is unknown.
@@ -114,7 +114,7 @@ class ImageQuality(MeasuredItems):
         one_of(PROTOCOLS, protocol=protocol)
         self.protocol: EvaluationProtocol = protocol
         self.measures: dict[str, Measure] = dict(BUILT_IN)
-        """Measures by name; callbacks may add some. The column `noisy_<measure>` is that of the degraded image."""
+        """Measures by name; callbacks may add some. The column `noisy_<measure>` is for the degraded image."""
 
     def update(
         self,
@@ -129,14 +129,14 @@ class ImageQuality(MeasuredItems):
         """Add the metrics of a batch.
 
         Args:
-            degraded: degraded images, `[B, C, H, W]`; they are measured only if they have the size of the clean images.
-                SSIM is skipped for images smaller than the window.
+            degraded: degraded images, `[B, C, H, W]`. They are measured only if they are as large as the clean images.
+                SSIM is not computed for any of the images if they are smaller than its window.
             estimate: `[B, C, H, W]`.
             clean: `[B, C, H, W]` in [0, 1].
             index: positions in the dataset, `[B]`.
             name: names of the B images.
             loader: index of the dataloader.
-            others: other estimates by name; their metrics are named `<name>_<measure>`.
+            others: further estimates, by name. Their metrics are named `<name>_<measure>`.
         """
         values = {}
         for key, measure in self.measures.items():

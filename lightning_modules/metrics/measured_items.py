@@ -31,7 +31,7 @@ class MeasuredItems:
         self._batches.append((loader, index, name, values))
 
     def means(self, set_names: Sequence[str] = ("",)) -> dict[str, dict[str, float]]:
-        """End an epoch: fill `table`, and return means by dataset name and metric name. Must be called on every rank.
+        """End an epoch: fill `table`, and return the means by dataset and metric. Must be called on every rank.
 
         The means are bitwise identical for any number of ranks. If a padding sampler repeats an item on several ranks,
         the item counts once.

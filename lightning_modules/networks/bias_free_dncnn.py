@@ -1,10 +1,10 @@
-"""A DnCNN without additive constants: multiplying the image by a factor multiplies the estimate by the same factor.
+"""A DnCNN without additive constants: if the image is multiplied by a factor, the estimate is multiplied by it, too.
 
     f(y) = y - R(y),        R: conv, ReLU, (D - 2) x (conv, x / s * gamma, ReLU), conv
 
 The 3 x 3 kernels have no bias. Each channel is multiplied by a learned factor gamma and divided by a scale s. In
 training, s is the channel's standard deviation over the batch; in evaluation, it is the running average of this
-deviation. One network handles all noise levels, including levels absent from training.
+deviation. A single network handles all noise levels, even those that did not occur in training.
 
 Source: Mohan, Kadkhodaie, Simoncelli and Fernandez-Granda, Robust and Interpretable Blind Image Denoising via Bias-Free
 Convolutional Neural Networks, ICLR 2020, arXiv 1906.05478. Parameter names follow the authors' code. The running
@@ -20,7 +20,7 @@ from datamodules.arguments import at_least
 
 
 class _Deviations(nn.Module):
-    """Running standard deviations of the inner layers, as buffers `0`, `1`, ..."""
+    """Running standard deviations of the inner layers, stored as buffers with the names `0`, `1`, ..."""
 
     def __init__(self, number: int, features: int) -> None:
         super().__init__()

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from datamodules.arguments import at_least
 
 TAIL = 64
-"""Channels of the last layers, whatever the width. With fewer channels, all of their ReLUs die early in training."""
+"""Number of channels of the last layers, for any width. With fewer channels, all their ReLUs die early in training."""
 
 
 class CentreMaskedConvolution(nn.Conv2d):
@@ -47,7 +47,7 @@ class CentreMaskedConvolution(nn.Conv2d):
 
 
 class DilatedModule(nn.Module):
-    """A 3x3 dilated convolution and a 1x1 convolution. The output of the second is added to the input."""
+    """A 3x3 dilated convolution and a 1x1 convolution. The output of the 1x1 convolution is added to the input."""
 
     def __init__(self, channels: int, dilation: int, last_relu: bool) -> None:
         super().__init__()
@@ -110,13 +110,13 @@ class BlindSpotNetwork(nn.Module):
                     he_normal(layer)
 
     def forward(self, image: Tensor, masked: bool = True) -> Tensor:
-        """Map images to images; with `masked`, no output pixel depends on the input pixel at the same position."""
+        """Map images to images. With `masked`, an output pixel does not depend on the input pixel at its position."""
         x = self.head(image)
         return self.tail(torch.cat([self.branch1(x, masked), self.branch2(x, masked)], dim=1))
 
 
 def he_normal(layer: nn.Conv2d) -> None:
-    """Initialise weights with variance 2 / fan_in, normal in centre-masked layers and truncated normal in others."""
+    """Initialise weights with variance 2 / fan_in: normal in centre-masked layers, truncated normal in others."""
     std = math.sqrt(2 / layer.weight[0].numel())
     if isinstance(layer, CentreMaskedConvolution):
         nn.init.normal_(layer.weight, std=std)

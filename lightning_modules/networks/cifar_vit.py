@@ -2,9 +2,9 @@
 
     z = [cls, E patches] + positions,   z <- z + A(LN(z)),   z <- z + g(W_2 g(W_1 LN(z))),   logits = W LN(z_cls).
 
-The attention A is softmax(q k^T / sqrt(D)) v, scaled by the width D instead of the head dimension. A GELU g follows
-each of the two layers of the MLP. The linear layer E embeds the patches, whose values are flattened in the order row,
-column, channel.
+The attention A is softmax(q k^T / sqrt(D)) v; it is scaled with the width D instead of the dimension of a head. A GELU
+g follows each of the two layers of the MLP. The linear layer E embeds the patches, whose values are flattened in the
+order row, column, channel.
 
 Source: the network of ViT-CIFAR (S. Omi, github.com/omihub777/ViT-CIFAR), used in TrAct's paper; after Dosovitskiy
 et al., An Image is Worth 16x16 Words, ICLR 2021, arXiv 2010.11929.

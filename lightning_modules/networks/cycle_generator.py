@@ -29,7 +29,7 @@ def _convolution(before: int, after: int, kernel: int, stride: int = 1, reflect:
 
 
 class ResidualBlock(nn.Module):
-    """A residual block: two 3x3 convolutions with a ReLU between them, whose output is added to the input."""
+    """A residual block: the output of two 3x3 convolutions, with a ReLU between them, is added to the input."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -80,15 +80,15 @@ class ResNetGenerator(nn.Module):
 
 
 class UNetGenerator(nn.Module):
-    """Map images `[B, C, H, W]` to `[B, C', H, W]`: 4x4 convolutions of stride 2 down and up, with skip connections.
+    """Map images `[B, C, H, W]` to `[B, C', H, W]`: a U-Net of 4x4 convolutions with stride 2, down and up again.
 
     `H` and `W` must be multiples of 2^num_downsamplings, and at least 2^(num_downsamplings + 1).
 
     Args:
         in_channels: channels of an image, C.
         out_channels: number of channels of the output, C'.
-        width: channels after the first downsampling; further downsamplings double the width, up to eight times its
-            first value.
+        width: number of channels after the first downsampling. Each further downsampling doubles it, up to eight times
+            `width`.
         num_downsamplings: number of downsampling convolutions; 7 for images of 256 x 256.
 
     Raises:

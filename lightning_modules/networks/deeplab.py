@@ -1,4 +1,4 @@
-"""DeepLabv3 on ResNet-50 from torchvision, with plain logits as output and weights from local files.
+"""torchvision's DeepLabv3 with a ResNet-50 backbone. The output consists only of logits; weights are local files.
 
 Source: Chen, Papandreou, Schroff and Adam, Rethinking Atrous Convolution for Semantic Image Segmentation, 2017, arXiv
 1706.05587.
@@ -16,10 +16,10 @@ IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 class PlainLogits(nn.Module):
-    """Wrapper that lets a torchvision segmentation network return a tensor of logits instead of a dict.
+    """Wrapper for a torchvision segmentation network, which returns the logits as a tensor instead of a dict.
 
     Args:
-        network: maps images `[B, C, H, W]` to a dict with logits `[B, K, H, W]` under `out`.
+        network: maps images `[B, C, H, W]` to a dict, whose entry `out` contains the logits `[B, K, H, W]`.
     """
 
     def __init__(self, network: nn.Module) -> None:

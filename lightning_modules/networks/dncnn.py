@@ -2,7 +2,8 @@
 
     f(y) = y - R(y),        R: conv, ReLU, (D - 2) x (conv, batch normalisation, ReLU), conv
 
-The kernels have 3 x 3 pixels, so each pixel of the estimate depends only on input pixels at most D pixels away.
+The kernels have 3 x 3 pixels. Each pixel of the estimate therefore depends only on input pixels that are at most D
+pixels away.
 
 Source: Zhang, Zuo, Chen, Meng and Zhang, Beyond a Gaussian Denoiser: Residual Learning of Deep CNN for Image Denoising,
 IEEE Transactions on Image Processing 2017, arXiv 1608.03981.
@@ -14,7 +15,7 @@ from datamodules.arguments import at_least
 
 
 class DnCNN(nn.Module):
-    """Estimate clean images from noisy images of the same size; depth 17 gives the paper's DnCNN-S.
+    """Estimate clean images from noisy images of the same size. With depth 17, this is the paper's DnCNN-S.
 
     Args:
         channels: channels of an image.
@@ -22,7 +23,8 @@ class DnCNN(nn.Module):
         features: number of channels of the inner layers.
         batch_norm: whether batch normalisation follows the inner convolutions; if false, these convolutions have
             biases.
-        residual: whether to subtract the convolutions' result R(y) from the image; if false, R(y) itself is returned.
+        residual: whether to return the image minus the result R(y) of the convolutions; if false, R(y) itself is
+            returned.
 
     Raises:
         ValueError: if an argument is out of range.

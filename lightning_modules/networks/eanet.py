@@ -60,7 +60,7 @@ class ChannelNorm(nn.Module):
     """Normalise each pixel over its channels to mean 0 and variance 1, then apply a learned gain; in float32 or better.
 
     Args:
-        channels: number of channels C of the images `[B, C, H, W]`.
+        channels: number of channels C of the feature maps `[B, C, H, W]`.
     """
 
     def __init__(self, channels: int) -> None:
@@ -77,7 +77,7 @@ class GatedConvolutions(nn.Module):
     """Two convolutions, whose output channels are multiplied by gates computed from the channels' averages over pixels.
 
     Args:
-        channels: number of channels C of the images `[B, C, H, W]`.
+        channels: number of channels C of the feature maps `[B, C, H, W]`.
     """
 
     def __init__(self, channels: int) -> None:
@@ -103,7 +103,7 @@ class EANetBlock(nn.Module):
     """A NAFNet block whose normalised features are scaled and shifted by the time embedding.
 
     Args:
-        channels: number of channels C of the images `[B, C, H, W]`.
+        channels: number of channels C of the feature maps `[B, C, H, W]`.
         time_features: number of features of the time embedding.
     """
 
@@ -232,7 +232,7 @@ class EANet(nn.Module):
 def with_published_weights(network: EANet, path: str) -> EANet:
     """Load weights that the authors of EDiffSR published, such as `180000_G.pth`.
 
-    The file is not read on the meta device, because parameters on this device have no values.
+    If the network is on the meta device, where parameters have no values, the file is not read.
 
     Args:
         network: `EANet` with the layout of the file; configs/ediffsr/aid.yaml has the layout of the published weights.

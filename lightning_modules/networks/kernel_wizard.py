@@ -37,12 +37,12 @@ class ResidualBlock(nn.Module):
 
 
 class AdapterLevel(nn.Module):
-    """A level of the adapter: downsample, apply the next level, upsample, and concatenate the result with the input.
+    """One level of the adapter: downsample, apply the next level, upsample, and concatenate the result with the input.
 
     Args:
         outside: channels of the input and of the upsampled result.
         inside: channels of the downsampled input.
-        submodule: next level; None at the smallest level, where the code is concatenated instead.
+        submodule: next level. At the smallest level, it is None, and the code is concatenated instead.
     """
 
     def __init__(self, outside: int, inside: int, submodule: nn.Module | None) -> None:

@@ -50,7 +50,7 @@ def _time(outside: int) -> nn.Sequential:
 
 
 class MNISTUNet(nn.Module):
-    """Predict the noise in images `[B, 1, 28, 28]` at times `[B]` in 0..999; clean images have values in [-1, 1].
+    """Predict the noise in images `[B, 1, 28, 28]` at times `[B]` in 0..999. Clean images must be in [-1, 1].
 
     Load trained weights with `lightning_modules.backbones.with_weights`.
     """

@@ -30,7 +30,7 @@ from datamodules.arguments import at_least, one_of, only_with, within
 
 EPSILON = 1e-6
 ZERO = 1e-10
-"""Variance scale of weights that are nearly zero initially."""
+"""Variance scale of weights whose initial values are close to zero."""
 
 
 def groups(channels: int) -> int:
@@ -54,7 +54,7 @@ def residual_block(
     fir: bool = True,
     resize: Literal["up", "down"] | None = None,
 ) -> ResnetBlock2D:
-    """Build the residual block of BigGAN, with a 1x1 convolution as shortcut if channels or resolution change."""
+    """Build BigGAN's residual block. If channels or resolution change, its shortcut is a 1x1 convolution."""
     block = ResnetBlock2D(
         in_channels=inside,
         out_channels=outside,
@@ -100,7 +100,7 @@ def _last(inside: int, outside: int) -> nn.Sequential:
 
 
 class _Level(nn.Module):
-    """Blocks at one resolution, optionally with attention, and the layers that lead to the next resolution."""
+    """Residual blocks at one resolution, with or without attention, and the layers that lead to the next resolution."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class _Level(nn.Module):
 
 
 class NCSNpp(nn.Module):
-    """Map noisy images `[B, C, H, W]` and noise levels or times `[B]` to scores or noise of the same shape.
+    """Map noisy images `[B, C, H, W]`, given noise levels or times `[B]`, to scores or noise of the images' shape.
 
     The defaults give the NCSN++ for CIFAR-10 with continuous sigma; DDPM++ needs `fir: false, input_pyramid: none,
     embedding: positional, centre_input: false, divide_by_level: false`. The deep versions of both have `num_blocks: 8`.
@@ -174,7 +174,7 @@ class NCSNpp(nn.Module):
             raise ValueError(f"image_size {image_size} cannot be halved for each of multipliers {list(multipliers)}")
         if divide_by_level and embedding == "positional":
             raise ValueError(
-                "divide_by_level divides by sigma, but with embedding positional the network receives times"
+                "divide_by_level divides by sigma, but a network with embedding positional receives times instead"
             )
         self.image_size = image_size
         self.smallest = 2 ** (len(multipliers) - 1)

@@ -33,7 +33,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": _t
 
 @functools.cache
 def root_mean_square(name: str) -> float:
-    """Compute the root mean square of an activation under N(0, 1), by Gauss-Hermite quadrature."""
+    """Compute the root mean square of an activation function for inputs from N(0, 1), by Gauss-Hermite quadrature."""
     point, weight = (torch.tensor(each, device="cpu") for each in np.polynomial.hermite_e.hermegauss(80))
     return math.sqrt(float((weight * ACTIVATIONS[name](point) ** 2).sum()) / math.sqrt(2 * math.pi))
 

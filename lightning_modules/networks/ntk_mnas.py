@@ -1,4 +1,4 @@
-"""MnasNet's inverted residual blocks in neural tangent kernel scaling, for binary image classification.
+"""A network of MnasNet's inverted residual blocks in neural-tangent-kernel scaling, for two classes of images.
 
 All weights are N(0, 1); the forward pass divides convolutions with k x k kernels on c channels by k sqrt(c), depthwise
 convolutions by k, and the output layer by its number of inputs. Images are padded as in TensorFlow ("same").
@@ -17,7 +17,7 @@ from lightning_modules.networks.ntk_mlp import Activation, UnitActivation
 
 
 class NTKConv(nn.Module):
-    """A convolution without bias, padded such that only its stride reduces the image size.
+    """A convolution without bias. Its padding keeps the image size, so that only a stride reduces it.
 
     Args:
         in_channels: number of input channels.
@@ -74,7 +74,7 @@ class NTKMnas(nn.Module):
     """A convolutional network with four inverted residual blocks and one output.
 
     Args:
-        width: h, the base width; the layers have 4 h, 2 h, h, h, 3 h, 3 h and 20 h channels.
+        width: h, the base width. From first to last, the layers have 4 h, 2 h, h, h, 3 h, 3 h and 20 h channels.
         in_channels: channels of an image.
         activation: `relu`, `gelu` or `silu`.
 

@@ -89,7 +89,7 @@ def in_diffusers_names(published: Mapping[str, Tensor], unet: nn.Module) -> dict
 
 
 def layers(unet: Any) -> Iterator[tuple[str, str]]:
-    """Yield the published name and the diffusers name of each layer: residual blocks, attentions, and single layers."""
+    """Yield the published name and the diffusers name of each residual block, attention and single layer."""
     yield "time_embed.0", "time_embedding.linear_1"
     yield "time_embed.2", "time_embedding.linear_2"
     yield "input_blocks.0.0", "conv_in"

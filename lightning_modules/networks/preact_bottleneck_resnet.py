@@ -1,8 +1,8 @@
-"""Pre-activation residual networks with bottlenecks for 32x32 images: three stages of n blocks, depth 9n + 2.
+"""Pre-activation residual networks with bottlenecks, for 32x32 images: three stages of n blocks; depth 9n + 2.
 
     y = s(x) + conv_1x1(a(conv_3x3(a(conv_1x1(a(x)))))),   a = ReLU(BN(x)),   s = identity, or a strided 1x1 convolution
 
-The shortcut starts before the activation; BN and ReLU precede the final pooling.
+The shortcut starts before the activation. After the last block, BN and ReLU are applied before the pooling.
 
 Source: He et al., Identity Mappings in Deep Residual Networks, ECCV 2016, arXiv 1603.05027.
 """

@@ -84,7 +84,7 @@ def published_names(network: NCSNpp) -> dict[str, str]:
 
 
 def in_own_names(content: Any, names: Mapping[str, str], file: Path, prefix: str = "") -> dict[str, Tensor]:
-    """Convert a published file to a state dict with the names of `NCSNpp`, with averaged weights if the file has them.
+    """Convert a published file to a state dict with the names of `NCSNpp`; use averaged weights if the file has them.
 
     Args:
         content: content of the file: a state dict, possibly nested, possibly with an entry `ema` next to it.

@@ -80,7 +80,7 @@ def residual_convolutions(channels: int, width: int, num_blocks: int) -> nn.Sequ
 
 
 class Carafe(nn.Module):
-    """Double the height and width of features: each output is a weighted mean of 5 x 5 inputs, with predicted weights.
+    """Double the height and width of features. Each output is a mean of 5 x 5 inputs, weighted by predicted weights.
 
     Source: Wang, Chen, Xu, Liu, Loy and Lin, CARAFE: Content-Aware ReAssembly of FEatures, ICCV 2019, arXiv 1905.02188.
     """

@@ -1,4 +1,4 @@
-"""ImageNet's residual networks for small images: a 3x3 convolution replaces the stem (7x7 convolution and pooling).
+"""Residual networks for ImageNet, adapted to small images: a 3x3 convolution replaces the 7x7 stem and its pooling.
 
 Source: the ResNet-34 of Liu et al., Early-Learning Regularization Prevents Memorization of Noisy Labels, NeurIPS 2020,
 arXiv 2007.00151; blocks of He et al., arXiv 1512.03385, table 1.

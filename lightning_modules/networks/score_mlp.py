@@ -1,11 +1,11 @@
-"""An MLP that estimates scores or noise, suited to images of at most a few hundred pixels and to CPUs.
+"""An MLP that estimates scores or noise. It is suitable for images of at most a few hundred pixels, and for CPUs.
 
     out(v / sqrt(1 + sigma^2), 250 log sigma) / sigma    for levels sigma,       out(v, t)    for times t.
 
-Here v is the noisy image; if images are in [0, 1], v is first mapped to 2 v - 1. `out` is a linear map of the features
-of `time_conditioned_mlp.py`. With `skip`, the input times a learned function of the level is added to the output. The
-skip connection is needed for images with more than `width` values, because their noise cannot pass through the hidden
-layers.
+Here v is the noisy image. If images are in [0, 1], v is first mapped to 2 v - 1. `out` is a linear map of the features
+of `time_conditioned_mlp.py`. With `skip`, the input is multiplied by a learned function of the level and added to the
+output. Images with more than `width` values need this skip connection, because their noise cannot pass through the
+hidden layers.
 """
 
 import math
@@ -19,7 +19,7 @@ from lightning_modules.networks.time_embedding import sinusoidal_embedding
 
 
 class ScoreMLP(nn.Module):
-    """Map noisy images `[B, C, H, W]` and noise levels or times `[B]` to scores or noise of the same shape.
+    """Map noisy images `[B, C, H, W]`, given noise levels or times `[B]`, to scores or noise of the images' shape.
 
     Args:
         image_shape: channels, height and width of an image.

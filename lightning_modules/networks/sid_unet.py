@@ -32,11 +32,11 @@ def two_convolutions(before: int, after: int) -> nn.Sequential:
 class SIDUNet(nn.Module):
     """Map images `[B, C, H, W]` to unbounded images of the same shape.
 
-    Weights use PyTorch's initialisation. The paper's widths and four channels give 7,760,484 parameters.
+    The initial weights are PyTorch's. With the paper's widths and four channels, there are 7,760,484 parameters.
 
     Args:
         channels: channels of an image, C: 4 for packed raw images.
-        widths: feature channels of each level, from full resolution down.
+        widths: number of feature channels of each level, from the full to the lowest resolution.
 
     Raises:
         ValueError: if there are fewer than two levels.

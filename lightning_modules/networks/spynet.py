@@ -1,10 +1,10 @@
-"""SPyNet: optical flow between two frames, refined at each level of a pyramid by five convolutions.
+"""SPyNet: optical flow between two frames. At each level of a pyramid, five convolutions refine the flow.
 
     v_l = 2 up(v_{l-1}) + G_l(I_l, warp(J_l, 2 up(v_{l-1})), 2 up(v_{l-1})), starting from v = 0 at the coarsest level.
 
-I_l and J_l are the two frames at level l, and G_l are the convolutions. Frames are resized so that height and width are
-multiples of 32, then downsampled five times by a factor of 2. The weights are frozen, but gradients flow to the frames,
-as in the video networks that use SPyNet.
+I_l and J_l are the two frames at level l, and G_l are the convolutions. The operator `up` doubles the resolution.
+Frames are first resized to heights and widths that are multiples of 32, and then downsampled five times by a factor of
+2. The weights are frozen, but gradients flow to the frames, as in the video networks that use SPyNet.
 
 Source: Ranjan and Black, Optical Flow Estimation using a Spatial Pyramid Network, CVPR 2017, arXiv 1611.00850; the form
 of BasicVSR (Chan, Wang, Yu, Dong and Loy, CVPR 2021, arXiv 2012.02181).
@@ -28,7 +28,7 @@ LEAST_SIDE = 64
 
 
 def warped(image: Tensor, flow: Tensor, padding: Literal["zeros", "border"] = "zeros") -> Tensor:
-    """Sample images bilinearly at the positions that a flow points to.
+    """Sample images bilinearly at the positions to which a flow points.
 
     Args:
         image: `[B, C, H, W]`.
@@ -119,7 +119,7 @@ class SPyNet(nn.Module):
 
 
 def own_name(key: str) -> str:
-    """Translate a layer name of BasicSR or mmediting. The layer numbers of mmediting do not count activations."""
+    """Translate a layer name of BasicSR or of mmediting, whose layer numbers do not count activations."""
     found = re.fullmatch(r"basic_module\.(\d)\.basic_module\.(\d)\.(conv\.)?(weight|bias)", key)
     if found is None:
         return key

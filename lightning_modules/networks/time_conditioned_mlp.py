@@ -32,7 +32,7 @@ class TimeConditionedMLP(nn.Module):
 
     Args:
         in_features: number of values of an image, C H W.
-        width: width of the hidden layers and of the feature; even.
+        width: width of the hidden layers and length of the feature vector; must be even.
         depth: L, number of residual blocks.
 
     Raises:
@@ -58,7 +58,7 @@ class TimeConditionedMLP(nn.Module):
         """
         values = math.prod(image.shape[1:])
         if values != self.in_features:
-            raise ValueError(f"in_features is {self.in_features}, but images {list(image.shape[1:])} have {values} values")
+            raise ValueError(f"in_features is {self.in_features}, but images {list(image.shape[1:])} have {values}")
         embedded = F.silu(self.time(sinusoidal_embedding(time, self.width).to(image.dtype)))
         hidden = self.embed(image.flatten(start_dim=1))
         for block in self.blocks:
@@ -88,7 +88,7 @@ class TimeConditionedImageMLP(TimeConditionedMLP):
 
 
 class PromptedImageMLP(TimeConditionedMLP):
-    """A text-to-image network for very small images: maps images, times and texts to outputs shaped like the images.
+    """A text-to-image network for very small images. It maps images, times and texts to outputs of the images' shape.
 
     Args:
         in_features: number of values of an image, C H W.

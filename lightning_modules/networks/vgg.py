@@ -1,4 +1,4 @@
-"""VGG for 32x32 images: 3x3 convolutions in five stages with pooling, then three linear layers of width 512.
+"""VGG for 32x32 images: five stages of 3x3 convolutions and a pooling layer, then three linear layers of width 512.
 
 Source: Simonyan and Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition, ICLR 2015, arXiv
 1409.1556; the classifier is that of Granziol, Zohren and Roberts, arXiv 2006.09092.

@@ -2,7 +2,7 @@
 
     a = ReLU(BN(x)),   y = s + conv(dropout(ReLU(BN(conv(a))))).
 
-The shortcut s is x inside a stage, and a (strided) 1x1 convolution of a where the number of channels changes.
+The shortcut s is x inside a stage. Where the number of channels changes, s is a (strided) 1x1 convolution of a.
 
 Source: Zagoruyko and Komodakis, Wide Residual Networks, BMVC 2016, arXiv 1605.07146, table 1 and section 2.4.
 """

@@ -6,9 +6,10 @@ regularises p towards t:
 
     t_i <- beta t_i + (1 - beta) p_i,        L = CE(z, y) + lambda (1/B) sum_i log(1 - <t_i, p_i>).
 
-The gradient of the second term with respect to the logits is lambda p_c (<t, p> - t_c) / (1 - <t, p>). This gradient
-prevents the gradient of clean examples from vanishing, and cancels the gradient of falsely labelled examples. The
-target t is initialised to zero, without bias correction, so that the effect of the second term increases gradually.
+The gradient of the second term with respect to the logits is lambda p_c (<t, p> - t_c) / (1 - <t, p>). For clean
+examples, it prevents the total gradient from vanishing; for falsely labelled examples, it cancels the gradient of the
+cross-entropy. The target t is initialised to zero, without bias correction, so that the effect of the second term
+increases gradually.
 
 Source: Liu, Niles-Weed, Razavian and Fernandez-Granda, Early-Learning Regularization Prevents Memorization of Noisy
 Labels, NeurIPS 2020, arXiv 2007.00151. The module implements equations 7 and 9, and clamps probabilities as in the

@@ -1,19 +1,19 @@
 """ELR+: early-learning regularisation with two networks, weight averaging and mixup.
 
 Each of the networks f_1 and f_2 has a moving average of its weights (e_1, e_2) and targets for the training examples
-(t_1, t_2). For network k, let m be the index of the other network, l the mixing weight, and j the mixup partner of an
-example:
+(t_1, t_2). Let m be the index of the network other than k, l the mixing weight, and j the mixup partner of an example.
+For network k,
 
     t_k <- beta t_k + (1 - beta) softmax(e_m(x)),        q = l t_k + (1 - l) t_k[j],
     L = -(1/B) sum_i <y~_i, log softmax(f_k(x~_i))> + r(n) lambda (1/B) sum_i log(1 - <q_i, p_i>).
 
 Here x~ and y~ are the mixed images and the mixed one-hot labels, and p = softmax(f_k(x~)). The factor r(n) increases
-during the first steps; n is the index of the step. On CIFAR-100, the mixed labels are weighted by the targets: y~ <- y~
-q / <y~, q>. An epoch consists of two passes: the first trains f_1, and the second trains f_2. The final logits are the
-mean over both networks.
+during the first steps; n is the index of the training step. On CIFAR-100, the mixed labels are weighted by the targets:
+y~ <- y~ q / <y~, q>. An epoch consists of two passes over the data: the first trains f_1, and the second trains f_2.
+The final logits are the mean over both networks.
 
-In the authors' code, the two networks use different label noise and different validation splits by accident. Here, both
-networks use the same dataset.
+In the authors' code, the two networks have different label noise and different validation splits, by accident. Here,
+both networks use the same dataset.
 
 Source: Liu, Niles-Weed, Razavian and Fernandez-Granda, Early-Learning Regularization Prevents Memorization of Noisy
 Labels, NeurIPS 2020, arXiv 2007.00151, appendix F, with the schedules of the authors' code.
@@ -44,7 +44,7 @@ from lightning_modules.training.logging import log_training
 
 
 def sigmoid_ramp(step: int, length: int) -> float:
-    """Compute the ramp exp(-5 (1 - min(n, length) / length)^2) from e^-5 to 1; it is 1 if `length` is 0."""
+    """Compute the ramp exp(-5 (1 - min(n, length) / length)^2), which rises from e^-5 to 1; 1 if `length` is 0."""
     return math.exp(-5 * (1 - min(step, length) / length) ** 2) if length > 0 else 1.0
 
 
@@ -78,8 +78,8 @@ class ELRPlus(ClassifierSteps, MethodModule):
         num_classes: number of classes, K.
         strength: weight lambda of the regularisation.
         momentum: momentum beta of the targets, in [0, 1).
-        ramp_steps: number of training steps of each network over which the regularisation increases to its full
-            strength; 0 uses the full strength from the start.
+        ramp_steps: number of training steps, per network, over which the regularisation increases to its full strength;
+            with 0, it has full strength from the start.
         reweight_labels: whether to weight the mixed labels by the targets, as in the paper for CIFAR-100.
         mixup_alpha: parameter alpha of the distribution Beta(alpha, alpha) of mixup weights; 0 disables mixup.
         average_decay: maximum decay of the moving average of the weights, in [0, 1).

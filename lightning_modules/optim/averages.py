@@ -50,10 +50,11 @@ class AveragedWeights(nn.Module):
 
     Args:
         network: network whose parameters are averaged; frozen parameters are left out.
-        decay: function that maps the number of earlier updates to the weight of the previous average, in [0, 1]. None
-            keeps no average, and the network's weights are used instead.
-        on_cpu: whether to keep the average in CPU memory, with one copy per rank. Weights are copied from a GPU
-            asynchronously. The CPU updates the average at the end of the next step, or earlier if the average is read.
+        decay: function that maps the number of earlier updates to the weight of the previous average, in [0, 1]. With
+            None, there is no average, and the network's own weights are used instead.
+        on_cpu: whether to keep the average in CPU memory, with one copy per rank. Weights on a GPU are copied to the
+            CPU asynchronously. The CPU updates the average at the end of the next step, or earlier if the average is
+            read.
     """
 
     updates: int
@@ -84,7 +85,7 @@ class AveragedWeights(nn.Module):
         return [named[name] for name in self.names]
 
     def values(self) -> list[Tensor]:
-        """Return the averaged weights; empty if no average is kept."""
+        """Return the averaged weights; the list is empty if no average is kept."""
         self.finish()
         return list(self.weights) if self.host is None else self.host
 
@@ -154,9 +155,9 @@ class AveragedWeights(nn.Module):
 
     @contextmanager
     def used_by(self, network: nn.Module) -> Iterator[None]:
-        """Context manager in which the network has the averaged weights.
+        """Context manager that replaces the network's weights with the averaged weights.
 
-        Such contexts can be nested.
+        These contexts can be nested.
         """
         if self._in_use or self.decay is None:
             yield
@@ -197,7 +198,7 @@ def _write_host(average: Any, state: dict[str, Any], prefix: str, metadata: Any)
 def _read_host(
     average: Any, state: dict[str, Any], prefix: str, metadata: Any, strict: bool, missing: list[str], *_: Any
 ) -> None:
-    """Load an average into CPU memory, or discard the average in a checkpoint if `average` keeps none."""
+    """Load a checkpoint's average into CPU memory, or discard it if `average` keeps no average."""
     if average.host is None and average.decay is not None:
         return
     given = {key: state.pop(key) for key in list(state) if key.startswith(f"{prefix}weights.")}

@@ -1,8 +1,9 @@
 """Default optimizers and learning-rate schedules, and helpers for `configure_optimizers`.
 
-The defaults are functions, not classes. If a default were a class, the command line would pass its arguments to every
-class that replaces it in a configuration: for example, Adam would receive the weight decay of AdamW. The function
-`constant` is needed because PyTorch's `ConstantLR` starts at a third of the learning rate by default.
+The defaults are functions, not classes. If a default were a class and a configuration replaced it with another class,
+the command line would pass the default's arguments to the new class: for example, Adam would receive the weight decay
+of AdamW. The function `constant` is needed because PyTorch's `ConstantLR` starts at a third of the learning rate by
+default.
 """
 
 from collections.abc import Iterable, Iterator
@@ -37,13 +38,13 @@ def constant(optimizer: Optimizer) -> ConstantLR:
 
 
 def trainable_parameters(*modules: nn.Module) -> list[nn.Parameter]:
-    """List those parameters of the given modules that require gradients, in order."""
+    """List the parameters of `modules` that require gradients, in order."""
     return [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
 
 
 @contextmanager
 def temporarily_frozen(*modules: nn.Module) -> Iterator[None]:
-    """Context manager in which the parameters of the given modules are frozen.
+    """Context manager that freezes the parameters of the given modules.
 
     Gradients still flow to the inputs of these modules.
     """

@@ -1,6 +1,6 @@
 """Learning-rate schedules that PyTorch lacks.
 
-Schedules that step after each batch instead of after each epoch have the attribute `interval = "step"`.
+Schedules that are stepped after each batch, and not after each epoch, have the attribute `interval = "step"`.
 """
 
 import math
@@ -132,7 +132,7 @@ class WarmupCosine(LambdaLR):
 
         lr (k + 1) / w for k < w, then lr (1 + cos(pi (k - w) / (n - w))) / 2, at k = 0, 1, ...
 
-    The published schedule starts with one step or epoch at learning rate 0; this step or epoch is omitted here.
+    The published schedule starts with one step or epoch in which the learning rate is 0. It is left out here.
 
     Args:
         optimizer: optimizer whose learning rates the schedule scales.
@@ -185,8 +185,8 @@ class TimmCosine(LambdaLR):
 
         lr_1 + k (lr - lr_1) / w for k < w,    lr_n + (lr - lr_n) (1 + cos(pi k / n)) / 2 for w <= k < n,    then lr_n
 
-    The cosine is counted from k = 0, not from the end of the warmup, so the learning rate drops slightly when the
-    warmup ends. Epochs after n correspond to timm's cooldown.
+    The cosine starts at k = 0, not at the end of the warmup. The learning rate therefore drops slightly when the warmup
+    ends. Epochs after n correspond to timm's cooldown.
 
     Args:
         optimizer: optimizer with the same learning rate lr in all groups.
@@ -253,12 +253,12 @@ def held_then_linear_factor(epoch: int, epochs: int, last: float) -> float:
 
 
 class HeldThenLinear(LambdaLR):
-    """Constant learning rate for half of the epochs, linear decay until 90 % of the epochs, then constant again.
+    """A learning rate that is constant for half of the epochs, falls linearly until 90 % of them, and is then constant.
 
     Args:
         optimizer: optimizer whose learning rates the schedule scales.
         epochs: length of the schedule in epochs.
-        last: ratio of the final to the initial learning rate.
+        last: final learning rate, divided by the initial learning rate.
 
     Raises:
         ValueError: if an argument is out of range.

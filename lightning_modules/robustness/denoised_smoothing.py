@@ -1,20 +1,20 @@
-"""Diffusion-denoised smoothing (DDS): randomised smoothing of a classifier behind a diffusion model.
+"""Diffusion-denoised smoothing (DDS): randomised smoothing of a classifier that follows a diffusion model.
 
 A diffusion model is trained on images x in [-1, 1] to which noise e ~ N(0, I) is added. At timestep t, its input is x_t
-= sqrt(abar_t) x + sqrt(1 - abar_t) e. If x_t is divided by sqrt(abar_t), and the value range is mapped to [0, 1], the
-result is an image with additive Gaussian noise of standard deviation s_t:
+= sqrt(abar_t) x + sqrt(1 - abar_t) e. If x_t is divided by sqrt(abar_t), and its value range is then mapped from [-1,
+1] to [0, 1], the result is an image with additive Gaussian noise of standard deviation s_t:
 
     s_t = sqrt((1 - abar_t) / abar_t) / 2.
 
-Certification at sigma uses the timestep t*, the first t with s_t >= sigma. The image is estimated with a single
-evaluation of the model. If the model predicts the noise e_theta, the estimate is
+Certification at the noise level sigma uses t*, the first timestep t with s_t >= sigma. The image is estimated with a
+single evaluation of the model. If the model predicts the noise e_theta, the estimate is
 
     x = (x_t - sqrt(1 - abar_t) e_theta(x_t, t)) / sqrt(abar_t)   clipped to [-1, 1].
 
 If the model predicts v, the estimate is sqrt(abar_t) x_t - sqrt(1 - abar_t) v_theta; if it predicts the image, the
-estimate is x_theta. The classifier receives the estimate. The radius sigma Phi^-1(p) of randomised smoothing holds,
-because the standard deviation s_t of the noise is at least sigma. Neither the diffusion model nor the classifier has to
-be trained for the certificate.
+estimate is x_theta. The classifier receives the estimate. The radius sigma Phi^-1(p) of randomised smoothing is valid,
+because s_t, the standard deviation of the noise, is at least sigma. For the certificate, neither the diffusion model
+nor the classifier needs further training.
 
 Source: Carlini, Tramer, Dvijotham, Rice, Sun and Kolter, (Certified!!) Adversarial Robustness for Free!, ICLR 2023,
 arXiv 2206.10550.
@@ -53,17 +53,17 @@ from lightning_modules.training.logging import log_training
 class DenoisedSmoothing(ClassifierSteps, MethodModule):
     """Classifier behind a diffusion model, certified by the callback `Certification`.
 
-    The paper uses pretrained models, which `test` certifies without training. `fit` trains both models: the classifier
-    with the cross-entropy on clean images, and the diffusion model with the mean squared error of its prediction at
-    random timesteps. Frozen parameters are not trained. The test accuracy is the accuracy of the classifier on clean
-    images, without the diffusion model.
+    The paper uses pretrained models. `test` certifies such models without training. `fit` trains both models: the
+    classifier with the cross-entropy on clean images, and the diffusion model with the mean squared error of its
+    prediction at random timesteps. Frozen parameters are not trained. The test accuracy is the accuracy of the
+    classifier on clean images, without the diffusion model.
 
     Args:
         network: classifier that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. If the classifier
             needs a different image size, wrap it in `lightning_modules.backbones.resized.Resized`.
-        denoiser: unconditional diffusion model for images in [-1, 1] that have the size of the data. Its inputs are x_t
-            and t, `[B]`. It returns a tensor `[B, C, H, W]` or `[B, 2 C, H, W]`, or a diffusers output whose `sample`
-            is such a tensor.
+        denoiser: unconditional diffusion model for images in [-1, 1] that have the size of the data. Its inputs are
+            noisy images x_t and timesteps t, `[B]`. It returns a tensor `[B, C, H, W]` or `[B, 2 C, H, W]`, or a
+            diffusers output whose `sample` is such a tensor.
         scheduler: scheduler with which the diffusion model was trained. Only its noise levels and its prediction type
             are used.
         num_classes: number of classes, K.
@@ -137,9 +137,9 @@ class DenoisedSmoothing(ClassifierSteps, MethodModule):
         return self.estimate(noisy, first_timestep(float(sigma), self.levels))
 
     def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
-        """Compute the logits `[1, B, K]` of the classifier on the denoised images.
+        """Add noise to images, denoise them, and compute the classifier's logits `[1, B, K]`.
 
-        The noise added to the images has the standard deviation s_t* >= sigma instead of sigma.
+        The standard deviation of this noise is s_t*, which is at least sigma.
         """
         t = first_timestep(sigma, self.levels)
         noisy = torch.add(image, noise, alpha=float(noise_levels(self.levels[t])))

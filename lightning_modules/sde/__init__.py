@@ -1,1 +1,1 @@
-"""Diffusion processes in continuous and discrete time, samplers of these processes, and exact scores."""
+"""Diffusion processes in continuous and discrete time, samplers for these processes, and exact likelihoods."""

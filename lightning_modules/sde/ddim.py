@@ -50,7 +50,7 @@ def level(abar: ArrayLike, t: int) -> float:
 
 
 def ddim_deviation(abar: float, abar_to: float, eta: float = 1.0) -> float:
-    """Compute sigma, the standard deviation of the noise added in a step from level `abar` to level `abar_to`."""
+    """Compute sigma, the standard deviation of the noise that a step from level `abar` to level `abar_to` adds."""
     if abar_to <= abar:
         return 0.0
     return eta * ((1 - abar_to) / (1 - abar) * (1 - abar / abar_to)) ** 0.5

@@ -29,9 +29,9 @@ Prediction = Literal["epsilon", "v_prediction", "sample"]
 
 
 def scheduler_levels(scheduler: Any) -> NDArray[np.float64]:
-    """Read the array of all noise levels abar_t, `[T]`, from a diffusers scheduler.
+    """Read all noise levels abar_t from a diffusers scheduler; the result is `[T]`.
 
-    The scheduler may be on the meta device.
+    The scheduler may be created on the meta device.
 
     Raises:
         ValueError: if the scheduler does not define abar, for example because it is a scheduler for flow matching.
@@ -91,7 +91,7 @@ def noised(image: Tensor, noise: Tensor, abar: float | Tensor) -> Tensor:
 
 
 def predicted(model: Callable[..., Any], noisy: Tensor, t: int | Tensor) -> Tensor:
-    """Evaluate a diffusion model, either at the same time for all images or at a separate time for each image.
+    """Evaluate a diffusion model, at one time t for all images or at a separate time t for each image.
 
     If the model also returns channels with a learned variance, they are removed.
 
@@ -120,7 +120,7 @@ def clean_estimate(output: Tensor, noisy: Tensor, abar: float | Tensor, predicti
         output: output of the model, `[B, C, H, W]`. If it has further channels for a learned variance, they are
             ignored.
         noisy: x_t, `[B, C, H, W]`.
-        abar: abar_t: one number, or a tensor `[B, 1, 1, 1]`.
+        abar: abar_t, either one number or a tensor `[B, 1, 1, 1]`.
         prediction: quantity that the model predicts.
     """
     output = output[:, : noisy.shape[1]]
@@ -139,7 +139,7 @@ def noise_estimate(output: Tensor, noisy: Tensor, abar: float | Tensor, predicti
         output: output of the model, `[B, C, H, W]`. If it has further channels for a learned variance, they are
             ignored.
         noisy: x_t, `[B, C, H, W]`.
-        abar: abar_t: one number, or a tensor `[B, 1, 1, 1]`; must be below 1 if the model predicts the image.
+        abar: abar_t, either one number or a tensor `[B, 1, 1, 1]`; must be below 1 if the model predicts the image.
         prediction: quantity that the model predicts.
     """
     output = output[:, : noisy.shape[1]]

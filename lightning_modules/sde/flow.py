@@ -127,13 +127,13 @@ def likelihood(
 
 
 def bits_per_dimension(log_density: Tensor, dimensions: int, width: float) -> Tensor:
-    """Convert log densities of images with 256 levels to bits per dimension.
+    """Convert log densities of images to bits per dimension, for images with 256 levels.
 
     Args:
         log_density: natural logarithms of the densities, `[B]`.
         dimensions: number of values in an image, D.
-        width: difference between white and black in the units of the data: 2 for images in [-1, 1], and 1 for images in
-            [0, 1].
+        width: difference between white and black on the scale of the images: 2 for images in [-1, 1], and 1 for images
+            in [0, 1].
     """
     return -log_density / (dimensions * math.log(2)) + 8 - math.log2(width)
 

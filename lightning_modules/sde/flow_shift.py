@@ -1,4 +1,4 @@
-"""Time shift for flow matching: a time t is replaced by a t / (1 + (a - 1) t).
+"""Time shift for flow matching: a time t is replaced with a t / (1 + (a - 1) t).
 
 Times are in [0, 1], where 0 is data and 1 is noise. A shift a > 1 moves times towards noise.
 

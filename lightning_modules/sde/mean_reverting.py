@@ -16,7 +16,7 @@ t. With r = R_t - R_s, the three samplers compute:
                       + lambda sqrt((1 - A^2) (1 - C^2) / (1 - B^2)) e
 
 Here A = e^{-r}, B = w_t, C = w_s. The estimated clean image is x^ = mu + (x_t - mu - s_t n) / w_t. The `posterior`
-sampler draws x_s from its distribution given x_t and x^. It is useful when the number of steps is small.
+sampler samples x_s from its distribution given x_t and x^. It is useful if there are few steps.
 
 Source: Luo, Gustafsson, Zhao, Sjolund and Schon, Image Restoration with Mean-Reverting Stochastic Differential
 Equations, ICML 2023, arXiv 2301.11699.
@@ -42,7 +42,7 @@ SAMPLERS: tuple[Sampler, ...] = ("euler", "ode", "posterior")
 
 
 def rates(schedule: Schedule, steps: int) -> NDArray[np.float64]:
-    """Compute the rates theta_0 ... theta_T for T steps, up to a constant factor."""
+    """Compute the rates theta_0, ..., theta_T for T steps, up to a constant factor."""
     if schedule == "constant":
         return np.ones(steps + 1)
     if schedule == "linear":
@@ -125,12 +125,12 @@ class MeanReverting(nn.Module):
         return degraded + along(self.kept[t], clean) * (clean - degraded) + along(self.std[t], clean) * noise
 
     def step_back(self, x: Tensor, degraded: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """Compute the mean of x_{t-1} by an Euler step from x_t and its noise; the times t, `[B]`, are at least 1."""
+        """Estimate the mean of x_{t-1} by an Euler step from x_t and its noise, at times t of at least 1, `[B]`."""
         rate = along(self.rate[t], x)
         return x - rate * (degraded - x) - 2 * self.deviation**2 * rate * noise / along(self.std[t], x)
 
     def best_step_back(self, x: Tensor, clean: Tensor, degraded: Tensor, t: Tensor) -> Tensor:
-        """Compute the most likely x_{t-1} given x_t and x_0; the times t, `[B]`, are at least 1."""
+        """Compute the most likely x_{t-1} given x_t and x_0; all times t, `[B]`, must be at least 1."""
         return degraded + along(self.towards[t], x) * (x - degraded) + along(self.back[t], x) * (clean - degraded)
 
     def times(self, count: int) -> list[int]:
@@ -156,8 +156,7 @@ class MeanReverting(nn.Module):
             noise_in: function that estimates the noise in x_t, `[B, C, H, W]`, and is called with x_t and t.
             degraded: mu, the degraded images, `[B, C, H, W]`.
             draw: function that samples standard normal noise with the shape of its argument.
-            sampler: sampling method: `euler`, `ode` or `posterior`. The `euler` method adds noise even in the last
-                step.
+            sampler: sampling method: `euler`, `ode` or `posterior`. Even in the last step, `euler` adds noise.
             steps: number of steps, at most T; None means T steps.
         """
         x = degraded + self.deviation * draw(degraded)

@@ -138,7 +138,7 @@ class VE(Process):
         return x + along(self.sigma(t) ** 2, x) * score
 
     def grid_sigmas(self, t: Tensor, n: float) -> tuple[Tensor, Tensor]:
-        """Compute sigma_i and sigma_{i-1} on a geometric grid of n noise levels, at the level index i of time t.
+        """Compute sigma_i and sigma_{i-1} on a geometric grid of n noise levels; i is the level index of time t.
 
         For the first level, sigma_{i-1} is 0.
         """
@@ -197,7 +197,7 @@ class _Decaying(Process):
         return along(-0.5 * self.beta(t), x) * x
 
     def grid_beta(self, t: Tensor, n: float) -> Tensor:
-        """Compute beta_i for the index i of time t, on an equally spaced grid of n values from bmin / n to bmax / n."""
+        """Compute beta_i on an equally spaced grid of n values from bmin / n to bmax / n; i is the index of time t."""
         return self.beta(grid_level(t, n) / max(n - 1, 1)) / n
 
     def langevin_scale(self, t: Tensor, n: float) -> Tensor:
@@ -237,8 +237,8 @@ class VP(_Decaying):
 class SubVP(_Decaying):
     """The sub-VP process.
 
-    At all times, the variance of x_t is smaller than with the VP process. Models that are trained with the sub-VP
-    process achieve higher likelihoods.
+    At all times, the variance of x_t is smaller than in the VP process. Models trained with the sub-VP process achieve
+    higher likelihoods than models trained with the VP process.
 
     Args:
         beta_min: beta(0), rate of the process at t = 0.

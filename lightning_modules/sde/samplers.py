@@ -51,7 +51,7 @@ def times_of(x: Tensor, t: float) -> Tensor:
 def _host(t: float) -> Tensor:
     """Convert t to a CPU tensor in double precision.
 
-    In single precision, rounding errors could select the wrong noise level of the grid.
+    In single precision, rounding errors could lead to the wrong noise level on the grid.
     """
     return torch.tensor([t], dtype=torch.float64, device="cpu")
 
@@ -87,7 +87,7 @@ def langevin(
 ) -> Moved:
     """Take Langevin steps at a fixed time.
 
-    The step size e is computed from the norms of the noise and of the score.
+    The module docstring defines the step size e, which depends on the norms of the noise and of the score.
     """
     scale, mean = along(process.langevin_scale(_host(t), n), x), x
     for _ in range(num_steps):
@@ -129,7 +129,7 @@ def predict_and_correct(
     draw: Draw = torch.randn_like,
     project: Project | None = None,
 ) -> Tensor:
-    """Take corrector and predictor steps at all times; the last step ends at time 0.
+    """Take corrector and predictor steps at all given times; the last step ends at time 0.
 
     At each time, the corrector is applied first, and then the predictor.
 
@@ -141,8 +141,8 @@ def predict_and_correct(
         predictor: `euler_maruyama`, `reverse_diffusion` or `ancestral`, as a function; None uses only the corrector.
         corrector: `langevin` or `annealed_langevin`, as a function whose argument `snr` is already bound; None uses
             only the predictor.
-        n: number of equal steps from time 1 to time 0; the step size is 1 / n. A sequence contains one such number for
-            each of the times. None uses the number of times.
+        n: reciprocal of the step size, that is, the number of equal steps from time 1 to time 0. A sequence contains
+            one such number for each entry of `times`. None uses the number of times.
         draw: see `Draw`.
         project: function that is applied to the result of each corrector step and each predictor step; see `Project`.
 
@@ -169,12 +169,12 @@ class PredictorCorrector:
     Args:
         predictor: method that moves samples to the next time; `none` uses only the corrector.
         corrector: method that improves samples at a fixed time; `none` uses only the predictor.
-        num_steps: N, number of times at which steps are taken.
+        num_steps: N, number of times; at each of them, the corrector and the predictor take their steps.
         snr: signal-to-noise ratio r of the corrector.
         corrector_steps: number of Langevin steps at each time.
         end: final time; None uses the authors' values: 1e-5 for VE, and 1e-3 for VP and sub-VP.
-        flow: whether the predictor follows the probability-flow ODE instead of the reverse-time process, and adds no
-            noise.
+        flow: whether the predictor follows the probability-flow ODE, which adds no noise, instead of the reverse-time
+            process.
 
     Raises:
         ValueError: if an argument is out of range, or if `flow` is used with the ancestral predictor.

@@ -11,11 +11,11 @@ import torch
 
 @contextmanager
 def stepping_with(scheduler: Any, generator: torch.Generator | Sequence[torch.Generator] | None) -> Iterator[None]:
-    """Pass the images' random generators to a scheduler's `step` method if the pipeline does not pass a generator.
+    """Pass random generators to a scheduler's `step` method inside a `with` block, unless the pipeline passes some.
 
     Some pipelines, such as those of Stable Diffusion 3, FLUX.1 and DiT, call `scheduler.step` without a generator. A
-    stochastic step would then use the global random number generator. Some pipelines pass each image to `step` twice,
-    for guidance. For these pipelines, the list of generators is repeated.
+    stochastic step would then use the global random number generator. Other pipelines pass each image to `step` twice,
+    for guidance. The list of generators is then repeated.
 
     Args:
         scheduler: a diffusers scheduler.

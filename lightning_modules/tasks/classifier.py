@@ -40,9 +40,9 @@ def accuracies(num_classes: int) -> MetricCollection:
 
 
 def refuse_smoothed(soft_labels: SoftLabels | None, binary: bool) -> None:
-    """Reject label smoothing combined with binary cross-entropy.
+    """Reject the combination of label smoothing and binary cross-entropy.
 
-    With this combination, every class would count as correct.
+    It would make every class count as correct.
 
     Raises:
         ValueError: if both label smoothing and binary cross-entropy are used.

@@ -92,7 +92,7 @@ class RestorerSteps(ImageWriter):
         log_means(self, stage, self.quality.means(self._set_names(stage) or [""]))
 
     def image_columns(self: Any, batch: ImagePairBatch, outputs: Any) -> dict[str, Tensor | ImageColumn]:
-        """Return degraded images, estimates, errors, and an enlarged crop of the most detailed part of each image."""
+        """Return the columns of an image grid: degraded images, estimates, errors, and crops of detailed parts."""
         estimate = self.estimated(batch) if outputs is None else outputs["estimate"]
         clean = batch.get("clean")
         given = "noisy" if batch["noisy"].shape[2:] == estimate.shape[2:] else "bicubic"
@@ -124,11 +124,11 @@ class RestorerSteps(ImageWriter):
 
 
 def detailed_crops(image: Tensor, detail: Tensor) -> Tensor:
-    """Crop from each image the window with the largest variance.
+    """Crop each image to the window in which `detail` has the largest variance.
 
     Args:
         image: `[B, C, H, W]`.
-        detail: images `[B, C', H, W]` whose variance determines the window.
+        detail: images `[B, C', H, W]`. Their variance determines the windows.
 
     Returns:
         `[B, C, H / ZOOM, W / ZOOM]`.

@@ -10,7 +10,7 @@ from lightning_modules.tasks.restorer import RestorerSteps
 
 
 def with_new_weights(network: nn.Module) -> nn.Module:
-    """Return a copy of a network in training mode, with newly initialised trainable weights."""
+    """Return a copy of a network; the copy is in training mode and has newly initialised trainable weights."""
     network = copy.deepcopy(network)
     for module in network.modules():
         if callable(reset := getattr(module, "reset_parameters", None)):

@@ -1,1 +1,1 @@
-"""Helpers for training and testing: logging, evaluation mode, users' DataLoaders, required settings, test images."""
+"""Helpers for training and testing: logging, evaluation mode, your own DataLoaders, required settings, test images."""

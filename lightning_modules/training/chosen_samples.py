@@ -17,9 +17,9 @@ from lightning_modules.interfaces import TrainingImageSource, require
 
 
 def drawn_places(data: Any, samples: int, needed_by: str, *seed: int) -> Tensor:
-    """Draw positions in the training set at random, without replacement; the result is an int64 tensor `[samples]`.
+    """Choose random positions in the training set, without replacement; the result is `[samples]`, int64.
 
-    All ranks draw the same positions.
+    All ranks choose the same positions.
 
     Raises:
         ValueError: if the dataset has fewer than `samples` samples.
@@ -31,7 +31,7 @@ def drawn_places(data: Any, samples: int, needed_by: str, *seed: int) -> Tensor:
 def chosen_samples(
     trainer: Any, places: Tensor, needed_by: str, at_once: int, everywhere: bool = False
 ) -> list[tuple[Any, Tensor]]:
-    """Fetch this rank's shard of the chosen training images, without augmentation, together with their labels.
+    """Fetch this rank's shard of the chosen training images, and their labels; the images are not augmented.
 
     Args:
         trainer: trainer of the run.

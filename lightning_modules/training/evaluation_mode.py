@@ -26,7 +26,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def in_evaluation_mode(trainer: Trainer, module: nn.Module) -> Iterator[Callable[[Tensor], Any]]:
-    """Yield a function that applies a module to images; it may be called inside the `with` block.
+    """Yield a function that applies a module to images, for use inside the `with` block.
 
     The module is in evaluation mode, computes in the trainer's precision, and computes no gradients.
     """

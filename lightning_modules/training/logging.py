@@ -40,7 +40,7 @@ class EpochMean(Metric):
         object.__setattr__(self, name, value)  # skips torch's registration, because no state is a parameter or module
 
     def add(self, value: Tensor, size: int) -> None:
-        """Add the mean value of a batch, which is a scalar, with the weight `size`.
+        """Include the mean value of a batch, a scalar tensor, with the weight `size`.
 
         The first value of each epoch must be added by `update` instead of `add`.
         """
@@ -58,11 +58,14 @@ class EpochMean(Metric):
 
 
 _means: WeakKeyDictionary[Trainer, dict[str, EpochMean]] = WeakKeyDictionary()
-"""For each trainer, its metrics by name. They are stored here so that they are not in the module's state dict."""
+"""For each trainer, its metrics by name.
+
+The metrics are not attributes of the module, so that its state dict does not contain them.
+"""
 
 
 def _log_mean(module: LightningModule, name: str, value: Tensor, size: int) -> None:
-    """Add the mean value of a batch, with the weight `size`, to the mean of the epoch."""
+    """Include the mean value of a batch, with the weight `size`, in the mean of the epoch."""
     try:
         trainer = module.trainer
     except RuntimeError:  # the module has no trainer
@@ -85,7 +88,7 @@ def _log_mean(module: LightningModule, name: str, value: Tensor, size: int) -> N
 
 
 def log_training(module: LightningModule, batch: Any, loss: Tensor, **terms: Tensor) -> Tensor:
-    """Log the loss of a training step, and return it weighted by this rank's fraction of the global batch.
+    """Log the loss of a training step, and return it, weighted according to this rank's share of the global batch.
 
     The loss is logged as `train/loss`. Its mean over the epoch is exact for any number of ranks, even if the ranks have
     different numbers of samples in the last batch.
@@ -132,7 +135,7 @@ def log_means(module: LightningModule, stage: str, means: Mapping[str, Mapping[s
     Args:
         module: the module that logs.
         stage: `val` or `test`.
-        means: for each dataset name, a mapping from metric names to means. For an empty dataset name, metrics are
+        means: for each dataset name, a mapping from metric names to means. Metrics of a dataset with an empty name are
             logged as `<stage>/<metric>`.
     """
     for name, measures in means.items():

@@ -29,15 +29,15 @@ class NumberedSource(DataLoaderSource):
 
 
 class OwnLoaders:
-    """Mixin for LightningModules that makes them accept batches of any DataLoader.
+    """Mixin with which a LightningModule accepts batches of any DataLoader.
 
     Batches must be dicts with `image` and `label`, or `(image, label)` pairs.
 
     Two keys are added to each batch. `index` contains the positions of the samples in the dataset, even if the
-    dataloader shuffles. `global_batch_size` is the number of samples on all ranks, and is added if all ranks have
-    equally many samples. To make the shards of all ranks equally large, Lightning repeats some samples. The DataModules
-    of this project, in contrast, do not repeat samples. A module that overrides `setup` must call
-    `super().setup(stage)`.
+    dataloader shuffles. `global_batch_size` is the number of samples on all ranks together; it is added only if all
+    ranks have equally many samples. For other DataLoaders, Lightning repeats some samples so that the shards of all
+    ranks have the same size. The DataModules of this project do not repeat samples. A module that overrides `setup`
+    must call `super().setup(stage)`.
     """
 
     passes_per_epoch = 1

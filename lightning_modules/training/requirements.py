@@ -11,7 +11,7 @@ from lightning_modules.lightning_internals import finds_unused_parameters
 
 
 def require_all_rows(trainer: Any, name: str) -> None:
-    """Reject a batch size that is smaller than the training set.
+    """Reject a batch size below the size of the training set.
 
     Args:
         trainer: trainer of the run.
@@ -51,7 +51,7 @@ def require_unused_parameters(trainer: Any, name: str, what: str) -> None:
     Args:
         trainer: trainer of the run.
         name: class name of the module.
-        what: reason why some parameters do not receive a gradient; a verb phrase that continues `name` in the error
+        what: reason why some parameters do not receive a gradient: a verb phrase that follows `name` in the error
             message.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The directory in which callbacks that test single images store their results."""
+"""The directory for the results of callbacks that test single images."""
 
 import shutil
 import tempfile

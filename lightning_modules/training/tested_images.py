@@ -113,13 +113,13 @@ class TestedImages:
         return positions
 
     def settings(self, pl_module: LightningModule, positions: range) -> dict[str, Any]:
-        """Return the data, weights and precision on which a callback's results depend, as JSON values.
+        """Describe the data, weights and precision on which a callback's results depend, by JSON values.
 
         Args:
             pl_module: the tested module.
-            positions: positions of the tested images. If the dataset stores its labels in memory, in the attribute
-                `label` or `targets`, the result includes the labels of all positions. Otherwise, it includes the labels
-                of `NUM_COMPARED` images only. In both cases, it includes the pixels of `NUM_COMPARED` images only.
+            positions: positions of the tested images. The result includes the pixels of only `NUM_COMPARED` of these
+                images. It includes the labels of all images if the dataset stores them in memory, in the attribute
+                `label` or `targets`; otherwise, it includes the labels of the same `NUM_COMPARED` images.
         """
         compared = [self[at] for at in positions[:: -(-len(positions) // NUM_COMPARED)]]
         label = self._labels_in_memory(positions)

@@ -37,8 +37,8 @@ class GaussianBlur(nn.Module):
 
     Args:
         probability: probability that an image is blurred, in [0, 1].
-        sigma: smallest and largest standard deviation of the Gaussian, in pixels; each image uses a random value
-            between them.
+        sigma: smallest and largest standard deviation of the Gaussian, in pixels. For each image, a random value
+            between them is used.
     """
 
     def __init__(self, probability: float = 1.0, sigma: tuple[float, float] = (0.1, 2.0)) -> None:

@@ -28,7 +28,7 @@ def grey(image: Tensor) -> Tensor:
 
 
 def with_brightness(image: Tensor, factor: Tensor) -> Tensor:
-    """Scale the brightness of images `[B, C, H, W]` by factors `[B]`: 0 gives black, and 1 the original image."""
+    """Scale the brightness of images `[B, C, H, W]` by factors `[B]`; 0 gives black, and 1 gives the original image."""
     return blended(image, 0.0, factor)
 
 

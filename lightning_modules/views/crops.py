@@ -1,8 +1,8 @@
 """Random crops and mirroring of images, sampled independently for each image.
 
 Boxes of random area have the same distribution as in torchvision's `RandomResizedCrop`, except that their edges are not
-rounded to pixels. Boxes are resized by bicubic interpolation without antialiasing, because boxes are rarely larger than
-the result.
+rounded to pixels. Boxes are resized by bicubic interpolation. Antialiasing is left out, because boxes are rarely larger
+than the result.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""Augmentation with noise, which is added to images or replaces a random box (random erasing).
+"""Augmentation with noise: noise is added to images, or fills a random box (random erasing).
 
 Source of random erasing: Zhong, Zheng, Kang, Li and Yang, Random Erasing Data Augmentation, AAAI 2020, arXiv
 1708.04896, as in timm.
@@ -36,7 +36,7 @@ class AddedNoise(nn.Module):
 
 
 def erased_boxes(uniform: Tensor, height: int, width: int) -> Tensor:
-    """Sample boxes with a uniform area in 1/50...1/3 of the image, and a log-uniform aspect ratio in 0.3...1/0.3.
+    """Sample boxes: the area is uniform in 1/50...1/3 of the image, and the aspect ratio log-uniform in 0.3...1/0.3.
 
     Args:
         uniform: uniform random numbers in [0, 1), `[B, 22]`: two for the row and the column, followed by two for the
@@ -45,7 +45,7 @@ def erased_boxes(uniform: Tensor, height: int, width: int) -> Tensor:
         width: width of the images, in pixels.
 
     Returns:
-        Mask of the box, `[B, H, W]`, bool. It is empty if none of the attempts fits into the image.
+        Mask of the box, `[B, H, W]`, bool. It is false everywhere if the boxes of all ten attempts exceed the image.
     """
     low, high = ERASED_AREA
     area = height * width * (low + uniform[:, 2::2] * (high - low))

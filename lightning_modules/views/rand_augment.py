@@ -57,14 +57,15 @@ DEFAULTS = {"m": 10.0, "n": 2.0, "p": 0.5, "mstd": 0.0, "mmax": FULL, "inc": 0.0
 
 
 def moved_grid(image: Tensor, shear: Tensor, shift: Tensor, angle: Tensor) -> Tensor:
-    """Compute the sampling grid `[B, H, W, 2]` with which `grid_sample` shears, translates or rotates images.
+    """Compute the grid `[B, H, W, 2]` with which the function `grid_sample` shears, translates or rotates images.
 
     Shearing is about the top left corner, and rotation is about the centre. At most one of `shear`, `shift` and `angle`
     should differ from 0.
 
     Args:
         image: `[B, C, H, W]`.
-        shear: change of the source column per row, and change of the source row per column, `[B, 2]`.
+        shear: two numbers per image, `[B, 2]`: the change of the source column per row, and of the source row per
+            column.
         shift: translation in pixels, to the right and down, `[B, 2]`.
         angle: rotation in radians, counterclockwise, `[B]`.
     """
@@ -192,7 +193,8 @@ def apply_operations(
         operation: for each image, the index of the operation in `names`, or `NONE`, `[B]`, int64, on the host.
         names: names of the operations of the policy.
         strengths: strengths of the operations.
-        resample: function that samples images at a grid of source positions, `[B, H, W, 2]`.
+        resample: function that maps images and a grid of source positions, `[B, H, W, 2]`, to the images sampled at
+            these positions.
     """
 
     def move(name: str, image: Tensor, rows: Tensor) -> Tensor:

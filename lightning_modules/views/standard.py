@@ -63,7 +63,7 @@ class TimmView(nn.Sequential):
 
 
 class ThreeAugment(nn.Module):
-    """3-Augment of DeiT III: convert each image to grey, solarise it or blur it, and then apply colour jitter.
+    """3-Augment of DeiT III: apply one of three operations (grey, solarise, blur) to each image, then colour jitter.
 
     The three operations have equal probability. Random resized crops and mirroring are left to the dataset. The blur is
     an exact Gaussian with a standard deviation of 0.1 to 2 pixels. The authors blur with Pillow, which approximates the
@@ -72,7 +72,7 @@ class ThreeAugment(nn.Module):
     Source: Touvron, Cord and Jegou, DeiT III: Revenge of the ViT, ECCV 2022, arXiv 2204.07118.
 
     Args:
-        jitter: maximum deviation of the factors of brightness, contrast and saturation from 1.
+        jitter: maximum difference between 1 and the factors of brightness, contrast and saturation.
     """
 
     def __init__(self, jitter: float = 0.3) -> None:

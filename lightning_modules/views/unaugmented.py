@@ -1,4 +1,4 @@
-"""Check for LightningModules that augment images themselves: the DataModule must not augment images."""
+"""A check for LightningModules that augment images themselves: it rejects DataModules that augment images, too."""
 
 from typing import Any
 

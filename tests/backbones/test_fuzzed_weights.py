@@ -1,4 +1,4 @@
-"""Truncated, bit-flipped and foreign files are read or rejected in one sentence, within memory and time limits."""
+"""Damaged and foreign files are either read, or rejected in one sentence, within memory and time limits."""
 
 import io
 import multiprocessing
@@ -74,7 +74,7 @@ def damaged(data: st.DataObject, contents: list[bytes]) -> bytes:
 
 
 def fuzz(name: str) -> None:
-    """Read damaged files of one kind in this child process; its memory limit is its current usage plus a budget."""
+    """Read damaged files of one kind in this child process, whose memory may grow only by a fixed budget."""
     read, suffix, contents = READERS[name]
     torch.set_num_threads(1)
     known = contents()

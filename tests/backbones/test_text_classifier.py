@@ -71,5 +71,5 @@ def test_a_text_encoder_averages_the_tokens_without_padding(tmp_path: Path) -> N
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
     options = {key: value for key, value in T5.items() if key != "model_type"}
     T5ForConditionalGeneration(T5Config(**options, decoder_start_token_id=0)).save_pretrained(tmp_path / "t5")
-    with pytest.raises(ValueError, match="t5 has a decoder, but features require only an encoder"):
+    with pytest.raises(ValueError, match="t5 has a decoder, but features require an encoder-only network"):
         transformers_text_encoder(str(tmp_path / "t5"))

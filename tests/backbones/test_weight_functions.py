@@ -20,7 +20,7 @@ from lightning_modules.backbones.replacement import (
 
 
 class Scaled(WeightFunction):
-    """A learned multiple of the weight in training mode, and twice the weight in evaluation mode."""
+    """Multiplies the weight by a learned factor in training mode, and by two in evaluation mode."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -7,7 +7,7 @@ from lightning_modules.baselines.deep_image_prior import DeepImagePrior
 
 
 def test_a_fit_is_that_of_the_equation() -> None:
-    """Compare two Adam steps on mean (f(z + n) - y)^2, with z from U(0, 0.1), and the moving average of the outputs."""
+    """Compare the moving average of the outputs over two Adam steps on mean (f(z + n) - y)^2, with z from U(0, 0.1)."""
     template = nn.Conv2d(2, 1, 3, padding=1).double()
     noisy = torch.rand(1, 1, 5, 6, dtype=torch.float64)
     torch.manual_seed(4)

@@ -1,4 +1,4 @@
-"""Detectors of pytorch-ood; the tests that compute scores need the package."""
+"""Detectors of pytorch-ood; only the tests that compute scores need this package to be installed."""
 
 import builtins
 from pathlib import Path

@@ -9,7 +9,7 @@ from tests.trainers import standing
 
 
 def test_a_step_with_a_multiple_is_the_closed_form() -> None:
-    """The divergence of the estimate a y is a times the number of values, for any random signs."""
+    """For any random signs, the divergence of the estimate a y is a times the number of values in y."""
     noisy, v = torch.rand(3, 2, 8, 8, dtype=torch.float64), (25 / 255) ** 2
     loss, [gradient] = gradient_of_a_step(SURE(Restored(), Gaussian(25)), {"noisy": noisy})
     square = float(noisy.square().mean())

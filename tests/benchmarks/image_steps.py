@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import nn
 
 BATCH = 8
-"""Images per step, instead of 64.
+"""Images per step; full training would use 64.
 
-The weights cost the same for any number of images, so the ratio for 64 images is below the measured ratio.
+The cost of transforming the weights does not depend on the number of images, so the ratio for 64 images is below the
+measured ratio.
 """
 
 

@@ -8,7 +8,7 @@ import pytest
 
 
 def peer(module: str, package: str) -> tuple[Any, str]:
-    """Import a library for comparison; return it with its name and version, or skip the row if it is missing."""
+    """Import a library to compare with; return it with its name and version, or skip the benchmark if it is missing."""
     try:
         found = importlib.import_module(module)
     except ImportError as error:

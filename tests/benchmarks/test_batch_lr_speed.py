@@ -25,7 +25,7 @@ def images() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def step(network: nn.Module) -> Callable[[], None]:
-    """Return a training step on the images."""
+    """Return a function that does a training step on the images."""
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
     image, label = images()
 

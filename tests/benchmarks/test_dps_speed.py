@@ -1,4 +1,4 @@
-"""DPS compared with deepinv, with the same network, number of network evaluations and mask."""
+"""Speed of DPS relative to deepinv, with the same network, mask and number of network evaluations."""
 
 import time
 from collections.abc import Callable

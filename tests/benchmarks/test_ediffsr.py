@@ -39,7 +39,7 @@ def test_the_network_takes_the_time_of_sampling(sampler: Any, report: Report) ->
 
 
 def test_the_network_costs_less_than_that_of_sr3(report: Report) -> None:
-    """SR3's network for 256 x 256 pixels: 64 channels times 1, 2, 4, 8, 8; two blocks; attention at 16 x 16."""
+    """SR3's network is that for 256 x 256 pixels: 64 channels times 1, 2, 4, 8, 8; two blocks; attention at 16 x 16."""
     ours, theirs = EANet().eval(), sr3().eval()
     numbers = [sum(parameter.numel() for parameter in network.parameters()) for network in (ours, theirs)]
     report("parameters of EDiffSR's network over those of SR3's", numbers[0] / numbers[1], "< 1")

@@ -161,7 +161,7 @@ METHODS = {
 
 
 class Bare(LightningModule):
-    """The plain loop's step as a LightningModule."""
+    """The same step as in the plain loop, as a LightningModule."""
 
     def __init__(self, method: Method, module: Any) -> None:
         super().__init__()

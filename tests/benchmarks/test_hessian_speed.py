@@ -1,4 +1,4 @@
-"""Hessian products compared with curvlinops, on one batch and on several batches."""
+"""Speed of Hessian products relative to curvlinops, on one batch and on several batches."""
 
 import time
 from collections.abc import Callable

@@ -19,7 +19,7 @@ FRAMES = 30
 
 
 def in_a_loop(clip: Tensor, noise: Tensor, side: int = 4) -> Tensor:
-    """Mix clip and noise, and rotate patch by patch with separate random numbers, as the published code does."""
+    """Mix clip and noise, and then rotate each patch with its own random number in a loop, like the published code."""
     mixed = (clip[0] + noise[0]) / 2
     patches = mixed.unfold(2, side, side).unfold(3, side, side).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
     made, p = torch.zeros_like(patches), torch.randint(10, (1,)) / 10

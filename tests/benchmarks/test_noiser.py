@@ -1,4 +1,4 @@
-"""Training and inference cost of NoiSER, compared with the U-Net of See-in-the-Dark that most low-light methods use."""
+"""Training and inference cost of NoiSER, relative to the See-in-the-Dark U-Net, which most low-light methods use."""
 
 import time
 from collections.abc import Callable

@@ -26,7 +26,7 @@ def images(count: int, side: int) -> torch.Tensor:
 
 @pytest.mark.parametrize(("count", "side"), SHAPES)
 def test_beside_torchvision(count: int, side: int, report: Report) -> None:
-    """Both sides convert uint8 to floats in [0, 1]; each image gets a separately drawn operation."""
+    """Both libraries convert uint8 to floats in [0, 1], and draw a separate operation for each image."""
     ours, theirs, batch = RandAugment(2, 9), v2.RandAugment(2, 9), images(count, side)
     to_float = v2.ToDtype(torch.float32, scale=True)
     ratio = paired_ratio(

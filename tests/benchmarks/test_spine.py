@@ -88,7 +88,7 @@ def test_help_against_importing_lightning(report: Report) -> None:
 def test_memory_of_targets_at_the_size_of_imagenet(
     report: Report, dtype: torch.dtype, target: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The memory of one of 8 processes is divided by that of the published code's array.
+    """The ratio is the memory of one of 8 processes over that of the array in the published code.
 
     The dataset has 1.3 million samples of 1,000 classes.
     """

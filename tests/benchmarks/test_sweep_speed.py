@@ -1,4 +1,4 @@
-"""Time of a sweep of short runs, relative to running them in sequence in one process that has imported everything."""
+"""Time of a sweep of short runs, relative to the same runs one after the other in a process with finished imports."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ SHORT = ("--trainer.max_epochs", "12", "--trainer.enable_progress_bar", "false")
 
 
 def spent(work: Callable[[], object]) -> tuple[float, float]:
-    """Return the CPU time of this process and its finished children, independent of other load, and the wall time."""
+    """Return the wall time, and the CPU time (unaffected by other load) of this process and its finished children."""
     before, start = sum(os.times()[:4]), time.perf_counter()
     work()
     return sum(os.times()[:4]) - before, time.perf_counter() - start

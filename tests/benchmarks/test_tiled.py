@@ -14,7 +14,7 @@ pytestmark = pytest.mark.benchmark
 
 @torch.no_grad()
 def test_pixels_in_a_second(report: Callable[[str, float, str], None]) -> None:
-    """The four tiles overlap by twice the reach of the network."""
+    """The image consists of four tiles, which overlap by twice the reach of the network."""
     network = DnCNN(depth=6, features=32).eval()
     tile, overlap = 256, 12
     side = 2 * tile - overlap

@@ -18,7 +18,7 @@ from tests.trainers import quiet
 
 
 class Segments(SegmenterSteps, LightningModule):
-    """Trains nothing, and reports the end of early learning of category 1 in epoch 1."""
+    """Trains nothing, and reports that early learning of category 1 ended in epoch 1."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """Non-blocking copies that complete as late as possible.
 
 The host may change the source of a copy to the device only after a synchronisation. The destination of a copy to the
-host has valid values only after a synchronisation, too. A source that was changed too early raises `ChangedTooEarly` at
-the next synchronisation. A destination that is read too early is full of NaN, or of 0x7f bytes for other types.
+host has valid values only after a synchronisation, too. If a source is changed too early, `ChangedTooEarly` is raised
+at the next synchronisation. A destination that is read too early is full of NaN, or of 0x7f bytes for other types.
 """
 
 import sys
@@ -17,13 +17,13 @@ from tests.conformance.host_syncs import kind_of, place_of
 from tests.conformance.simulated_device import aten, on_device
 
 MOST = 512
-"""Maximal number of pending copies; the device has surely completed a copy that as many others follow."""
+"""Maximal number of pending copies; a copy that this many others follow is taken as completed by the device."""
 _sent: list[tuple[Tensor, int, str]] = []
 _awaited: list[tuple[Tensor, Tensor]] = []
 
 
 class ChangedTooEarly(RuntimeError):
-    """An error for a race that would give wrong numbers on a GPU."""
+    """Raised for a race that would give wrong numbers on a GPU."""
 
 
 def digest(tensor: Tensor) -> int:

@@ -1,4 +1,4 @@
-"""Matrix products that autocast rounds to half precision outside network layers."""
+"""Finds matrix products outside network layers that autocast computes in half precision."""
 
 import sys
 from types import FrameType

@@ -102,13 +102,13 @@ def watch() -> None:
 
 
 def report() -> str:
-    """Print the counts as one line."""
+    """Return the counts as one line of text."""
     places = [[kind, place, count] for (kind, place), count in sorted(_counted.items())]
     return PREFIX + json.dumps({"steps": max(_steps - FIRST, 0), "places": places})
 
 
 def found(printed: str) -> tuple[int, dict[tuple[str, str], int]]:
-    """Parse the first line of a report: the number of steps, and counts by kind and location."""
+    """Find the first report line in the output, and return its number of steps and its counts by kind and location."""
     line = next(line for line in printed.splitlines() if line.startswith(PREFIX))
     read = json.loads(line.removeprefix(PREFIX))
     return read["steps"], {(kind, place): count for kind, place, count in read["places"]}

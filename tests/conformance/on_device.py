@@ -28,7 +28,7 @@ from tests.conformance import mutants
 Command = Sequence[str | Path]
 TEN_MINUTES = 600
 LEFT_ALONE = 5.0
-"""Seconds that ranks may wait for a failed rank."""
+"""Seconds that the other ranks may wait for a failed rank."""
 
 
 def on_device(*commands: Command, ranks: int = 1, fails: str | None = None, mutant: str | None = None) -> str:
@@ -78,7 +78,7 @@ def ended(server: subprocess.Popen[str]) -> None:
 
 
 def called(command: list[str]) -> int:
-    """Run a command line in this process, where the device exists; runs that `compare` starts also use this file."""
+    """Run a command line in this process, which has the device; `compare` starts its runs through this file, too."""
     import train
     from callbacks.generation import folders
     from experiments import commands

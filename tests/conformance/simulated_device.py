@@ -1,9 +1,9 @@
 """A device emulated in Python, so that code that only fails on a GPU also fails on a machine without one.
 
-Its tensors compute on the CPU and report the device `simulated:0`. They can be combined with CPU tensors where CUDA
-allows it: for zero-dimensional tensors, indices and copies. A tensor created without `device=`, a generator of a
-different device, `.numpy()` of a device tensor, or a module that Lightning has moved back to the CPU therefore raises
-an error on this device, too.
+Its tensors compute on the CPU and report the device `simulated:0`. As with CUDA, they can be combined with CPU tensors
+only if these are zero-dimensional or indices, or in copies. The following mistakes therefore raise an error on this
+device, too: a tensor created without `device=`, a generator of a different device, `.numpy()` of a device tensor, or a
+module that Lightning has moved back to the CPU.
 
 The device is registered for the whole process, with hooks that the autograd engine reads only once. Register it only in
 a separate process, before the first backward pass (`tests/conformance/on_device.py`). It does not emulate speed,
@@ -40,7 +40,7 @@ AFTER: list[Any] = []
 
 
 class DifferentDevices(RuntimeError):
-    """An error for a combination that CUDA rejects."""
+    """Raised when tensors of different devices are combined in a way that CUDA rejects."""
 
 
 class Backend(_DummyBackendModule):

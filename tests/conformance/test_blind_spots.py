@@ -110,8 +110,8 @@ def test_mixed_precision_trains(name: str, precision: str, tmp_path: Path) -> No
 def test_a_compiled_network_trains_on_the_device(tmp_path: Path) -> None:
     """The results equal those on the CPU.
 
-    Dynamo prints a warning, and also compiles the Python code of the simulated device, so no single graph covers the
-    whole network.
+    Dynamo also compiles the Python code of the simulated device. It therefore prints a warning, and no single graph
+    covers the whole network.
     """
     run("fit", "--config", written("elr", tmp_path, SHORT), "--run_directory", tmp_path / "plain")
     config = written("elr", tmp_path, {**SHORT, "compile": "eager"})

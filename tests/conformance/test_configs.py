@@ -62,7 +62,7 @@ OWN_KEYS = {
     # the method and its baselines are optimizers, each with the best rate of its own grid
     "sso": {"model.optimizer.class_path", "model.optimizer.lr"},
 }
-"""Keys that belong to a method although they are not among its arguments, with the reasons."""
+"""Keys that a method's configurations may set although they are not among its arguments, with the reasons."""
 
 
 def unknown_keys(value: Any, place: str = "") -> Iterator[str]:
@@ -141,7 +141,7 @@ def optimization(config: dict[str, Any], place: str) -> Iterator[tuple[str, dict
 
 
 def assert_class_defaults(path: Path, config: Any) -> None:
-    """Check that omitted optimizer arguments have their class's defaults, not those of the module's own optimizer."""
+    """Check that omitted optimizer arguments get the defaults of the named class, not of the module's own optimizer."""
     written = effective(path)
     for class_path, arguments, place in optimization(config.model.as_dict(), "model"):
         parameters = inspect.signature(pkgutil.resolve_name(class_path)).parameters

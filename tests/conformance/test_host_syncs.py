@@ -51,7 +51,7 @@ def reason(place: str) -> str | None:
 
 
 def unexplained(printed: str) -> dict[tuple[str, str], int]:
-    """Return the synchronisations that a run has counted and that have no documented reason."""
+    """Return the synchronisations without a documented reason from the printed counts of a run."""
     _, places = found(printed)
     return {(kind, place): count for (kind, place), count in places.items() if reason(place) is None}
 

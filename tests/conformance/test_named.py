@@ -40,12 +40,12 @@ EXPERIMENTS = [
 
 
 def header(path: Path) -> str:
-    """Read the comments of a configuration."""
+    """Return the comments of a configuration file."""
     return "\n".join(line.partition("#")[2] for line in path.read_text().splitlines() if "#" in line)
 
 
 def missing(text: str, beside: Path | None = None) -> set[str]:
-    """Find named files that do not exist, including bare file names relative to a folder."""
+    """Return the files and classes that a text names but that do not exist; `beside` is the folder of bare names."""
     found = {name for name in FILE.findall(text) if not (ROOT / name).exists()}
     if beside is not None:
         known = {path.name for path in (*beside.glob("*.yaml"), *ROOT.glob("configs/*/*.yaml"))}

@@ -65,7 +65,7 @@ def predicts(name: str) -> bool:
 
 
 def rest(name: str, directory: Path) -> list[Command]:
-    """Return the command lines for test and prediction that the row supports."""
+    """Return the `test` and `predict` command lines, as far as the row supports these commands."""
     test, predict = (("test", "--resume", directory), ("predict", "--resume", directory, *ONE_BATCH))
     return [*([test] if methods()[name].tests else []), *([predict] if predicts(name) else [])]
 

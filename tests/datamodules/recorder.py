@@ -1,4 +1,4 @@
-"""A module that stores its batches and learns nothing, and its training in a run directory."""
+"""A module that stores its batches and learns nothing, and a function that trains this module in a run directory."""
 
 from collections.abc import Callable
 from pathlib import Path

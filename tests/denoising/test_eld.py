@@ -77,7 +77,7 @@ def test_measures_are_scikit_images_defaults_on_the_corrected_image_of_256_level
 
 
 def test_the_light_factor_cancels_but_for_noise_and_clipping() -> None:
-    """The noise of one gain, in units of the darkened image, grows with f; the input is clipped at 1."""
+    """Noise of the same gain in the darkened image grows in proportion to f in the output; inputs are clipped at 1."""
     clean = torch.full((200, 4, 8, 8), 0.6, dtype=torch.float64)
     deviations = []
     for factor in (50.0, 200.0):

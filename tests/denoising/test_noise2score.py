@@ -46,7 +46,7 @@ def test_the_loss_at_no_score_at_the_exact_one_and_without_perturbation() -> Non
 
 
 def test_the_best_linear_score_is_that_of_the_perturbed_law() -> None:
-    """For y ~ N(0, s^2), the best linear score has a = -1 / (s^2 + sigma^2)."""
+    """For y ~ N(0, s^2), the best linear score a y has a = -1 / (s^2 + sigma^2)."""
     y, u = 0.7 * normal(2, 400_000), normal(3, 400_000)
     perturbed = y + 0.3 * u
     a = -(perturbed * u).sum() / (0.3 * perturbed.square().sum())  # least squares of sigma a y + u

@@ -38,7 +38,10 @@ def test_each_pixel_of_a_cell_is_drawn_equally_often() -> None:
 
 
 def test_random_sub_samples_lower_the_correlation_of_neighbours_but_less_than_fixed_ones() -> None:
-    """Random pixels of adjacent 2 x 2 cells are 1, 2, 2 or 3 pixels apart, with a sideways offset of -1, 0, 0 or 1."""
+    """One random pixel in each of two adjacent 2 x 2 cells: they are 1 to 3 pixels apart, with an offset of -1 to 1.
+
+    The distances 1, 2, 2 and 3 have equal probabilities, and so do the sideways offsets -1, 0, 0 and 1.
+    """
     law, clean = CorrelatedGaussian(grey_levels=255, blur=0.7), torch.zeros(100, 1, 64, 64, dtype=torch.float64)
     noise = law.sample(clean, CounterRNG(0, 0, torch.arange(100)))
     torch.manual_seed(0)

@@ -38,6 +38,6 @@ def images(*shape: int, seed: int = 0) -> Tensor:
 
 
 def step(guidance: Any, t: int, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Apply a guidance at the exact estimate a x_t of Gaussian images, with sqrt(abar_s abar_t) = 1 / 2."""
+    """Apply a guidance to x_t, given the exact estimate a x_t of Gaussian images; sqrt(abar_s abar_t) = 1 / 2."""
     noisy = x.clone().requires_grad_(True)
     return guidance(noisy, shrinkage(t) * noisy, 0.5)

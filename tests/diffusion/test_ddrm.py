@@ -1,4 +1,4 @@
-"""DDRM compared with its equations in dense matrices, and their consequences."""
+"""DDRM agrees with its equations, computed with dense matrices, and with consequences of these equations."""
 
 from types import SimpleNamespace
 from typing import Any

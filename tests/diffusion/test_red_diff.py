@@ -41,7 +41,7 @@ def test_the_gradient_of_a_step_is_that_of_the_paper(operator: LinearOperator) -
 
 @pytest.mark.parametrize("sigma", [0.0, 0.05])
 def test_the_path_is_that_of_the_algorithm_written_out(sigma: float) -> None:
-    """Compute in NumPy with the authors' means over the batch, whose scale affects Adam only through its epsilon."""
+    """Compute the path in NumPy, with the authors' batch means; their scale affects Adam only through its epsilon."""
     operator, truth = AverageDownsampling(2), images(3, 1, 4, 4)
     y = operator.forward(truth)
     generator = torch.Generator().manual_seed(5)
@@ -147,7 +147,7 @@ def test_times_are_visited_in_an_order(order: str) -> None:
 
 
 def test_steps_lower_the_data_term_of_a_nonlinear_blur() -> None:
-    """Use the published architecture with random weights and layer sizes that are small enough for a test."""
+    """The network has the published architecture, with random weights and with layers small enough for a test."""
     torch.manual_seed(0)
     network = KernelWizard(features=2, front_blocks=0, back_blocks=0)
     for parameter in network.parameters():

@@ -57,7 +57,7 @@ def line(row: Watched, base: Path, settings: Mapping[str, Any], directory: Path)
 
 
 def compared(row: Watched, base: Path, settings: Mapping[str, Any], tmp_path: Path, count: int = 2) -> Path:
-    """Run a row with one process and with several, and compare their files; return the directory of the single one."""
+    """Run a row with one process and with several, and compare the files; return the directory of the first run."""
     one, several = tmp_path / "one", tmp_path / "several"
     run(*line(row, base, settings, one))
     more = ("--trainer.devices", str(count), *TWO[2:])
@@ -86,7 +86,7 @@ def test_a_process_without_an_item_changes_nothing(name: str, base: Base, tmp_pa
 
 @pytest.mark.nightly
 def test_collectives_take_tensors_of_the_device(base: Base, tmp_path: Path) -> None:
-    """Run all rows in sequence with two processes whose collectives reject what NCCL rejects."""
+    """Run all rows one after the other, with two processes whose collectives reject the same tensors as NCCL."""
     pytest.importorskip("tests.conformance.collectives")
     from tests.conformance.on_device import on_device
 

@@ -1,4 +1,4 @@
-"""The cluster commands in README and docs/runs.md, line by line: two nodes, one of which is killed.
+"""Each line of the cluster commands in README and docs/runs.md runs on two nodes, one of which is killed.
 
 The test uses one machine, with one CPU process per node. In the commands, words that depend on the machines are
 replaced; each of these words must occur.
@@ -246,7 +246,7 @@ OVER_NODES = "--nnodes 2 --rdzv_backend c10d --rdzv_endpoint HOST:29500 --rdzv_i
 
 
 def test_two_nodes_go_on_where_one_of_them_is_restarted_late(one_process: Path, script: Script, tmp_path: Path) -> None:
-    """The first rank to return must not connect to the dead rank's address, which it still knows."""
+    """The rank that returns first still knows the dead rank's address, and must not connect to it."""
     run = tmp_path / "run"
     assert f"`{OVER_NODES}` in place of `--standalone`" in (ROOT / "docs/runs.md").read_text()
     nodes = OVER_NODES.replace("HOST:29500", f"127.0.0.1:{free_port()}")

@@ -25,7 +25,7 @@ def shapes() -> LabelledMasks:
 
 
 def process_of(rank: int, directory: Path) -> Any:
-    """Imitate the trainer attributes that a DataModule reads, for one of the processes."""
+    """Return an object that has the trainer attributes which a DataModule reads, as process `rank` sees them."""
     progress = types.SimpleNamespace(current=types.SimpleNamespace(ready=0))
     return types.SimpleNamespace(
         global_rank=rank,

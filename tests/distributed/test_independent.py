@@ -1,4 +1,4 @@
-"""Models distributed over processes: trained separately, complete in a checkpoint, and named if they are lost."""
+"""Models distributed over processes: trained separately, all saved in a checkpoint, and listed if they are lost."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ MODELS = 5
 
 
 class Models(Hosted):
-    """Vectors that are trained towards separate numbers, and count their steps."""
+    """One vector per model; each vector is trained towards its own number, and counts its steps."""
 
     steps: Tensor
 
@@ -126,7 +126,7 @@ def waits(directory: str, patience: float, fails: int | None = None) -> str:
 
 
 def results(processes: list[Any], but: int, timeout: float) -> list[str]:
-    """Return the results or output of the other processes, within a time limit."""
+    """Return what the processes other than `but` return or print, within a time limit."""
     end = time.monotonic() + timeout
     said = []
     for rank, process in enumerate(processes):

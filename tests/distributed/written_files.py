@@ -79,7 +79,7 @@ def assert_same_files(one: Path, two: Path, accuracy: float, first_only: Sequenc
         one: directory of the first run.
         two: directory of the second run.
         accuracy: tolerance for numbers.
-        first_only: patterns of files for which only the number of files is compared.
+        first_only: patterns of files whose contents are not compared, only their number.
     """
     ours, theirs = written(two), written(one)
     for pattern in first_only:

@@ -30,7 +30,7 @@ def fit() -> list[str]:
 
 @pytest.fixture
 def config(tmp_path: Path) -> Callable[..., Path]:
-    """Write a configuration `<folder>/<name>.yaml` for this command."""
+    """Return a function that writes `configs/<folder>/<name>.yaml` for the stand-in `fit` command."""
 
     def write(name: str, max_epochs: int = 3, folder: str = "method", **model: object) -> Path:
         path = tmp_path / "configs" / folder / f"{name}.yaml"

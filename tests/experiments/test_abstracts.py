@@ -156,8 +156,8 @@ def test_a_claim_that_is_not_borne_out_counts_as_one_that_does_not_hold() -> Non
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"reference": "two"}, "sentence 1 of elr names 'two', not a claim of docs/claims.csv"),
-        ({"evidence": "benchmark"}, "sentence 1 of elr names 'one', not a row of docs/benchmarks.md"),
+        ({"reference": "two"}, "sentence 1 of elr names 'two', which is not a claim in docs/claims.csv"),
+        ({"evidence": "benchmark"}, "sentence 1 of elr names 'one', which is not in benchmarks.md"),
         ({"paper": "none"}, "no method has the folder none"),
     ],
 )

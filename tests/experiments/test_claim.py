@@ -249,7 +249,7 @@ def test_a_metric_that_is_not_there_is_said_after_the_first_run(
         ({"seeds": [0, 0.5]}, "seeds must be"),
         ({"seeds": 2}, "seeds must be"),
         ({"method": "none.yaml"}, "method names"),
-        ({"baseline": "demo.yaml"}, "method and baseline must be two configs"),
+        ({"baseline": "demo.yaml"}, "method and baseline must be two different configs"),
     ],
 )
 def test_what_is_wrong_with_a_claim_is_said_before_anything_runs(

@@ -1,4 +1,4 @@
-"""A file with a `base` is resolved like two `--config` arguments, wherever a configuration is read."""
+"""Wherever a configuration is read, a file with a `base` has the effect of two `--config` arguments."""
 
 from enum import Enum
 from pathlib import Path

@@ -147,7 +147,7 @@ def _parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def two_of_each() -> list[str]:
-    """Return the first and last content of each kind; a kind is a name without its final value."""
+    """Return the first and last name of each kind of content; a kind is the name without its final value."""
     kinds: dict[str, list[str]] = {}
     for name in CONTENTS:
         kinds.setdefault(re.split(r" (?=['\[{(\d-]|None|True)", name)[0], []).append(name)

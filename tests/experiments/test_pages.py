@@ -68,7 +68,7 @@ def test_a_picture_is_made_smaller_until_it_is_small_enough(tmp_path: Path) -> N
 
 
 def pictured(config: Path, source: str) -> None:
-    """Change only the picture named in a configuration's header."""
+    """In a configuration's header, change only the name of the picture."""
     text = re.sub(r"# picture: (.*\n#)*.*\n", f"# picture: {source}\n", config.read_text())
     config.write_text(text)
 

@@ -110,7 +110,7 @@ def test_wide_figures_are_stacked_and_tall_ones_stand_side_by_side(
     files = {name: [tmp_path / f"{name}.png"] for name in ("a", "b")}
     with Image.open(pictures._put_together(files, picture("a.png"), tmp_path / "x.png")) as whole:
         assert whole.size == together
-    with pytest.raises(FileNotFoundError, match=r"c.png does not exist, for the picture of configs/x/demo.yaml"):
+    with pytest.raises(FileNotFoundError, match=r"c.png does not exist; the picture of configs/x/demo.yaml needs it"):
         pictures._put_together({"c": [tmp_path / "c.png"]}, picture("c.png"), tmp_path / "x.png")
 
 

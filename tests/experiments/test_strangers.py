@@ -1,4 +1,4 @@
-"""Resuming an untrusted run directory runs no code, downloads nothing, and writes nowhere else."""
+"""Resuming an untrusted run directory runs no code, downloads nothing, and writes nothing outside this directory."""
 
 import os
 import shutil
@@ -99,7 +99,7 @@ def test_no_checkpoint_is_read_but_the_one_that_is_ours_to_name(
 
 @pytest.fixture
 def own_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], Path]]:
-    """Write a module that records its import and contains a class of each type."""
+    """Return a function that writes a module which contains a network and leaves a trace when it is imported."""
     monkeypatch.syspath_prepend(str(tmp_path))
     before = set(sys.modules)
 
@@ -276,7 +276,7 @@ BEST = (
 
 @pytest.mark.parametrize("form", ["local://{}", "{}/run/checkpoints/../../precious", "{}"])
 def test_a_checkpoint_has_nothing_removed_elsewhere(form: str, forged: Forged, tmp_path: Path) -> None:
-    """Lightning deletes the path, even a folder, that its callback's state names as the worst of the best models."""
+    """Lightning deletes the path (even of a folder) that its callback's state names as the worst of the best models."""
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "file").write_text("kept")

@@ -74,6 +74,6 @@ def test_the_sentence_is_what_it_was(name: str, sentence: str) -> None:
 
 @pytest.mark.parametrize("name", WRONG)
 def test_an_error_is_a_text_alone(name: str) -> None:
-    """If errors contained the argument or the errors of all alternatives, `readable_errors` need not parse texts."""
+    """If errors stored the argument or the errors of all alternatives, `readable_errors` need not parse their texts."""
     assert error(name).argument_name is None
     assert vars(error(name)).keys() <= {"argument_name", "message", "default_config_file", "subcommand_parser"}

@@ -25,7 +25,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "NCSN++ of width 32": (lambda: NCSNpp(width=32, num_blocks=1, dropout=0.0), (3, 32, 32)),
 }
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-3, torch.bfloat16: 0.1}
-"""Tolerances of outputs and gradients, relative to the largest value of each; TF32 is off."""
+"""Tolerances for outputs and for gradients, relative to the largest absolute value; TF32 is off."""
 TRAINED = (
     "elr",
     "cross_entropy",

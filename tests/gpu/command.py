@@ -1,4 +1,4 @@
-"""Measure on the GPUs of this machine, most valuable items first, and write docs/gpu.md.
+"""Measure the items on the GPUs of this machine, the most valuable ones first, and write docs/gpu.md.
 
     python -m tests.gpu                    40 minutes
     python -m tests.gpu --minutes 9        the items that fit; the same command continues later
@@ -35,7 +35,7 @@ SLACK = 1.5
 GRACE = 60.0
 """Seconds after its time limit in which an item may still end by itself."""
 FORKABLE = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
-"""Makes PyTorch detect GPUs without initialising CUDA, after which a process could not be forked."""
+"""Makes PyTorch detect GPUs without initialising CUDA; a process that has initialised CUDA cannot be forked."""
 OUT_OF_TIME = 9
 """Exit status of an item that has saved its rows but is not finished."""
 
@@ -107,7 +107,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def measured(name: str, item: Item, at: Place) -> Outcome:
-    """Measure an item in a separate process, unless something is missing or too little time is left."""
+    """Measure an item in a separate process, or skip it if a requirement is missing or too little time is left."""
     if reason := item.missing(at):
         return Outcome(SKIPPED, reason)
     minutes = item.minutes / at.of(1, 10)

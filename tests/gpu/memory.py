@@ -113,7 +113,7 @@ def wta_crs(at: Place) -> None:
 
 
 def targets(at: Place) -> None:
-    """Measure ELR's targets for a dataset of ImageNet's size."""
+    """Measure the memory and update time of ELR's targets for a dataset of ImageNet's size."""
     for dtype in (torch.float32, torch.float16):
         target_rows(dtype, at)
 

@@ -14,7 +14,7 @@ class Outcome(NamedTuple):
 
     Args:
         state: one of the constants in this file.
-        said: reason in one sentence; empty if the item is finished.
+        said: why the item is not finished, in one sentence; empty if it is finished.
         minutes: duration.
     """
 

@@ -39,7 +39,7 @@ def section(made: str, outcomes: Mapping[str, Outcome], rows: Mapping[str, list[
         made: date and machine.
         outcomes: outcome of each item.
         rows: rows of each item.
-        rehearse: whether figures are omitted.
+        rehearse: whether this is a rehearsal, whose figures are omitted.
     """
     states = [
         [item.title, f"{item.minutes:g}{' or more' if item.to_the_end else ''}", _state(outcomes.get(name), rows[name])]
@@ -68,7 +68,7 @@ def _verdict(ok: bool | None) -> str:
 
 
 def write_page(path: Path, card: str, text: str) -> None:
-    """Insert the section of a card into the page; the rehearsal is shown only while no card has a section."""
+    """Insert a card's section into the page; the section of a rehearsal is shown only while no card has one."""
     sections = sections_of(path.read_text(encoding="utf-8")) if path.is_file() else {}
     sections[card] = text
     cards = {name: one for name, one in sections.items() if name != REHEARSAL} or sections

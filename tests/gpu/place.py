@@ -139,7 +139,7 @@ class Place:
         return {row.name: row for row in read_rows(self.file)}
 
     def forget(self, which: Callable[[Row], bool]) -> None:
-        """Delete saved rows, so that they are measured again."""
+        """Delete the saved rows that `which` selects, so that they are measured again."""
         lines = [json.dumps(row._asdict()) + "\n" for row in read_rows(self.file) if not which(row)]
         write_text(self.file, "".join(lines))
 
@@ -155,7 +155,7 @@ class Place:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read the latest row of each name; ignore an incomplete last line."""
+    """Read a file of rows, and return the latest row of each name; an incomplete last line is ignored."""
     rows: dict[str, Row] = {}
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():

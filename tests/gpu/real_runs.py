@@ -1,4 +1,4 @@
-"""The papers' settings on CIFAR-10, for as many epochs as the time allows, with shortened learning-rate schedules."""
+"""Training on CIFAR-10 with the papers' settings; if time is short, with fewer epochs and shortened schedules."""
 
 import csv
 import time
@@ -15,7 +15,7 @@ from tests.gpu.place import Place, Row
 
 SCHEDULE = "model.init_args.lr_scheduler.init_args.milestones"
 PROBE = (5, 45)
-"""Batches of two short runs; the time per batch is computed from their difference."""
+"""Numbers of batches of two short runs; the time per batch is computed from the difference between the runs."""
 CERTIFIED = {
     "trainer.callbacks.0.init_args.skip": 100,  # 100 of the 10,000 test images
     "trainer.callbacks.0.init_args.mode.init_args.n": 10_000,
@@ -43,7 +43,7 @@ def prepared(config: str, at: Place, directory: Path, more: Mapping[str, Any]) -
 
 
 def probed(config: str, at: Place, more: Mapping[str, Any], batches: int) -> float:
-    """Measure the seconds per epoch of `batches` batches, from two short runs without evaluation."""
+    """Estimate the seconds that an epoch of `batches` batches takes, from two short runs of different lengths."""
     taken = []
     for count in at.of(PROBE, (1, 2)):
         path = prepared(config, at, at.scratch, {**more, "trainer.max_epochs": 1, "trainer.callbacks": []})
@@ -121,7 +121,7 @@ def cross_entropy(at: Place) -> None:
 
 
 def certified(at: Place) -> None:
-    """Train ResNet-110 with Gaussian noise of 0.25, and certify every hundredth test image."""
+    """Train ResNet-110 with Gaussian noise of standard deviation 0.25, and certify every hundredth test image."""
     few: dict[str, Any] = at.of({}, {"trainer.callbacks.0.init_args.mode.init_args.n0": 2})
     few |= at.of({}, {"trainer.callbacks.0.init_args.mode.init_args.n": 4, "trainer.callbacks.0.init_args.skip": 5000})
     run, epoch = trained("certified", "consistency/cifar10", at, 150, 196, 90, {**CERTIFIED, **few})

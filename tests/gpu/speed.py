@@ -44,7 +44,7 @@ def steps(at: Place) -> None:
 
 
 def appetite(network: nn.Module, size: int, batch: int, at: Place) -> float:
-    """Measure the images per second of a training step, in bf16-mixed, channels last, with momentum."""
+    """Measure the images per second in training, with bf16-mixed, channels last, and SGD with momentum."""
     network = network.to(at.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
     image = torch.rand(batch, 3, size, size, device=at.device).contiguous(memory_format=torch.channels_last)

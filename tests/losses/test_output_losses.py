@@ -1,4 +1,4 @@
-"""Loss counts, and the course of the loss over the whole training set."""
+"""Counting of gradients with respect to the outputs, and the loss over the whole training set after each epoch."""
 
 from typing import Any
 

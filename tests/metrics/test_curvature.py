@@ -118,7 +118,7 @@ def test_what_does_not_fit_is_named() -> None:
 
 
 class Attending(nn.Module):
-    """A linear classifier behind attention, with the one kernel that has no second derivative, or in autocast."""
+    """A linear layer, either after attention with the kernel that has no second derivative, or in autocast."""
 
     def __init__(self, features: int, classes: int, fused: bool) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ def test_a_network_without_a_second_derivative_or_in_autocast_is_refused() -> No
     with pytest.raises(ValueError, match="Curvature needs second derivatives, which Attending lacks"):
         refuse_without_curvature(Attending(5, 3, True), few, "batch", "Curvature")
     network = Attending(5, 3, False)
-    with pytest.raises(ValueError, match="Curvature needs single precision or better, and Linear uses autocast"):
+    with pytest.raises(ValueError, match="Curvature needs single precision or better, but Linear uses autocast"):
         refuse_without_curvature(network, few, "batch", "Curvature")
     assert not network.linear._forward_pre_hooks
     refuse_without_curvature(network.linear, few, "batch", "Curvature")

@@ -121,7 +121,7 @@ def test_a_set_has_a_row_for_each_image_and_the_mean_of_them() -> None:
 
 
 def means_of_a_share() -> dict[str, dict[str, float]]:
-    """Measure the images of this process; both processes have the second image."""
+    """Measure the images of this process; the image with index 1 belongs to both processes."""
     dist.init_process_group("gloo")
     quality = ImageQuality()
     measured(quality, [[2, 1], [0, 1]][rank()])

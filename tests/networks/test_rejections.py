@@ -41,7 +41,7 @@ from tests.rejections import Row, rejections
 
 
 def deeplab(**options: Any) -> Callable[[Path], object]:
-    """Build a network, given a file with unsuitable weights."""
+    """Return a function that builds a network from a file whose weights do not fit it."""
 
     def build(root: Path) -> object:
         torch.save({"linear.weight": torch.zeros(2)}, root / "other.pth")

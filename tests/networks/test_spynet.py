@@ -13,7 +13,7 @@ def image(*shape: int, seed: int = 0) -> Tensor:
 
 
 def constant_flow(right: float, down: float) -> SPyNet:
-    """Build a network whose coarsest level outputs a constant, and whose other levels add no correction."""
+    """Build a network whose coarsest level outputs a constant flow, to which the other levels add zero."""
     network = SPyNet(None).double()
     for number, parameter in enumerate(network.parameters()):
         parameter.zero_()

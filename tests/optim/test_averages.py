@@ -22,7 +22,7 @@ def test_the_ramp_begins_with_a_tenth_and_ends_with_the_decay() -> None:
 
 
 def trained_for(steps: int, average: AveragedWeights, network: nn.Module) -> list[torch.Tensor]:
-    """Train the network while averaging its weights, and return its first weight after each step."""
+    """Train the network while averaging its weights, and return the first layer's weight after each step."""
     optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1)
     average.follow(network, optimizer)
     weights = []
@@ -83,7 +83,7 @@ def test_an_average_of_half_precision_moves_by_little_and_goes_on_from_its_state
 
 
 def test_an_average_is_used_by_a_network_that_was_frozen_since() -> None:
-    """A module that uses a trained denoiser or generator freezes it in this way."""
+    """Modules that use a trained denoiser or generator freeze its network after loading, like this test."""
     network = nn.Linear(2, 2)
     network.bias.requires_grad_(False)
     average = AveragedWeights(network, lambda update: 0.5)

@@ -28,7 +28,7 @@ def test_new_layers_and_biases_learn_faster_and_norms_do_not() -> None:
 
 
 class Tokens(nn.Module):
-    """Has its own parameters, attention with input weights that belong to no layer, and a shared layer."""
+    """Has a parameter of its own, a layer with two names, and attention whose input weights belong to no layer."""
 
     def __init__(self) -> None:
         super().__init__()

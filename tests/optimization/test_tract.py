@@ -111,7 +111,7 @@ def test_the_step_is_the_best_one_for_the_pre_activations() -> None:
 
 
 def weight_gradient(inputs: Tensor, ridge: float, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gradients of TrAct and of the plain layer."""
+    """Return the weight's gradient in a TrAct layer and in a plain layer."""
     plain = nn.Linear(inputs.shape[1], target.shape[1], bias=False).double()
     nn.init.zeros_(plain.weight)
     layer = TrActLinear(copy.deepcopy(plain), ridge, sync_gram=False)

@@ -27,7 +27,7 @@ def circle(points: int) -> Tensor:
 
 
 def of_the_circle(x: Tensor, std: float) -> Tensor:
-    """Compute log p in closed form for noisy points of the unit circle, with the Bessel function I_0 scaled by e^-k."""
+    """Compute log p in closed form for points of the unit circle plus noise, with the Bessel function e^-k I_0(k)."""
     r = x.norm(dim=1)
     return (
         -math.log(2 * math.pi * std**2)

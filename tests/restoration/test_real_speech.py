@@ -1,4 +1,4 @@
-"""Recorded speech of unknown speakers, enhanced by networks trained for an hour on a different voice and noise."""
+"""Networks that were trained for an hour on one voice enhance recordings of other speakers with other noise."""
 
 import json
 import os

@@ -153,7 +153,7 @@ class Plane(nn.Module):
 
 
 def test_a_linear_denoiser_before_a_plane_is_certified_at_its_distance() -> None:
-    """Denoised with gain a towards the mean m, the plane at 1/2 moves to 1/2 + (1/a - 1)(1/2 - m) of the mean pixel."""
+    """The denoiser has gain a around the mean m, so the plane at mean pixel 1/2 moves to 1/2 + (1/a - 1)(1/2 - m)."""
     scheduler, sigma, tau = DDPMScheduler(), 0.25, 0.5
     t = 145
     abar = float(scheduler.alphas_cumprod[t])

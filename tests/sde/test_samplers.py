@@ -79,7 +79,7 @@ def test_the_flow_draws_nothing(update: Any) -> None:
 
 
 def test_prediction_and_correction_of_ve_are_those_of_diffusers() -> None:
-    """Both use the scheduler's times and noise. The scheduler passes sigma to the network, and corrects with r."""
+    """Our sampler and the scheduler of diffusers use the same times and noise."""
     scheduler = ScoreSdeVeScheduler(num_train_timesteps=50, snr=0.17, sigma_min=0.01, sigma_max=50.0)
     scheduler.set_timesteps(50)
     scheduler.set_sigmas(50)

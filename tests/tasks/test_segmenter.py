@@ -15,7 +15,7 @@ NUM_CLASSES = 4
 
 
 class OneHot(SegmenterSteps, LightningModule):
-    """Predicts the mask in the image: category k has the logit 1 + k, so that the loss distinguishes categories."""
+    """Predicts the mask that the image shows; category k gets the logit 1 + k, so the loss depends on the category."""
 
     def __init__(self) -> None:
         super().__init__()

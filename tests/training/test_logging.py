@@ -73,7 +73,7 @@ class Rows(Callback):
 
 
 def loader(rank: int = 0, processes: int = 1) -> Any:
-    """Return this process's part of batches of three, three and two numbers, one of which is in two batches."""
+    """Return this process's part of batches of three, three and two rows; one row is in two batches."""
     parts = [{"image": part[rank::processes], "global_batch_size": len(part)} for part in (X[:3], X[3:6], X[5:])]
     return DataLoader(parts, batch_size=None)  # type: ignore[arg-type]
 

@@ -31,7 +31,7 @@ def test_datamodules_that_deal_requests_are_read_by_position(tmp_path: Path) -> 
 
 
 def test_all_labels_in_memory_and_few_images_tell_sets_apart() -> None:
-    """Datasets are identified by all 200 labels, any of which may differ, and by at most 16 images."""
+    """A dataset is recognised by all its 200 labels, so that any changed label is noticed, and at most 16 images."""
     read: list[int] = []
 
     class Counted(Images):

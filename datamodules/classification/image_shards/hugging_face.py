@@ -68,7 +68,7 @@ class ImagesInDataset(EncodedImages):
         return [f"{self.split}/{row}" for row in range(len(self.label))]
 
     def _encoded(self, rows: Sequence[int]) -> Iterator[tuple[str, bytes | None]]:
-        """For each row, yield a name for error messages and the encoded image, or the image's path and None."""
+        """Per row, yield two values: a name for error messages and the encoded image, or the image's path and None."""
         for row, each in zip(rows, self.images[list(rows)][self.image_key].to_pylist(), strict=True):
             described, image = f"{self.name}: row {row}", each or {}
             if image.get("bytes") is None and not image.get("path"):
@@ -112,9 +112,9 @@ class HuggingFaceImages(NamedSplits):
 
     The dataset is on the Hugging Face Hub or in a local folder. A dataset on the Hub is downloaded once, to the cache
     of `datasets`. A local folder contains either a dataset saved by `save_to_disk`, or images in one folder per class
-    (`imagefolder`). Images are read by position from memory-mapped files, so label noise, folds and resuming work as
-    for image files. Label tables identify a sample by its index, or by its name `<split>/<row>`. To read parquet and
-    tar files without copying them, use `ImageShards`.
+    (`imagefolder`). Images are read by position from memory-mapped files. Label noise, folds and resuming therefore
+    work as for image files. Label tables identify a sample by its index, or by its name `<split>/<row>`. To read
+    parquet and tar files directly, without the cache of `datasets`, use `ImageShards`.
 
     Args:
         name: name of the dataset on the Hub, such as `uoft-cs/cifar10`, or a local folder.
@@ -134,7 +134,7 @@ class HuggingFaceImages(NamedSplits):
 
     Raises:
         ValueError: if an argument is out of range, or, on reading, if columns or labels do not match.
-        FileNotFoundError: on reading, if there is no such dataset, or it cannot be downloaded.
+        FileNotFoundError: on reading, if there is no such dataset, or if it cannot be downloaded.
         ModuleNotFoundError: on reading, if `datasets` is not installed.
     """
 
@@ -167,8 +167,8 @@ class HuggingFaceImages(NamedSplits):
     def fetch_missing(self) -> None:
         """Download a dataset from the Hub on one rank per machine, while all other ranks wait.
 
-        Errors are ignored here, so that no rank waits for a failed rank. The errors are raised again when all ranks
-        read the dataset.
+        Errors are ignored here, so that no rank waits for a rank that failed. They occur again, and are raised, when
+        all ranks read the dataset.
         """
         with contextlib.suppress(ImportError, OSError, ValueError):
             self._loaded("train")
@@ -204,7 +204,7 @@ def loaded_split(
 
     Raises:
         ValueError: if the dataset or its split cannot be read.
-        FileNotFoundError: if there is no such dataset, or it cannot be downloaded.
+        FileNotFoundError: if there is no such dataset, or if it cannot be downloaded.
         ModuleNotFoundError: if `datasets` is not installed.
     """
     try:
@@ -218,7 +218,7 @@ def loaded_split(
         if not HUB_NAME.fullmatch(name):
             raise FileNotFoundError(f"{name} is not a folder, and not the name of a dataset such as uoft-cs/cifar10")
         if name.isidentifier() and find_spec(f"datasets.packaged_modules.{name}") is not None:
-            raise ValueError(f"{name} is a builder of datasets, which would read any files; give the name of a dataset")
+            raise ValueError(f"{name} is a builder, not a dataset, and would read any files; give the name of a dataset")
     try:
         if any((folder / file).is_file() for file in ("dataset_dict.json", "state.json")):
             found = datasets.load_from_disk(str(folder))

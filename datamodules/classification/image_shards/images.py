@@ -1,4 +1,4 @@
-"""Labelled images in shards, read individually by position."""
+"""Labelled images in shards. Each image can be read on its own, by its position."""
 
 import contextlib
 import functools
@@ -75,7 +75,7 @@ class ImagesInShards(EncodedImages):
         """Return a cache key that identifies a shard file and its images."""
 
     def sizes(self) -> list[tuple[int, int]]:
-        """Read the height and width of each image. The result is cached in the process until a shard changes."""
+        """Read the height and width of each image. The process caches the sizes of a shard until this shard changes."""
         found = [self._sizes_in(shard) for shard in range(len(self.shards))]
         return [(height, width) for each in found for height, width in each.tolist()]
 
@@ -213,7 +213,7 @@ def shard_paths(root: Path, pattern: str, key: str) -> list[Path]:
 
 
 def shard_names(root: Path, paths: Sequence[Path]) -> list[str]:
-    """Name shards by their paths relative to the data directory, without suffix."""
+    """Return the names of shards: their paths relative to the data directory, without suffix."""
     return [Path(os.path.relpath(path, root)).with_suffix("").as_posix() for path in paths]
 
 
@@ -283,7 +283,7 @@ class ImageShards(NamedSplits):
 
     @functools.cached_property
     def class_names(self) -> Sequence[str] | None:  # type: ignore[override]
-        """Class names from the first training shard, if it is a parquet file that stores a name for each class."""
+        """Class names from the first training shard; None unless this is a parquet file with a name for each class."""
         with contextlib.suppress(OSError, ValueError):  # raised again on reading
             path = self._paths("train")[0]
             found = self._parquet(path).class_names if path.suffix.lower() == ".parquet" else None

@@ -15,7 +15,7 @@ class NamedSplits(ImageSet):
     """
 
     splits: Mapping[str, str | None]
-    """Value of each of the arguments `train`, `validation` and `test`; None if there is no such split."""
+    """The values of the arguments `train`, `validation` and `test`, by name. The value of a missing split is None."""
 
     def read_split(self, key: str) -> ImageSource:
         """Read the split `train`, `validation` or `test`."""

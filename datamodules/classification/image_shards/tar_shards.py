@@ -1,4 +1,4 @@
-"""Index of a tar shard: the byte range of each sample's encoded image, and its label or caption."""
+"""Index of a tar shard: for each sample, the byte range of the encoded image, and the label or caption."""
 
 import json
 import os
@@ -158,7 +158,7 @@ def _caption(file: int, key: str, members: dict[str, tarfile.TarInfo], caption_c
     if (member := members.get("txt")) is not None:
         return _content(file, member, JSON_BYTES).decode("utf-8-sig").strip()
     if (member := members.get("json")) is None:
-        raise ValueError(f"the sample {key} has no caption, neither {key}.txt nor {key}.json")
+        raise ValueError(f"the sample {key} has no caption: it has neither {key}.txt nor {key}.json")
     try:
         text = json.loads(_content(file, member, JSON_BYTES))[caption_column]
     except (ValueError, LookupError, TypeError, RecursionError) as error:
@@ -170,5 +170,5 @@ def _caption(file: int, key: str, members: dict[str, tarfile.TarInfo], caption_c
 
 def _content(file: int, member: tarfile.TarInfo, most: int) -> bytes:
     if member.size > most:
-        raise ValueError(f"{member.name} has {member.size} bytes, more than {most}")
+        raise ValueError(f"{member.name} has {member.size} bytes, more than the limit of {most} bytes")
     return os.pread(file, member.size, member.offset_data)

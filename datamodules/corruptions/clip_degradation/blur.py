@@ -16,7 +16,7 @@ PROBABILITIES = {
     **{"plateau_iso": 0.108, "plateau_aniso": 0.027, "sinc": 0.1},
 }
 LARGE = 13
-"""Kernel size from which sinc kernels may have lower cut-off frequencies."""
+"""Sinc kernels of at least this size, in pixels, may have lower cut-off frequencies than smaller kernels."""
 
 
 class RandomBlur(ClipOperator):

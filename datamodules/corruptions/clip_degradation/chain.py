@@ -50,7 +50,7 @@ class Chain:
         for operator in self.operators:
             size = operator.sizes(size or (0, 0), (1, 1))
         if size != (1, 1):
-            raise ValueError(f"operators: none of them resizes frames to 1/{scale} of the clean size: add ResizeToEnd")
+            raise ValueError(f"operators: no operator resizes frames to 1/{scale} of the clean size: add ResizeToEnd")
 
     def __call__(self, clip: Tensor, random: np.random.Generator) -> Tensor:
         """Degrade a clip.

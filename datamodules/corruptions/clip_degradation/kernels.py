@@ -7,7 +7,7 @@ cut-off frequency omega, the kernels are:
     Gaussian      exp(-q / 2)
     generalized   exp(-q^beta / 2)
     plateau       1 / (1 + q^beta)
-    sinc          omega J_1(omega |x|) / (2 pi |x|), in the centre omega^2 / (4 pi)
+    sinc          omega J_1(omega |x|) / (2 pi |x|), and omega^2 / (4 pi) in the centre
 
 Source: X. Wang et al., Real-ESRGAN, ICCVW 2021, arXiv 2107.10833; the formulas are from its code (BasicSR).
 """

@@ -21,13 +21,13 @@ Noise = TypeVar("Noise", bound=ImageNoise)
 
 
 def total_variation(image: Tensor, epsilon: float = 1e-12) -> Tensor:
-    """Compute the total variation, `[B]`: mean absolute vertical plus mean absolute horizontal differences."""
+    """Compute the total variation `[B]`: the mean absolute vertical difference plus the mean horizontal one."""
     down, across = image.diff(dim=2), image.diff(dim=3)
     return sum((d**2 + epsilon).sqrt().flatten(1).mean(dim=1) for d in (down, across))  # type: ignore[return-value]
 
 
 def candidates(noise: ImageNoise) -> list[ImageNoise]:
-    """List noise models at the candidate levels: the ends of equal steps through the paper's range of levels.
+    """List noise models at the candidate levels, which divide the paper's range of levels into equal steps.
 
     Args:
         noise: noise model that determines the kind of noise; its level is not used.

@@ -42,7 +42,7 @@ class Recording(NamedTuple):
     colour_bias: tuple[float, ...]
     """Colour bias of R, G, B, G."""
     fit: float
-    """Squared correlation of the probability plot. `normal_fit` is the same quantity for a normal distribution."""
+    """Squared correlation of the probability plot of the Tukey lambda fit; `normal_fit` is that of a normal fit."""
     normal_fit: float
 
 
@@ -54,7 +54,7 @@ def photon_transfer(mean: Frame, variance: Frame) -> tuple[float, float]:
         variance: variance of each area.
 
     Returns:
-        The slope K and the constant. The constant is the variance of the noise in the dark.
+        The slope K and the constant, which is the variance of the noise without light.
 
     Raises:
         ValueError: if there are fewer than two light levels, or the variance does not grow with the mean.
@@ -150,10 +150,10 @@ def recording(bias_frame: Frame, gain: float, black: float) -> Recording:
 
 
 def line(gains: Sequence[float], scales: Sequence[float]) -> Line:
-    """Fit log scale = slope log K + intercept, and compute the standard deviation of the residuals.
+    """Fit the line log scale = slope log K + intercept, and compute the standard deviation of the residuals.
 
     Raises:
-        ValueError: if there are fewer than three gains, which are too few to estimate the spread.
+        ValueError: if there are fewer than three gains; the spread of the residuals cannot be estimated from fewer.
     """
     if len(gains) < 3:
         raise ValueError(f"to estimate the spread of a linear fit, at least 3 gains are needed, got {len(gains)}")
@@ -169,8 +169,8 @@ def calibrated(recordings: Sequence[Recording], levels: float | None = None) -> 
 
     Args:
         recordings: recordings of at least three gains, one or two per gain.
-        levels: white level minus black level. None means that this difference is unknown. `Sensor` then requires the
-            argument `levels`.
+        levels: white level minus black level. None means that this difference is unknown; in this case, `Sensor`
+            requires its argument `levels`.
     """
     ordered = sorted(recordings, key=lambda one: one.gain)
     gains = [one.gain for one in ordered]

@@ -16,10 +16,10 @@ CLIPPED = 1e-3
 
 
 class Frames(NamedTuple):
-    """The recordings at all gains, and the black and white levels of the sensor."""
+    """The recordings of a camera at all gains, and the black and white levels of its sensor."""
 
     recordings: dict[str, list[Recording]]
-    """Two recordings for each gain. The key of a gain is the name of the gain's folder."""
+    """Two recordings for each gain, by the name of the gain's folder."""
     black: int
     white: int
 
@@ -33,8 +33,8 @@ def read_frames(folder: Path) -> Frames:
 
     Raises:
         FileNotFoundError: if a folder or frame is missing.
-        ValueError: if frames differ in size or levels, are saturated, or cannot be calibrated. The message names the
-            folder or file.
+        ValueError: if frames differ in size or levels, are saturated, or cannot be used for the calibration. The
+            message names the folder or file.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder; expected one folder for each gain")

@@ -9,7 +9,7 @@ from torch import Tensor
 from datamodules.randomness.counter import RNG
 
 Level = float | tuple[float, float]
-"""A noise level, or a range (lowest, highest), from which the level of each image is sampled log-uniformly."""
+"""A noise level; or a range (lowest, highest), from which a level is sampled log-uniformly for each image."""
 
 
 class ImageNoise(ABC):

@@ -20,7 +20,7 @@ from datamodules.randomness.counter import RNG
 
 @dataclass(frozen=True)
 class Poisson(ImageNoise):
-    """Poisson noise of counts: y = zeta z, z ~ Poisson(x / zeta), with variance zeta x.
+    """Poisson noise of counts: y = zeta z, where z ~ Poisson(x / zeta). The variance of y is zeta x.
 
     The score is defined for counts: s(z) = d log p / d z. The estimate of the clean image is
 
@@ -61,7 +61,7 @@ class Poisson(ImageNoise):
 
 @dataclass(frozen=True)
 class Gamma(ImageNoise):
-    """Multiplicative Gamma noise (speckle): y = x g, g ~ Gamma(shape k, mean 1), with variance x^2 / k.
+    """Multiplicative Gamma noise (speckle): y = x g, where g ~ Gamma(shape k, mean 1). The variance of y is x^2 / k.
 
     Tweedie's formula is 1 / E[1 / x | y] = k y / ((k - 1) - y score(y)). An estimated score may make the denominator 0
     or negative. The paper does not say what to do in this case. Here, the denominator is clamped to at least 1e-6.
@@ -69,8 +69,8 @@ class Gamma(ImageNoise):
     Source: Noise2Score, Kim and Ye, NeurIPS 2021, arXiv 2106.07009.
 
     Args:
-        shape: shape parameter k, above 1. Larger values give less noise. If it is a range (lowest, highest), the k of
-            each image is sampled log-uniformly.
+        shape: shape parameter k, above 1. Larger values give less noise. If `shape` is a range (lowest, highest), k is
+            sampled log-uniformly for each image.
     """
 
     shape: Level = 100.0

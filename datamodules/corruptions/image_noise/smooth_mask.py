@@ -1,6 +1,6 @@
 """Multiplicative noise with smooth random masks.
 
-To make a mask, a coarse grid of random values is enlarged to the size of the image and blurred.
+A mask is a coarse grid of random values, enlarged to the size of the image and then blurred.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ def check_mask(grid: int, kernel: int, sigma: float) -> None:
 
 
 def fit_mask(image_shape: tuple[int, ...], grid: int, kernel: int) -> None:
-    """Reject a grid with more cells per side than the image has pixels per side, or a kernel too large for the image.
+    """Reject a grid with more cells per side than the image has pixels, and a kernel that is too large for the image.
 
     Raises:
         ValueError: if an argument is invalid. The message names the argument.
@@ -67,7 +67,7 @@ class SmoothMask(ImageNoise):
         grid: number g of grid cells per side.
         kernel: side of the Gaussian kernel in pixels, an odd number.
         sigma: standard deviation of the kernel in pixels.
-        mean: value c of y where the mask is 0.
+        mean: value c, which y has where the mask is 0.
     """
 
     grid: int = 8

@@ -21,7 +21,7 @@ class Symmetric:
     There are two definitions of symmetric noise, which differ most at high rates. The new class is sampled
 
     - from all K classes, including the true class, so that r (1 - 1/K) of the labels are wrong, as in the code of ELR,
-      DivideMix, NMTune and PLS (DivideMix replaces floor(r N) labels, PLS decides independently per sample);
+      DivideMix, NMTune and PLS (DivideMix replaces floor(r N) labels, and PLS decides independently for each sample);
     - from the K - 1 other classes, so that r of the labels are wrong, as in the code of Patrini et al. (2017) and of
       Co-teaching, which both decide independently per sample.
 
@@ -115,7 +115,7 @@ def rounded_up(noise_rate: float, count: int) -> int:
 
 
 def flip_matrix(target: np.ndarray, noise_rate: float) -> Tensor:
-    """Return the transition matrix of flips k -> `target[k]` with probability `noise_rate`, `[K, K]` float64.
+    """Return the transition matrix, `[K, K]`, float64, of flips k -> `target[k]` that have probability `noise_rate`.
 
     Args:
         target: class that the labels of each class flip to, `[K]`, int64. If a class is its own target, its labels are
@@ -128,7 +128,7 @@ def flip_matrix(target: np.ndarray, noise_rate: float) -> Tensor:
 
 
 class IndependentFlips(ABC):
-    """Flip each label to the target class of its true class with probability r, independently per sample.
+    """With probability r, flip a label to the target class of its true class, independently for each sample.
 
     Subclasses define the target classes.
 
@@ -144,7 +144,7 @@ class IndependentFlips(ABC):
 
     @abstractmethod
     def target(self, num_classes: int) -> np.ndarray:
-        """Return the class that the labels of each class flip to, `[K]` int64."""
+        """Return, for each class, the class to which its labels flip, `[K]`, int64."""
 
     def apply(self, label: np.ndarray | Tensor, num_classes: int, image: Tensor | None = None) -> Tensor:
         target = self.target(num_classes)
@@ -184,10 +184,10 @@ class PairFlip(IndependentFlips):
 class BlocksCIFAR100(IndependentFlips):
     """Flip each class of CIFAR-100 to the next class within blocks of five consecutive ids, cyclically.
 
-    The code of Patrini et al. (2017) and of ELR does this, although their papers describe flips within superclasses.
-    Ids are in alphabetical order, so the first block is apple, aquarium fish, baby, bear and beaver. The blocks are
-    therefore different from the superclasses. For flips within superclasses, use `SuperclassCIFAR100`. ELR's code uses
-    seed 0 for this noise in every run.
+    The code of Patrini et al. (2017) and the code of ELR do this, although the papers describe flips within
+    superclasses. Ids are in alphabetical order; the first block, for example, is apple, aquarium fish, baby, bear and
+    beaver. The blocks are therefore different from the superclasses. For flips within superclasses, use
+    `SuperclassCIFAR100`. ELR's code uses seed 0 for this noise in every run.
     """
 
     def target(self, num_classes: int) -> np.ndarray:
@@ -196,7 +196,7 @@ class BlocksCIFAR100(IndependentFlips):
 
 
 class SuperclassCIFAR100(IndependentFlips):
-    """Flip each class of CIFAR-100 to the next class (by id) in its superclass of five, cyclically.
+    """Flip each class of CIFAR-100 to the next class, by number, of its superclass, and the last one to the first.
 
     Source: Patrini et al., CVPR 2017, arXiv 1609.03683 (as described in the paper; for the authors' code, see
     `BlocksCIFAR100`).
@@ -242,6 +242,6 @@ def cifar100_superclass() -> np.ndarray:
 
 
 def check_fits(kind: str, expected: int, num_classes: int) -> None:
-    """Reject a number of classes for which a kind of noise is not defined."""
+    """Reject a dataset if its number of classes differs from the number for which the kind of noise is defined."""
     if num_classes != expected:
         raise ValueError(f"num_classes must be {expected} for {kind}, got {num_classes}")

@@ -1,6 +1,6 @@
 """Instance-dependent label noise.
 
-The wrong class is chosen by a random linear classifier.
+A random linear classifier chooses the wrong class from the image.
 
 The label y of an image x flips with probability q. For each image, q is sampled from N(r, 0.1^2), truncated to [0, 1].
 A flipped label becomes class j != y with probability
@@ -137,8 +137,8 @@ class InstanceDependent:
 
         In this matrix, all wrong classes are equally likely.
 
-        For a given seed, W makes some wrong classes more likely than others. For the actual frequencies of given
-        labels, use `empirical_transition_matrix`.
+        For a given seed, the random weights W make some wrong classes more likely than others. For the actual
+        frequencies of given labels, use `empirical_transition_matrix`.
         """
         check_num_classes(num_classes)
         rate = truncated_normal_mean(self.noise_rate, FLIP_RATE_STD) if self.noise_rate > 0 else 0.0

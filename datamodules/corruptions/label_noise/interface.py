@@ -36,7 +36,7 @@ class LabelNoise(Protocol):
         ...
 
     def transition_matrix(self, num_classes: int) -> Tensor:
-        """Return the transition matrix T of `apply`, averaged over all seeds, `[K, K]`, float64.
+        """Return the transition matrix T of `apply`, `[K, K]`, float64, as the average over all seeds.
 
         The rows of T sum to 1.
         """
@@ -110,5 +110,5 @@ def random_stream(seed: int | None, kind: str, *part: int) -> np.random.Generato
         ValueError: if `seed` is None.
     """
     if seed is None:
-        raise ValueError(f"seed of {kind} is not set: give it a seed, or set seed_everything on the command line")
+        raise ValueError(f"seed of {kind} is not set: set it, or set seed_everything on the command line")
     return np.random.default_rng([seed, zlib.crc32(kind.encode()), *part])

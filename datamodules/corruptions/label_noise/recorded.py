@@ -278,7 +278,7 @@ class FromCSV:
             if len(other := np.flatnonzero(table["name"] != here)):
                 raise ValueError(
                     f"{self.path} has {table['name'][other[0]]} at {key} {row[other[0]]}, but this dataset has "
-                    f"{here[other[0]]} there; `key: name` identifies samples by file"
+                    f"{here[other[0]]} there; set `key: name` to identify samples by file name"
                 )
         listed = np.bincount(row, minlength=samples)
         if listed.max() > 1:

@@ -1,7 +1,7 @@
 """Mask noise: wrong segmentation masks, with known statistics.
 
-A mask noise model maps true masks to given (noisy) masks. A given mask is a function of the seed, the true mask and its
-position in the dataset. A given mask does not depend on other masks in the batch, on the rank or on the machine. A
+A mask noise model maps true masks to given (noisy) masks. A given mask is a function of the seed, the true mask and the
+mask's position in the dataset. It does not depend on the other masks of the batch, the rank or the machine. A
 configuration selects a noise model by its class path:
 
     mask_noise:

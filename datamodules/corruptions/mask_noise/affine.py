@@ -16,10 +16,10 @@ _MASKS_AT_ONCE = 64
 class Affine:
     """Rotate, scale and shift the mask of each class, relative to the centre of mass of this class.
 
-    The angle, the relative change of length and the shift are sampled uniformly between minus and plus their maximum,
-    independently for each image and class. Where transformed classes overlap, the higher class number is kept. Pixels
-    that no class covers become background. Parts that move out of the image are lost. If all three maxima are 0, masks
-    are unchanged.
+    The angle, the relative change of length and the shift are each sampled uniformly between minus and plus the
+    corresponding maximum, independently for each image and class. Where transformed classes overlap, the higher class
+    number is kept. Pixels that no class covers become background. Parts that move out of the image are lost. If all
+    three maxima are 0, masks are unchanged.
 
     Args:
         degrees: largest rotation angle, in degrees, in [0, 180].

@@ -46,11 +46,11 @@ class MaskNoiseStatistics(NamedTuple):
     changed: float
     """Fraction of all pixels whose given class is wrong."""
     lost: Tensor
-    """For each class, fraction of its true pixels whose given class differs, `[K]`; NaN if it has no true pixels."""
+    """For each class, fraction of its true pixels that are given a different class, `[K]`; NaN without true pixels."""
     false: Tensor
-    """For each class, fraction of its given pixels whose true class differs, `[K]`; NaN if it has no given pixels."""
+    """For each class, fraction of its given pixels whose true class is different, `[K]`; NaN without given pixels."""
     iou: Tensor
-    """For each class, intersection over union of its given and true pixels, `[K]`; NaN if it has neither."""
+    """Intersection over union of the given and the true pixels of each class, `[K]`; NaN if a class has neither."""
 
 
 def mask_noise_statistics(clean: Tensor, given: Tensor, num_classes: int) -> MaskNoiseStatistics:

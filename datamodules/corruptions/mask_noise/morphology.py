@@ -36,13 +36,14 @@ def _drawn_modes(mode: Mode, uniform: Tensor) -> Tensor:
 class ErosionDilation:
     """Erode or dilate all objects of an image by the same number of pixels, with a square structuring element.
 
-    Small objects change relatively more than large objects and may vanish. Classes are processed in the order of their
-    numbers. Masks are padded by replication, so erosion does not detach objects from the image border.
+    Small objects change relatively more than large objects, and small objects may vanish. Classes are processed in the
+    order of their numbers. Masks are padded by replication; erosion therefore does not detach objects from the image
+    border.
 
     Args:
-        min_pixels: smallest number of pixels by which the border of an object moves.
-        max_pixels: largest number of pixels by which the border of an object moves. For each image, the number of
-            pixels is sampled uniformly. If `max_pixels` is 0, masks are unchanged.
+        min_pixels: smallest number of pixels by which the border of objects moves.
+        max_pixels: largest number of pixels by which the border of objects moves. The number is sampled uniformly for
+            each image. If `max_pixels` is 0, masks are unchanged.
         mode: "erode", "dilate" or "either". With "either", each image is randomly either eroded or dilated.
         seed: seed of the noise. None means the seed of the DataModule.
     """
@@ -72,7 +73,7 @@ class ErosionDilation:
 
 
 def _resized_objects(mask: Tensor, num_classes: int, reach: int, dilate: bool) -> Tensor:
-    """Erode or dilate all masks `[N, H, W]` by `reach` pixels."""
+    """Erode or dilate the objects of all masks `[N, H, W]` by `reach` pixels."""
 
     def dilation(member: Tensor) -> Tensor:
         for kernel, padding in (((2 * reach + 1, 1), (reach, 0)), ((1, 2 * reach + 1), (0, reach))):
@@ -226,7 +227,7 @@ def _cubic(
 
 
 def _cubic_weights(length: int, new_length: int, part: slice) -> np.ndarray:
-    """Return the weights of the source pixels for part of an axis in cubic resizing (a = -3/4), `[part, length]`."""
+    """Return the source pixels' weights for part of an axis resized cubically (a = -3/4), `[part, length]`."""
     place = (np.arange(part.start, part.stop) + 0.5) * length / new_length - 0.5
     first = np.floor(place).astype(int) - 1
     weights = np.zeros((len(place), length))

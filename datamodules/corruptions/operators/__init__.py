@@ -1,6 +1,6 @@
 """Forward operators of inverse problems: y = H(x), from which x is to be reconstructed.
 
-An operator is a frozen object that maps a batch of images x to measurements y = H(x), on the device of the images.
+An operator is an immutable object. It maps a batch of images x to measurements y = H(x), on the device of the images.
 Every operator has a pseudo-inverse H^+. A linear operator also has a transpose. Images are in [-1, 1], as in diffusion
 models, so unknown pixels (value 0) are grey. Random parts, such as masks, are a function of (seed, image index). They
 do not depend on the batch or on the rank. A configuration selects an operator by its class path:

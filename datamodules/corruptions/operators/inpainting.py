@@ -48,7 +48,7 @@ class Inpainting(LinearOperator):
 class Masks(LinearOperator):
     """Inpainting with a separate mask for each image.
 
-    The method `of` returns the operator with the masks of a batch.
+    Use the method `of` to get the operator with the masks of a batch.
     """
 
     @abstractmethod
@@ -81,7 +81,7 @@ class RandomPixels(Masks):
     """Keep each pixel with the probability `kept`. All channels of a pixel are kept or hidden together.
 
     Args:
-        kept: probability that a pixel is known, in (0, 1].
+        kept: probability that a pixel is kept, in (0, 1].
         seed: random seed of the masks.
     """
 
@@ -147,9 +147,9 @@ class FreeForm(Masks):
 
 @dataclass(frozen=True)
 class MaskFolder(Masks):
-    """Inpainting with masks that are read from files.
+    """Inpainting with masks that are read from image files.
 
-    A mask is white where the image is known. The i-th mask, in the order of file names, belongs to the i-th image.
+    A mask is white where the image is known. Masks are sorted by file name; the i-th mask belongs to the i-th image.
 
     Args:
         mask_dir: folder of masks, one for each image. A mask has the same size as its image.

@@ -40,7 +40,7 @@ class Operator(ABC):
 
 
 class LinearOperator(Operator):
-    """A matrix H with its Moore-Penrose inverse H^+: H H^+ H = H, and both H H^+ and H^+ H are symmetric."""
+    """A matrix H and its Moore-Penrose inverse H^+: H H^+ H = H, and both H H^+ and H^+ H are symmetric."""
 
     @abstractmethod
     def transpose(self, measured: Tensor) -> Tensor:
@@ -52,5 +52,5 @@ class LinearOperator(Operator):
 
         Args:
             image: images, `[B, C, H, W]`.
-            gain: function g, applied elementwise to singular values. Unmeasured directions have singular value 0.
+            gain: function g, applied elementwise to singular values. The singular value of unmeasured directions is 0.
         """

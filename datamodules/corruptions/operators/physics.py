@@ -1,4 +1,4 @@
-"""Adapter for the forward operators of deepinv, such as tomography or MRI."""
+"""Adapter for forward operators of the package deepinv, such as those of tomography and MRI."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ class DeepinvPhysics(Operator):
     """Operator that wraps a `deepinv.physics.Physics`.
 
     The method `A` of the deepinv object is the forward operator, and its method `A_dagger` is the pseudo-inverse.
-    Images are in [-1, 1], as for all operators. The noise model of deepinv is not used; the noise is determined by the
-    argument `sigma` of the DataModule.
+    Images are in [-1, 1], as for all operators. The noise model of the deepinv object is not used. Instead, the
+    DataModule's argument `sigma` determines the noise.
 
     Args:
         physics: operator of deepinv, such as `deepinv.physics.Tomography`.

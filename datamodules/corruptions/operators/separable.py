@@ -76,7 +76,7 @@ def _parts(operator: Separable, size: int, dtype: torch.dtype, device: torch.dev
 
 @lru_cache(maxsize=64)
 def _right_vectors(operator: Separable, size: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return V^T of A = U S V^T, `[size, size]`, and S with the small singular values set to 0, `[size]`."""
+    """Return V^T, `[size, size]`, and S, `[size]`, of A = U S V^T. In S, small singular values are set to 0."""
     _, s, vt = np.linalg.svd(operator.matrix(size))
     values = np.zeros(size)
     values[: len(s)] = np.where(s >= LEAST_SINGULAR_VALUE, s, 0)
@@ -136,7 +136,7 @@ class Bicubic(Separable):
 class Blur(Separable):
     """Blur an image with a short Gaussian kernel.
 
-    Pixels outside the image are treated as grey.
+    Outside the image, all pixels are assumed to be grey.
 
     The blur in the published code of DDRM and RED-diff is different. That code omits the last tap of the kernel, and
     assigns the singular values of colour images to wrong channels and frequencies. Results published with that code are

@@ -30,8 +30,8 @@ class Quantisation(Operator):
 
     The first estimate is y itself.
 
-    Gradients are computed with the straight-through estimator. The true derivative of rounding is 0 almost everywhere.
-    With the true derivative, methods would ignore the measurements, as they do in published code.
+    Gradients are computed with the straight-through estimator. The true derivative of rounding is 0 almost everywhere,
+    so that methods would ignore the measurements, as they do in published code.
 
     Args:
         bits: number of bits per value. There are 2^bits levels.

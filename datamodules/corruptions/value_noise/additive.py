@@ -124,7 +124,7 @@ class StudentT(ValueNoise):
 
 @dataclass(frozen=True)
 class GrossOutliers(ValueNoise):
-    """Gross errors of a random subset of values.
+    """Gross errors in a random subset of the values.
 
     With probability `fraction`, a Gaussian error is added to a value. Otherwise, the value is unchanged.
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 class ValueNoise(ABC):
     """A distribution of additive noise.
 
-    The noise is independent for each value and has the same units as the values.
+    The noise is independent for each value, and is in the same units as the values.
     """
 
     @property
@@ -35,7 +35,7 @@ class SignFlips(ABC):
 
     @abstractmethod
     def probability(self, features: NDArray[np.float64], margin: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the flip probability of each row, `[N]`, in [0, 1/2), or in [0, 1] for adversarial noise.
+        """Return the flip probability of each row, `[N]`. It is in [0, 1/2), or in [0, 1] for adversarial noise.
 
         Args:
             features: features of the rows, `[N, D]`.

@@ -36,7 +36,7 @@ class HalfFlips(SignFlips):
 
     Args:
         rate: flip probability where the coordinate is positive, in [0, 1/2).
-        coordinate: index of the coordinate, starting at 0.
+        coordinate: index of the coordinate, counted from 0.
     """
 
     rate: float = 0.3
@@ -73,11 +73,11 @@ class AdversarialFlips(SignFlips):
 
     Labels flip where |margin| <= t and the coordinate is positive. The threshold t is chosen such that, if the points
     are standard normal, a fraction `rate` of all labels is flipped. Because all labels in this region are wrong, the
-    learned boundary tilts towards the coordinate.
+    learned boundary is tilted towards this coordinate's axis.
 
     Args:
         rate: fraction of flipped labels for standard normal points, in [0, 1/2).
-        coordinate: index of the coordinate, starting at 0.
+        coordinate: index of the coordinate, counted from 0.
     """
 
     rate: float = 0.05

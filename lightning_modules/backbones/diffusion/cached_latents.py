@@ -27,7 +27,7 @@ AT_ONCE = 64
 
 
 class OneSizeArrays:
-    """Several arrays, one for each image size, that are indexed as if they were one array.
+    """Index several arrays, one for each image size, as if they were one array.
 
     Rows that are fetched together must have the same size.
 
@@ -50,8 +50,8 @@ def cache_latents(network: LatentDiffusion, data: CaptionedImages, folder: str, 
     """Replace a DataModule's images with latent moments, and its captions with embeddings.
 
     This function must be called on every rank. Images are centre-cropped. If training mirrors images randomly, the
-    latents of the mirrored images are cached too. The name of a cache entry contains a digest of its inputs. For
-    latents, these are the images, the crops and the autoencoder; for embeddings, the captions and the text encoders.
+    latents of the mirrored images are cached too. The name of a cache entry contains a digest of all inputs: for
+    latents, the images, the crops and the autoencoder; for embeddings, the captions and the text encoders.
 
     Args:
         network: model with an autoencoder and text encoders, on `device`.
@@ -99,7 +99,7 @@ def _cache_set(
 def _latents(
     network: LatentDiffusion, source: ImageSource, flip: bool, folder: str, device: torch.device
 ) -> tuple[dict[str, OneSizeArrays], int]:
-    """Compute the latent moments of images and, if the images have masks, masks of the same size as the latents.
+    """Compute the latent moments of images. If the images have masks, resize the masks to the size of the latents.
 
     With `flip`, the moments and the masks of the mirrored images are also computed.
 
@@ -155,7 +155,7 @@ def _array(
     folder: str, name: str, identity: dict[str, Any], count: int, compute: Callable[[int, int], Tensor]
 ) -> NDArray[Any]:
     if broadcast(identity) != identity:
-        raise ValueError(f"images, captions or pipeline of process {rank()} differ from those of process 0")
+        raise ValueError(f"the images, captions or pipeline of process {rank()} differ from those of process 0")
 
     def computed(numbers: list[int]) -> Parts:
         with torch.no_grad():

@@ -91,7 +91,7 @@ def type_of(network: nn.Module) -> Any:
 
 
 def merged(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return a network's weights with merged adapters: W is replaced with W + s B A, and keeps its name.
+    """Merge a network's adapters into its weights: the weight W + s B A replaces W, under the same name.
 
     With DoRA, the rows of W + s B A are rescaled to their trained norms.
     """

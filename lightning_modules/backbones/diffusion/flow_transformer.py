@@ -25,7 +25,7 @@ JOINT_ATTENTION = tuple(
     f"attn.{name}"
     for name in ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 )
-"""Names of the image and text projections in joint attention, which diffusers' training scripts adapt."""
+"""Names of the image and text projections in joint attention. Diffusers' training scripts adapt these layers."""
 
 
 class FlowTransformer(TextToImage):
@@ -132,7 +132,7 @@ class PackedLatents(FlowTransformer):
 class StableDiffusion3(FlowTransformer):
     """Stable Diffusion 3 or 3.5, with its transformer, autoencoder and two or three text encoders.
 
-    If the pipeline lacks the third text encoder, T5, its token embeddings are replaced with zeros, as in diffusers.
+    If the pipeline lacks the third text encoder, T5, zeros replace the token embeddings of T5, as in diffusers.
     """
 
     parts = ("transformer", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "scheduler")

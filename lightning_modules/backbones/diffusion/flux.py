@@ -115,7 +115,7 @@ class Chroma(PackedLatents):
     """Chroma, with its transformer, autoencoder and T5 text encoder.
 
     The transformer receives a mask of the text. The mask is 1 for tokens and for the first padding position, and 0 for
-    all other positions. As in the pipeline, it is a floating-point tensor, which attention adds to the attention
+    all other positions. As in the pipeline, it is a floating-point tensor, so the attention layers add it to their
     logits.
     """
 

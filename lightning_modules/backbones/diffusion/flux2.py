@@ -2,10 +2,11 @@
 
     z = (P(E(2 x - 1)) - m) / d
 
-E is the encoder of the autoencoder, and P rearranges 2 x 2 latent pixels into channels. The running mean m and standard
-deviation d are those of a batch normalisation in the autoencoder. The transformer receives the positions of image and
-text tokens. FLUX.2-dev has distilled guidance: its transformer also receives the guidance scale. The transformer of
-FLUX.2-klein does not. See `flow_transformer.py` for z_t and for the predicted quantity.
+E is the encoder of the autoencoder, and P rearranges 2 x 2 latent pixels into channels. The mean m and the standard
+deviation d are the running statistics of a batch normalisation in the autoencoder. The transformer receives the
+positions of image and text tokens. FLUX.2-dev has distilled guidance: its transformer also receives the guidance scale.
+The transformer of FLUX.2-klein receives no guidance scale. See `flow_transformer.py` for z_t and for the predicted
+quantity.
 """
 
 import inspect
@@ -147,7 +148,7 @@ class Flux2(FlowTransformer):
         return Prompts(self.pipeline.encode_prompt(texts, device=device)[0])
 
     def moments(self, image: Tensor) -> Tensor:
-        """Compute the mean and standard deviation, `[B, 2, c, h, w]`, of P(E(2 x - 1)) for images x in [0, 1]."""
+        """Encode images x in [0, 1]; return the mean and standard deviation of P(E(2 x - 1)), `[B, 2, c, h, w]`."""
         patches = self.pipeline._patchify_latents(super().moments(image).flatten(0, 1))
         return patches.unflatten(0, (-1, 2))
 

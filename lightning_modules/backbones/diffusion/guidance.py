@@ -51,7 +51,7 @@ class PipelineSampling:
     pipeline: Any
     negative_prompts: Callable[[str, int], Prompts]
     takes_negative_prompts: bool = True
-    """Whether guidance of this model uses empty or negative prompts."""
+    """Whether this model's guidance uses empty or negative prompts."""
     negative_prompt: str = ""
     """Negative prompt for guidance in `generate`; an empty string means the empty prompt."""
 
@@ -71,18 +71,18 @@ class PipelineSampling:
         pipeline: Any = None,
         **given: Any,
     ) -> Tensor:
-        """Generate images with the unmodified diffusers pipeline, which starts from `noise`.
+        """Generate images from the initial latents `noise`, with an unmodified diffusers pipeline.
 
         Args:
             prompts: B prompts.
-            noise: initial latents, sampled from a standard normal distribution, `[B, c, h, w]`. With a deterministic
-                scheduler, these are the only source of randomness.
+            noise: initial latents, `[B, c, h, w]`, from a standard normal distribution. With a deterministic scheduler,
+                they are the only source of randomness.
             num_inference_steps: number of sampling steps.
             guidance_scale: scale w of classifier-free guidance; 1 disables guidance.
             generator: random generator on the CPU, or a list with one generator for each image; used by stochastic
                 schedulers.
-            pipeline: pipeline that replaces the model's pipeline, with the same parts; it can, for example, also
-                contain a ControlNet. None runs the model's pipeline.
+            pipeline: pipeline to run instead of the model's pipeline; it has the same parts, and possibly more, such as
+                a ControlNet. None runs the model's pipeline.
             given: additional arguments of the pipeline.
 
         Returns:

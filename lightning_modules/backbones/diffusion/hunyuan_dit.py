@@ -29,8 +29,8 @@ class HunyuanDiT(TextToImage):
         variant: variant of the weight files, such as fp16; None loads the files without a variant.
         local_files_only: never download files; a pipeline given by name must be in the Hugging Face cache.
         dtype: precision of the transformer and the text encoders; the autoencoder, inputs and outputs are float32.
-        sampler: class of the diffusers scheduler that replaces the pipeline's scheduler in sampling; the noise levels
-            stay the same.
+        sampler: class of the diffusers scheduler that replaces the pipeline's scheduler in sampling, with the same
+            noise levels.
         tuning: `full` trains all parameters of the transformer, `lora` trains only adapters in its attention, and
             `frozen` trains nothing.
         lora_rank: rank of the adapters.
@@ -83,7 +83,7 @@ class HunyuanDiT(TextToImage):
 
     @property
     def size_multiple(self) -> int:
-        """Side length of a patch in image pixels; the height and width of an image must be divisible by it."""
+        """Side length of a patch in image pixels, by which the height and width of an image must be divisible."""
         return self.pipeline.vae_scale_factor * self.network.config.patch_size
 
     def embedded(self, texts: list[str], device: torch.device) -> Prompts:

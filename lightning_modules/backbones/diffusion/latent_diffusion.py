@@ -27,7 +27,7 @@ class LatentDiffusion(Protocol):
     vae: Any
     text_encoders: Any
     scheduler: Any
-    """Diffusers scheduler with abar_t of T timesteps or, for flow matching, times t in [0, 1] (network input: T t)."""
+    """Diffusers scheduler: abar_t for T timesteps, or, in flow matching, t in [0, 1] with the network input T t."""
     prediction: NetworkPrediction
     """Predicted quantity: epsilon, v_prediction or sample for diffusion, and flow (e - z) for flow matching."""
     parts: Sequence[str]
@@ -44,16 +44,16 @@ class LatentDiffusion(Protocol):
         """Embed B texts with all text encoders; the result is on the network's device."""
 
     def free_text_encoders(self, texts: Sequence[str]) -> None:
-        """Embed the last texts that are needed, and then remove the text encoders from memory."""
+        """Embed the texts that will still be needed, and then remove the text encoders from memory."""
 
     def empty_prompts(self, n: int) -> Prompts:
-        """Embed the empty prompt n times, as the pipeline does for guidance."""
+        """Embed n empty prompts, as the pipeline does for guidance."""
 
     def moments(self, image: Tensor) -> Tensor:
-        """Compute the mean and standard deviation of the image encoder's distribution, `[B, 2, c, h, w]`."""
+        """Encode images; return the mean and standard deviation of the encoder's distribution, `[B, 2, c, h, w]`."""
 
     def latent(self, moments: Tensor, draw: Tensor | None = None) -> Tensor:
-        """Compute scaled and shifted latents z from the output of `moments`."""
+        """Compute latents z, which are scaled and shifted, from the output of `moments`."""
 
     def decode(self, latent: Tensor) -> Tensor:
         """Decode latents z to images."""

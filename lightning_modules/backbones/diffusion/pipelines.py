@@ -73,8 +73,8 @@ def diffusers_pipeline(
             file.
         variant: variant of the weight files, such as fp16 or non_ema; None loads the files without a variant.
         dtype: precision of the weights; None means float32. The autoencoder is always loaded in float32.
-        local_files_only: search for a pipeline given by name only in the Hugging Face cache. A local folder never
-            requires network access.
+        local_files_only: never download files; a pipeline given by name must be in the Hugging Face cache. A local
+            folder never requires network access.
         pipeline_class: diffusers class into which the parts are loaded; None uses the class named in
             `model_index.json`.
         part_classes: required class of each part, by part name; the key `_class_name` stands for the pipeline itself.
@@ -82,8 +82,7 @@ def diffusers_pipeline(
         families: dictionary that maps network classes to models; it is used in error messages about missing or
             unexpected parts.
         quantization: diffusers' quantisation config for the unet or the transformer; see `quantization_config`.
-        unread: names of parts that are not loaded, whatever their classes; `pipeline_class` must work without these
-            parts.
+        unread: names of parts that are not loaded. `pipeline_class` must work without these parts.
 
     Returns:
         A `diffusers.DiffusionPipeline`, without a safety checker.
@@ -224,7 +223,7 @@ def _loaded(
     precisions: dict[str, torch.dtype],
     quantization: Any,
 ) -> dict[str, Any]:
-    """Load the tokenizers and the complete networks of a pipeline, without running code from its folder."""
+    """Load a pipeline's tokenizers and networks, and reject incomplete networks; code from its folder is not run."""
     import diffusers
 
     found: dict[str, Any] = {}
@@ -293,7 +292,7 @@ def _check_whole(name_or_path: str, pipeline: Any) -> None:
 
 
 def family_of(name_or_path: str, families: Mapping[str, str], local_files_only: bool = False) -> str:
-    """Return the model in `families` that supports a pipeline, selected by the class of the pipeline's network.
+    """Return the model in `families` that supports a pipeline; the class of the pipeline's network determines it.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.

@@ -15,7 +15,7 @@ from lightning_modules.sde.discrete import denoising_loss, predicted, scheduler_
 
 
 class PixelModel(nn.Module):
-    """A network and its noise schedule, with the interface of `backbones.diffusion.text_to_image.TextToImage`.
+    """A network with its noise schedule, and with the interface of `backbones.diffusion.text_to_image.TextToImage`.
 
     Args:
         network: network that maps x_t, `[B, C, H, W]`, and t, `[B]`, to the quantity named by the scheduler's

@@ -41,7 +41,7 @@ class PixelSpace(PixelModel):
         self.shape = tuple(image_shape)
 
     def latent_shape(self, n: int) -> tuple[int, ...]:
-        """Return the shape of a batch of n images."""
+        """Return the shape of a batch of n images, which are the latents of this model."""
         return (n, *self.shape)
 
 

@@ -2,9 +2,9 @@
 
     z = (E(2 x - 1) - m) / d, with the mean m and the standard deviation d of each latent channel
 
-The autoencoder is designed for videos; an image is encoded as a video of one frame. The embeddings of a prompt are
-padded to the pipeline's maximum length, and padding is masked. See `flow_transformer.py` for z_t and for the predicted
-quantity.
+The autoencoder is designed for videos; an image is encoded as a video of one frame. The token embeddings of a prompt
+are padded to the pipeline's maximum length, and the padding is masked. See `flow_transformer.py` for z_t and for the
+predicted quantity.
 
 Source: Wu et al., Qwen-Image Technical Report, 2025, arXiv 2508.02324.
 """
@@ -90,12 +90,12 @@ class QwenImage(PackedLatents):
         return Prompts(F.pad(embedding, (0, 0, 0, padding)), mask=F.pad(mask, (0, padding)))
 
     def moments(self, image: Tensor) -> Tensor:
-        """Compute the mean and standard deviation, `[B, 2, c, h, w]`, of E's distribution for images in [0, 1]."""
+        """Encode images in [0, 1] with E; return the mean and deviation of its distribution, `[B, 2, c, h, w]`."""
         posterior = self.vae.encode((2 * image - 1).to(self.vae.dtype).unsqueeze(2)).latent_dist
         return torch.stack([posterior.mean, posterior.std], dim=1).squeeze(3).to(image.dtype)
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Decode z to images, `[B, 3, H, W]`, whose values the autoencoder clips to [0, 1]."""
+        """Decode z to images in [0, 1], `[B, 3, H, W]`; the autoencoder itself clips them to this range."""
         scaled = latent / self.scaling_factor + self.shift_factor
         frame = self.vae.decode(scaled.to(self.vae.dtype).unsqueeze(2)).sample[:, :, 0]
         return ((frame + 1) / 2).to(latent.dtype)

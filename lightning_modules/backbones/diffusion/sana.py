@@ -1,4 +1,4 @@
-"""Sana from diffusers: flow matching with linear attention. The text encoder is a language model.
+"""Sana from diffusers: a flow-matching transformer with linear attention. The text encoder is a language model.
 
 The autoencoder is deterministic, and its latents have fewer pixels than those of Stable Diffusion. The pipeline's
 default instruction is prepended to each text. Padding is masked. See `flow_transformer.py` for z_t and for the
@@ -55,7 +55,7 @@ class Sana(FlowTransformer):
         return self.embedded(texts, device, instructed=False)
 
     def moments(self, image: Tensor) -> Tensor:
-        """Compute E's latents for images in [0, 1], as moments `[B, 2, c, h, w]` with standard deviation 0."""
+        """Encode images in [0, 1] with E; return the latents, and 0 as their standard deviation, `[B, 2, c, h, w]`."""
         latent = self.vae.encode((2 * image - 1).to(self.vae.dtype)).latent.to(image.dtype)
         return torch.stack([latent, torch.zeros_like(latent)], dim=1)
 

@@ -78,7 +78,7 @@ class TextEncoders(nn.Module):
         """Embed B texts, each truncated or padded to the text encoder's length; the result is on the network's device.
 
         Raises:
-            ValueError: if the text encoders have been removed, and a text was not embedded before their removal.
+            ValueError: if the text encoders have been removed, and a text was not embedded before that.
         """
         if self._known is None:
             return self.embedded(list(texts), self._encoding_device()).to(self._network_device())
@@ -110,14 +110,14 @@ class TextEncoders(nn.Module):
         self.__dict__["text_encoders"] = encoders  # no longer a submodule, so `to` does not move it
 
     def keep_embedded(self, texts: Sequence[str]) -> None:
-        """Register texts that `free_text_encoders` embeds too, so that their embeddings stay available."""
+        """Register additional texts that `free_text_encoders` must embed, so that their embeddings stay available."""
         self._further = (*self._further, *texts)
 
     def free_text_encoders(self, texts: Sequence[str]) -> None:
         """Embed the given texts and the empty prompt, and then remove the text encoders from memory.
 
-        If all parameters of the network are trained, the text encoders are instead kept on the CPU, because they are
-        saved with the model.
+        If all parameters of the network are trained, the text encoders are not removed but moved to the CPU, because
+        they are saved with the model.
 
         Args:
             texts: all texts that will be needed afterwards, except those passed to `keep_embedded`.

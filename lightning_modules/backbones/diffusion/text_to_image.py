@@ -76,8 +76,8 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
         dtype: precision of the U-Net and the text encoders; the autoencoder, inputs and outputs are float32.
         gradient_checkpointing: recompute the U-Net's activations in the backward pass instead of storing them.
         prediction_types: values of the scheduler's `prediction_type` that are accepted.
-        sampler: class of the diffusers scheduler that replaces the pipeline's scheduler in sampling; the noise levels
-            stay the same.
+        sampler: class of the diffusers scheduler that replaces the pipeline's scheduler in sampling, with the same
+            noise levels.
         sampler_spacing: timestep spacing of `sampler`, such as trailing for SDXL-Lightning; None uses the spacing of
             the pipeline's scheduler.
         offload_text_encoders: keep the text encoders on the CPU, and embed prompts there.
@@ -90,14 +90,14 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
         ValueError: if a part of the pipeline is missing, if the scheduler is of an unsupported kind, or if the U-Net's
-            input does not have the channels of the latents.
+            input and the latents have different numbers of channels.
         ImportError: if transformers is not installed, or if `tuning` is lora and peft is not installed.
     """
 
     parts: Sequence[str] = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
     """Names of the required parts of the pipeline; the first one is the denoising network."""
     part_classes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {}
-    """Required diffusers class for each part whose name is used in several model families."""
+    """Required diffusers class of each part whose name does not identify the model family."""
     pipeline_class: ClassVar[str | None] = None
     """Name of the diffusers class into which the parts are loaded; None means the pipeline's own class."""
     unread: ClassVar[Sequence[str]] = ()
@@ -186,7 +186,7 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
         return self.network.config.sample_size * self.pipeline.vae_scale_factor
 
     def latent_shape(self, n: int, height: int | None = None, width: int | None = None) -> tuple[int, int, int, int]:
-        """Return the shape of z for n images; without height and width, images have the size used in training."""
+        """Return the shape of z for n images. If height and width are None, images have the size used in training."""
         scale, size = self.latent_scale, self.image_size
         return n, self.latent_channels, (height or size) // scale, (width or size) // scale
 
@@ -219,7 +219,8 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
         """Make the same prediction as `forward`, but with SDXL's size conditions, `[B, 6]`.
 
         The six size conditions are the height and width of the original image, the top and left position of the crop,
-        and the height and width of the crop, in pixels. None means uncropped images with the size of the latents.
+        and the height and width of the crop, in pixels. None means uncropped images of the size to which the latents
+        decode.
         """
         inputs = self.network_inputs(latent, timestep, prompts, size_conditions)
         return self.network_output(self.network(**inputs).sample, latent)
@@ -227,7 +228,7 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
     def network_inputs(
         self, latent: Tensor, timestep: Tensor, prompts: Prompts, size_conditions: Tensor | None = None
     ) -> dict[str, Any]:
-        """Return the keyword arguments for a call of the network or of its ControlNet; see `with_sizes`."""
+        """Return keyword arguments with which the network or its ControlNet can be called; see `with_sizes`."""
         added = None
         if prompts.pooled is not None:
             scale = self.pipeline.vae_scale_factor
@@ -261,7 +262,7 @@ def _checked(name: str, network: Any, channels: int, tuning: Tuning) -> Any:
 
 
 def saving_what_is_trained(module: nn.Module) -> None:
-    """Exclude frozen tensors from the state dict of a model.
+    """Exclude frozen tensors from a model's state dict.
 
     They need not be saved, because the constructor of the model loads them from the pipeline.
     """

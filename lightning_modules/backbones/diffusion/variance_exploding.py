@@ -1,4 +1,4 @@
-"""Variance-exploding (VE) score models, converted to pixel-space diffusion models that predict noise of variance 1.
+"""Convert variance-exploding (VE) score models to pixel-space diffusion models that predict noise of variance 1.
 
 Let u be an image in [0, 1], e standard normal noise and s_t a noise level. From the noisy image u_t = u + s_t e, a VE
 model estimates the score -e / s_t. Let x = 2 u - 1 and abar_t = 1 / (1 + 4 s_t^2). The rescaled noisy image
@@ -77,11 +77,11 @@ class NoiseOfScore(nn.Module):
 
 
 class ScoreOfDenoiser(nn.Module):
-    """Compute the score of u_t by Tweedie's formula, (D(u_t) - u_t) / s_t^2, with a denoiser D of Gaussian noise.
+    """Compute the score of u_t from a Gaussian denoiser D by Tweedie's formula, (D(u_t) - u_t) / s_t^2.
 
     Args:
-        network: denoiser D, which maps noisy images `[B, C, H, W]` to clean images, and does not receive the noise
-            level, such as `lightning_modules.networks.bias_free_dncnn.BiasFreeDnCNN`.
+        network: denoiser D, such as `lightning_modules.networks.bias_free_dncnn.BiasFreeDnCNN`. It maps noisy images
+            `[B, C, H, W]` to clean images, and does not receive the noise level.
     """
 
     def __init__(self, network: nn.Module) -> None:

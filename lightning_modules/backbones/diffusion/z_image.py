@@ -40,7 +40,7 @@ class ZImage(FlowTransformer):
 
     @property
     def patch_size(self) -> int:
-        """Height and width of the patch that forms one image token, in latent pixels (the transformer's default)."""
+        """Height and width, in latent pixels, of the patch that forms one image token; the transformer's default."""
         return 2
 
     def embedded(self, texts: list[str], device: torch.device) -> Prompts:
@@ -72,7 +72,7 @@ class ZImage(FlowTransformer):
     def for_guidance(self, scale: float) -> dict[str, Any]:
         """Return the guidance scale as a keyword argument of the pipeline.
 
-        In the pipeline of Z-Image, a scale of 0 disables guidance, instead of a scale of 1.
+        In the pipeline of Z-Image, the scale that disables guidance is 0 instead of 1.
         """
         return {"guidance_scale": scale - 1}
 

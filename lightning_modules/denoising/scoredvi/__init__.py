@@ -9,9 +9,9 @@ the negative evidence lower bound
 
 The prior of clean images enters only through its score, (D_k(x) - x) / sigma_k^2, where D_k is a frozen denoiser that
 was trained on white Gaussian noise. The weight lambda is 0.5, 1 or 2, depending on the estimated noise level
-(`noise_level`). The estimate is a running average of the mixture mean over the steps: avg <- 0.9 avg + 0.1 sum_k rho_k
-mu_k, starting at avg = y. If the mean of the sigma_k exceeds 0.05 at the end of the fit, the fit is repeated once from
-new initial weights.
+(`noise_level`). The estimate of the clean image is a running average, over the steps, of the mixture mean: avg <- 0.9
+avg + 0.1 sum_k rho_k mu_k, starting at avg = y. If the mean of the sigma_k exceeds 0.05 at the end of the fit, the fit
+is repeated once from new initial weights.
 
 Departures: if pooling drops rows or columns, the U-Net pads with zeros instead of neighbouring values. This affects
 images with sides that are not multiples of 16. If a side is not a multiple of 4, the noise estimate ignores the last

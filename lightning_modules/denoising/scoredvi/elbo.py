@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 
 def reconstruction(y: Tensor, mu: Tensor, variance: Tensor, log_alpha: Tensor, log_beta: Tensor, rho: Tensor) -> Tensor:
-    """Compute the expected negative log-likelihood of the noisy image y, `[1, 1, C, H, W]`, up to a constant."""
+    """Compute, up to a constant, the expected negative log-likelihood of the noisy image y, `[1, 1, C, H, W]`."""
     precision = (log_alpha - log_beta).exp()
     likelihood = log_alpha.exp().digamma() - log_beta - ((mu - y).square() + variance) * precision
     return -(0.5 * likelihood * rho).sum(dim=1).mean()

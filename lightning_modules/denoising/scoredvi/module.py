@@ -39,7 +39,7 @@ def side_network(in_channels: int, out_channels: int, width: int, depth: int) ->
 
 
 class Posterior(nn.Module):
-    """The four networks that are fitted to one image; their weights are newly initialised.
+    """The four networks that are fitted to one image. Their initial weights are new for each image.
 
     Args:
         image_network: network from `[1, C, H, W]` to `[1, 2 K C, H, W]`; each fit uses a copy with new initial weights.

@@ -1,9 +1,9 @@
-"""Caption dropout: in training, omit the captions of some images, or their embeddings by some of the text encoders.
+"""Caption dropout: in training, omit some images' captions, or only what some of the text encoders compute from them.
 
 A dropped embedding is replaced with the embedding of the empty prompt, which the pipeline uses for classifier-free
-guidance. A single probability drops whole captions. A list with one probability for each text encoder drops the
-encoders' embeddings independently, as in Stable Diffusion 3 (Esser et al., arXiv 2403.03206, where each embedding is
-dropped with probability 0.464).
+guidance. With a single probability, whole captions are dropped. With a list of one probability for each text encoder,
+the embeddings of the encoders are dropped independently, as in Stable Diffusion 3 (Esser et al., arXiv 2403.03206,
+where each embedding is dropped with probability 0.464).
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from lightning_modules.backbones.diffusion.text_to_image import Prompts
 
 ALL = slice(None)
 Region = Mapping[str, tuple[slice, ...]]
-"""For each field of `Prompts`, the part that one text encoder computes: slices of all dimensions except the batch."""
+"""The part of each field of `Prompts` that one text encoder computes: slices of all dimensions except the batch."""
 
 
 def encoder_regions(network: Any) -> list[Region]:
@@ -49,7 +49,7 @@ def encoder_regions(network: Any) -> list[Region]:
 
 
 class CaptionDropout:
-    """Replaces the captions of randomly chosen images with the empty prompt.
+    """Replace the captions of randomly chosen images with the empty prompt.
 
     Args:
         probability: probability of dropping a caption, in [0, 1); or a list with one such probability for each text

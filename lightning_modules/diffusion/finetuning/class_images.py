@@ -1,4 +1,4 @@
-"""Generate class images for prior preservation once before training, on all ranks, with support for resuming."""
+"""Generate class images for prior preservation, on all ranks, once before training. Generation can be resumed."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,8 +26,8 @@ NOISE = 3
 def generate_class_images(network: TextToImage, images: ClassImages, trained_steps: int, **sampling: Any) -> None:
     """Generate and write the missing class images; this function must be called on every rank.
 
-    An image depends only on its index, on the seed and on the settings, which are recorded in the folder's
-    `settings.json`. It does not depend on the number of ranks or on interruptions.
+    An image depends only on its index, on the seed and on the settings, which the folder's `settings.json` records. The
+    number of ranks and interruptions have no effect on it.
 
     Args:
         network: text-to-image model before fine-tuning, in evaluation mode.

@@ -1,4 +1,4 @@
-"""ControlNets from diffusers, which are built from a frozen network and receive the inputs of this network."""
+"""ControlNets from diffusers. A ControlNet is built from a frozen network, and receives the same inputs."""
 
 import inspect
 import math
@@ -61,7 +61,7 @@ def check_family(name: str) -> None:
 
 
 def control_of(network: TextToImage) -> Control:
-    """Return the names of the ControlNet classes and arguments for the family of a model."""
+    """Return the names of classes and arguments for ControlNets of a model's family."""
     check_family(type(network).__name__)
     return CONTROLS["SDXL" if network.is_xl else type(network).__name__]
 

@@ -1,4 +1,4 @@
-"""Train a ControlNet: a trainable copy of a network's blocks, which conditions the frozen network on an image x.
+"""Train a ControlNet, a copy of a network's blocks that conditions the frozen network on an image x.
 
     y = F(z, c) + Z_2(G(z + Z_1(x), c))
 
@@ -122,7 +122,7 @@ class ControlNet(FineTuningSteps, MethodModule):
 
     @classmethod
     def check_before_loading(cls, data: Any, settings: Mapping[str, Any]) -> None:
-        """Reject data or a network that the ControlNet does not support, before the pipeline is loaded."""
+        """Before the pipeline is loaded, reject data or a network that the ControlNet does not support."""
         name, network = settings["network"]["class_path"].rpartition(".")[2], settings["network"].get("init_args") or {}
         if name == "text_to_image_pipeline":
             name = family_of(network["pipeline"], FAMILIES, network["local_files_only"])

@@ -36,7 +36,7 @@ def check_data(network: TextToImage | PixelSpace, data: Any, needs_captions: boo
 
 
 def reject_prior(data: Any, method: str) -> None:
-    """Reject class images if a method does not use prior preservation.
+    """Reject class images; this check is for methods without prior preservation.
 
     Raises:
         ValueError: if the data include class images.

@@ -21,7 +21,7 @@ class ExportsNetwork:
     """
 
     def exported(self: Any, sigma: float | None = None) -> Exported:
-        """Return the network with its averaged weights. See `interfaces.Exportable`.
+        """Return the network with its averaged weights, for export; see `interfaces.Exportable`.
 
         Raises:
             ValueError: if the weights are quantised.

@@ -44,7 +44,7 @@ def templates_of(learnable_property: Property, given: Sequence[str] | None) -> l
 
 
 class ExtendedEmbedding(nn.Embedding):
-    """Token embedding in which only the vectors of the new tokens, which start at index `first`, are trainable.
+    """Token embedding in which only the new tokens, whose indices start at `first`, have trainable vectors.
 
     The trainable vectors are float32. Outputs have the precision of the frozen weights.
     """

@@ -28,9 +28,9 @@ class DiffusionFineTuning(FineTuningSteps, ExportsNetwork, ChecksCheckpoints, Me
     """Fine-tune a diffusion model on images, and save the model in the format of diffusers or peft.
 
     After training, the model is saved to `pipeline/` in the run directory. Validation and test log `loss`, the
-    unweighted error on held-out images, which is computed with the averaged weights. Each held-out image has a fixed
-    timestep and fixed noise, so the values of different epochs are comparable. `ImageGrid` shows held-out images next
-    to samples for the same captions.
+    unweighted error of the averaged weights on held-out images. Each held-out image has a fixed timestep and fixed
+    noise, so that the losses of different epochs are comparable. `ImageGrid` shows held-out images next to samples for
+    the same captions.
 
     Args:
         network: a text-to-image model of `lightning_modules.backbones.diffusion`, such as `TextToImage`,

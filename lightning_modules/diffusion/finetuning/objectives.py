@@ -72,7 +72,7 @@ class LossOptions:
 
 
 def mean_square(difference: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Compute the weighted mean of squares for each image; the mean is 0 if all weights are 0. The result is `[B]`.
+    """Compute each image's weighted mean of squares, `[B]`; it is 0 if all weights of the image are 0.
 
     Args:
         difference: values to square, `[B, c, h, w]`.
@@ -96,7 +96,8 @@ def denoising_errors(
 ) -> Tensor:
     """Compute the mean squared error of each image, `[B]`, at its own timestep t, `[B]`.
 
-    The argument `abar`, `[T]`, contains all noise levels, and `weight` contains the weights of pixels.
+    The argument `abar`, `[T]`, contains the noise levels of all timesteps, and `weight` contains a weight for each
+    pixel.
     """
     level = abar.to(latent.dtype)[t].view(-1, 1, 1, 1)
     output = model(noised(latent, noise, level), t, prompts)
@@ -168,7 +169,7 @@ class DiffusionObjective(Objective):
         return ((index + 1) * GOLDEN % 2**32 * len(self.abar)) >> 32
 
     def scheduler_times(self, t: Tensor) -> Tensor:
-        """Return the times that are passed to the network, which are the timesteps."""
+        """Return the times that the network receives; for diffusion, they are the timesteps t themselves."""
         return t
 
     def errors(
@@ -203,8 +204,8 @@ class FlowMatching:
         shift: a, parameter of the shift, which maps t to a t / (1 + (a - 1) t); 1 leaves t unchanged. None uses the
             shift of the pipeline's scheduler, which depends on the resolution for FLUX.1, FLUX.2, Chroma and
             Qwen-Image.
-        weighting: loss weight of time t. `none` weights all times equally, `sigma_sqrt` is 1 / t^2, and `cosmap` is 2 /
-            (pi (1 - 2 t + 2 t^2)).
+        weighting: loss weight as a function of time t: `none` weights all times equally, `sigma_sqrt` is 1 / t^2, and
+            `cosmap` is 2 / (pi (1 - 2 t + 2 t^2)).
 
     Raises:
         ValueError: if an argument is out of range.
@@ -271,7 +272,7 @@ class FlowObjective(Objective):
         return ((index + 1) * GOLDEN % 2**32).double().div(2**32).float()
 
     def scheduler_times(self, t: Tensor) -> Tensor:
-        """Return the times T t that are passed to the network."""
+        """Return the times that the network receives; for flow matching, they are T t."""
         return self.steps * t
 
     def errors(
@@ -288,7 +289,7 @@ class FlowObjective(Objective):
         return mean_square(output - (noise - latent), weight)
 
     def weighted(self, error: Tensor, t: Tensor) -> Tensor:
-        """Multiply the errors, `[B]`, by the loss weights of times t; times below 1 / T are weighted like 1 / T."""
+        """Multiply the errors, `[B]`, by the loss weights of their times t; times below 1 / T count as 1 / T."""
         if self.settings.weighting == "none":
             return error
         return error * compute_loss_weighting_for_sd3(self.settings.weighting, t.clamp(min=1 / self.steps))
@@ -303,7 +304,7 @@ def training_objective(
 ) -> DiffusionObjective | FlowObjective:
     """Return the objective for a diffusion model or for a flow-matching model.
 
-    Arguments that are only for the other kind of model are rejected.
+    An argument that applies only to the other kind of model must have its default value.
 
     Raises:
         ValueError: if an argument is not allowed for the model, and differs from its default value in `owner`.

@@ -1,4 +1,4 @@
-"""Preparation of a text-to-image model for training: empty prompts, class images and cached latents."""
+"""Prepare a text-to-image model for training: empty prompts, class images and cached latents."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ from lightning_modules.training.evaluation_mode import in_evaluation_mode
 
 
 def prepare_text_to_image(module: Any, network: TextToImage) -> None:
-    """Embed the empty prompt, generate missing class images, and cache latents and embeddings; all ranks take part.
+    """Embed the empty prompt, generate missing class images, and cache latents and embeddings, on all ranks.
 
     Args:
         module: `DiffusionFineTuning` module, attached to its trainer.
         network: the text-to-image model of `module`.
 
     Raises:
-        TypeError: if latents should be cached and the DataModule is not `CaptionedImages`.
+        TypeError: if latents are to be cached, but the DataModule is not `CaptionedImages`.
         ValueError: if class images or cached latents do not match the settings; see `generate_class_images` and
             `cache_latents`.
     """

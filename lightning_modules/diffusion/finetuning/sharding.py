@@ -9,7 +9,7 @@ from torch.distributed.fsdp import fully_shard
 
 
 def share_out(network: nn.Module, mesh: DeviceMesh) -> None:
-    """Shard every parameter over ranks; each block gathers its parameters for its forward pass and its backward pass.
+    """Shard every parameter over ranks; each block gathers its parameters for its forward and backward passes.
 
     The network stays an instance of its class, the names of its parameters stay the same, and pipelines that contain
     the network still work.

@@ -26,7 +26,7 @@ TIMES, SAMPLE = 1, 2  # indices of the random streams of an image in evaluation
 
 
 class FineTuningSteps:
-    """Mixin for LightningModules that train a diffusion model on images; it implements their steps.
+    """Mixin with the training, validation and test steps of LightningModules that train a diffusion model on images.
 
     The LightningModule must define `network`, `objective`, `average`, `losses` and the sampling arguments.
     """
@@ -54,11 +54,11 @@ class FineTuningSteps:
         return self.network
 
     def sampling_inputs(self: Any, batch: CaptionedImageBatch | None, n: int) -> dict[str, Any]:
-        """Return additional arguments for the model's `generate`, for the images of a batch or for n new images."""
+        """Return additional arguments of the model's `generate`, either for a batch's images or for n new images."""
         return {}
 
     def given(self: Any, batch: CaptionedImageBatch, draw: Any) -> tuple[Tensor, Prompts | None]:
-        """Return the images or latents z of a batch, `[B, c, h, w]`, and its embedded prompts.
+        """Return z, `[B, c, h, w]`, the images or latents of a batch, and the embedded prompts of the batch.
 
         Args:
             batch: the batch.

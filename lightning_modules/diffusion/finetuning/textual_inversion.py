@@ -49,11 +49,11 @@ class TextualInversion(FineTuningSteps, MethodModule):
     Args:
         network: a frozen `TextToImage` (Stable Diffusion or SDXL) or `Flux`; the new word is added to all of its CLIP
             text encoders.
-        placeholder_token: the new word, as it is written in prompts, such as `<my-cat>`. It must not be in the
-            pipeline's vocabulary.
+        placeholder_token: the new word as it appears in prompts, such as `<my-cat>`. It must not be in the pipeline's
+            vocabulary.
         initializer_token: existing word that is a single token, such as `cat`. Its embedding initialises the new
             embeddings.
-        num_vectors: number of tokens of which the new word consists; each token has its own embedding.
+        num_vectors: number of tokens that make up the new word; each token has its own embedding.
         learnable_property: kind of the default templates: object or style.
         templates: prompts for images without captions, in which `{}` marks the place of the new word; None uses the
             default templates of `learnable_property`.
@@ -61,7 +61,7 @@ class TextualInversion(FineTuningSteps, MethodModule):
             flow-matching models.
         flow: distribution of times and loss weights of flow matching; None uses the defaults of `FlowMatching`. Allowed
             only for flow-matching models.
-        prompts: texts that `sample` cycles through; None uses a single prompt, for a photo of the new word.
+        prompts: texts that `sample` cycles through; None uses one prompt, which asks for a photo of the new word.
         num_inference_steps: number of sampling steps.
         guidance_scale: scale of classifier-free guidance in sampling; 1 disables guidance.
         optimizer: optimizer of the new embeddings.
@@ -140,7 +140,7 @@ class TextualInversion(FineTuningSteps, MethodModule):
         prepare_for_ddp(self)
 
     def prompts_of(self, batch: CaptionedImageBatch) -> Prompts:
-        """Embed the captions of a batch, or templates if it has no captions, without detaching the new embeddings."""
+        """Embed a batch's captions, or templates if there are none; gradients flow back to the new embeddings."""
         texts = batch.get("caption")
         if texts is None:
             # The indices of the templates are sampled on the CPU, because the texts are on the CPU. This avoids waiting

@@ -24,7 +24,7 @@ from lightning_modules.training.results_directory import results_directory
 
 FOLDER, SETTINGS = "noise_pairs", "settings.json"
 OF_PAIRS = ("network", "levels", "pair_guidance", "inversion_guidance")
-"""Settings on which the improved noise of a pair depends; all other settings affect only its scores."""
+"""Settings on which the improved noise of a pair depends; all other settings affect only the scores."""
 
 
 class CollectsPairs(FolderWriter, ABC):
@@ -33,8 +33,8 @@ class CollectsPairs(FolderWriter, ABC):
     Each file `<index>_<seed>.npz` contains one pair. The file `scores.jsonl`, which is written at the end, contains the
     texts and scores of all pairs. The file `settings.json` contains all settings that affect the pairs. A resumed run
     is rejected if settings, models or rewards have changed, or if a pair with the same index has a different text.
-    Existing pairs are not computed again, so an interrupted run can be resumed on any number of ranks. Apart from
-    rounding errors, which depend on the batch and the precision, a pair depends only on its text and its seed.
+    Existing pairs are not computed again, so an interrupted run can be resumed, on any number of ranks. A pair depends
+    only on its text and its seed, apart from rounding errors, which depend on the batch and the precision.
     """
 
     written, settings_name, items = FOLDER, f"{FOLDER}/{SETTINGS}", "pairs of noise"
@@ -54,7 +54,7 @@ class CollectsPairs(FolderWriter, ABC):
         """Generate an image in [0, 1] from each initial noise."""
 
     def drawn(self: Any, seeds: Tensor) -> Tensor:
-        """Sample noise from each of B seeds, in the module's precision; the result is `[B, c, h, w]`."""
+        """Sample one noise tensor from each of B seeds, in the module's precision; the result is `[B, c, h, w]`."""
         return self._seeded(seeds)[0]
 
     def generators(self: Any, seeds: Tensor) -> list[torch.Generator]:
@@ -83,7 +83,7 @@ class CollectsPairs(FolderWriter, ABC):
         return Files(folder, ".npz", write, caption_in)
 
     def collect(self: Any, batch: PromptBatch) -> list[int]:
-        """Compute and write the missing pairs of a batch, and return their indices."""
+        """Compute and write those pairs of a batch that are missing, and return their indices."""
 
         def compute(rows: list[int]) -> Iterator[tuple[Tensor, Tensor, list[float], list[float]]]:
             texts, noise = [batch["caption"][row] for row in rows], self.drawn(batch["seed"][rows])
@@ -96,7 +96,7 @@ class CollectsPairs(FolderWriter, ABC):
         return [int(name.partition("_")[0]) for name in written]
 
     def _score_lists(self: Any, noise: Tensor, texts: Sequence[str], seeds: Tensor) -> list[list[float]]:
-        """Compute all rewards of images generated from noise; without reward models, no images are generated."""
+        """Generate images from noise, and compute all of their rewards; without reward models, generate no images."""
         if not self.rewards:
             return [[] for _ in texts]
         images = self.images(noise, texts, self.generators(seeds))
@@ -123,7 +123,7 @@ class CollectsPairs(FolderWriter, ABC):
         super().on_predict_end()
 
     def read_or_collect(self: Any, data: NoisePairs) -> None:
-        """Check the settings of existing pairs, or collect missing pairs, before training."""
+        """Before training, check the settings of the pairs in `data_dir`; without `data_dir`, collect pairs."""
         if data.data_dir is None:
             with results_directory(self.trainer) as directory:
                 self.collect_before_training(data, directory)

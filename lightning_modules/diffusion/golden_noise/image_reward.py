@@ -1,4 +1,4 @@
-"""ImageReward: a reward model that was trained on human preferences between images for the same text.
+"""ImageReward: a reward model trained on human preferences among images of the same text.
 
     r(x, c) = (mlp(BLIP(x, c)) - m) / s
 
@@ -46,7 +46,7 @@ VISION = {
 
 
 class ImageReward(nn.Module):
-    """Score images for texts with ImageReward.
+    """Score how well images match texts, with ImageReward.
 
     Higher scores are better; the mean score of the authors' images is about 0. Images are resized and centre-cropped,
     but not rounded to 8 bits. The weights are not saved in checkpoints.
@@ -55,7 +55,7 @@ class ImageReward(nn.Module):
         weights: released file `ImageReward.pt`, folder with this file, or name on the Hugging Face Hub. Code in the
             file is not run.
         tokenizer: tokenizer of BERT: local folder written by `save_pretrained`, or name on the Hub.
-        local_files_only: search for names on the Hub only in the Hugging Face cache, without network access.
+        local_files_only: load models that are given by name only from the Hugging Face cache, without network access.
 
     Raises:
         ImportError: if transformers is not installed.

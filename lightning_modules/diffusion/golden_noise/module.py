@@ -32,11 +32,11 @@ from lightning_modules.training.logging import log_training
 Start = Literal["golden", "standard", "redenoised"]
 
 SHOWN, MOST_LETTERS = 8, 20
-"""Number of prompts per image grid, and maximum number of displayed characters of a prompt."""
+"""Number of prompts in an image grid, and maximum number of characters that it shows of each prompt."""
 
 
 class GoldenNoise(CollectsPairs, MethodModule):
-    """Collect noise pairs in `predict`, train NPNet on these pairs in `fit`, and evaluate NPNet's noise in `test`.
+    """Collect noise pairs in `predict`, train NPNet on such pairs in `fit`, and evaluate NPNet's noise in `test`.
 
     Validation logs `val/loss`, the error of NPNet's noise, and `val/loss_of_standard`, the error of the unchanged
     noise. `test` generates two images for each prompt: one from standard noise, and one from improved noise. For each
@@ -130,7 +130,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
         if not isinstance(data, NoisePairs):
             raise TypeError(f"GoldenNoise needs the DataModule NoisePairs, got {type(data).__name__}")
         if stage == "test" and not self.rewards:
-            raise ValueError("test needs model.rewards, such as CLIPReward, to compare images")
+            raise ValueError("test needs at least one reward model in model.rewards, such as CLIPReward, to compare images")
         if stage == "validate" and data.train_set is None:
             data.read_pairs(Path(self.trainer.log_dir or "", FOLDER))
         prepare_for_ddp(self)
@@ -147,7 +147,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
 
     @torch.no_grad()
     def latents_for(self, noise: Tensor, texts: Sequence[str]) -> Tensor:
-        """Compute the argument `latents` for an unmodified diffusers pipeline of the same kind as the model.
+        """Compute initial latents, the argument `latents`, for an unmodified diffusers pipeline of the model's kind.
 
         Args:
             noise: standard normal noise, `[B, c, h, w]`, which the pipeline would otherwise sample itself.
@@ -162,7 +162,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
         return self.model.generate(noise=noise, prompts=self.model.encode_prompts(texts), **given)
 
     def begun(self, noise: Tensor, texts: Sequence[str], start: Start | None = None) -> Tensor:
-        """Return the initial latents of images; `start`, if it is not None, overrides the module's `start`."""
+        """Return the initial latents of images; the argument `start`, if given, overrides the module's `start`."""
         starts: dict[str, Callable[..., Tensor]] = {"golden": self.latents_for, "redenoised": self.better}
         chosen = start or self.start
         return starts[chosen](noise, texts) if chosen in starts else noise

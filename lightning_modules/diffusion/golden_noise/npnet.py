@@ -21,11 +21,11 @@ from lightning_modules.full_precision import at_least_float32, in_full_precision
 PARTS = {"unet_svd": "svd", "unet_embedding": "residual", "embeeding": "text"}
 """Dictionary that maps the names of NPNet's parts in the released files (one is misspelt) to their names here."""
 UNUSED = ("svd.bn.", "residual.features.head.")
-"""Unused weights in the released files: a normalisation that does not affect the output, and Swin's classifier."""
+"""Unused weights in the released files: a normalisation without effect on the output, and Swin's classifier."""
 
 
 def folded(x: Tensor) -> Tensor:
-    """Arrange the k^2 channels of a tensor `[B, k^2, H, W]` as k rows of k tiles; the result is `[B, k H, k W]`."""
+    """Arrange the k^2 channels of a tensor `[B, k^2, H, W]` as k x k tiles; the result is `[B, k H, k W]`."""
     k = math.isqrt(x.shape[1])
     return x.unflatten(1, (k, k)).permute(0, 1, 3, 2, 4).flatten(3, 4).flatten(1, 2)
 
@@ -37,7 +37,7 @@ def unfolded(matrix: Tensor, k: int) -> Tensor:
 
 
 def signed(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Choose the signs of singular vectors so that the entry of largest magnitude in each column of U is positive."""
+    """Choose the signs of singular vectors: in each column of U, the entry of largest magnitude becomes positive."""
     sign = left.gather(-2, left.abs().argmax(dim=-2, keepdim=True)).sign()
     return left * sign, right * sign.mT
 
@@ -75,7 +75,7 @@ class SVDBranch(nn.Module):
 
 
 class ResidualBranch(nn.Module):
-    """Apply an image network to noise that is resized to the network's input size, and resize the output back.
+    """Resize noise to the input size of an image network, apply the network, and resize its output back.
 
     Args:
         channels: c, number of channels of the noise.

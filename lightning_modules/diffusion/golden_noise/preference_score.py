@@ -37,7 +37,7 @@ THRESHOLD = 0.3
 HEAD = 64
 """Number of features of each attention head."""
 UNSAVED = ("position_ids", "pos_emb")
-"""Endings of the names of tensors that are not loaded, because their values follow from their sizes."""
+"""Endings of the names of tensors that are not loaded, because their values can be computed from their sizes."""
 
 
 class Norm(nn.Module):
@@ -138,7 +138,7 @@ class Residual(nn.Module):
 
 
 class CrossModel(nn.Module):
-    """Blocks in which image tokens, `[B, N, D]`, attend to text tokens, `[B, M, D]`, where a mask `[B, 1, M]` is true.
+    """Blocks in which image tokens, `[B, N, D]`, attend to text tokens, `[B, M, D]`, that a mask, `[B, 1, M]`, selects.
 
     Args:
         width: D, number of features of a token.
@@ -182,8 +182,8 @@ def cross_model(weights: Mapping[str, Tensor], source: str) -> CrossModel:
 class MPS(CLIPReward):
     """Compute the multi-dimensional preference score (MPS) of images for texts; higher scores are better.
 
-    The published file `MPS_overall_checkpoint.pth` is a pickle of the authors' model. Its tensors are read without
-    running any code in the file. The probability that one image is preferred to another is the logistic function of the
+    The published file `MPS_overall_checkpoint.pth` is a pickle of the authors' model. Only its tensors are read; no
+    code in the file is run. The probability that one image is preferred to another is the logistic function of the
     difference between their scores. The weights are not saved in checkpoints.
 
     Args:

@@ -50,7 +50,7 @@ def redenoised_flow(
     num_timesteps: int,
     official_offset: bool = False,
 ) -> Tensor:
-    """Compute the improved noise for a flow-matching model, with Euler steps z_s = z_t + (s - t) v instead of DDIM.
+    """Compute the improved noise for a flow-matching model: Euler steps z_s = z_t + (s - t) v replace the DDIM steps.
 
     Args:
         model: function that predicts the velocity v with guidance scale w_l, from z_t and the times T t, `[B]`.

@@ -1,4 +1,4 @@
-"""Reward models, which compute scores, `[B]`, from images, `[B, 3, H, W]` in [0, 1], and B texts."""
+"""Reward models, which compute B scores from images in [0, 1], `[B, 3, H, W]`, and B texts."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -18,7 +18,7 @@ from lightning_modules.backbones.diffusion.text_to_image import saving_what_is_t
 from lightning_modules.backbones.weights import check_pretrained, from_pretrained, listed, load, read_weights
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-"""Mean and standard deviation with which all CLIP models in this file normalise pixels."""
+"""Mean and standard deviation of each colour channel, with which all CLIP models in this file normalise images."""
 BLOCKS = {
     "attn.out_proj": "self_attn.out_proj",
     "ln_1": "layer_norm1",
@@ -163,7 +163,7 @@ def clip_pixels(images: Tensor, size: int) -> Tensor:
 
 
 def linear_layers(weights: Mapping[str, Tensor], width: int, source: str) -> nn.Sequential:
-    """Build consecutive linear layers with `width` inputs and one output, without activation functions in between.
+    """Build a chain of linear layers without activation functions; it has `width` inputs and one output.
 
     Args:
         weights: weights and biases of the layers, in order.
@@ -207,7 +207,7 @@ class ClassProbability(nn.Module):
 
     def forward(self, images: Tensor, texts: Sequence[str]) -> Tensor:
         if unknown := sorted({*texts} - self.label.keys()):
-            raise ValueError(f"captions must contain every text; missing: {', '.join(unknown[:5])}")
+            raise ValueError(f"captions must contain every text that is scored; missing: {', '.join(unknown[:5])}")
         label = torch.tensor([self.label[text] for text in texts], device=images.device)
         return self.network(images).softmax(dim=1).gather(1, label[:, None])[:, 0]
 

@@ -15,7 +15,7 @@ from lightning_modules.tasks.writers import FolderWriter, levels_of
 
 
 def strip(frames: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Concatenate L interpolated images, `[L, C, H, W]`, and the two end images to one strip, `[C, H, (L + 2) W]`."""
+    """Join L interpolated images, `[L, C, H, W]`, and the two end images into one strip, `[C, H, (L + 2) W]`."""
     return torch.cat([first, *frames, second], dim=-1)
 
 
@@ -25,7 +25,7 @@ class InterpolationSteps(FolderWriter):
     The interpolated images of a pair are written to `interpolated/<name>/<lambda>.png`. The strip
     `interpolated/<name>.png` shows the interpolated images between the two original images. The strip of a pair is
     written last, and a resumed run skips pairs that have a strip. A run cannot be resumed if the settings, the weights
-    or the precision have changed, or if a pair with the same name has different images.
+    or the precision have changed, or if the images of a pair have changed.
     """
 
     written = "interpolated"
@@ -52,7 +52,7 @@ class InterpolationSteps(FolderWriter):
         return self.write(batch["name"], digests, compute)
 
     def sample(self: Any, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Return n interpolated images in [0, 1], `[n, C, H, W]`: all positions of test pairs in random order.
+        """Return n images in [0, 1], `[n, C, H, W]`, interpolated at all positions between test pairs in random order.
 
         A pair is repeated only after all pairs have been used. If `num_samples` and `batch_size` of `FID` both equal
         the total number of interpolated images, `FID` therefore uses each of these images once.

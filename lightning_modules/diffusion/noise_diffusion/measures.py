@@ -25,16 +25,16 @@ def latent_statistics(latent: Tensor) -> dict[str, Tensor]:
 
 
 def distances(first: Tensor, second: Tensor) -> Tensor:
-    """Compute Euclidean distances between images, in pixel units; the last three dimensions are one image."""
+    """Compute Euclidean distances between images, `[..., C, H, W]`, in pixel units; the result is `[...]`."""
     return (first - second).flatten(-3).norm(dim=-1)
 
 
 def frame_measures(frames: Tensor, first: Tensor, second: Tensor) -> dict[str, Tensor]:
-    """Compute metrics, each `[B]`, of interpolated sequences `[B, L, C, H, W]` and their end images `[B, C, H, W]`.
+    """Compute metrics of image sequences, `[B, L, C, H, W]`, and their end images, `[B, C, H, W]`; each is `[B]`.
 
     `out_of_range` is the fraction of pixels outside [0, 1]. All other metrics use clipped pixels. `distance_to_ends` is
     the mean distance between interpolated images and end images. `mean_step` and `largest_step` are the mean and the
-    maximum distance between consecutive images of a sequence, which includes the end images.
+    maximum distance between consecutive images; for these two metrics, the end images belong to the sequence.
     """
     clipped = frames.clamp(0, 1)
     row = torch.cat([first[:, None], clipped, second[:, None]], dim=1)

@@ -28,7 +28,7 @@ def mixing_weights(position: Tensor, gamma: float, signal: float) -> Weights:
     Args:
         position: lambda, in [0, 1].
         gamma: weight of the noise, in [0, 1].
-        signal: mu + nu, total weight of the images that are added back.
+        signal: mu + nu, sum of the weights of the two images z_A and z_B.
     """
     first, second = (position * math.pi / 2).cos(), (position * math.pi / 2).sin()
     rest = math.sqrt(1 - gamma**2)
@@ -65,7 +65,7 @@ def corrected_mixture(
         abar: abar of the noise level at which images and noise are added.
         boundary: c, bound of the interval [-c, c] to which latents and mixtures are clipped.
         gamma: weight of the noise.
-        signal: mu + nu, total weight of the images that are added back.
+        signal: mu + nu, sum of the weights of the two images z_A and z_B.
     """
     alpha, beta, mu, nu = mixing_weights(position, gamma, signal)
     mixture = mixed(alpha, first_latent.clamp(-boundary, boundary))
@@ -75,7 +75,7 @@ def corrected_mixture(
 
 
 def slerp(first: Tensor, second: Tensor, position: Tensor) -> Tensor:
-    """Interpolate spherically, where theta is the angle between the flattened latents of a pair:
+    """Interpolate spherically between the latents of a pair; theta is the angle between the flattened latents:
 
         sin((1 - lambda) theta) / sin(theta) l_A + sin(lambda theta) / sin(theta) l_B
 

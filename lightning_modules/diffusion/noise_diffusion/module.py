@@ -41,9 +41,9 @@ class Interpolated(NamedTuple):
     """Interpolated images of B pairs at L positions."""
 
     frames: Tensor
-    """Images, `[B, L, C, H, W]`, on the scale of [0, 1], but not clipped."""
+    """Images, `[B, L, C, H, W]`, on the scale of images in [0, 1], but not clipped to this range."""
     latents: Tensor | None
-    """Latents of all first images, then of all second images, `[2 B, ...]`; None if the images were not encoded."""
+    """Latents of the first images, followed by those of the second images, `[2 B, ...]`; None if none were encoded."""
     mixture: Tensor
     """Mixed latents before decoding, `[B, L, ...]`."""
 
@@ -51,13 +51,13 @@ class Interpolated(NamedTuple):
 class NoiseDiffusion(InterpolationSteps, MethodModule):
     """Interpolate between the images of a pair; `predict` writes the interpolated images, and `test` evaluates them.
 
-    `test` logs means over all pairs; distances are in pixel units. If there are training images,
+    `test` logs means over all pairs; distances are in pixel units. Three of the metrics require training images.
     `test/nearest_training` is the distance from an interpolated image to the nearest training image. For
     `test/nearest_training_clipped`, pixels are first clipped to [0, 1]. `test/nearest_training_of_ends` is the distance
     from an end image to the nearest training image. `measures.frame_measures` defines the other image metrics:
     `test/distance_to_ends`, `test/mean_step`, `test/largest_step` and `test/out_of_range`. `test/encoded_deviation`,
     `_kurtosis`, `_beyond_2` and `_norm` are statistics of the encoded images; for standard normal noise, their values
-    are 1, 3, 0.0455 and 1. The metrics `test/mixture_...` are the same statistics of the mixed latents.
+    are 1, 3, 0.0455 and 1. The metrics `test/mixture_...` are the same statistics for the mixed latents.
 
     The paper uses only pretrained models. Here, `fit` can also train the trainable parameters of a `PixelModel` with
     the denoising loss.
@@ -71,9 +71,9 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
         encoded_steps: K, number of steps in which an image is encoded, and also decoded; at most S.
         boundary: c, bound of the interval [-c, c] to which latents are clipped, in standard deviations of the noise.
         gamma: weight of new noise, in [0, 1].
-        signal: mu + nu, total weight of the images that are added back.
-        injection: noise level at which images are added back. `encoded` is the noise level of the latents, and `next`
-            is the level after one more step towards noise, as in the authors' code.
+        signal: mu + nu, sum of the weights of the two images z_A and z_B.
+        injection: noise level at which the two images are added. `encoded` is the noise level of the latents, and
+            `next` is the level after one more step towards noise, as in the authors' code.
         positions: positions lambda of the interpolated images, in [0, 1]; position 0 is the first image.
         guidance_scale: w, guidance scale in decoding; encoding does not use guidance. The scale must be 1 for an
             unconditional model.
@@ -149,8 +149,8 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
         return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.model))
 
     def encoded(self, clean: Tensor, prompts: Any) -> Tensor:
-        """Encode images, `[B, ...]`, to latents at the noise level of step K, without guidance; images are autoencoder
-        latents or pixels.
+        """Encode images, `[B, ...]`, to latents at the noise level of step K, without guidance. The images are given as
+        autoencoder latents or as pixels.
 
         In each step, the model receives the timestep at which the step ends.
         """
@@ -158,7 +158,7 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
         return ddim(model, clean, self.path, self.levels, self.prediction, told=self.path[1:])
 
     def decoded(self, mixture: Tensor, prompts: Any) -> Tensor:
-        """Decode latents at the noise level of step K, `[B, ...]`, to images, which are not clipped to [0, 1]."""
+        """Decode latents, `[B, ...]`, from the noise level of step K to images that are not clipped to [0, 1]."""
         negative = None
         if self.guidance_scale != 1:
             texts = [self.negative_prompt] * len(mixture)
@@ -170,7 +170,7 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
 
     @torch.no_grad()
     def interpolated(self, batch: InterpolationBatch, interpolation: Interpolation | None = None) -> Interpolated:
-        """Interpolate between the two images of each pair; noise is seeded by the run's seed and the pair's index.
+        """Interpolate between the images of each pair; the run's seed and the index of the pair determine the noise.
 
         Args:
             batch: batch of B pairs.
@@ -226,7 +226,7 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
             self.log(f"test/{name}", mean)  # type: ignore[arg-type]
 
     def image_columns(self, batch: InterpolationBatch, outputs: dict[str, Tensor]) -> dict[str, ImageColumn]:
-        """Show a row of interpolated images for each of the first pairs, and a row with spherical interpolation."""
+        """Show a row of interpolated images for each of the first pairs, and another by spherical interpolation."""
         count = min(COMPARED, len(batch["first"]))
         few = rows_of(batch, list(range(count)))
         rows = {self.interpolation: outputs["frames"][:count]}

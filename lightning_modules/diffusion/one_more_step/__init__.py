@@ -1,9 +1,9 @@
 """One More Step (OMS) adds the initial sampling step that common diffusion noise schedules omit.
 
 Noise schedules end at abar_T > 0. In training, the noisiest input x_T = sqrt(abar_T) x_0 + sqrt(1 - abar_T) e therefore
-still contains the mean colour of the image x_0. Samplers, however, start from pure noise x_S ~ N(0, I), which does not
-contain a mean colour. As a result, samples drift to average brightness. In OMS, a small network V estimates x_0 from
-pure noise, at abar_S = 0, where v = -x_0. The network is conditioned on a text c, but not on time:
+still reveals the mean colour of the image x_0. Samplers, however, start from pure noise x_S ~ N(0, I), which contains
+no such information. As a result, samples drift to average brightness. In OMS, a small network V estimates x_0 from pure
+noise, at abar_S = 0, where v = -x_0. The network is conditioned on a text c, but not on time:
 
     L = |V(x_S, c) + x_0|^2,   x_S ~ N(0, I) independent of x_0.
 
@@ -20,8 +20,7 @@ If the argument `deviation` is set to s < sqrt(1 - a), a part of the noise is ta
 This second formula has not been compared with the paper.
 
 The diffusion model and its scheduler are not changed. A network V works with all diffusion models that have the same
-latent space. Its text c may differ from the prompt of the diffusion model. In this case, c controls only the
-brightness.
+latent space. Its text c may differ from the prompt of the diffusion model; c then controls only the brightness.
 
 The authors' code multiplies e by the variance 1 - a instead of the standard deviation sqrt(1 - a)
 (`official_variance`). The authors have not published their training code. The loss L follows from the prediction of v.

@@ -25,7 +25,7 @@ def spaced(scheduler: Any, num_steps: int) -> Any:
 def first_level(scheduler: Any, num_steps: int) -> float:
     """Return abar at the first timestep of a diffusers scheduler with `num_steps` sampling steps.
 
-    The scheduler may be on the meta device, as in the checks that `compare` makes before its runs.
+    The scheduler may be created on the meta device, as in the checks that `compare` makes before its runs.
 
     Raises:
         ValueError: if the scheduler is for flow matching.
@@ -71,16 +71,16 @@ def initial_latents(
 def given_to_pipeline(state: Tensor, scheduler: Any, num_steps: int) -> Tensor:
     """Convert initial latents to a pipeline's argument `latents`.
 
-    A pipeline multiplies `latents` by `init_noise_sigma` of its scheduler. Some schedulers, such as those for Euler
-    steps, work with x / sqrt(abar), and their `init_noise_sigma` is large and depends on the number of steps. For all
-    other schedulers, the latents are returned unchanged.
+    A pipeline multiplies `latents` by the `init_noise_sigma` of its scheduler. This factor is 1 for most schedulers,
+    and the latents are then returned unchanged. Other schedulers, such as those for Euler steps, work with x /
+    sqrt(abar); their factor is large, and depends on the number of steps.
     """
     scale = float(spaced(scheduler, num_steps).init_noise_sigma)
     return state if scale == 1 else state / (math.sqrt(first_level(scheduler, num_steps)) * scale)
 
 
 def zero_terminal_snr(scheduler: Any) -> DDIMScheduler:
-    """Rescale a noise schedule to zero terminal SNR, with trailing timestep spacing. The model is not changed.
+    """Copy a scheduler, with the noise schedule rescaled to zero terminal SNR and with trailing timestep spacing.
 
     Source: Lin, Liu, Li and Yang, Common Diffusion Noise Schedules and Sample Steps Are Flawed, WACV 2024, arXiv
     2305.08891, without its fine-tuning.
@@ -114,10 +114,10 @@ def brightness(images: Tensor) -> Tensor:
 
 
 def brightness_table(generated: Tensor, real: Tensor) -> Table:
-    """Tabulate the mean brightness of generated images for groups of real images with similar brightness.
+    """Tabulate the mean brightness of generated images against the brightness of the real images.
 
-    Each generated image is paired with the real image of the same caption. The pairs are sorted by the brightness of
-    the real image and divided into ten groups of equal size.
+    Each generated image is paired with the real image that has the same caption. The pairs are sorted by the brightness
+    of the real image and divided into ten groups of equal size.
 
     Args:
         generated: mean brightness of each generated image, `[n]`.

@@ -181,7 +181,7 @@ class OneMoreStep(Prompted, MethodModule):
         return given_to_pipeline(state, scheduler, num_inference_steps)
 
     def began(self, batch: CaptionedImageBatch, start: Start) -> tuple[Tensor, Sequence[str], list[torch.Generator]]:
-        """Return the initial latents for a batch, `[B, c, h, w]`, its captions, and the random generator of each image.
+        """Return a batch's initial latents, `[B, c, h, w]`, its captions, and one random generator for each image.
 
         The generators are seeded by the seed of the run and the index of the image.
         """

@@ -7,12 +7,12 @@ for the score is trained to minimise
 
     E_t,x,z  w(t) R((s(x_t, t) + z / std)^2),   w = std^2, or g^2 for the likelihood.
 
-Here R is either the mean over the values of an image or half of their sum, and t is uniform in [1e-5, 1]. For the VE
+Here R is either the mean or half of the sum over the values of an image, and t is uniform in [1e-5, 1]. For the VE
 process, the network predicts the score from x_t and sigma(t), and images are in [0, 1]. For the VP and sub-VP
 processes, the network predicts z from x_t and 999 t, and images are in [-1, 1]. The original discrete models, SMLD and
 DDPM, have N noise levels. The network of SMLD receives the index of the noise level, where index 0 is the largest noise
-level. Sampling, likelihoods and denoising use an exponential moving average of the weights, with decay min(d, (1 + n) /
-(10 + n)) in update n.
+level. Sampling, likelihoods and denoising use an exponential moving average of the weights, whose decay in update n is
+min(d, (1 + n) / (10 + n)).
 
 Conditional sampling does not require retraining the score model. For inpainting, the known pixels are diffused to the
 time of each step, and inserted into the sample. Colourisation does the same in a rotated colour space, in which the
@@ -23,7 +23,7 @@ The ODE maps each image to one latent, and each latent to one image: `load_run(R
 `decode(latents)`.
 
 Departures: outside the known region, the authors' inpainting code computes the noise-free mean from the noisy sample.
-Here, the noise-free mean of the predictor is used, and known pixels are inserted from the first step on. The authors'
+Here, the noise-free mean is that of the predictor, and known pixels are inserted from the first step on. The authors'
 corrector fails for sub-VP. Here, the corrector uses a = 1 - beta_i for sub-VP, as it does for VP. In the corrector,
 each rank averages norms over its own part of the batch.
 

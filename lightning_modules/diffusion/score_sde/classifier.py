@@ -1,4 +1,4 @@
-"""Training of a noise-conditional classifier for classifier guidance."""
+"""Train a noise-conditional classifier, which classifier guidance requires."""
 
 from typing import Any
 
@@ -18,11 +18,12 @@ from lightning_modules.training.logging import log_training
 
 
 class NoiseConditionalClassifier(ClassifierSteps, MethodModule):
-    """Train a classifier of noisy images, which is conditioned on the standard deviation of the noise.
+    """Train a classifier of noisy images that also receives the standard deviation of the noise.
 
         L = E_t,x_t CE(network(x_t, std(t)), y)
 
-    Here CE is the cross-entropy, and y is the label. Validation and test use clean images and the smallest noise level.
+    Here CE is the cross-entropy, and y is the label. In validation and test, the network receives clean images and the
+    smallest noise level.
 
     Args:
         network: network that computes logits, `[B, num_classes]`, from x_t, `[B, C, H, W]`, and the standard deviations

@@ -23,7 +23,7 @@ COLOURS = torch.tensor(
 
 
 def inpainting(process: Process, known: Tensor, mask: Tensor, draw: Draw) -> Project:
-    """Return a function that inserts known data where a mask is 1, after diffusing the data to the time of the step.
+    """Return a function that diffuses known data to the time of a step, and inserts them where a mask is 1.
 
     Args:
         process: diffusion process.
@@ -66,7 +66,7 @@ def colourisation(process: Process, known: Tensor, draw: Draw) -> Project:
 
 
 class ClassGuidance(nn.Module):
-    """Guide a score model by the gradient of a noise-conditional classifier.
+    """Guide a score model towards classes by the gradient of a noise-conditional classifier.
 
         s(x, t) + scale grad_x log p(y | x, std(t))
 

@@ -1,4 +1,4 @@
-"""Encoding of images to latents, and decoding of latents, with the probability-flow ODE of a score model."""
+"""Encode images to latents, and decode latents to images, with the probability-flow ODE of a score model."""
 
 from typing import Any
 

@@ -30,7 +30,7 @@ from lightning_modules.training.logging import log_training
 
 
 class ScoreSDE(KnownParts, Latents, MethodModule):
-    """Train a score model of noisy images, and use it for sampling, denoising and likelihoods.
+    """Train a score model on noisy images, and use it for sampling, denoising and likelihoods.
 
     With any `LabelledImages` DataModule, the module trains on the images and ignores the labels. Validation and test
     log `loss`. If `likelihood_repeats` is above 0, `test` also logs `bits_per_dim`. With `MeasuredImages`, the module
@@ -48,7 +48,7 @@ class ScoreSDE(KnownParts, Latents, MethodModule):
         likelihood_weighting: weight the loss by g^2 instead of std^2; the loss is then a bound on the likelihood.
         reduce_mean: average the loss over the values of an image; if false, use half of their sum.
         average_decay: maximum decay of the averaged weights, in [0, 1).
-        likelihood_repeats: number of evaluations of the bits per dimension of each test image, each with new
+        likelihood_repeats: number of times that each test image's bits per dimension are evaluated, each time with new
             dequantisation noise.
         guidance: classifier guidance; `sample` then cycles through the classes. None samples without classes.
         optimizer: optimizer of the network's trainable parameters.
@@ -80,7 +80,7 @@ class ScoreSDE(KnownParts, Latents, MethodModule):
         if len(image_shape) != 3 or min(image_shape) < 1:
             raise ValueError(f"image_shape must be three positive integers C, H and W, got {list(image_shape)}")
         if num_levels is not None and (likelihood_weighting or likelihood_repeats):
-            raise ValueError("num_levels must be None: likelihood_weighting and likelihood_repeats do not allow it")
+            raise ValueError("num_levels must be None: likelihood_weighting and likelihood_repeats need a continuous model")
         if isinstance(sampler, PredictorCorrector):
             sampler.check(process)
         self.network = network
@@ -109,7 +109,7 @@ class ScoreSDE(KnownParts, Latents, MethodModule):
         return ((data + 1) / 2 if self.centred else data).clamp(0, 1)
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
-        """Compute the score of x_t with the network, from x_t, `[B, C, H, W]`, and the times t, `[B]`."""
+        """Evaluate the network, and return the score at x_t, `[B, C, H, W]`, and times t, `[B]`."""
         return self.levels.score(self.network, x, t)
 
     def _each_loss(self, batch: Any) -> Tensor:
@@ -158,7 +158,7 @@ class ScoreSDE(KnownParts, Latents, MethodModule):
         self.log(f"{stage}/loss", self.losses[stage], on_step=False, on_epoch=True)  # type: ignore[arg-type]
 
     def bits_per_dim(self, image: Tensor, signs: Tensor) -> Tensor:
-        """Compute the bits per dimension of images, `[B]`, with the probability-flow ODE.
+        """Compute each image's bits per dimension, `[B]`, with the probability-flow ODE.
 
         Args:
             image: dequantised images in [0, 1], `[B, C, H, W]`.

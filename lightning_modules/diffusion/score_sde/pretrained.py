@@ -40,7 +40,7 @@ def pretrained_process(name_or_path: str) -> Process:
 
 
 def _numbers(file: Path, config: dict[str, Any], *names: str) -> list[float]:
-    """Read the numbers with the keys `names` from a config.
+    """Read the numbers that a config contains under the keys `names`.
 
     Raises:
         ValueError: if a number is missing, or is not a positive number below 1e9.

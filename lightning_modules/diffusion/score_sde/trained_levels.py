@@ -22,14 +22,14 @@ SMALLEST_TIME = 1e-5
 
 
 class TrainedLevels(nn.Module):
-    """Sample the times of a training batch, compute the distribution of x_t given x_0, and convert outputs to scores.
+    """Provide training times, the distribution of x_t given x_0, and the score for an output of the network.
 
     Args:
         process: diffusion process.
         num_levels: N, number of noise levels of a discrete model; None for a continuous model.
 
     Raises:
-        ValueError: if `num_levels` is not None and the process has no discrete model.
+        ValueError: if `num_levels` is not None and no discrete model is defined for the process.
     """
 
     abar: Tensor
@@ -89,7 +89,7 @@ class TrainedLevels(nn.Module):
     def time_of(self, sigma: Tensor) -> Tensor:
         """Compute the times at which the noise has the standard deviations sigma, `[B]`, in units of the data.
 
-        In a discrete model for VP, the result is the time of the next higher noise level.
+        For a discrete VP model, the result is the time of the smallest noise level that is at least sigma.
         """
         if self.has_table:
             level = torch.searchsorted((1 - self.abar).to(sigma) / self.abar.to(sigma), sigma**2)
@@ -100,14 +100,14 @@ class TrainedLevels(nn.Module):
 def score_matching(
     score: Tensor, noise: Tensor, deviation: Tensor, rate: Tensor | None = None, reduce_mean: bool = False
 ) -> Tensor:
-    """Compute the loss of each image; the result is `[B]`.
+    """Compute the denoising score matching loss of each image; the result is `[B]`.
 
     Args:
         score: predicted score s(x_t, t), `[B, C, H, W]`.
         noise: z, noise in x_t.
         deviation: std, standard deviation of the noise, `[B]`.
-        rate: g(t)^2, `[B]`, which are the loss weights of the likelihood bound; None uses the loss weights std^2.
-        reduce_mean: use the mean over the values of an image as R; if false, use half of their sum.
+        rate: loss weights g(t)^2, `[B]`, of the likelihood bound; None uses the loss weights std^2.
+        reduce_mean: average the squared errors over the values of an image; if false, use half of their sum.
     """
     deviation = along(deviation, score)
     errors = (score * deviation + noise) if rate is None else (score + noise / deviation)

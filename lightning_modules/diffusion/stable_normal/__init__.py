@@ -1,4 +1,4 @@
-"""StableNormal estimates surface normals with a diffusion model, almost independently of the initial noise.
+"""StableNormal estimates surface normals with a diffusion model; the estimates hardly depend on the initial noise.
 
 Two Stable Diffusion U-Nets are conditioned on the image's latent i through an encoder f (`control_encoders`). The first
 U-Net, YOSO, predicts in one step the initial latents of the second U-Net, at the noise level of timestep t+. In
@@ -19,8 +19,8 @@ and the target x_0.
 For surface reconstruction, `surface.heights` integrates normals to height maps, and `test` logs the error of these
 maps.
 
-The paper does not specify the batch size, the number of iterations and the training resolution. It also does not
-specify two other choices. First, the noise e in the target of YOSO is here independent of u; `yoso_target` selects
+The paper does not specify the batch size, the number of iterations and the training resolution. It also leaves two
+other choices open. First, is the noise e in the target of YOSO independent of u? Here, it is; `yoso_target` selects
 other interpretations. Second, latents that cover pixels without a normal are here excluded from the loss. Departures:
 features are upsampled bilinearly, as in the authors' code, whereas the paper uses FeatUp. The noise of the refinement
 steps is seeded by the seed of the run and the index of the image, whereas the authors' code does not seed this noise.

@@ -29,7 +29,7 @@ NUM_BINS = 180 * BINS_PER_DEGREE
 
 
 def known(normal: Tensor) -> Tensor:
-    """Return a mask, `[..., H, W]`, which is true where a normal map, `[..., 3, H, W]`, has a true normal."""
+    """Return a mask, `[..., H, W]`, of the pixels where normal maps, `[..., 3, H, W]`, contain a known normal."""
     length = normal.norm(dim=-3)
     return (length > 0.5) & (length < 1.5)
 
@@ -43,12 +43,12 @@ def unit(normal: Tensor, eps: float = 1e-6) -> Tensor:
 
 
 def angular_error(estimate: Tensor, true: Tensor) -> Tensor:
-    """Compute angles, `[..., H, W]`, between normals, `[..., 3, H, W]`; the estimates are first normalised."""
+    """Compute angles, `[..., H, W]`, between normals, `[..., 3, H, W]`; only the estimates are first normalised."""
     return (unit(estimate) * true).sum(dim=-3).clamp(-1, 1).arccos().rad2deg()
 
 
 def spread(estimates: Tensor) -> Tensor:
-    """Compute the mean angle between the normals of K noise samples, `[K, B, 3, H, W]`, and their mean direction."""
+    """Compute the mean angle of the normals from K noise samples, `[K, B, 3, H, W]`, to their mean direction."""
     return angular_error(estimates, unit(unit(estimates).mean(dim=0))).mean(dim=0)
 
 

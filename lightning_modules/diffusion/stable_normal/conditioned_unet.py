@@ -27,8 +27,8 @@ HINT = "controlnet_cond_embedding."
 class ReleasedModel(TextToImage):
     """The diffusion model of a released StableNormal model, such as Stable-X/yoso-normal-v0-3.
 
-    To load the encoder from the same folder, use the argument `encoders` of `ConditionedUNet`. Python files in the
-    folder are not run.
+    To load the encoder as well, pass the same folder as the argument `encoders` of `ConditionedUNet`. Python files in
+    the folder are not run.
     """
 
     pipeline_class: ClassVar[str | None] = "StableDiffusionPipeline"
@@ -71,8 +71,8 @@ class PixelUNet(nn.Module):
 
 
 class ConditionedUNet(nn.Module):
-    """A diffusion model that is conditioned on an image by one encoder, and on the image's semantic features by a
-    second encoder.
+    """A diffusion model with two encoders: one conditions it on an image, and the other on the image's semantic
+    features.
 
     Args:
         model: `lightning_modules.backbones.diffusion.text_to_image.TextToImage` with `tuning: full`, or a `PixelUNet`.
@@ -80,7 +80,7 @@ class ConditionedUNet(nn.Module):
         prompt: fixed text prompt of the U-Net.
         trained: part of the U-Net to train: `decoder` or `all`. The encoders of the image and of the features are
             always trained.
-        encoders: folder with the encoders of a trained model, which was saved by a run or released by the authors. None
+        encoders: folder with the encoders of a trained model, either saved by a run or released by the authors. None
             initialises the encoders with copies of the U-Net's encoder.
 
     Raises:
@@ -117,7 +117,7 @@ class ConditionedUNet(nn.Module):
 
     @property
     def pixels_per_latent(self) -> int:
-        """Side length, in image pixels, of the square area that one pixel of the latents represents."""
+        """Side length, in image pixels, of the square that one pixel of the latents represents."""
         if isinstance(self.model, PixelUNet):
             return 1
         return self.model.pipeline.vae_scale_factor

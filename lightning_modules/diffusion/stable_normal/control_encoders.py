@@ -67,7 +67,7 @@ class SemanticEncoder(nn.Module):
         self.encoder.controlnet_mid_block = nn.Identity()
 
     def forward(self, features: Tensor, size: Sequence[int], text: Tensor) -> Sequence[Tensor]:
-        """Compute one residual for each layer in `places` of the U-Net.
+        """Compute one residual for each layer of the U-Net that `places` lists.
 
         Args:
             features: semantic features, `[B, channels, h', w']`.

@@ -39,12 +39,12 @@ def yoso_start(noise: Tensor, uniform: Tensor, zero_noise: float) -> Tensor:
 
 
 def weighted_square(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Average the weighted squared error over all entries, including entries whose `weight`, `[B, 1, h, w]`, is 0."""
+    """Average the squared error, weighted by `weight`, `[B, 1, h, w]`, over all entries, even those of weight 0."""
     return (weight * (prediction - target).square()).mean()
 
 
 def latent_weight(normal: Tensor, pixels: int) -> Tensor:
-    """Compute a mask, `[B, 1, h, w]`, of latents that cover only known normals; each covers `pixels`^2 pixels."""
+    """Mark latents that cover only known normals, `[B, 1, h, w]`; a latent covers `pixels` x `pixels` pixels."""
     unknown = 1 - known(normal)[:, None].to(normal.dtype)
     return 1 - F.max_pool2d(unknown, pixels, ceil_mode=True)
 
@@ -128,26 +128,26 @@ class StableNormal(NormalSteps, MethodModule):
 
     @property
     def first(self) -> ConditionedUNet:
-        """The stage whose autoencoder is used. If there are two stages, their autoencoders are equal."""
+        """The stage whose autoencoder is used: the first one that exists. Two stages have equal autoencoders."""
         stage = self.yoso or self.refiner
         assert stage is not None
         return stage
 
     @property
     def start(self) -> int:
-        """Timestep t+ at which the first stage is trained; its target has the noise level of t+."""
+        """Timestep t+ that the first stage receives; it is 0 if the target of the first stage is x_0."""
         return 0 if self.yoso_target == "x0" else self.times[0]
 
     @property
     def trained_for(self) -> dict[str, Any]:
-        """Training target of the first stage, which is saved with its weights."""
+        """Description of the first stage's training target, which is saved with its weights."""
         return {"yoso_target": self.yoso_target, "level": self.start}
 
     def refuse_other_target(self, trained_for: dict[str, Any], source: Any) -> None:
         """Reject weights of the first stage that were trained for a different target or noise level.
 
         Raises:
-            ValueError: if the training targets differ.
+            ValueError: if the target or the noise level differs.
         """
         if self.yoso is not None and trained_for != self.trained_for:
             raise ValueError(

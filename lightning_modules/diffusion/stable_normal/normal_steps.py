@@ -21,8 +21,8 @@ class NormalSteps(ImageWriter):
 
     The LightningModule must define `normals(image, generators)` and `draws`. The metrics of `AngularErrors` are logged.
     The depth error is logged only if at least one image has a true normal at every pixel. If there are several
-    datasets, metric names contain the name of the dataset. `predict` writes `normals/<name>.png`, in which a byte v
-    encodes the value 2 v / 255 - 1; see `ImageWriter`.
+    datasets, the name of each metric includes the name of its dataset. `predict` writes `normals/<name>.png`, in which
+    a byte v encodes the value 2 v / 255 - 1; see `ImageWriter`.
     """
 
     written, given, settings_name = "normals", "image", "prediction_settings.json"

@@ -1,4 +1,4 @@
-"""Preprocessing of images, and postprocessing that resizes normals to the original size of the images."""
+"""Preprocess images for the networks, and resize estimated normals to the original size of the images."""
 
 from collections.abc import Sequence
 

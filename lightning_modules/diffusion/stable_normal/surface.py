@@ -1,4 +1,4 @@
-"""Surface reconstruction: computation of height maps from surface normals, by least squares.
+"""Reconstruct surfaces: compute height maps from surface normals by least squares.
 
     minimise  sum_{i,j} (z_{i,j+1} - z_{i,j} - (p_{i,j} + p_{i,j+1}) / 2)^2
                       + (z_{i+1,j} - z_{i,j} - (q_{i,j} + q_{i+1,j}) / 2)^2,   p = -n_x / n_z,  q = n_y / n_z.

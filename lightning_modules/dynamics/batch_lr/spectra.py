@@ -96,10 +96,10 @@ class MeasuredSpectra(NamedTuple):
     def metrics(self) -> dict[str, float]:
         """Return scalars that summarise the spectra.
 
-        `shift_factor` is the largest value of (lambda_B - lambda) B divided by the smallest, among the batch sizes of
-        `small`; the scaling law predicts 1. `shift_exponent` is the exponent of B in lambda_B - lambda; the scaling law
-        predicts -1. `isotropic_share` is the shift lambda_B - lambda that the isotropic model predicts for the smallest
-        B, divided by the measured shift. `isotropic_constant` is (P sigma^2) / lambda. `covariance_share` and
+        `shift_factor` is the ratio of the largest to the smallest value of (lambda_B - lambda) B over the batch sizes
+        of `small`; the scaling law predicts 1. `shift_exponent` is the exponent of B in lambda_B - lambda; the scaling
+        law predicts -1. `isotropic_share` is the shift lambda_B - lambda that the isotropic model predicts for the
+        smallest B, divided by the measured shift. `isotropic_constant` is (P sigma^2) / lambda. `covariance_share` and
         `covariance_constant` are the corresponding values if the noise of the Gauss-Newton matrix follows the
         Marchenko-Pastur law. `loss_var` is the variance of the batch loss over batches of `noise_batch` samples.
         """
@@ -189,8 +189,8 @@ class BatchSpectra:
         noise_batch: size of the batches over which the variance of Hessian-vector products is measured.
         directions: number of random unit vectors z for which the variance of H z is measured.
         matrix: curvature matrix to measure, `hessian` or the positive semidefinite `gauss_newton`.
-        batch_norm: statistics that BatchNorm uses during the measurement: `batch` for those of each batch, or `running`
-            for the running statistics.
+        batch_norm: statistics that BatchNorm uses during the measurement: `batch` for the statistics of each batch, or
+            `running` for the running statistics.
         images_at_once: number of images per rank in each batch of a Hessian-vector product.
         seed: random seed for sampling images, batches and vectors.
 
@@ -228,7 +228,7 @@ class BatchSpectra:
         self.seed = seed
 
     def places(self, data: Any) -> Tensor:
-        """Sample the training-set indices of the N images of the full set.
+        """Sample the N images of the full set, and return their indices in the training set.
 
         Raises:
             ValueError: if the training set has fewer than N images, or if a batch size is not smaller than N.
@@ -236,7 +236,7 @@ class BatchSpectra:
         places = drawn_places(data, self.samples or data.num_train_samples, NAME, self.seed)
         for size in (self.batch_sizes[-1], self.noise_batch):
             if size >= len(places):
-                raise ValueError(f"batch sizes of {NAME} must be smaller than the {len(places)} samples, got {size}")
+                raise ValueError(f"batch sizes of {NAME} must be below {len(places)}, the sample count, got {size}")
         return places
 
     def measure(self, trainer: Any, network: nn.Module) -> MeasuredSpectra:

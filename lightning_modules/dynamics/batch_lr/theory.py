@@ -18,7 +18,7 @@ POWERS = {"linear": 1.0, "square_root": 0.5}
 
 
 def effective_batch(batch_size: int, samples: int) -> float:
-    """Compute b = B / (1 - B / N) for batches of B of the N samples, drawn without replacement; infinity if B = N."""
+    """Compute b = B / (1 - B / N) for batches of B samples, drawn from N without replacement; infinity if B = N."""
     return batch_size / (1 - batch_size / samples) if batch_size < samples else math.inf
 
 
@@ -89,14 +89,14 @@ def fitted_constant(shift: Sequence[float], effective: Sequence[float], error: S
 
 
 class NoiseStatistics(NamedTuple):
-    """Statistics of a set of vectors, one per batch, and of their mean, relative to a direction z."""
+    """Statistics, relative to a direction z, of a set of vectors (one per batch) and of their mean."""
 
     mu: float
     """Inner product of z and the mean vector; if the vectors are products H_i z, it is the mean curvature along z."""
     variance: float
     """Mean squared distance between the vectors and their mean."""
     delta: float
-    """Squared norm of the component of the mean that is orthogonal to z."""
+    """Squared norm of the component of the mean vector that is orthogonal to z."""
     alpha: float
     """Shrinkage max(0, 1 - variance / (n delta)), the fraction of the orthogonal component that is not noise."""
 

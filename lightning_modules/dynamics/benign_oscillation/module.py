@@ -215,7 +215,7 @@ class BenignOscillation(MethodModule):
         return dict(zip(("weak_accuracy", "strong_accuracy", "accuracy"), share, strict=True))
 
     def _log_means(self, stage: str, found: Mapping[str, Tensor]) -> dict[str, list[float]]:
-        """Log means over the networks that did not diverge, and return their values; empty if all networks diverged."""
+        """Log means over networks that did not diverge, and return these networks' values; empty if all diverged."""
         finite = self._finite()
         if not bool(finite.any()):
             return {}

@@ -48,7 +48,7 @@ class Orbit(NamedTuple):
 
 
 def orbit(a: Tensor, start: float = 0.3, steps: int = 2000, kept: int = 200) -> Orbit:
-    """Iterate the map from an initial value for each value of a.
+    """For each value of a, iterate the map from the same initial value.
 
     Args:
         a: parameters a of the map, `[n]`.

@@ -161,7 +161,7 @@ class NoiseMask(ClassifierSteps, MethodModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Average the weights over the last mask epochs; after the last of them, load the average into the network."""
+        """Average the weights over the last mask epochs; after the very last one, load the average into the network."""
         number = self.current_epoch - (self.mask_epochs - self.averaged_epochs)
         if not 0 <= number < self.averaged_epochs or self.averaged_epochs == 1:
             return

@@ -89,7 +89,7 @@ def slope(signed: Tensor, sign: Tensor, alpha: float, loss: Loss = "hinge") -> T
 
 
 def _distance(signed: Tensor, done: Tensor, alpha: float) -> Tensor:
-    """Compute r = 1 - alpha y F, which is replaced by 1 at fitted points, and by at least 1e-30 elsewhere."""
+    """Compute r = 1 - alpha y F; at fitted points, r is set to 1, and elsewhere, r is at least 1e-30."""
     return torch.where(done, 1.0, (1 - alpha * signed).clamp(min=1e-30))
 
 
@@ -105,7 +105,7 @@ def drawn_batches(seed: int, iteration: Tensor, num_points: int, batch_size: int
         batch_size: batch size B, at most P.
 
     Returns:
-        The indices of the points, `[n, B]`, int64, which are distinct within each row.
+        The indices of the points, `[n, B]`, int64; the indices in a row are distinct.
     """
     word = (sample_words(seed, 0, iteration, batch_size) >> 1) & torch.iinfo(torch.int64).max
     chosen: list[Tensor] = []

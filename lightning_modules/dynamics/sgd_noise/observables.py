@@ -113,7 +113,7 @@ def along_and_across(network: nn.Module, initial: nn.Module, direction: Tensor) 
 
 
 def note_times(times: dict[str, float], time: float, unfitted: float) -> None:
-    """Record the time, in place, if half or nine tenths of the training points are fitted for the first time.
+    """Record the time in `times` if half or nine tenths of the training points are fitted for the first time.
 
     Args:
         times: times that have already been recorded, by name (see `UNFITTED_SHARES`).

@@ -158,7 +158,7 @@ class NMWeight(WeightFunction):
         self.register_buffer("decay", torch.zeros(()), persistent=False)
 
     def pattern_at(self, epoch: int, epochs: int) -> tuple[int, int]:
-        """Return N and M for the epoch with index `epoch`, from 0, of a training run with `epochs` epochs."""
+        """Return N and M for the epoch with index `epoch`, counted from 0, in a training run of `epochs` epochs."""
         flow = self.flow
         since = epoch - flow.dense_epochs
         length = epochs - flow.dense_epochs - flow.fine_tune_epochs
@@ -199,7 +199,7 @@ def check_pattern(key: str, n: int, m: int, size: int, axis: int | None, flow: F
     for _, group in frames(flow.way, n, m, 1000, flow.geometric_frames).values():
         if axis is None:
             if size * n < group:
-                raise ValueError(f"m of {key} must be at most its {size} weights times n {n}, got {group}")
+                raise ValueError(f"m of {key} must be at most {size * n}, its {size} weights times n {n}, got {group}")
         elif size % group:
             what = "fan-in" if axis == 1 else "outputs"
             raise ValueError(f"m of {key} must divide its {what} {size}, got {group}")
@@ -241,7 +241,7 @@ def sparsify(
             )
         for name, layer in layers_named(network, [names], kinds, "own").items():
             if third and len(layer.weight) % 3:  # type: ignore[arg-type]
-                raise ValueError(f"own: {key}: {name} has {len(layer.weight)} rows, not divisible into q, k and v")  # type: ignore[arg-type]
+                raise ValueError(f"own: {key}: {name} has {len(layer.weight)} rows, but q, k and v need a multiple of 3")  # type: ignore[arg-type]
             thirds = patterns.get(name, {})
             patterns[name] = {"": pattern} if not third else {k: v for k, v in thirds.items() if k} | {third: pattern}
             found[name] = layer

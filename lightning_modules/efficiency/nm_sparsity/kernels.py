@@ -40,7 +40,7 @@ def in_semi_structured_kernels(network: nn.Module) -> list[str]:
         weight = layer.weight
         if weight.device.type != DEVICE or weight.dtype not in HALF:
             raise ValueError(
-                f"semi-structured kernels need float16 or bfloat16 on a GPU, and {name} is {weight.dtype} on "
+                f"semi-structured kernels need float16 or bfloat16 on a GPU, but {name} is {weight.dtype} on "
                 f"{weight.device.type}"
             )
     for name, layer in chosen.items():

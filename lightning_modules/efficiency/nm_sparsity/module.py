@@ -123,8 +123,8 @@ class NMSparsity(ClassifierSteps, MethodModule):
         flow = self.flow
         if epochs <= flow.dense_epochs + flow.fine_tune_epochs:
             raise ValueError(
-                f"trainer.max_epochs must be above dense_epochs {flow.dense_epochs} and fine_tune_epochs "
-                f"{flow.fine_tune_epochs} together, got {self.trainer.max_epochs}"
+                f"trainer.max_epochs must be above the sum of dense_epochs {flow.dense_epochs} and "
+                f"fine_tune_epochs {flow.fine_tune_epochs}, got {self.trainer.max_epochs}"
             )
 
     @property

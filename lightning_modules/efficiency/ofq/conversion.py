@@ -35,7 +35,7 @@ HEADS = ("head", "head_dist", "head.fc")
 
 
 class QuantizedLinear(LinearOfFunction):
-    """A linear layer with a quantised weight, which also quantises its input."""
+    """A linear layer that quantises its weight and its input."""
 
     def __init__(self, layer: nn.Linear, function: WeightFunction, input: nn.Module) -> None:
         super().__init__(layer, function)

@@ -12,7 +12,7 @@ from lightning_modules.interfaces import Table
 MOMENTUM = 0.01
 """Momentum of the running average of oscillations."""
 OFTEN = 0.005
-"""A weight counts as oscillating if its running average is above this threshold, the value of Nagel et al."""
+"""A weight counts as oscillating if its running average is above this threshold, which is that of Nagel et al."""
 BINS_PER_STEP = 10
 PLACE = "latent weight n W / s, in steps"
 
@@ -42,7 +42,7 @@ class OscillationTracker(nn.Module):
 
     @torch.no_grad()
     def start(self, integers: Tensor) -> None:
-        """Store the integers before the first step, and reset the statistics."""
+        """Store the integers that precede the first step, and reset the statistics."""
         self.last.copy_(integers)
         self.direction.zero_()
         self.frequency.zero_()
@@ -59,7 +59,7 @@ class OscillationTracker(nn.Module):
 
 
 def share_of(marked: Sequence[Tensor]) -> Tensor:
-    """Compute the fraction of true entries in all bool tensors together."""
+    """Compute the fraction of entries that are true, over all bool tensors together."""
     return sum(each.sum() for each in marked) / sum(each.numel() for each in marked)  # type: ignore[return-value]
 
 

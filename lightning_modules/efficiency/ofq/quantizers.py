@@ -31,7 +31,7 @@ def positions(weight: Tensor, bits: int) -> Tensor:
 def integers(t: Tensor, bits: int) -> Tensor:
     """Round and clip positions t to integers i between -n and n - 1.
 
-    Here n = 2^(bits - 1). StatsQ quantises a weight with integer i to s (i + 1/2) / n.
+    Here n = 2^(bits - 1). StatsQ quantises a weight whose integer is i to s (i + 1/2) / n.
     """
     n = 2 ** (bits - 1)
     return t.round().clamp(-n, n - 1)
@@ -62,7 +62,7 @@ class _StatsQ(torch.autograd.Function):
 
 
 def statsq(weight: Tensor, bits: int) -> Tensor:
-    """Quantise a weight `[out, ...]` to 2^bits levels, symmetric and nonzero, with a straight-through gradient."""
+    """Quantise a weight `[out, ...]` to 2^bits symmetric, nonzero levels, with a straight-through gradient."""
     return _StatsQ.apply(weight, bits)
 
 
@@ -106,7 +106,7 @@ def lsq(x: Tensor, scale: Tensor, bounds: Tensor, parts: float = 1.0) -> Tensor:
 
 
 def bounds_of(bits: int, signed: bool) -> Tensor:
-    """Return the bounds Q_n and Q_p of LSQ, `[2]`."""
+    """Return the bounds Q_n and Q_p of LSQ as a tensor `[2]`."""
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
     return torch.tensor([low, high], dtype=torch.get_default_dtype())
 
@@ -153,7 +153,7 @@ class _Scaled(nn.Module):
         self.parts = 1.0
 
     def _quantized(self, x: Tensor, dim: int, factor: float) -> Tensor:
-        """Quantise with one scale for each index along `dim`, which is counted from the end, or with a single scale."""
+        """Quantise with a single scale, or with one scale per index along `dim`, which is counted from the end."""
         shape = (-1, *[1] * (-dim - 1))
         if self.calibrating:
             with torch.no_grad():

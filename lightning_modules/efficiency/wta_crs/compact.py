@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 
 LEAST = 8
-"""Minimum weight that allows recovering a normalisation's input, in units of the bias's rounding error."""
+"""Minimum weight, in units of the bias's rounding error, with which a normalisation's input can be recovered."""
 
 
 def packed(mask: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ class CompactReLU(nn.ReLU):
 
 
 class CompactNorm(nn.Module):
-    """Layer normalisation that saves its output instead of its input; T5's layer, without mean and bias, is supported.
+    """Layer normalisation that saves its output instead of its input; T5's layer, which has no bias, is also supported.
 
     Args:
         layer: layer whose parameters are used: a `LayerNorm` over the last dimension with a weight, or a normalisation
@@ -155,7 +155,7 @@ class CompactNorm(nn.Module):
         self.kept_in = self.weight.dtype
         """Dtype of the last output."""
         self.reads_back = True
-        """Whether the input is recovered from the output; false if a weight is close to 0 and the input is saved."""
+        """Whether the input is recovered from the output; false if a weight is close to 0; the input is then saved."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.reads_back:

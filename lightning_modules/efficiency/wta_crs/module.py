@@ -124,7 +124,7 @@ class WTACRS(ClassifierSteps, MethodModule):
     def on_fit_start(self) -> None:
         processes = world_size()
         if self.shares is not None and self.shares % processes:
-            raise ValueError(f"shares must be a multiple of the {processes} processes, got {self.shares}")
+            raise ValueError(f"shares must be a multiple of {processes}, the number of processes, got {self.shares}")
         self._num_train_samples = require_data(self.trainer, TrainingSamples, "WTACRS").num_train_samples
         if self.gradient_norms.num_features:
             self._allocate()

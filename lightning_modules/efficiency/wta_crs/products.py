@@ -108,7 +108,7 @@ class SampledProduct:
         if more or width != (self.width or width):
             raise ValueError(
                 f"{self.name} has {numbers} rows for {sampler.samples} samples, but needs "
-                f"{self.width or 'equally many'} for each: pad all texts to the same length"
+                f"{self.width or 'equally many'} for each sample: pad all texts to the same length"
             )
         self.width = width
         if sampler.known is None:

@@ -1,4 +1,4 @@
-"""Settings of ADELE's two label corrections, which use predictions from training or from a separate evaluation pass."""
+"""Settings of ADELE's two label corrections: one uses predictions from training, the other from an evaluation pass."""
 
 from collections.abc import Sequence
 
@@ -43,14 +43,14 @@ class TrainingPassCorrection:
 
 
 class EvaluationPassCorrection:
-    """Settings of the correction for PASCAL VOC: the update rule, applied to predictions made after each epoch.
+    """Settings of the correction for PASCAL VOC, which applies the update rule to predictions made after each epoch.
 
-    The predictions are made in evaluation mode. The correction starts when the early learning of any category ends.
-    Corrections do not accumulate: each correction starts from the original labels. The logits are averaged over scales
-    and divided by the temperature; their softmax gives the probabilities. From epoch `flip_from_epoch` on, the authors
-    also refine the probabilities with a dense CRF, which is omitted here. According to the authors' code, it makes no
-    significant difference in which epoch the CRF and flipping start. The code does not say what effect the CRF itself
-    has. The command in the authors' README uses both the CRF and flipping.
+    The predictions are made in evaluation mode. The correction starts as soon as the early learning of some category
+    has ended. Corrections do not accumulate: each correction starts from the original labels. The logits are averaged
+    over scales and divided by the temperature; their softmax gives the probabilities. From epoch `flip_from_epoch` on,
+    the authors also refine the probabilities with a dense CRF, which is omitted here. According to the authors' code,
+    it makes no significant difference in which epoch the CRF and flipping start. What effect the CRF itself has is not
+    stated there. The command in the authors' README uses both the CRF and flipping.
 
     Args:
         threshold: threshold tau, in [0, 1]. The label of a pixel is replaced only if the largest probability exceeds

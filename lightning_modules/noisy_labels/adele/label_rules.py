@@ -29,14 +29,14 @@ LEAST_FOREGROUND, MOST_BACKGROUND = 0.5, 0.95
 
 
 def categories_shown(label: Tensor, num_classes: int) -> Tensor:
-    """Return a mask `[B, K]` that states which categories occur in each label `[B, H, W]`."""
+    """Return a mask, `[B, K]`, of the categories that occur in each of the labels `[B, H, W]`."""
     shown = torch.zeros(len(label), num_classes + 1, dtype=torch.bool, device=label.device)
     inside = torch.where(label < num_classes, label, num_classes).flatten(1)
     return shown.scatter_(1, inside, torch.ones_like(inside, dtype=torch.bool))[:, :num_classes]
 
 
 def _holds(members: Tensor, label: Tensor) -> Tensor:
-    """Return a mask `[B, H, W]` of the pixels whose category is in `members`, `[B, K]`.
+    """Return a mask, `[B, H, W]`, of the pixels whose category is a member according to `members`, `[B, K]`.
 
     The mask is false for pixels with the label 255.
     """
@@ -46,7 +46,7 @@ def _holds(members: Tensor, label: Tensor) -> Tensor:
 
 
 def confident_prediction(probability: Tensor, foreground_threshold: float, background_threshold: float) -> Tensor:
-    """Return the predicted category of the pixels whose prediction the merge rule counts as confident.
+    """Return the predicted category of each pixel, or 255 if the merge rule does not count the prediction as confident.
 
     A prediction is confident if the largest foreground probability exceeds tau_fg or the background probability exceeds
     tau_bg.
@@ -71,7 +71,7 @@ def merged_label(label: Tensor, predicted: Tensor, on: Tensor) -> Tensor:
         label: labels y, `[B, H, W]`, int64; 255 for unlabelled pixels.
         predicted: predicted categories k, `[B, H, W]`, int64; 255 where the prediction is not confident.
         on: whether the early learning of each category has ended, `[K]`, bool. The entry of the background is ignored,
-            because the background always counts as on.
+            because the background is always treated as on.
 
     Returns:
         New labels `[B, H, W]`, int64.
@@ -93,7 +93,7 @@ def updated_label(label: Tensor, predicted: Tensor, probability: Tensor, on: Ten
         predicted: predicted categories k, `[B, H, W]`, int64.
         probability: largest class probability, max p, `[B, H, W]`.
         on: whether the early learning of each category has ended, `[K]`, bool. The entry of the background is ignored,
-            because the background always counts as on.
+            because the background is always treated as on.
         threshold: threshold tau of the largest probability.
 
     Returns:
@@ -115,7 +115,7 @@ def updated_label(label: Tensor, predicted: Tensor, probability: Tensor, on: Ten
 
 
 def categories_due(ended: Tensor, corrected: Tensor, epoch: int, every_n_epochs: int) -> tuple[Tensor, Tensor]:
-    """Choose the categories that the merge rule corrects after an epoch.
+    """Choose the categories that the merge rule corrects after this epoch.
 
     Counting epochs from 1, the periods are the epochs 1 to n - 1, n to 2 n - 1, and so on. In each period, a category
     is corrected at most once: when a test in this period first finds that early learning has ended for the category.

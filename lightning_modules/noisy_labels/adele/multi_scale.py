@@ -63,11 +63,11 @@ def _resized(logits: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def multi_scale_cross_entropy(logits: Sequence[Tensor], label: Tensor, weight: Tensor) -> Tensor:
-    """Compute L_CE, the sum of the cross-entropies of the weighted logits over all scales.
+    """Compute L_CE, the sum, over all scales, of the cross-entropy of the weighted logits.
 
     Args:
         logits: logits of S scales, each `[B, K, H, W]`.
-        label: `[B, H, W]`, int64. Pixels with the label 255 have loss 0, but count in the mean.
+        label: `[B, H, W]`, int64. Pixels with the label 255 have loss 0, but are included in the mean over pixels.
         weight: weights w of the scales, `[S]`, which sum to 1.
 
     Returns:
@@ -95,8 +95,8 @@ def confident_images(mixed: Tensor, label: Tensor, threshold: float) -> Tensor:
 def consistency(logits: Sequence[Tensor], label: Tensor, weight: Tensor, threshold: float) -> Tensor:
     """Compute L_cons, the divergence of the predictions at all scales from their mixture.
 
-    Gradients flow through p_k, q and the weights w. Pixels with the label 255 are included in the loss, but not in the
-    mask m.
+    Gradients flow through p_k, q and the weights w. Pixels with the label 255 contribute to the loss, but are not
+    considered when the mask m is computed.
 
     Args:
         logits: logits of S scales, each `[B, K, H, W]`.

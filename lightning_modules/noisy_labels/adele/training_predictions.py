@@ -14,7 +14,7 @@ _SAMPLES_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class PredictedBatch:
-    """Predictions for this rank's part of a training batch."""
+    """Predictions for the samples of a training batch that are on this rank."""
 
     index: Tensor
     """Dataset indices, `[b]`, int64."""
@@ -73,7 +73,7 @@ class TrainingPredictions:
         self._restored = everything
 
     def begin(self) -> None:
-        """Start an epoch with this rank's shard of the restored predictions, or with no predictions."""
+        """Start an epoch with this rank's share of the predictions given to `restore`, or without predictions."""
         self.clear()
         parts = [
             self._restored[key].split(_SAMPLES_AT_ONCE) for key in ("index", "label", "predicted") if self._restored

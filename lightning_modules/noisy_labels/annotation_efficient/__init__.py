@@ -3,9 +3,8 @@
 Let x be the images, and z in [0, 1] the auxiliary masks, which do not belong to these images. A run has four stages:
 
     0  a VAE learns the shapes of the auxiliary masks;
-    1 a CycleGAN learns to translate between images and masks, with an additional discriminator of the VAE's latent
-    means mu,
-       and with channel calibration by a discriminator (see `translation.py`):
+    1  a CycleGAN learns to translate between images and masks, with an additional discriminator of the VAE's latent
+       means mu, and with channel calibration by a discriminator (see `translation.py`):
        L_gen = (D_z(E(x)) - 1)^2 + lam_v (D_vae(mu(E(x))) - 1)^2 + (D_x(G(z)) - 1)^2
                + lam_c (|G(E(x)) - x|_1 + w_z BCE(E(G(z)), z));
     2  the mask generator E of the CycleGAN predicts a pseudo label y for each training image, and the labels of the
@@ -20,7 +19,7 @@ No code by the authors was found. Only the abstract of the paper and a reader's 
 networks and the names of their parts follow the paper. All formulas, weights and schedules are our choice; the weights
 and schedules are arguments. Generators and discriminators are updated simultaneously: each update uses the weights that
 the other networks had before the step. In CycleGAN, too, the discriminators are updated with fakes generated before the
-step of the generators. There is no buffer of past fakes.
+step of the generators. In contrast to CycleGAN, there is no buffer of past fakes.
 
 Source: Wang, Guo, Wang and Zhang, Annotation-Efficient Learning for Medical Image Segmentation Based on Noisy Pseudo
 Labels and Adversarial Learning, IEEE Journal of Biomedical and Health Informatics 2021, arXiv 2012.14584.

@@ -56,7 +56,7 @@ def best_part(quality: Tensor, fraction: float) -> Tensor:
 
 
 def without_holes_and_islands(label: Tensor) -> Tensor:
-    """Keep only the largest connected component of each mask `[B, H, W]`, and fill its holes, on the CPU.
+    """Keep the largest connected component of each mask `[B, H, W]`, fill its holes, and remove the rest, on the CPU.
 
     Pixels are connected if they share an edge. If several components are equally large, the first of them is kept.
     """

@@ -24,7 +24,7 @@ from lightning_modules.training.evaluation_mode import in_evaluation_mode
 
 
 class LabelFiles:
-    """Writer of the pseudo labels of a round and of the table of their quality.
+    """Writer of a round's pseudo labels, and of a table of their quality.
 
     Every rank writes the labels of its shard. Rank 0 writes the table after all ranks have finished, so that the table
     exists only if the labels are complete. A run without a run directory (`fast_dev_run`, or no logger) writes nothing.
@@ -75,12 +75,12 @@ def label_anew(
     """Relabel all training images, which are sharded over ranks, and select the best labels.
 
     Args:
-        module: module with a running trainer; it is in evaluation mode while the labels are predicted.
+        module: module with a running trainer. While the labels are predicted, the module is in evaluation mode.
         data: DataModule that is a `LabelStore` and a `TrainingImageSource`.
         number: index of the round, counted from 0.
         new_label: function that maps a batch to binary labels `[B, H, W]`, int64.
         vae: trained VAE of masks, for the label quality.
-        keep_fraction: fraction of the labels to keep. In round 0 without a VAE, all labels are kept.
+        keep_fraction: fraction of the labels to keep. If there is no VAE, all labels are kept in round 0.
 
     Returns:
         Mask of the kept samples, `[N]`, bool; and a dict of means to log: `label_quality` and, if the ground truth is

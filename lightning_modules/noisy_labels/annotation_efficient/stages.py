@@ -76,7 +76,7 @@ class StageSchedule:
 
 @dataclass
 class Rounds:
-    """State of the rounds of the segmentation stage, which is saved in checkpoints."""
+    """State of the rounds of the segmentation stage. The state is saved in checkpoints."""
 
     labelled: int = -1
     """Index of the last round for which labels were predicted."""

@@ -143,7 +143,7 @@ def judged_real(score: Tensor) -> Tensor:
 
 
 def judged_false(score: Tensor) -> Tensor:
-    """Compute the least-squares loss mean D^2 of scores whose target is fake."""
+    """Compute the least-squares loss of scores whose target is "fake", mean D^2."""
     return score.square().mean()
 
 

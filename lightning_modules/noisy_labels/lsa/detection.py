@@ -99,7 +99,7 @@ class FlaggedImages(NamedTuple):
     is_noisy: NDArray[np.bool_]
     """Whether each image is flagged as noisy, `[N]`."""
     score: NDArray[np.float64]
-    """Score, `[N]`, without a fixed range; images with higher scores are more likely to be noisy."""
+    """Score of each image, `[N]`; higher scores mean that the image is more likely noisy. The range is not fixed."""
     weight: NDArray[np.float64]
     """Weight w, `[N]`, in [0, 1]."""
 
@@ -163,8 +163,8 @@ def confidence(pseudo_loss: NDArray, is_noisy: NDArray[np.bool_]) -> NDArray[np.
         is_noisy: whether each image is flagged as noisy, `[N]`.
 
     Returns:
-        Weights `[N]` in [0, 1]; the weight of a clean image is 1. All weights are 1 if at most two images are noisy, or
-        if q is NaN for a noisy image.
+        Weights `[N]` in [0, 1]; the weight of an image that is not flagged is 1. All weights are 1 if at most two
+        images are flagged, or if q is NaN for a flagged image.
     """
     weight = np.ones(len(is_noisy))
     own = np.asarray(pseudo_loss, dtype=np.float64)[is_noisy]
@@ -194,8 +194,8 @@ def detect(
 def agreement(first: FlaggedImages, second: FlaggedImages) -> FlaggedImages:
     """Combine the flags of two networks (PLS-LSA+).
 
-    An image is flagged if both networks flag it. Flagged images have the mean of both weights, and other images have
-    weight 1.
+    An image is flagged if both networks flag it. The weight of a flagged image is the mean of its two weights; all
+    other images have the weight 1.
     """
     both = first.is_noisy & second.is_noisy
     weight = np.where(both, (first.weight + second.weight) / 2, 1.0)

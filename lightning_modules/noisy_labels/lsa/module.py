@@ -26,8 +26,8 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
 
     Each sweep logs `train/noisy`, the fraction of flagged images. If the true labels are known, each sweep also logs
     `train/detection_precision`, `train/detection_recall`, `train/detection_auroc` and `train/clean_flagged`. The
-    callback `EarlyLearning` needs the logits of every step; in epochs without guesses, computing the logits takes an
-    additional forward pass per step.
+    callback `EarlyLearning` needs the logits of every step. In epochs without guesses, these logits take an additional
+    forward pass per step.
 
     Args:
         network: network f that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. Its last layer must
@@ -44,7 +44,7 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
         gamma: exponent gamma that sharpens the guesses.
         guess_views: number of weak views over which the predictions are averaged for a guess.
         mixup_alpha: parameter alpha of the distribution Beta(alpha, alpha) of mixup weights; 0 disables mixup.
-        penalty: whether to add the penalty pen, which keeps the mean prediction uniform.
+        penalty: whether to add the penalty pen, which pulls the mean prediction towards uniform.
         contrast_weight: weight of the contrastive term.
         temperature: temperature mu of the contrastive term.
         confidence_contrast: whether to use the contrastive term of PLS, in which an image with an unreliable guess has
@@ -133,7 +133,7 @@ class PLSLSAPlus(PLSLSA, MethodModule):
     """Train two networks on a dataset with noisy labels and out-of-distribution images.
 
     The module needs `data.passes_per_epoch: 2`. Because each step trains only one network, DDP needs the strategy
-    `ddp_find_unused_parameters_true`. The logged metrics are the same as for `PLSLSA`; they are computed from the
+    `ddp_find_unused_parameters_true`. The logged metrics have the same names as for `PLSLSA`, and are computed from the
     images that both networks flag.
 
     Args:

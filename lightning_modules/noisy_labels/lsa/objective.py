@@ -52,7 +52,7 @@ def weighted_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor, total
         logits: logits z, `[B, C]`.
         target: targets t, `[B, C]`.
         weight: weights u of the targets, at least 0, `[B]`. If all weights are 0, the loss is 0.
-        total: sum of u_i over the global batch; None computes the sum of `weight`.
+        total: sum of u_i over the global batch; None uses the sum over `weight`.
     """
     total = weight.sum() if total is None else total
     return (weight * soft_cross_entropy(logits, target)).sum() / total.clamp(min=1e-6)
@@ -127,9 +127,9 @@ class MixedBatch:
     """Size B of the global batch."""
 
     def classification(self) -> Tensor:
-        """Compute the classification term cls for this rank.
+        """Compute this rank's share of the classification term cls.
 
-        The mean over ranks is the term cls of the global batch.
+        The mean of the shares over ranks is the term cls of the global batch.
         """
         own, partners = self.mixing.weight, self.mixing.partners
         total = global_sum(self.weight.sum())
@@ -138,7 +138,7 @@ class MixedBatch:
         return world_size() * (own * first + (1 - own) * second)
 
     def penalty(self) -> Tensor:
-        """Compute the penalty pen of the mean prediction over the global batch."""
+        """Compute the penalty `pen` for the mean prediction over the global batch."""
         p = at_least_float32(self.logits).softmax(dim=1)
         return uniformity_penalty(global_sum(p.sum(dim=0)) / self.global_batch_size)
 

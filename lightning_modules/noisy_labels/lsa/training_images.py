@@ -37,7 +37,7 @@ class Targets(NamedTuple):
 
 
 class TrainingImages:
-    """Flags, weights and guesses of all training images; call `allocate` before any method except `restore`.
+    """Flags, weights and guesses of all training images. Before any method except `restore`, call `allocate`.
 
     Args:
         num_classes: number C of classes.
@@ -117,7 +117,7 @@ class TrainingImages:
         return metrics
 
     def save(self, checkpoint: dict[str, Any]) -> None:
-        """Add the state to a checkpoint, in the CPU memory of rank 0.
+        """Add the state to a checkpoint. The guesses are gathered in the CPU memory of rank 0.
 
         Every rank must call this method.
         """
@@ -143,7 +143,7 @@ class Sweep(NamedTuple):
     """Scores that one network gives all training images, in dataset order."""
 
     loss: NDArray
-    """Cross-entropy with the labels in the dataset, `[N]`."""
+    """Cross-entropy of each image with its label in the dataset, `[N]`."""
     pseudo_loss: NDArray
     """Cross-entropy with the guesses, `[N]`."""
     feature: NDArray
@@ -153,7 +153,7 @@ class Sweep(NamedTuple):
 
 
 def keep_old(old: Tensor, new: Tensor) -> Tensor:
-    """Return `old`, so that updating a `PerSample` with this function only reads the stored rows."""
+    """Return `old`: a `PerSample` that is updated with this function returns its stored rows, and stays unchanged."""
     return old
 
 

@@ -9,10 +9,10 @@ A residual MLP transforms the features F = e(x) of a frozen encoder e to Z, and 
     L_SVD = -mean(sigma_1 ... sigma_k) / sum_j sigma_j,     increases the share of the dominant singular values.
 
 The loss weights and k = 5 follow the authors' code; the paper uses k = 1. As in the paper, Z and F are computed from
-the same augmented view of an image. If the batch contains a second view, the step follows the authors' code: L_MSE
-compares Z of the second view with F of the first view, and the other terms use the rows of both views. Each rank
-computes the covariance and the singular values from its part of the batch only, like the statistics of batch
-normalisation.
+the same augmented view of an image. If the batch contains a second view, the training step follows the authors' code
+instead: L_MSE compares Z of the second view with F of the first view, and the other terms use the rows of both views.
+Each rank computes the covariance, the singular values and the statistics of batch normalisation from its own part of
+the batch only.
 
 Source: Chen et al., Understanding and Mitigating the Label Noise in Pre-training on Downstream Tasks, ICLR 2024, arXiv
 2309.17002.

@@ -26,7 +26,7 @@ from lightning_modules.training.logging import log_same, log_training
 
 
 def direction_term(tuned: Tensor, features: Tensor) -> Tensor:
-    """Compute L_MSE, (2/D) (1 - mean cosine similarity), from the rows of Z and F, both `[B, D]`."""
+    """Compute L_MSE, (2/D) (1 - mean cosine similarity), from the rows of Z (`tuned`) and F (`features`)."""
     one, other = (F.normalize(at_least_float32(rows), dim=1) for rows in (tuned, features))
     return F.mse_loss(one, other)
 
@@ -70,7 +70,7 @@ class Adapter(nn.Module):
 
     Args:
         num_features: number D of features.
-        ratio: ratio of the number of hidden features to D.
+        ratio: number of hidden features, divided by D.
     """
 
     def __init__(self, num_features: int, ratio: int) -> None:

@@ -48,12 +48,12 @@ class SingularSpectrum(Metric):
     """Metric that computes the singular values of the features of a whole dataset.
 
     The singular values are the square roots of the eigenvalues of the Gram matrix F^T F, `[D, D]`, which is summed over
-    ranks. Values below 1e-8 of the largest value are therefore lost in rounding errors.
+    ranks. Singular values below 1e-8 times the largest singular value are therefore lost in rounding errors.
 
     Args:
         num_features: number D of features.
-        center: method of centring the normalised rows: `none`, `feature` (subtract from each feature its mean over
-            rows) or `row` (subtract from each row its mean over features).
+        center: method of centring the normalised rows. `none` subtracts nothing, `feature` subtracts from each feature
+            its mean over rows, and `row` subtracts from each row its mean over features.
 
     Raises:
         ValueError: if `center` is unknown.
@@ -92,7 +92,7 @@ class SingularSpectrum(Metric):
 
 
 def spectrum_table(spectra: Mapping[str, Tensor]) -> Table:
-    """Create a table of singular values and of their shares of the sum of all singular values.
+    """Create a table of singular values, and of the share of each value in their sum.
 
     The legend of its plot shows SVE and LSVR.
 

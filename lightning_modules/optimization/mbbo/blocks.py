@@ -147,7 +147,7 @@ class HostedBlocks(Hosted):
     def hosted(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
         """Select the given blocks that belong to this rank.
 
-        Return the positions of these blocks in `blocks`, a CPU tensor, and their row indices on this rank, a device
+        Return the positions of these blocks in `blocks` as a CPU tensor, and their row indices on this rank as a device
         tensor.
         """
         place = ((blocks >= self.own.start) & (blocks < self.own.stop)).nonzero()[:, 0]
@@ -232,7 +232,7 @@ class Blocks(HostedBlocks):
             rates: step sizes and weights of the algorithm.
 
         Returns:
-            The sums over these blocks of the estimates of -grad F_i, `[n]`, at the current and at the previous iterate.
+            The estimates of -grad F_i, summed over these blocks, `[n]`, at the current and at the previous iterate.
         """
         alpha, gamma = rates.alpha, rates.gamma
         times = (iteration - self.visited[rows])[:, None].to(x)  # an integer tensor times a rate would be float32

@@ -25,8 +25,8 @@ class BSVRB(WeighingSteps, MethodModule):
         features: number of features of a sample.
         blocks: number m of logistic models; each model has a different temperature.
         sampled_blocks: number I of blocks that each iteration samples, a divisor of m.
-        batch_size: number B of training samples, and also number of trusted samples, that each iteration samples with
-            replacement for each sampled block.
+        batch_size: number B; for each sampled block, each iteration samples B training samples and B trusted samples
+            with replacement.
         variant: variant of the algorithm; `v1` tracks Hessians, and `v2` only needs Hessian-vector products.
         eta: step size of the logits of the sample weights; with 0, all weights remain one half.
         tau: step size of the models.
@@ -98,8 +98,8 @@ class RSVRB(WeighingSteps, MethodModule):
         features: number of features of a sample.
         blocks: number m of logistic models; each model has a different temperature.
         sampled_blocks: number I of blocks for which each iteration computes derivatives, a divisor of m.
-        batch_size: number B of training samples, and also number of trusted samples, that each iteration samples with
-            replacement for each sampled block.
+        batch_size: number B; for each sampled block, each iteration samples B training samples and B trusted samples
+            with replacement.
         eta: step size of the logits of the sample weights.
         tau: step size of the models.
         beta: weight of the current batch in all trackers, in (0, 1].

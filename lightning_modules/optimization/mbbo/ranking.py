@@ -92,7 +92,7 @@ class Threshold(NamedTuple):
 def surrogate(
     score: Tensor, g: Tensor, u: Tensor, gain: Tensor, weight: Tensor, items: int, threshold: Threshold | None = None
 ) -> Tensor:
-    """Compute a surrogate loss that has the same gradient as -NDCG, averaged over users.
+    """Compute a surrogate loss whose gradient is that of -NDCG, averaged over users.
 
     The tracked hinges u and the thresholds are treated as constants.
 

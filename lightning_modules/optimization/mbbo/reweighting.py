@@ -232,7 +232,7 @@ class WeighingSteps:
         length: int,
         tracking: bool,
     ) -> None:
-        """Check and store the arguments that both classes share (see `BSVRB`).
+        """Check and store the arguments that `BSVRB` and `RSVRB` share; they are described in `BSVRB`.
 
         `length` is the number of iterations per training step.
 
@@ -243,7 +243,7 @@ class WeighingSteps:
         at_least(0, eta=eta, spread=spread)
         within(0, 1, "(]", beta=beta)
         if blocks.count % sampled:
-            raise ValueError(f"sampled_blocks must divide the {blocks.count} blocks, got {sampled}")
+            raise ValueError(f"sampled_blocks must divide {blocks.count}, the number of blocks, got {sampled}")
         if not ridge > 0:
             raise ValueError(
                 f"ridge must be positive, got {ridge}: without it the models' losses are not strongly convex"

@@ -63,7 +63,8 @@ def line_maximum(function: Callable[[Tensor], Tensor], like: Tensor, evaluations
 def most_harmful(situation: Round, direction: Tensor) -> Tensor:
     """Return the most harmful vector on a ray that starts at the mean of the honest vectors, `[D]`.
 
-    The returned vector maximises the distance between the mean output of the rule (see `Rule.answer`) and this mean.
+    The returned vector maximises the distance between the mean output of the rule (see `Rule.answer`) and the mean of
+    the honest vectors.
     """
     mean = situation.honest.mean(dim=0)
     eta = line_maximum(situation.rule.harm_along(situation.honest, situation.byzantine, direction), mean)

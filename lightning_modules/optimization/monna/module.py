@@ -70,7 +70,7 @@ class MoNNA(ClassifierSteps, MethodModule):
         norm_weight: weight c of the norm |theta_i| in the loss.
         rule: rule that aggregates the models that a node receives; None means `NearestNeighborAveraging`.
         exchange_gradients: whether nodes also exchange momenta, with the same rule, before the local step, as in LEARN.
-        target_accuracy: mean validation accuracy, in [0, 1], until which `test/gradients_to_target` counts gradients.
+        target_accuracy: mean validation accuracy in [0, 1] at which `test/gradients_to_target` stops counting.
         optimizer: optimizer of the local step, which receives the momentum as the gradient.
         lr_scheduler: learning-rate schedule, stepped every epoch, or every round if its `interval` is "step".
 

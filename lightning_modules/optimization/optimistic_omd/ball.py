@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 CANDIDATES = 64
-"""Number of parts into which the search interval is divided in each of nine rounds, enough for rounding precision."""
+"""Number of parts into which each round divides the search interval; nine rounds reach rounding precision."""
 
 
 def squared_norm(x: Any) -> Any:

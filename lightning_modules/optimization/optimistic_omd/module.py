@@ -1,4 +1,4 @@
-"""The LightningModule for online learning on a stream, with the regret computed after the last round."""
+"""The LightningModule for online learning on a stream; it computes the regret after the last round."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -33,7 +33,7 @@ LOSSES: Mapping[str, Callable[[Tensor, Any], Tensor]] = {
 DRAWN_ROUNDS = 1000
 """Maximum number of rounds in the table of the regret."""
 MEASURED = ("loss", "rows", "gradient_variation", "expected", "noise")
-"""Names of the first values stored for each round; then follow the expected loss's gradient at 0, and the point x_t."""
+"""Names of the first values stored for each round; the expected loss's gradient at 0 and the point x_t follow."""
 ACCURACY = 1e-6
 """Relative accuracy with which the minimum loss of a stream is computed if the minimum has no closed form."""
 
@@ -119,7 +119,7 @@ class OnlineConvexOptimization(MethodModule):
         size, step = batch["global_batch_size"], self.rows_per_round
         if "mean_gradient" in batch and batch["mean_gradient"].shape[1:] != self.previous.shape:
             known = batch["mean_gradient"].shape[1]
-            raise ValueError(f"network must have the stream's {known} trained parameters, got {len(self.previous)}")
+            raise ValueError(f"network must have {known} trained parameters for this stream, got {len(self.previous)}")
         if "curvature" in batch:
             self.curvature.copy_(batch["curvature"] + self.ridge)
         rounds = [self._round(batch, start, min(start + step, size)) for start in range(0, size, step)]

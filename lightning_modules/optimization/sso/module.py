@@ -53,8 +53,8 @@ class SSO(OutputLossSteps, MethodModule):
             `reduction: sum`.
         target_step: rule that computes the inverse step size H in the space of outputs.
         m: number of steps on the surrogate for each batch.
-        scaling: scaling of the surrogate. `code` uses S, a mean over entries whose minimum is at z_t - G/(2H). `paper`
-            uses g, a sum over entries whose minimum is at z_t - G/H.
+        scaling: scaling of the surrogate. `code` uses S, a mean over entries, with its minimum at z_t - G/(2H). `paper`
+            uses g, a sum over entries, with its minimum at z_t - G/H.
         initial_step: step size with which the line search on the weights starts in each batch.
         c: fraction, in (0, 1), of the first-order decrease of the surrogate that a step must achieve.
         inner_optimizer: optimizer whose `step` is called m times for each surrogate, such as torch.optim.LBFGS; a new

@@ -35,7 +35,7 @@ def corrected(snapshot: Tensor, rows: Tensor, gradient: Tensor, factor: float) -
 
     Args:
         snapshot: gradients of all samples at the snapshot, `[n, K]`.
-        rows: indices of the samples in B, `[b]`, int64.
+        rows: indices of the samples that the step uses, `[b]`, int64.
         gradient: gradients of these samples at the current outputs, `[b, K]`.
         factor: the ratio n/b.
     """
@@ -59,7 +59,7 @@ class SVRG:
         self.snapshot = PerSample(0)
 
     def sampled(self, step: int, num_samples: int) -> Tensor:
-        """Sample the positions of B in the global batch, `[b]`; they depend on the seed of the run and on the step."""
+        """Sample which positions of the global batch a step uses, `[b]`; they depend on the run's seed and the step."""
         random = generator_of(run_seed(), SAMPLED, step)
         return torch.randperm(num_samples, generator=random)[: self.samples_per_step]
 

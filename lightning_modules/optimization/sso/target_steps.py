@@ -177,7 +177,7 @@ def allocated(state: PerSample, values: Tensor, num_train_samples: int) -> PerSa
 class DiagonalAdaGradStep(TargetStep):
     """A rule with the inverse step size H sqrt(D), `[b, K]`.
 
-    D contains the sum of G^2 over the batches so far for each sample and output, clamped to [1e-5, 1e5]. D consists of
+    For each sample and output, D contains the sum of G^2 over the batches so far, clamped to [1e-5, 1e5]. D consists of
     N x K numbers, which are sharded over ranks.
 
     Args:

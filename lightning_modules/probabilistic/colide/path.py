@@ -29,7 +29,7 @@ FLOOR = 1e-4
 OUTSIDE = {"ev": -1e-6, "nv": -1e-6, "ls": -1e-16}
 """Entries of the inverse below these values count as negative; the values are from the code of CoLiDE and DAGMA."""
 FAR = 1e16
-"""Initial value of the objective, before the first check of a stage."""
+"""Value that stands for the objective until the first check of a stage."""
 
 NUMBERS = ("stage", "iteration", "mu", "s", "learning_rate", "objective")
 ARRAYS = ("weight", "sigma", "mean", "square", "direction", "start_weight", "start_sigma")

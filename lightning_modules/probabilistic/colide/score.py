@@ -1,4 +1,4 @@
-"""Score, noise scales and acyclicity of a weighted graph, with gradients with respect to the weights, in NumPy.
+"""Score, noise scales and acyclicity of a weighted graph, and gradients with respect to its weights, in NumPy.
 
 One training run has about a hundred thousand iterations. For graphs with twenty nodes, NumPy takes half the time of
 PyTorch.
@@ -54,7 +54,7 @@ def acyclicity(weight: Array, s: float) -> float:
 
 
 def gradient(weight: Array, product: Array, sigma: Array, inverse: Array, mu: float, penalty: float) -> Array:
-    """Compute the gradient of mu (S + lambda ||W||_1) + h_s(W) with respect to W, for constant sigma and sign(0) = 0.
+    """Compute the gradient of mu (S + lambda ||W||_1) + h_s(W) with respect to W; sigma is constant, and sign(0) is 0.
 
     Args:
         weight: W, `[d, d]`.

@@ -127,8 +127,8 @@ class FractionalLatentSDE(MethodModule):
         num_times = getattr(getattr(self.trainer, "datamodule", None), "num_times", None)
         if num_times is not None and num_times <= self.num_given:
             raise ValueError(
-                f"num_given must be below the {num_times} observations of a sequence, so that some remain to predict, "
-                f"got {self.num_given}"
+                f"num_given must be below {num_times}, the number of observations of a sequence, so that some remain "
+                f"to predict, got {self.num_given}"
             )
 
     def inferred(self, observed: Tensor) -> tuple[Inferred, Tensor]:

@@ -25,11 +25,11 @@ from datamodules.arguments import one_of
 from datamodules.sequences.fractional_motion import KINDS, Kind
 
 SWITCH = 10.0
-"""For larger z, Q(alpha, z) e^z uses a continued fraction; for smaller z, the series loses at most five digits."""
+"""Above this z, a continued fraction gives Q(alpha, z) e^z; below this z, the series loses at most five digits."""
 TERMS = 60
 """Number of terms of the series; for z up to `SWITCH`, the last term is below 1e-20 of the sum."""
 LEVELS = 31
-"""Odd number of continued-fraction levels. Above `SWITCH`, 31 levels give 15 digits; the authors' 5 levels give 5."""
+"""Odd number of continued-fraction levels. Above `SWITCH`, 31 levels give 15 digits, and the authors' 5 give 5."""
 
 
 def speeds(num_processes: int, gamma_max: float) -> Tensor:

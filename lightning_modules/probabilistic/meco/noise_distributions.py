@@ -14,7 +14,7 @@ Draw = Callable[[Callable[..., Tensor], tuple[int, ...]], Tensor]
 
 
 class NoiseDistribution(nn.Module, ABC):
-    """Base class of distributions of vectors of length D with a known density."""
+    """Base class of noise distributions with a known density, for vectors of length D."""
 
     is_fitted = False
     """Whether `fit` must be called before training."""

@@ -117,7 +117,7 @@ class DenseNetwork(Architecture):
 
 
 class ResidualNetwork(Architecture):
-    """A residual dense network with a dense layer, blocks h + dense(activation(h)), and a final activation."""
+    """A residual network that consists of a dense layer, blocks h + dense(activation(h)), and a final activation."""
 
     def hidden(self, pairs: Pairs, weight: Tensor, bias: Tensor) -> Pairs:
         pairs = dense(pairs, weight, bias)

@@ -46,7 +46,7 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
         kernel: kernel of the infinitely wide network. For `FixedScale`, use a kernel with `train_last: true`.
         num_classes: number of classes, C.
         image_shape: channels, height and width of an image.
-        scale: prior distribution of the scale, to which its posterior is initialised; `InverseGamma` gives SVTP, and
+        scale: prior distribution of the scale, and initial value of its posterior; `InverseGamma` gives SVTP, and
             `FixedScale` gives SVGP.
         inducing: number of inducing inputs; they are initialised with the first training images of each class, in
             proportion to the class frequencies.
@@ -165,7 +165,7 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
         return {"loss": loss, "logits": log_probability.detach().logsumexp(dim=1)}
 
     def forward(self, image: Tensor) -> Tensor:
-        """Compute the logarithms, `[B, C]`, of the class probabilities averaged over samples, for images in [0, 1]."""
+        """Compute log class probabilities, `[B, C]`, for images in [0, 1]; the probabilities are means over samples."""
         mean, variance, _ = self._projected(image)
         left, total = self.evaluation_draws, torch.full_like(mean, -math.inf)
         while left > 0:

@@ -252,7 +252,7 @@ class Projection(NamedTuple):
     weight: Tensor
     """Matrix A, `[B, M]`."""
     residual: Tensor
-    """Diagonal of the matrix B, nonnegative, `[B]`."""
+    """Diagonal of the matrix B (see the module docstring), nonnegative, with one entry for each point."""
 
 
 def projection(factor: Tensor, cross: Tensor, variance: Tensor) -> Projection:

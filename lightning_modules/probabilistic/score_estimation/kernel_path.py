@@ -31,7 +31,7 @@ class KernelPath:
         self.values = values.clamp(min=0)
         largest = 1 / float(self.values[-1])
         if eta is not None and eta > largest * (1 + 1e-9):
-            raise ValueError(f"eta must be at most 1 / lambda_max(H), {largest:.6g} for these data, got {eta}")
+            raise ValueError(f"eta must be at most 1 / lambda_max(H), which is {largest:.6g} for these data, got {eta}")
         self.eta = torch.tensor(0.5 * largest if eta is None else eta, dtype=kernel.dtype)
 
     def filters(self, steps: Tensor) -> Tensor:

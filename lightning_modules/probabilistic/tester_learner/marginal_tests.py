@@ -48,7 +48,7 @@ class Moments(NamedTuple):
     band_outer: Tensor
     """Sum of z z^T in each band, `[2, d - 1, d - 1]`."""
     band_fourth: Tensor
-    """Sum of q q^T in each band, where q = `pairs(z)`, `[2, P, P]`; empty, `[2, 0, 0]`, if the degree is 2."""
+    """Sum of q q^T in each band, where q is `pairs(z)`; the shape is `[2, P, P]`, or `[2, 0, 0]` if the degree is 2."""
 
 
 class Reference(NamedTuple):
@@ -173,7 +173,7 @@ def statistics(found: Moments, sigma: float, degree: int, reference: Reference |
 
 
 def joint_thresholds(drawn: Tensor, delta: float) -> Tensor:
-    """Compute thresholds, `[K]`, such that no statistic exceeds its threshold in a fraction 1 - delta of the samples.
+    """Compute thresholds, `[K]`, such that in a fraction 1 - delta of the samples, no statistic exceeds its threshold.
 
     All thresholds are quantiles at the same level; this level is as low as possible.
 

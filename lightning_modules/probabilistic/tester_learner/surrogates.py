@@ -92,7 +92,7 @@ def summed_gradients(features: Tensor, target: Tensor, weights: Tensor, surrogat
 
 
 def sampling_error(samples: int, dim: int, surrogate: Surrogate, sigma: float) -> float:
-    """Return approximately which norm the mean gradient of Gaussian points has by chance.
+    """Return the approximate norm that the mean gradient of Gaussian points has by chance.
 
     The norm is sqrt((d - 1) E[l'^2] / n), where E[l'^2] is about phi(0) times the integral of l'^2.
     """

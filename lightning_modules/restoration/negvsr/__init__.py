@@ -12,7 +12,7 @@ the loss is
 where each term is a mean over elements. If `detach_positive` is False, the third term has gradients with respect to
 both y_neg and y_pos. Validation, test and prediction use the averaged weights.
 
-The authors published no training code. Loss terms, weights and sampling follow a third-party reimplementation that
+The authors published no training code. Loss terms, loss weights and sampling follow a third-party reimplementation that
 contains comments by the authors. The training schedule is that of RealBasicVSR, without its gradient clipping.
 Departures: in the second stage, the losses of the generator and the discriminator are backpropagated together, which
 gives the same gradients as two passes. A patch is rotated with probability p; in the reimplementation, the probability

@@ -22,7 +22,7 @@ def enlarged_clip(clip: Tensor, size: torch.Size) -> Tensor:
 def disturbed(clip: Tensor, noise: Tensor) -> Tensor:
     """Add noise sequences to clips, both `[B, T, C, h, w]`.
 
-    Before the addition, the mean of the noise over frames and pixels is subtracted.
+    Before the addition, the mean of each noise sequence over frames and pixels is subtracted from it.
 
     The sum is clipped to [0, 1], as in a camera.
     """
@@ -65,15 +65,15 @@ class ClipRestorerSteps(ClipWriter):
             self._measured(batch, dataloader_idx)
 
     def test_step(self: Any, batch: ClipBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Return `estimate`, `[B, T, C, H, W]`.
+        """Return the dict entry `estimate`, `[B, T, C, H, W]`.
 
-        If the batch has noise sequences, also return `disturbed`, the estimate from the clips with added noise.
+        If the batch has noise sequences, the entry `disturbed` is the estimate for the clips with added noise.
 
         Raises:
             ValueError: if the batch has no clean clips.
         """
         if "clean" not in batch:
-            raise ValueError("test needs clean clips, and the data have none: use predict to write estimates")
+            raise ValueError("test needs clean clips, but the data have none: use predict to write estimates")
         return self._measured(batch, dataloader_idx)
 
     def _measured(self: Any, batch: ClipBatch, loader: int) -> dict[str, Tensor]:

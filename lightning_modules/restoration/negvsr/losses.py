@@ -15,12 +15,12 @@ def reduced(clip: Tensor, scale: int) -> Tensor:
 
 
 def negative_distance(negative: Tensor, positive: Tensor, detach_positive: bool = False) -> Tensor:
-    """Compute the mean distance |y_neg - y_pos| between the output for a negative and the output for the original clip.
+    """Compute the mean distance |y_neg - y_pos| between the outputs for a negative and for the original clip.
 
     Args:
         negative: output y_neg for the negative.
-        positive: output y_pos for the clip; the gradient with respect to y_pos is minus the gradient with respect to
-            y_neg.
+        positive: output y_pos for the original clip. The gradient with respect to y_pos is minus the gradient with
+            respect to y_neg.
         detach_positive: whether to stop the gradient of the distance with respect to y_pos.
     """
     return (negative - (positive.detach() if detach_positive else positive)).abs().mean()

@@ -26,15 +26,15 @@ class Made(NamedTuple):
     """Outputs and targets of a training step."""
 
     cleaned: Tensor
-    """v, `[B, T, C, h, w]`."""
+    """Cleaned clips v, `[B, T, C, h, w]`."""
     positive: Tensor
-    """y_pos, `[B, T, C, s h, s w]`."""
+    """Upsampled clips y_pos, `[B, T, C, s h, s w]`."""
     negative: Tensor | None
-    """y_neg."""
+    """Upsampled negatives y_neg; None without negatives."""
     target: Tensor
-    """y', the sharpened clean clips."""
+    """Sharpened clean clips y'."""
     clean: Tensor
-    """y, the clean clips."""
+    """Clean clips y."""
 
 
 class NegVSR(ClipRestorerSteps, MethodModule):
@@ -124,7 +124,7 @@ class NegVSR(ClipRestorerSteps, MethodModule):
             return self(degraded)
 
     def made(self, batch: ClipBatch) -> Made:
-        """Clean and upsample the clips of a batch and their negatives.
+        """Clean and upsample the clips of a batch, and also their negatives.
 
         Raises:
             ValueError: if negatives are enabled and the batch has no noise.

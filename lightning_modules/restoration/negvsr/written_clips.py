@@ -24,7 +24,7 @@ from lightning_modules.backbones.resized import enlarged
 from lightning_modules.tasks.writers import FolderWriter, levels_of
 
 RATE = 25.0
-"""Frame rate, in frames per second, of videos written for clips without a frame rate."""
+"""Frame rate, in frames per second, of the written video if the input clip has no frame rate."""
 SHARP = {"crf": "14"}
 """Options of the video encoder; at this setting, compression losses are hardly visible."""
 
@@ -32,11 +32,11 @@ SHARP = {"crf": "14"}
 class ClipWriter(FolderWriter):
     """A mixin with a prediction step that writes frames `restored/<clip>/00000000.png` into the run directory.
 
-    Existing frames are kept, so an interrupted run can continue. Existing frames of a different clip are rejected. At
-    the end of prediction, each clip that is a video file is also written as `restored/<clip>.mp4`, at the frame rate of
-    the input. For each clip of `data.predict_dir`, a video `beside/<clip>.mp4` is written. It shows the input, enlarged
-    by bicubic interpolation, next to the restored clip. Without the `video` extra of this package, only frames are
-    written.
+    Frames that already exist are kept, so that an interrupted run can continue. If they belong to a different clip,
+    they are rejected. At the end of prediction, each clip that is a video file is also written as
+    `restored/<clip>.mp4`, at the frame rate of the input. For each clip of `data.predict_dir`, a video
+    `beside/<clip>.mp4` is written. It shows the input, enlarged by bicubic interpolation, next to the restored clip.
+    Without the `video` extra of this package, only frames are written.
 
     The LightningModule must implement `estimated`, which restores the clips `[B, T, C, H, W]` of a batch.
     """
@@ -104,7 +104,7 @@ def restored_frames(folder: Path) -> Iterator[np.ndarray]:
 
 
 def beside(given: Any, folder: Path) -> Iterator[np.ndarray]:
-    """Yield pairs of frames as images `[H, 2 W, 3]`, with the enlarged input frame next to the restored frame."""
+    """Yield images `[H, 2 W, 3]`, each with an enlarged input frame on the left and its restored frame on the right."""
     for number, restored in enumerate(restored_frames(folder)):
         frame: Tensor = torch.from_numpy(given.read(number, 1)).float() / 255
         large = levels_of(enlarged(frame, restored.shape[:2]), 255)[0].permute(1, 2, 0)

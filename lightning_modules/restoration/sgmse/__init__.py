@@ -1,12 +1,12 @@
 """SGMSE+: speech enhancement by a diffusion of complex spectrograms.
 
-The OUVE process moves the clean spectrogram x_0 towards the noisy spectrogram y, while the diffusion noise grows. Let t
-be uniform on [end, 1], and let z be complex noise with E|z|^2 = 1. A network estimates the score of x_t = mean(t) +
-std(t) z by minimising
+The OUVE process (see `ouve.py`) moves the clean spectrogram x_0 towards the noisy spectrogram y, while the diffusion
+noise grows. Let t be uniform on [end, 1], and let z be complex noise with E|z|^2 = 1. A network estimates the score of
+x_t = mean(t) + std(t) z by minimising
 
     L = mean over the batch of 1/2 sum |std(t) s(x_t, y, t) + z|^2,    s = -network([x_t, y], t),
 
-where the sum is over frequencies and frames. Sampling starts from the noisy spectrogram plus noise, y + std(1) z, and
+where the sum is over frequencies and frames. Sampling starts at y + std(1) z, the noisy spectrogram plus noise, and
 proceeds over a grid of N time points t from 1 to `end`. At each time point, sampling takes Langevin steps of size 2 (r
 std(t))^2, where r is the argument `snr`, and then one reverse diffusion step. The final reverse step goes to t = 0
 without noise. The amplitudes of spectrograms are compressed. Clean and noisy recordings are divided by the peak

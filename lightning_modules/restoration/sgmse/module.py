@@ -146,7 +146,7 @@ class SGMSE(SpeechRestorerSteps, MethodModule):
 
     @property
     def tables(self) -> dict[str, Table]:
-        """Speech quality for each setting of the sampler; empty before a test with `compared`."""
+        """Speech quality for each setting of the sampler; empty until the settings `compared` are tested."""
         rows = pd.DataFrame(self.quality.table)
         prefixes = {setting: "steps_{}_corrector_{}_".format(*setting) for setting in self.compared}
         if not all(f"{prefix}si_sdr" in rows for prefix in prefixes.values()) or not prefixes:

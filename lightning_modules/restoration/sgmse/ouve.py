@@ -25,7 +25,7 @@ from lightning_modules.sde.processes import Process, along
 
 
 class OUVE(Process):
-    """Ornstein-Uhlenbeck process with exploding variance that drifts towards an observation.
+    """Ornstein-Uhlenbeck process with exploding variance, which drifts towards an observation.
 
     Args:
         stiffness: rate gamma of the drift towards the observation.
@@ -50,7 +50,7 @@ class OUVE(Process):
         self.prior_deviation = float(self.deviation(torch.ones(1, dtype=torch.float64, device="cpu")))
 
     def towards(self, observed: Tensor) -> Self:
-        """Return the process that drifts towards a batch of observations y, `[B, ...]`."""
+        """Return a copy of the process that drifts towards a batch of observations y, `[B, ...]`."""
         process = copy.copy(self)
         process.observed = observed
         return process

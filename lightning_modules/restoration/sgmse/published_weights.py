@@ -20,9 +20,9 @@ REQUIRED: dict[str, Any] = {"backbone": "ncsnpp", "sde": "ouve", "centered": Tru
 
 
 def with_published_weights(network: SpeechNCSNpp, path: str) -> SpeechNCSNpp:
-    """Load the averaged weights of a checkpoint of sp-uhh/sgmse with the backbone `ncsnpp`.
+    """Load the averaged weights from a checkpoint of sp-uhh/sgmse whose backbone is `ncsnpp`.
 
-    The file is not read on the meta device, because parameters on this device have no values.
+    If the network is on the meta device, where parameters have no values, the file is not read.
 
     Args:
         network: `SpeechNCSNpp` with the layout of the file; the default arguments fit the published checkpoints.

@@ -4,8 +4,8 @@ The network of SGMSE+ predicts clean spectrograms from noisy spectrograms by reg
 
     L = mean over the batch of sum over frequencies and frames |f(y) - x|^2
 
-for compressed complex spectrograms y (noisy) and x (clean). Recordings are divided by the peak amplitude of the noisy
-recording. The inputs of the network are two copies of y and the time 1.
+for compressed complex spectrograms y (noisy) and x (clean). Both recordings are divided by the peak amplitude of the
+noisy one. The inputs of the network are two copies of y and the time 1.
 
 Source: Richter, Welker, Lemercier, Lay and Gerkmann, Speech Enhancement and Dereverberation with Diffusion-based
 Generative Models, IEEE/ACM TASLP 2023, arXiv 2208.05830, which has the same baseline.

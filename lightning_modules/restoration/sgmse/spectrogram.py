@@ -44,7 +44,8 @@ class Spectrogram:
     def of(self, signal: Tensor) -> Tensor:
         """Compute complex spectrograms `[B, 1, n_fft / 2 + 1, samples / hop + 1]` of signals `[B, samples]`.
 
-        Reflection padding requires signals longer than half a window. Shorter signals are first zero-padded at the end.
+        Signals that are not longer than half a window are first zero-padded at the end, because they are too short for
+        reflection padding.
         """
         signal = F.pad(signal, (0, max(0, self.n_fft // 2 + 1 - signal.shape[-1])))
         window = torch.hann_window(self.n_fft, dtype=signal.dtype, device=signal.device)
@@ -60,7 +61,7 @@ class Spectrogram:
 
 
 def as_channels(*spectrograms: Tensor) -> Tensor:
-    """Concatenate real and imaginary parts of complex spectrograms `[B, 1, F, T]` as channels."""
+    """Turn the real and imaginary parts of complex spectrograms `[B, 1, F, T]` into channels, and concatenate them."""
     return torch.cat([part for each in spectrograms for part in (each.real, each.imag)], dim=1)
 
 

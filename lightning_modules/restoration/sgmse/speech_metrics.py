@@ -48,7 +48,7 @@ SCALES = {
     "dnsmos_background": (-0.13166888, 1.60915514, -0.39604546),
     "dnsmos": (-0.06766283, 1.11546468, 0.04602535),
 }
-"""Polynomial coefficients, highest degree first, in the order of the network's outputs."""
+"""Coefficients of one polynomial for each output of the network, in the order of the outputs; highest degree first."""
 LEAST_PESQ = 1.04
 """PESQ of recordings for which it cannot be computed, because they are too short or contain no utterance."""
 NEEDS = {
@@ -97,7 +97,7 @@ def dnsmos_network() -> Any:
 
 
 def windows(signal: Tensor) -> Tensor:
-    """Split signals `[B, samples]` at 16 kHz into windows `[B, windows, 144160]` with a hop of one second."""
+    """Split signals `[B, samples]` at 16 kHz into windows `[B, windows, 144160]` that start one second apart."""
     # Like the published code, skip windows that floating-point rounding makes one sample too short.
     repeats = 2 ** max(0, math.ceil(math.log2(WINDOW / signal.shape[1])))
     repeated = signal.repeat(1, repeats)
@@ -108,9 +108,9 @@ def windows(signal: Tensor) -> Tensor:
 
 
 def dnsmos(signal: Tensor) -> dict[str, Tensor]:
-    """Compute DNSMOS of signals `[B, samples]` at 16 kHz: `dnsmos_speech`, `dnsmos_background` and `dnsmos`.
+    """Compute the DNSMOS metrics `dnsmos_speech`, `dnsmos_background` and `dnsmos` of 16 kHz signals `[B, samples]`.
 
-    Signals are clipped to [-1, 1]. Each metric has shape `[B]`. If a package is missing, the result is empty.
+    Signals are clipped to [-1, 1]. Each metric has shape `[B]`. If a required package is missing, the result is empty.
     """
     session = dnsmos_network()
     if session is None:
@@ -126,7 +126,7 @@ def dnsmos(signal: Tensor) -> dict[str, Tensor]:
 
 
 def perceived(estimate: Tensor, clean: Tensor, sample_rate: int) -> dict[str, Tensor]:
-    """Compute `estoi` and, at 16 kHz, `pesq` and DNSMOS, each `[B]`; leave out metrics whose package is missing."""
+    """Compute `estoi` and, at 16 kHz, `pesq` and DNSMOS, each `[B]`. Leave out metrics that need a missing package."""
     found = dnsmos(estimate) if sample_rate == WIDEBAND else {}
     if find_spec("pystoi"):
         from torchmetrics.functional.audio.stoi import short_time_objective_intelligibility

@@ -81,7 +81,7 @@ class SpeechRestorerSteps(FolderWriter, ABC):
     def enhanced(self, noisy: Tensor, draw: Draw) -> Tensor:
         """Enhance complex spectrograms `[B, 1, F, T]`.
 
-        The function `draw` samples noise with the shape of its argument.
+        The function `draw` samples complex noise that has the shape of its argument.
         """
 
     def on_save_checkpoint(self: Any, checkpoint: dict[str, Any]) -> None:

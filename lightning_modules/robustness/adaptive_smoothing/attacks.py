@@ -95,7 +95,7 @@ def attack_objective(
         label: `[B]`.
         target: target classes, `[B]`; ignored for images whose attack is not targeted.
         targeted: whether the attack on each image is targeted, `[B]`, bool.
-        gamma_weight: weight w of the term with gamma, `[B]`.
+        gamma_weight: weight w of the second term of the objective, which depends on gamma, `[B]`.
     """
     # The cross-entropy is computed from the log-odds L as log (1 + e^L), which stays accurate when p_y rounds to 1.
     loss = F.softplus(log_odds(mixed.log_probability, label))
@@ -157,7 +157,7 @@ def ascent(
 
 
 def checkpoints(steps: int) -> list[int]:
-    """List the step counts at which APGD checks whether to halve the step size."""
+    """List the numbers of steps after which APGD checks whether the step size must be halved."""
     interval, least, decrease = (max(int(part * steps), 1) for part in (0.22, 0.06, 0.03))
     found: list[int] = []
     while (found[-1] if found else 0) + interval <= steps:

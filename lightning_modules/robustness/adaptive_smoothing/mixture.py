@@ -137,7 +137,7 @@ class AlphaRange(NamedTuple):
     alpha_bias: float = 0.0
 
     def alpha(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute alpha and 1 - alpha, without loss of precision in either."""
+        """Compute both alpha and 1 - alpha without loss of precision."""
         rest = 1 - self.alpha_scale - self.alpha_bias
         return (
             torch.sigmoid(gamma) * self.alpha_scale + self.alpha_bias,
@@ -153,14 +153,14 @@ class Mixture(nn.Module):
     Args:
         accurate: accurate classifier g, which maps images in [0, 1] to logits `[B, K]`.
         robust: robust classifier h of the same classes.
-        mixing_network: network that maps features to `[B, 1]`. Its k-th input concatenates two outputs: the output of
-            the k-th submodule in `accurate_features` and the output of the k-th submodule in `robust_features`. Without
-            a mixing network, `alpha` must be given.
+        mixing_network: network that maps features to `[B, 1]`. Its k-th input is the concatenated output of the k-th
+            submodule in `accurate_features` and the k-th submodule in `robust_features`. Without a mixing network,
+            `alpha` must be given.
         alpha: weight of h in evaluation, in [0, 1]; None uses the prediction of the mixing network for each image.
         accurate_features: names of the submodules of g whose outputs are inputs of the mixing network, for example
             `layer1`, or `stages.0` for a timm network.
         robust_features: names of the submodules of h whose outputs are inputs of the mixing network. There must be as
-            many as in `accurate_features`, and their outputs must have the same heights and widths.
+            many as in `accurate_features`, and the two outputs of each pair must have the same height and width.
         accurate_scale: factor s_g by which the logits of g are multiplied.
         robust_scale: factor s_h by which the logits of h are multiplied.
         gamma_scale: scale of gamma in evaluation.
@@ -172,7 +172,7 @@ class Mixture(nn.Module):
         momentum: weight of the current batch when the running statistics of BN are updated. The running statistics are
             used in evaluation and when generating attacks during training. Runs of a few hundred steps need a larger
             momentum than the 0.01 that the authors use.
-        policy_graph: whether to backpropagate through the input features of the mixing network. Attacks can then
+        policy_graph: whether gradients flow through the input features of the mixing network. If so, attacks can
             exploit how the image affects alpha.
 
     Raises:
@@ -245,7 +245,7 @@ class Mixture(nn.Module):
         return self.mixed(image, self.alpha).log_probability
 
     def mixed(self, image: Tensor, alpha: float | None = None) -> MixtureOutput:
-        """Compute the output of the mixture in evaluation, with a fixed alpha or with the mixing network's alpha."""
+        """Compute the output of the mixture in evaluation; alpha is fixed, or predicted by the mixing network."""
         return self.mix(image, self.evaluation) if alpha is None else self.mix_at(image, alpha)
 
     def extra_repr(self) -> str:

@@ -41,7 +41,7 @@ def mixing_loss(
     Args:
         mixed: outputs of the mixture for the images.
         label: `[B]`.
-        attacked: indicator s, which is 1 for attacked images and 0 for clean images, `[B]`.
+        attacked: indicator s, `[B]`: 1 for attacked images, and 0 for clean images.
         bce_weight: weight c_bce of the binary cross-entropy of gamma.
         ce_weight: weight c_ce of the cross-entropy of the mixture.
         product_weight: weight c_prod of the product of the two cross-entropies.
@@ -143,7 +143,7 @@ class AdaptiveSmoothing(ClassifierSteps, MethodModule):
         self.metrics = accuracies(num_classes)
 
     def mix(self, image: Tensor, alpha: float | None = None) -> MixtureOutput:
-        """Compute the mixture's output for images `[B, C, H, W]` in evaluation, with a fixed or a predicted alpha."""
+        """Compute the output of the mixture in evaluation, for images `[B, C, H, W]`; alpha is fixed or predicted."""
         return self.network.mixed(image, alpha)
 
     def evaluated_mixture(self, image: Tensor) -> MixtureOutput:

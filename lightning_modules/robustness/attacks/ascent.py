@@ -9,9 +9,9 @@ of L, so that the cross-entropy and L have the same maxima and parallel gradient
 
     -log p_y = log (1 + e^L),   grad L = -grad p_y / (p_y (1 - p_y)) = grad(-log p_y) / (1 - p_y).
 
-The steps below do not depend on the length of the gradient. In exact arithmetic, they are therefore the same for L and
-for the cross-entropy. In float32, p_y rounds to 1 if the logit of the label exceeds the others by 16 or more. The
-cross-entropy then has gradient 0 and cannot rank two perturbations, whereas L can.
+The steps below do not depend on the length of the gradient. In exact arithmetic, the steps are therefore the same for L
+and for the cross-entropy. In float32, p_y rounds to 1 if the logit of the label exceeds all other logits by 16 or more.
+In this case, the cross-entropy has gradient 0 and cannot rank two perturbations, whereas L still can.
 
 Projected gradient ascent repeats, with step size a,
 
@@ -67,8 +67,8 @@ def without_float16() -> Iterator[None]:
     """Disable float16 autocast for the forward and backward pass.
 
     In float16, the gradient of a confidently classified image underflows to 0, and an attack could not change the
-    image. A common loss scale, as used in training, does not fit all images. bfloat16 autocast stays enabled, because
-    bfloat16 has the range of float32.
+    image. Scaling the loss, as in training, does not help, because one scale does not fit all images. bfloat16 autocast
+    stays enabled, because bfloat16 has the range of float32.
     """
     with ExitStack() as stack:
         for device in ("cpu", "cuda", "mps", "xpu"):
@@ -208,7 +208,7 @@ def log_odds_of_mean(of_draws: Tensor) -> Tensor:
 
 
 def scaled(gradient: Tensor, log_factor: Tensor) -> Tensor:
-    """Multiply the gradients `[B, C, H, W]` of B images by the B factors exp(log_factor)."""
+    """Multiply the gradients of B images, `[B, C, H, W]`, by one factor exp(log_factor) per image."""
     return gradient * per_image(log_factor.exp().to(gradient.dtype), gradient)
 
 
@@ -471,8 +471,8 @@ class PGD(Attack):
         norm: norm of the budget, `linf` or `l2`.
         epsilon: budget, in pixel units; 8/255 is 0.03137.
         steps: number of gradient steps.
-        step_size: length of a step, in pixel units; None uses 2.5 epsilon / steps. With this length, an ascent can
-            cross the whole ball from any starting point.
+        step_size: length of a step, in pixel units; None uses 2.5 epsilon / steps. This is long enough for an ascent to
+            reach every point of the ball from any starting point.
         restarts: number of ascents. The worst result of all ascents is kept for each image.
         random_start: whether to start at a random point within the budget instead of at the image.
         num_draws: number of samples per gradient of a randomised classifier.
@@ -496,7 +496,7 @@ class PGD(Attack):
         at_least(1, steps=self.steps, restarts=self.restarts, num_draws=self.num_draws)
         positive(step_size=self.step_size)
         if self.restarts > 1 and not self.random_start and self.num_draws == 1:
-            raise ValueError(f"restarts {self.restarts} needs random_start: true, or all ascents are the same")
+            raise ValueError(f"restarts {self.restarts} needs random_start: true; without it, all ascents are the same")
 
     def perturb(
         self,

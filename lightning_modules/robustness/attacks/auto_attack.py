@@ -50,10 +50,10 @@ class AutoAttack(Attack):
 
     Args:
         norm: norm of the budget, `linf` or `l2`.
-        epsilon: budget, in pixel units; common values on CIFAR-10 are 8/255 (0.03137) for `linf` and 0.5 for `l2`.
+        epsilon: budget, in pixel units. On CIFAR-10, 8/255 (0.03137) is common for `linf`, and 0.5 for `l2`.
         version: version of AutoAttack: `standard`, or `plus`, which has more attacks and restarts. The version for
-            randomised classifiers is not supported, because a single random evaluation would decide whether an image is
-            attacked and whether an attack has succeeded.
+            randomised classifiers is not supported: in this version, a single random evaluation would decide whether an
+            image is attacked and whether an attack has succeeded.
         num_draws: number of fixed noise samples that `RobustAccuracy` uses for a smoothed classifier. The cost is
             proportional to this number.
         name: name in tables and metrics; None uses `autoattack_<norm>_<epsilon>`.

@@ -2,13 +2,13 @@
 
     min_r ||r||_2   subject to  argmax_k z_k(x + r) != y  and  x + r in [0, 1]
 
-DeepFool linearises the classifier iteratively: with f_k = z_k - z_y and w_k = grad f_k,
+DeepFool linearises the classifier iteratively. Let f_k = z_k - z_y and w_k = grad f_k. The steps
 
     l = argmin_{k != y} |f_k| / ||w_k||_2,     r <- r + (|f_l| / ||w_l||_2^2) w_l,
 
-until the predicted class of x + (1 + eta) r differs from y. The overshoot eta moves the point across the boundary. Here
-f_k and w_k are evaluated at x + (1 + eta) r, so that a step does not lead back across the boundary. The paper evaluates
-f_k and w_k at x + r.
+are repeated until the predicted class of x + (1 + eta) r differs from y. The overshoot eta moves the point across the
+boundary. Here f_k and w_k are evaluated at x + (1 + eta) r, so that a step does not lead back across the boundary. The
+paper evaluates f_k and w_k at x + r.
 
 Carlini and Wagner set x' = (tanh w + 1) / 2, and use Adam to minimise over w the objective
 
@@ -38,7 +38,7 @@ from lightning_modules.full_precision import at_least_float32
 from lightning_modules.robustness.attacks.ascent import Network, check_name, per_image, steepest_ascent
 
 INSIDE = 1 - 1e-6
-"""Factor that moves pixels at 0 or 1 into the interior of the range, where atanh is finite."""
+"""Factor by which pixels at the ends of the range, 0 and 1, are moved into its interior, where atanh is finite."""
 
 
 def errs(logits: Tensor, label: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ def deepfool(
             the label. None uses all classes other than the label.
 
     Returns:
-        Perturbed images x + (1 + eta) r, `[B, C, H, W]`. If the attack failed, this is the last iterate.
+        Perturbed images x + (1 + eta) r, `[B, C, H, W]`. If the attack failed, the last iterate is returned.
     """
     image, perturbed = image.detach(), image.detach().clone()
     with torch.no_grad():
@@ -143,7 +143,7 @@ def deepfool(
 
 
 class CarliniWagnerObjective(NamedTuple):
-    """Terms of Carlini and Wagner's objective."""
+    """Terms of the objective of Carlini and Wagner."""
 
     image: Tensor
     """x', `[B, C, H, W]`, in [0, 1]."""
@@ -207,12 +207,12 @@ def carlini_wagner(
         confidence: margin kappa >= 0 by which the logit of a wrong class must exceed the logit of the label.
         steps: number of Adam steps per value of c.
         learning_rate: learning rate of Adam.
-        initial_constant: first value of c, the weight of the margin.
-        search_steps: number of values of c in the search.
+        initial_constant: first value of c in the search.
+        search_steps: number of values of c that the search tries.
 
     Returns:
-        Successful x' with the smallest distance to the image over all steps, `[B, C, H, W]`. If no step succeeded, this
-        is the image itself.
+        Successful x' with the smallest distance to the image over all steps, `[B, C, H, W]`. If no step succeeded, the
+        image itself is returned.
     """
     image, result = image.detach(), image.detach().clone()
     with torch.no_grad():
@@ -294,16 +294,16 @@ class DeepFool(MinimalAttack):
 class CarliniWagner(MinimalAttack):
     """The l2 attack by Carlini and Wagner.
 
-    The attack minimises the norm of the perturbation and the margin of the label jointly.
+    The attack jointly minimises the norm of the perturbation and the margin of the label.
 
-    The attack takes `steps` x `search_steps` forward and backward passes.
+    It takes `steps` x `search_steps` forward and backward passes.
 
     Args:
         confidence: margin kappa by which the logit of a wrong class must exceed the logit of the label.
         steps: number of Adam steps per value of c, the weight of the margin.
         learning_rate: learning rate of Adam.
-        initial_constant: first value of c, the weight of the margin.
-        search_steps: number of values of c in the search.
+        initial_constant: first value of c in the search.
+        search_steps: number of values of c that the search tries.
         name: name in tables and metrics.
 
     Raises:

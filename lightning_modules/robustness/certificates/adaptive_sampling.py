@@ -1,4 +1,4 @@
-"""Sampling modes that certify with fewer noise samples than CERTIFY, with the same failure probability alpha.
+"""Sampling modes that need fewer noise samples than CERTIFY for the same failure probability alpha.
 
 In every mode, the prediction and the radius in a row of the log are a valid certificate, except in rows with the
 outcome `wrong class` (see below). The certified accuracy and the mean radius computed from a log are lower bounds,
@@ -56,15 +56,15 @@ SEQUENCE_SHARE, FINAL_SHARE = 0.8, 0.2
 
 
 def next_look(n: int) -> int:
-    """Return the number of samples at which the votes are evaluated next.
+    """Return the number of samples at which the votes are evaluated next, if they were last evaluated at n samples.
 
-    This number is n plus 5 %, rounded to a whole number of blocks, and at least one block more than n.
+    The increase is 5 % of n, rounded down to whole blocks, but at least one block.
     """
     return n + max(BLOCK, n // (20 * BLOCK) * BLOCK)
 
 
 def ends(bound: Callable[[int, int, float], float], hits: Votes, n: int, level: float) -> list[float]:
-    """Bound the class probability in each noise stream.
+    """Compute a bound of the class probability for each noise stream.
 
     All bounds hold jointly with a probability of at least 1 - level.
 
@@ -80,14 +80,14 @@ def ends(bound: Callable[[int, int, float], float], hits: Votes, n: int, level: 
 
 @dataclass(frozen=True)
 class Stages(Mode):
-    """Decide whether a target radius is certified, in stages with increasing numbers of samples.
+    """Decide in stages, with more and more samples, whether a target radius is certified.
 
-    Stage i uses new selection samples and n_i new estimation samples. Each of s stages certifies at level alpha / s, so
-    that the probability of a wrong certificate in any stage is at most alpha. A stage gives up on the image if an upper
-    bound at level beta / (s - 1) shows that the selected class does not reach the target radius. Giving up never makes
-    a certificate invalid. However, the probability of giving up on an image that could be certified can exceed beta: if
-    two classes are about equally probable, a stage often selects the wrong class, and then correctly gives up on this
-    class. The radius in a row of the log is computed in the last stage that ran, and is a valid lower bound.
+    Stage i uses new selection samples and n_i new estimation samples. Each of the s stages certifies at level alpha /
+    s. The probability of a wrong certificate over all stages is therefore at most alpha. A stage gives up on the image
+    if an upper bound at level beta / (s - 1) shows that the selected class does not reach the target radius. Giving up
+    never makes a certificate invalid. However, the probability of giving up on an image that could be certified can
+    exceed beta: if two classes are about equally probable, a stage often selects the wrong class, and then correctly
+    gives up on this class. The radius in the log comes from the last stage that ran, and is a valid lower bound.
 
     Source: Horvath, Mueller, Fischer and Vechev, Boosting Randomized Smoothing with Variance Reduced Classifiers,
     ICLR 2022, arXiv 2106.06946.
@@ -95,7 +95,7 @@ class Stages(Mode):
     Args:
         radius: target radius, in pixel units.
         n0: number of selection samples per stage.
-        n: number of estimation samples of each stage.
+        n: numbers n_1, n_2, ... of estimation samples, one per stage.
         alpha: maximum probability that a certificate is wrong.
         beta: maximum probability that at least one stage gives up although its selected class reaches the radius.
     """
@@ -137,7 +137,7 @@ class InputSpecific(Mode):
 
     The radius is nearly as large as with `n_max` estimation samples. The selection samples give a rough estimate of the
     class probability. From this estimate, the mode computes the number of estimation samples for which the radius is at
-    most `max_loss` smaller than with `n_max` samples. This number does not depend on the estimation samples, so that
+    most `max_loss` smaller than with `n_max` samples. This number does not depend on the estimation samples. Therefore,
     the published formula of the radius remains valid.
 
     Source: Chen, Li, Yan, Li and Sheng, Input-Specific Robustness Certification for Randomized Smoothing, AAAI 2022,
@@ -254,11 +254,11 @@ class Curve(Mode):
     between two adjacent radii of the grid. It also stops when no outcome of the remaining samples could increase the
     place.
 
-    The lower confidence sequence uses the fraction `SEQUENCE_SHARE` of alpha. The rest of alpha is used by the
-    Clopper-Pearson bound at `n_max` samples, which is tighter than the confidence sequence at this number of samples.
-    The radius in a row of the log is the place, which is a valid lower bound. At the radii of the grid, the certified
-    accuracy computed from the log is a valid lower bound of the certified accuracy of the smoothed classifier. A row of
-    the log with the wrong class is not a certificate.
+    The lower confidence sequence uses the fraction `SEQUENCE_SHARE` of alpha. The Clopper-Pearson bound at `n_max`
+    samples uses the rest of alpha; at this number of samples, it is tighter than the confidence sequence. The radius in
+    a row of the log is the place, which is a valid lower bound. At the radii of the grid, the certified accuracy
+    computed from the log is a valid lower bound of the certified accuracy of the smoothed classifier. If the class in a
+    row of the log is wrong, the row is not a certificate.
 
     Args:
         grid: distance between two adjacent radii of the grid, in pixel units.
@@ -307,7 +307,7 @@ class Curve(Mode):
         return [max(p, q) for p, q in zip(lower, at_end, strict=True)]
 
     def _best_end(self, hits: Votes, n: int) -> list[float]:
-        """Compute the lower bound of each stream at `n_max` samples if all remaining samples are hits."""
+        """Compute the lower bound that each stream has at `n_max` samples if all remaining samples are hits."""
         return self._lower(hits + (self.n_max - n), self.n_max)
 
     def _place(self, radius: float) -> float:

@@ -60,7 +60,7 @@ class Certificate:
     selected: int
     """Class with the most votes among the selection samples."""
     hits: tuple[float, ...] = ()
-    """Number of estimation votes for `selected` in each stream; for `MeanProbability`, the sums of its scores."""
+    """Number of estimation votes for `selected` in each stream; for `MeanProbability`, sums of its scores instead."""
     n: int = 0
     """Number of estimation samples."""
     p_lower: tuple[float, ...] = ()
@@ -81,8 +81,8 @@ class Mode(ABC):
     alpha: float
     soft: ClassVar[bool] = False
     """Whether the mode receives sums of scores instead of votes. A score is a softmax probability in units of 1 /
-    `SCORE_UNITS`, rounded down. The mode then receives an array `[2 S, K]`: the sums of the scores of each of the S
-    streams, followed by the sums of their squares."""
+    `SCORE_UNITS`, rounded down. In this case, the mode receives an array `[2 S, K]`: for each of the S streams, the
+    sums of the scores; then, for each stream, the sums of the squared scores."""
 
     @property
     def settings(self) -> dict[str, Any]:

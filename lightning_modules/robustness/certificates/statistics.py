@@ -31,12 +31,12 @@ ABSTAIN = -1
 def clopper_pearson_lower(hits: ArrayLike, n: int, alpha: float) -> NDArray[np.float64]:
     """Compute the exact (Clopper-Pearson) lower confidence bound of a probability, for a fixed number of samples.
 
-    The published code computes the same bound as the lower end of the two-sided interval at level 2 alpha.
+    The published code computes this bound, too: as the lower end of the two-sided interval at level 2 alpha.
 
     Args:
         hits: number of successes, of any shape, in [0, n]; fractions are allowed.
         n: number of samples.
-        alpha: maximum probability that the bound exceeds the true value, in (0, 1).
+        alpha: maximum probability, in (0, 1), that the bound exceeds the true value.
 
     Returns:
         Bounds, with the shape of `hits`.
@@ -279,12 +279,12 @@ def average_certified_radius(correct: ArrayLike, radius: ArrayLike) -> float:
 def accuracy_with_high_probability(
     accuracy: ArrayLike, alpha: float, num_images: int, rho: float = 1e-3
 ) -> NDArray[np.float64]:
-    """Compute a lower confidence bound of the certified accuracy on a fixed set of images.
+    """Compute a lower confidence bound for the certified accuracy on a fixed set of images.
 
-    The bound accounts for wrong certificates. The m certificates are independent, and each is wrong with probability at
-    most alpha. Let k be the smallest number with P(B > k) <= rho for B ~ Binomial(m, alpha). With a probability of at
-    least 1 - rho, at most k certificates are wrong. The bound is therefore the accuracy minus k / m. It holds for all
-    radii simultaneously.
+    The bound takes into account that some certificates may be wrong. The m certificates are independent, and each is
+    wrong with probability at most alpha. Let k be the smallest number with P(B > k) <= rho for B ~ Binomial(m, alpha).
+    With a probability of at least 1 - rho, at most k certificates are wrong. The bound is therefore the accuracy minus
+    k / m. It holds for all radii simultaneously.
 
     The published code subtracts alpha + sqrt(alpha (1 - alpha) ln(1/rho) / m) + ln(1/rho) / (3 m) instead. Bernstein's
     inequality has a factor 2 under the root and a factor 2 in the last term; the published formula lacks both factors.

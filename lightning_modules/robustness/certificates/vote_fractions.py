@@ -1,4 +1,4 @@
-"""Vote fractions of a smoothed classifier, as an exportable function of images and noise."""
+"""The vote fractions of a smoothed classifier, as a function of images and noise that can be exported."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ def vote_fractions(smoothed: SmoothedClassifier, image: Tensor, noise: Tensor, s
     Args:
         smoothed: the smoothed classifier.
         image: `[B, C, H, W]`, in [0, 1].
-        noise: standard normal noise `[N, C, H, W]`, added to each image.
+        noise: standard normal noise, `[N, C, H, W]`; the same N samples are used for every image.
         sigma: standard deviation of the noise, in pixel units.
 
     Returns:

@@ -2,7 +2,7 @@
 
 A batch may contain copies of several images. Sample d of image x in a stage of its certification is x + sigma e, where
 the noise e depends only on (seed, image, stage, d). Each block of 100 samples has a separate seed. The inputs of the
-classifier therefore do not depend on the batch size or the world size. The same is true of the votes, with one
+classifier therefore do not depend on the batch size or the world size. The votes do not depend on them either, with one
 exception: if two logits are very close, the vote depends on rounding errors, which can change with the batch size.
 Different types of device generate different noise.
 
@@ -66,8 +66,8 @@ class BlockNoise:
     """Generator of reproducible standard normal noise in float32.
 
     On each type of device, the noise is a pure function of (seed, image, stage, block). The random generators of some
-    devices use only 32 bits of a seed. The blocks of an image nevertheless differ on these devices, because their seeds
-    are consecutive integers.
+    devices use only 32 bits of a seed. Even on these devices, the blocks of one image differ, because their seeds are
+    consecutive integers.
 
     Args:
         seed: seed of all noise.
@@ -80,7 +80,7 @@ class BlockNoise:
         self._latest: tuple[tuple[int, int, int], Tensor] | None = None
 
     def block(self, index: int, stage: int, block: int, shape: torch.Size) -> Tensor:
-        """Generate one block.
+        """Generate one block of noise samples.
 
         Args:
             index: index of the image in the dataset.
@@ -101,7 +101,7 @@ class BlockNoise:
         return self._latest[1]
 
     def draws(self, index: int, stage: int, start: int, stop: int, shape: torch.Size) -> list[Tensor]:
-        """Return the noise samples `start` to `stop` as a list of tensors `[., C, H, W]`, one tensor per block."""
+        """Return the noise samples from `start` up to `stop`, exclusive: one tensor `[., C, H, W]` per block."""
         blocks = range(start // BLOCK, -(-stop // BLOCK))
         return [
             self.block(index, stage, block, shape)[max(start - block * BLOCK, 0) : stop - block * BLOCK]
@@ -135,7 +135,7 @@ class _InProgress:
 
 
 class _Part(NamedTuple):
-    """The samples of one image in a batch."""
+    """Those samples of a batch that belong to one image."""
 
     item: _InProgress
     start: int
@@ -143,7 +143,7 @@ class _Part(NamedTuple):
 
 
 class _Launched(NamedTuple):
-    """A batch whose votes are being copied to the host."""
+    """A batch whose vote counts are being copied to the host."""
 
     parts: list[_Part]
     counts: Tensor
@@ -296,7 +296,7 @@ class VoteCounter:
         logits = self.smoothed.smoothed_logits(image[None], torch.zeros_like(image)[None], self.sigma)
         if logits.ndim != 3 or logits.shape[1] != 1:
             raise ValueError(
-                f"logits of one image must be [1, K], or [S, 1, K] from smoothed_logits for S votes; got "
+                f"logits of one image must be [1, K], or [S, 1, K] if smoothed_logits returns S votes; got "
                 f"{list(logits.shape)} from smoothed_logits"
             )
         self._kinds = logits.shape[0], logits.shape[2]

@@ -1,19 +1,19 @@
 """Attack that computes the protection: projected gradient ascent, its objectives, and its random masks.
 
 Let K be a kept region with A pixels, and rho = sqrt(pi A / 2). K is deformed in J rounds, J ~ U{1 ... 14}. In each
-round, every vertex of the outer contour of K is moved by random offsets of at most e pixels, which are smoothed along
-the contour. A vertex that would leave the region is moved to the nearest vertex of the old contour. The new polygon is
-then filled. The random numbers are
+round, every vertex of the outer contour of K is moved by a random offset of at most e pixels along each axis. The
+offsets are smoothed along the contour. A vertex that would leave the region is instead moved to the nearest vertex of
+the old contour. The new polygon is then filled. The random numbers are
 
     e = floor(1.1 U(0, rho)),   (dx, dy) ~ U{-e ... e}^2, filtered by a Gaussian of width 0.1 rho.
 
 rho is defined as in the authors' code: pi / sqrt(2) times the radius of a circle of area A. The regions of an image are
 deformed separately, and K is their union.
 
-The contour is computed by marching squares in scikit-image. It passes through the boundary pixels of the region, with a
-vertex wherever its direction changes. The authors' code uses OpenCV, which finds the same contour with a different
-starting point. Pillow fills the polygon including its outline. On average, Pillow and OpenCV fill the same number of
-pixels; at slanted edges, one pixel in 200 differs.
+The contour is computed by scikit-image's marching squares. It passes through the boundary pixels of the region, with a
+vertex wherever its direction changes. The authors' code uses OpenCV, which finds the same contour, but starts at a
+different point. Pillow fills the polygon including its outline. On average, Pillow and OpenCV fill the same number of
+pixels; one pixel in 200 differs, at slanted edges.
 
 Source: Choi et al., DiffusionGuard: A Robust Defense Against Malicious Diffusion-based Image Editing, ICLR 2025, arXiv
 2410.05694, Algorithm 1.
@@ -75,7 +75,7 @@ def _area(line: NDArray[np.float64]) -> float:
 
 
 def filled(contour: NDArray[np.int64], shape: tuple[int, ...]) -> Mask:
-    """Return a mask of the given shape, `[H, W]`, which is true inside a polygon and on its outline."""
+    """Return a mask of the shape `shape`, `[H, W]`, that is true inside a polygon and on its outline."""
     canvas = Image.new("1", (shape[1], shape[0]))
     points = [(int(column), int(row)) for row, column in contour]
     draw = ImageDraw.Draw(canvas)

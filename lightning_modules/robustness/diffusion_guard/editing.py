@@ -101,7 +101,7 @@ class CLIP:
     def texts(self, text: Sequence[str]) -> Tensor:
         """Compute the embeddings E_T, `[B, D]`, of B texts.
 
-        Texts are truncated to the context length of the model. The embeddings have unit length, and are on the device
+        Texts are truncated to the context length of the model. The embeddings have unit length. They are on the device
         of the model.
         """
         longest = self.model.config.text_config.max_position_embeddings

@@ -112,7 +112,7 @@ class Inpainter(nn.Module, ABC):
     def denoising_error(self, image: Tensor, keep: Tensor, noise: Tensor, draw: Tensor, timestep: Tensor) -> Tensor:
         """Compute the training loss of the model for each image, `[B]`.
 
-        The loss is the mean squared difference between e and the predicted noise.
+        The loss is the mean squared difference between the noise e and the predicted noise.
         """
         clean = self.encode(image, draw)
         noisy = self.scheduler.add_noise(clean, noise, timestep)
@@ -122,10 +122,10 @@ class Inpainter(nn.Module, ABC):
 
 
 class PixelInpainter(Inpainter):
-    """Inpainting model in pixel space, sampled with deterministic DDIM steps.
+    """Inpainting model in pixel space; images are sampled by deterministic DDIM steps.
 
-    The default noise schedule is the schedule of Stable Diffusion, in which sqrt(beta) is linear. With four denoising
-    steps, the first timestep has abar = .056.
+    The default noise schedule is the schedule of Stable Diffusion, in which sqrt(beta) is linear. If an edit has four
+    denoising steps, abar = .056 at the first timestep.
 
     Args:
         network: `UNet2DModel` of diffusers with 2 C + 1 input channels (z_t, m, y) and C output channels.

@@ -46,7 +46,7 @@ class ProtectionSteps(FolderWriter):
         }
 
     def predict_step(self: Any, batch: ProtectedImageBatch, batch_idx: int) -> list[str]:
-        """Write the images of a batch that do not exist yet, and return their names."""
+        """Write those protected images of a batch that are not yet files; return the names of the written images."""
         given = batch["image"], batch["regions"]
 
         def compute(rows: list[int]) -> Iterator[NDArray[Any]]:

@@ -1,4 +1,4 @@
-"""Operations that remove protective noise from an image before its edit: JPEG, crop and resize, and denoising."""
+"""Operations that remove the protective noise before an image is edited: JPEG, crop and resize, and denoising."""
 
 from abc import ABC, abstractmethod
 

@@ -1,4 +1,4 @@
-"""Checkerboard halves of an image, expanded to full-size inputs of a network.
+"""Split an image into two checkerboard halves, and expand each half to a full-size input of a network.
 
 A half contains one diagonal of every 2 x 2 block of pixels, in all channels. All functions in this file are
 deterministic, and their results depend only on the pixels of the half.

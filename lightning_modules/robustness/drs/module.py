@@ -25,7 +25,7 @@ CERTIFICATES = {
     "published_imagenet": "Xia et al. 2024, formula of the code for ImageNet: not a guarantee",
 }
 PROBABILITY_FLOOR = 1e-6
-"""Lower bound to which probabilities are clamped in the regularisation, as in the authors' code."""
+"""Probabilities in the regularisation are clamped to at least this value, as in the authors' code."""
 
 
 class DRS(AccuracyUnderNoise, MethodModule):
@@ -34,12 +34,13 @@ class DRS(AccuracyUnderNoise, MethodModule):
     The callback `Certification` certifies the classifier that sums their vote probabilities.
 
     Args:
-        network: classifier f_l of the first half. It maps images `[B, C, H, W]`, expanded from this half, to logits
-            `[B, num_classes]`.
+        network: classifier f_l of the first half. This half is expanded to images `[B, C, H, W]`, which f_l maps to
+            logits `[B, num_classes]`.
         second_network: classifier f_r of the second half, with the same architecture and separate weights.
         num_classes: number of classes, K.
         sigma: standard deviation of the noise in training, in pixel units.
-        num_copies: number m of noisy copies per image in a training step; 1 trains with Gaussian noise only.
+        num_copies: number m of noisy copies per image in a training step; with 1, Gaussian noise is the only
+            regularisation.
         consistency_weight: weight lambda of the KL divergence between the mean prediction and the prediction for each
             copy.
         entropy_weight: weight eta of the entropy of the mean prediction.
@@ -108,7 +109,7 @@ class DRS(AccuracyUnderNoise, MethodModule):
         return half(image, mask, self.fill), half(image, ~mask, self.fill)
 
     def with_noise(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
-        """Add noise of standard deviation sigma to the first half, and sigma times `second_noise` to the second."""
+        """Add noise of standard deviation sigma to the first half, and of sigma times `second_noise` to the second."""
         if self.second_noise != 1:
             mask = first_half(image.shape[-2], image.shape[-1], self.layout, image.device)
             noise = noise * torch.where(mask, 1.0, self.second_noise).to(noise.dtype)

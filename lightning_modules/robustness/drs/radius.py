@@ -2,9 +2,9 @@
 
 Let the probabilities of a class in the two parts be at least Phi(u) and Phi(v). If perturbations of l2 norms a and b
 are added to the two parts, the probabilities are still at least Phi(u - a / sigma_l) and Phi(v - b / sigma_r). If u + v
-> a / sigma_l + b / sigma_r, the sum of these two bounds is above 1, so that no other class can have a larger sum. For
-a^2 + b^2 = R^2, the right side of this condition is at most R sqrt(1/sigma_l^2 + 1/sigma_r^2). Hence the certified
-radius is R:
+> a / sigma_l + b / sigma_r, the sum of these two bounds is above 1, and no other class can have a larger sum. For a^2 +
+b^2 = R^2, the right side of this condition is at most R sqrt(1/sigma_l^2 + 1/sigma_r^2). Hence the certified radius is
+R:
 
     R = (u + v) / sqrt(1 / sigma_l^2 + 1 / sigma_r^2).
 

@@ -20,7 +20,7 @@ The name of a score states on which data the logistic regression and epsilon are
   `attacks`. No out-of-distribution images are used.
 * `mean`: no tuning. With epsilon 0, the score of each layer is standardised by the rank of its covariance, and the
   scores are averaged over layers.
-* `last`: no tuning. The score is the score of the last layer with epsilon 0.
+* `last`: no tuning. The score is that of the last layer, with epsilon 0.
 
 The metrics of all scores exclude the first `num_validation` images of both sets. An adversarial set consists of the
 images that are classified correctly with and without noise, but incorrectly under attack. Its in-distribution inputs

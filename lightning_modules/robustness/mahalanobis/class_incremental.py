@@ -70,7 +70,7 @@ def area_over_bias(scores: Tensor, label: Tensor, num_base_classes: int) -> Tens
 
 
 def scores(features: Tensor, whitened: Whitened) -> Tensor:
-    """Compute -d_c / 2, `[B, C]`, from features `[B, d]`."""
+    """Compute the scores -d_c / 2 of the classes, `[B, C]`, from features `[B, d]`."""
     return -0.5 * squared_distances(features, whitened)
 
 
@@ -84,7 +84,7 @@ class IncrementalGaussians(ClassGaussians):
     """
 
     group: Tensor
-    """`[G, K]`: 1 if a class is in a group. The first group is all base classes; each new class is a separate group."""
+    """`[G, K]`, 1 if the class is in the group, else 0. All base classes are one group; each new class is a group."""
 
     def __init__(self, num_classes: int, num_base_classes: int, num_features: int) -> None:
         super().__init__(num_classes, [num_features])

@@ -30,7 +30,7 @@ FEWEST = 2
 
 
 class Ensemble(NamedTuple):
-    """Weights of the layers, and the selected epsilon of the pre-processing."""
+    """The weights of the layers, and the epsilon that was selected for the pre-processing."""
 
     weight: Tensor
     """Weights w, `[L]`."""

@@ -1,4 +1,4 @@
-"""Compute the scores of in-distribution and other inputs, and evaluate all detection methods with these scores.
+"""Compute the scores of in-distribution inputs and of other inputs, and use them to evaluate all detection methods.
 
 The scores of N inputs are a matrix `[N, columns]` in float64, with one row per input. The columns are: softmax
 confidence; energy confidence; whether the class predicted by the network is correct; whether the class of the nearest
@@ -89,7 +89,7 @@ class MeasuredScores(NamedTuple):
     """Method that must be evaluated, or None. With too few validation data, it raises an error; others are skipped."""
 
     def of_layers(self, scores: Tensor) -> Tensor:
-        """Extract M, `[N, L, epsilons]`, from the score columns."""
+        """Extract the scores M of the layers, `[N, L, epsilons]`, from the score columns."""
         shape = len(self.layers), len(self.epsilons)
         return scores[:, FIRST_OF_LAYERS : FIRST_OF_LAYERS + shape[0] * shape[1]].unflatten(1, shape)
 
@@ -124,12 +124,12 @@ class Tuning(NamedTuple):
     def first(cls, V: int, position: Tensor) -> "Tuning":
         """Select the inputs whose positions, `[N]`, are below V.
 
-        The weights are fitted on the first half of these inputs, and epsilon is chosen on the second half.
+        The first half of these inputs is used to fit the weights, and the second half to choose epsilon.
         """
         return cls(position < V // 2, (position >= V // 2) & (position < V))
 
     def samples(self, scores: Tensor, is_target: Tensor) -> tuple[Sample, Sample]:
-        """Select, from all scores `[N, ...]`, the scores for fitting weights and the scores for choosing epsilon."""
+        """Select two parts of the scores `[N, ...]`: the scores for fitting weights, and those for choosing epsilon."""
         fit, choose = (Sample(scores[rows & ~is_target], scores[rows & is_target]) for rows in self)
         return fit, choose
 
@@ -222,7 +222,7 @@ def tuned_on_attack(measured: MeasuredScores, clean: Tensor, attacked: Mapping[s
 
 
 def _copies(clean: Tensor, rows: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Return the scores of the three copies of the images on which the attack succeeds, and these images' positions."""
+    """Select the images on which the attack succeeds; return the scores of their three copies, and their positions."""
     position = (rows[:, 0] > 0).nonzero()[:, 0]
     noisy, adversarial = rows[position, 1:].chunk(2, dim=1)
     return [clean[position], noisy, adversarial], position

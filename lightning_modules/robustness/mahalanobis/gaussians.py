@@ -12,8 +12,8 @@ matrix S' around these means. The update is
     S <- S + S' + sum_c (n_c n'_c / (n_c + n'_c)) (m'_c - mu_c) (m'_c - mu_c)^T
     mu_c <- mu_c + (n'_c / (n_c + n'_c)) (m'_c - mu_c),    n_c <- n_c + n'_c,    Sigma = S / N.
 
-This form of the update avoids cancellation. For K classes and layers with d_l features, D in total, the estimates need
-8 (K + K D + sum_l d_l^2) bytes, independently of N. All computations are in float64.
+This form of the update avoids cancellation. Let layer l have d_l features, and all layers together D features. For K
+classes, the estimates need 8 (K + K D + sum_l d_l^2) bytes, whatever N is. All computations are in float64.
 
 Sources: Lee, Lee, Lee and Shin, A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial
 Attacks, NeurIPS 2018, arXiv 1807.03888, section 2 and algorithm 2; Chan, Golub and LeVeque, Updating Formulae and a
@@ -49,7 +49,7 @@ def class_means(features: Tensor, label: Tensor, num_classes: int) -> tuple[Tens
 class ClassGaussians(nn.Module):
     """Streaming estimates of the class means and the shared covariance of each layer.
 
-    After each update, the buffers are the same on all ranks.
+    After each update, the buffers are the same on every rank.
 
     Args:
         num_classes: number K of classes.
@@ -61,7 +61,7 @@ class ClassGaussians(nn.Module):
     mean: Tensor
     """Class means mu of all layers, concatenated, `[K, D]`."""
     scatter: Tensor
-    """Scatter matrices N Sigma of all layers, flattened and concatenated, `[sum_l d_l^2]`."""
+    """Scatter matrices N Sigma of the layers, each flattened, in one vector `[sum_l d_l^2]`."""
 
     def __init__(self, num_classes: int, num_features: Sequence[int]) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class ClassGaussians(nn.Module):
         return self.mean.split(self.num_features, dim=1)[layer]
 
     def covariance(self, layer: int) -> Tensor:
-        """Return the maximum-likelihood estimate of Sigma, `[d, d]`, of a layer."""
+        """Return the maximum-likelihood estimate of a layer's covariance Sigma, `[d, d]`."""
         d = self.num_features[layer]
         scatter = self.scatter.split([width**2 for width in self.num_features])[layer]
         return scatter.view(d, d) / self.count.sum()
@@ -192,10 +192,10 @@ def confidence(features: Tensor, whitened: Whitened) -> Tensor:
 def standardized(confidence: Tensor, rank: Tensor | int) -> Tensor:
     """Compute the standardised score (M + r/2) / sqrt(r/2).
 
-    This score has mean 0 and variance 1 if -2 M is chi^2-distributed with r degrees of freedom.
+    If -2 M is chi^2-distributed with r degrees of freedom, this score has mean 0 and variance 1.
 
     Standardisation makes the scores of layers comparable without validation data. For any distribution of features, the
-    mean of -d_y / 2 over the training set, with the true labels y, is exactly -r/2.
+    mean of -d_y / 2 over the training set is exactly -r/2, where y are the true labels.
 
     Args:
         confidence: scores M.

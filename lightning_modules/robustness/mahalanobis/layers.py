@@ -1,4 +1,4 @@
-"""Features of selected layers of an arbitrary network.
+"""Features of selected layers of any network.
 
 A feature is an output channel of a layer, averaged over spatial positions. Source: Lee et al., A Simple Unified
 Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks, NeurIPS 2018, arXiv 1807.03888, section

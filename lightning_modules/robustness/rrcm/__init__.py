@@ -1,4 +1,4 @@
-"""rRCM: pre-train representations that are consistent along a noise trajectory, and fine-tune for randomised smoothing.
+"""rRCM: pre-train representations that are consistent along noise trajectories; fine-tune for randomised smoothing.
 
 Pre-training. Let h be a noise-conditioned encoder, and z the same encoder followed by a projector. The inputs are an
 image x, lightly augmented by the DataModule, and two strongly augmented views a and b of x. The same noise e is added
@@ -11,22 +11,23 @@ loss L is
     L = L_c + L_k.
 
 NCE is the loss in `losses/contrastive.py`, with negatives from all ranks. Moving from x + t e to x + t' e is a step of
-the probability-flow ODE. The consistency loss L_k therefore extends the representations that L_c learns from nearly
-noise-free views to all noise levels.
+the probability-flow ODE. L_c learns representations from nearly noise-free views. The consistency loss L_k therefore
+extends these representations to all noise levels.
 
-Fine-tuning. The encoder h and a linear head are trained on m noisy copies of each image, without the projector. Let p_1
-... p_m be the predicted probabilities for the copies, and p their mean. The loss is
+Fine-tuning. The encoder h, without the projector, and a linear head are trained on m noisy copies of each image. Let
+p_1 ... p_m be the predicted probabilities for the copies, and p their mean. The loss is
 
     L = mean_j CE(p_j, y) + lambda mean_j KL(p || p_j) + eta H(p).
 
 This is the consistency regularisation of Jeong and Shin (2020). The noise has the standard deviation sigma for images
-in [0, 1], and thus 2 sigma for images in [-1, 1]. The network is conditioned on the nearest of the 81 noise levels t of
-pre-training. The smoothed classifier is certified as in Cohen et al. (2019).
+in [0, 1], which is t = 2 sigma for images in [-1, 1]. The network is conditioned on that of the 81 noise levels of
+pre-training which is nearest to t. The smoothed classifier is certified as in Cohen et al. (2019).
 
-Departures. Both sides of L_k use the features of the online encoder; the authors' code does the same for every value of
-its target option. Fine-tuning starts from a second moving average with a fixed decay, because neither the paper nor the
-authors' code says which copy of the weights to use. The authors' script omits the head from the optimizer; here, the
-head is trained, as in the paper. The authors drop the incomplete last batch of an epoch; here, this batch is also used.
+Departures. Both sides of L_k use the features of the online encoder, as in the authors' code, which does so for every
+value of its target option. Fine-tuning starts from a second moving average with a fixed decay, because neither the
+paper nor the authors' code says which copy of the weights to use. The authors' script omits the head from the
+optimizer; here, the head is trained, as in the paper. The authors drop the incomplete last batch of an epoch; here,
+this batch is also used.
 
 Source: Lei et al., Robust Representation Consistency Model via Contrastive Denoising, ICLR 2025, arXiv 2501.13094, with
 the schedules and settings of the authors' code.

@@ -6,7 +6,7 @@ A noise trajectory is x_t = x + t e, where images x are in [-1, 1]. Noise of sta
 
     t_i = (80^{1/7} + i / (N - 1) (0.002^{1/7} - 80^{1/7}))^7,   i = 0 ... N - 1.
 
-With s_0 = 20 and s_1 = 80, the number of levels in step k of K is
+With s_0 = 20 and s_1 = 80, the number of levels in training step k of K is
 
     N(k) = min(s_0 2^{ceil(k / K')}, s_1) + 1,   K' = ceil(K / log2(ceil(s_1 / s_0) + 1)).
 

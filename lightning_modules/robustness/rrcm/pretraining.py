@@ -111,7 +111,7 @@ class RRCMPretraining(OwnLoaders, MethodModule):
     """Pre-train a noise-conditioned encoder on unlabelled images.
 
     `test` logs `test/retrieval_<sigma>`: the fraction of noisy images whose nearest clean image, in feature space, is
-    the original. If the gradient scaler skips a step, the moving averages and the schedules are not updated. Fused
+    the original. In steps that the gradient scaler skips, the moving averages and the schedules are not updated. Fused
     optimizers are not supported.
 
     Args:
@@ -122,11 +122,11 @@ class RRCMPretraining(OwnLoaders, MethodModule):
         num_steps: number K of steps over which the curriculum and the decay of the target network are scheduled; None
             uses the total number of training steps.
         temperature: temperature tau of the contrastive losses.
-        consistency_weight: weight of L_k; the paper uses 1, and 0 is plain contrastive learning.
+        consistency_weight: weight of L_k. The paper uses 1; 0 means plain contrastive learning.
         steepness: rate A with which the decay of the target network increases.
         average_decay: decay of the moving average from which fine-tuning starts, in [0, 1).
         gradient_clip: maximum norm of the gradient.
-        clip_after: number of steps before gradient clipping starts; the paper uses the length of the warm-up.
+        clip_after: number of steps without gradient clipping at the start; the paper uses the length of the warm-up.
         retrieval_sigmas: standard deviations of the noise at which `retrieval` is measured, in pixel units.
         optimizer: optimizer of the trainable parameters of the encoder and the projector.
         lr_scheduler: learning-rate schedule. It is stepped every epoch, or every step if it has `interval = "step"`.

@@ -42,7 +42,7 @@ def test_it_generates_what_diffusers_alone_generates(
 
 
 def test_a_step_of_the_sampler_is_eulers(stable_diffusion_3: Path) -> None:
-    """The step from noise at t = 1 to the second time t' is z + (t' - 1) v, as with a newly created scheduler."""
+    """The first step leads from noise z at t = 1 to z + (t' - 1) v at time t'; a new scheduler has the same times."""
     model = StableDiffusion3(str(stable_diffusion_3))
     prompts = model.encode_prompts(["a cat", "dog"])
     found: list[Tensor] = []

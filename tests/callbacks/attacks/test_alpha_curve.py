@@ -149,7 +149,7 @@ def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_mixture_is_evaluated_once_on_clean_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the clean images, evaluations follow in three attack steps, at the final state, and at the result."""
+    """It is evaluated once on clean images, in three attack steps, once at the last state, and once at the result."""
     built, calls = module(learned=False).eval(), []
     mix = built.mix
     monkeypatch.setattr(built, "mix", lambda *given: calls.append(given) or mix(*given))

@@ -1,4 +1,4 @@
-"""A classifier whose votes do not depend on the batch, a few images of it, and a trainer that certifies them."""
+"""A classifier whose votes do not depend on the batch, a few images, and a function that certifies these images."""
 
 import time
 from pathlib import Path

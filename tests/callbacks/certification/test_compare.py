@@ -1,4 +1,4 @@
-"""The subcommand that compares certification logs."""
+"""The subcommand that compares the certification logs of runs."""
 
 import json
 from pathlib import Path

@@ -22,7 +22,7 @@ QUARTERS = [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
 
 
 def test_logs_of_other_projects_are_read(tmp_path: Path) -> None:
-    """Such logs have a running count under `correct`, seconds under `time`, and may end within a line."""
+    """Such logs have a running count as `correct` and seconds as `time`, and may end in the middle of a line."""
     path = tmp_path / "official"
     path.write_text(OFFICIAL + "120\t4\t4\t8.6")  # the number 8.6e-05, cut off while it was being written
     log = read_log(path)
@@ -87,7 +87,7 @@ def test_a_curve_falls_just_beyond_each_radius(tmp_path: Path, monkeypatch: pyte
     ],
 )
 def test_every_mode_is_reported_where_it_is_tight(mode: Mode, radii: list[float], tight: list[float | None]) -> None:
-    """`tight` lists the radii whose accuracy is not only a lower bound; None represents the mean radius."""
+    """`tight` lists the radii at which the accuracy is more than a lower bound; None represents the mean radius."""
     assert certification(mode).radii == radii
     assert [radius for radius in [*radii, None] if is_tight(mode.settings, radius)] == tight
     if isinstance(mode, Curve):

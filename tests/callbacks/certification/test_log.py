@@ -112,7 +112,7 @@ def changed(what: str) -> Images:
 
 
 def unnamed(images: Images) -> Dataset:
-    """Wrap the images in a dataset type whose labels are not known to be in memory."""
+    """Wrap the images in a dataset type whose labels must be read one by one."""
     return Subset(images, range(len(images)))
 
 

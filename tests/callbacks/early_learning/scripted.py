@@ -25,7 +25,7 @@ CLEAN = torch.where(torch.arange(NUM_SAMPLES) % 4 == 0, (GIVEN + 1) % NUM_CLASSE
 
 
 def authors_update_epoch(y: np.ndarray, r: float, n: int, epochs_per_record: float = 1.0, shift: bool = False) -> float:
-    """Compute the epoch at which labels are updated, independently and directly from the rule's definition."""
+    """Compute the epoch at which labels are updated directly from the definition of the rule, without our code."""
     start = 0
     for k in range(len(y) - 1 if shift else 0):
         if y[k + 1] - y[k] < 0.1:

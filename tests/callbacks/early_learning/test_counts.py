@@ -72,14 +72,14 @@ def test_fits_of_many_pixels_are_not_rounded_to_single_precision(per_pixel: bool
 
 
 def test_counting_never_waits_for_the_device() -> None:
-    """Any operation that needs a value fails on the meta device."""
+    """The test runs on the meta device, where any operation that needs a value fails."""
     label = torch.zeros(3, 4, 4, dtype=torch.int64, device="meta")
     assert count_categories(torch.zeros(3, 5, 4, 4, device="meta"), label, label).is_meta
     assert count_right_labels(label, label, 5).is_meta
 
 
 def test_right_labels_equal_counting_one_by_one() -> None:
-    """A pixel labelled 255 counts as missing from its true category; a pixel whose true label is 255 is ignored."""
+    """A pixel labelled 255 counts as missing from its true category; a pixel with the true label 255 is not counted."""
     _, current, true = random_labels((4, 6, 5), 4, seed=1)
     current.view(-1)[::7], true.view(-1)[::5] = 255, 255
     np.testing.assert_array_equal(count_right_labels(current, true, 4), one_by_one(current, true))

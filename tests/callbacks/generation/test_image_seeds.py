@@ -39,7 +39,7 @@ def stochastic(scheduler: Any) -> Any:
 
 
 def assert_seeds_decide(generator: Any, requests: Sequence[ImageRequest]) -> np.ndarray:
-    """Compare images of one batch with those generated one by one, in a different order, with a new global seed."""
+    """Check that images of one batch equal those generated one by one with other global seeds, or in reverse order."""
     torch.manual_seed(11)
     together = generator.images(requests)[0].astype(int)
     before = torch.get_rng_state()

@@ -136,7 +136,7 @@ def test_training_and_its_random_numbers_are_the_same_to_the_bit(
 
 
 def test_a_run_that_goes_on_draws_the_same_grids(text_to_image: Path, tmp_path: Path) -> None:
-    """The optimizer is stateless, and every batch is seeded again."""
+    """This requires no state: the optimizer has none, and the seed is set again for every batch."""
     from callbacks.guards.seeding import SeedEveryBatch
 
     fit(text_to_image, tmp_path / "whole", [SeedEveryBatch(), grid(every_n_steps=1)])

@@ -56,7 +56,7 @@ def digits() -> LabelledImages:
 
 
 def run(directory: Path, module: TinyGenerator, callback: FID, **options: Any) -> dict[str, float]:
-    """Test a module in a directory, and return its metrics."""
+    """Test a module, with a run directory for its files, and return its metrics."""
     trainer = quiet(callbacks=[callback], default_root_dir=directory, **options)
     trainer.test(module, digits(), verbose=False)
     return {name: float(value) for name, value in trainer.callback_metrics.items()}

@@ -11,7 +11,7 @@ from tests.trainers import quiet
 
 
 class Exchanging(nn.Linear):
-    """Exchanges statistics between processes in training mode, which is only possible with tensors on the device."""
+    """Imitates a layer that exchanges statistics between processes in training mode, and fails on the meta device."""
 
     def forward(self, image: Tensor) -> Tensor:
         if self.training and image.device.type == "meta":

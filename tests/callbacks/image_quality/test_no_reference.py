@@ -82,7 +82,7 @@ def test_metrics_of_pyiqa_are_columns_of_the_table_with_and_without_clean_images
         PyIQAMeasure("niqe")(torch.rand(1, 1, 4, 4), None, "clipped")
     with pytest.raises(ValueError, match=r"lpips cannot measure .* there are no clean images"):
         PyIQAMeasure("lpips")(torch.rand(1, 1, 9, 9), None, "clipped")
-    with pytest.raises(ValueError, match="pyiqa: psnr is also the name of a different metric"):
+    with pytest.raises(ValueError, match="pyiqa: psnr is also the name of a metric that is not from pyiqa"):
         ImageMetricsTable(pyiqa=["psnr"])
 
 

@@ -38,7 +38,7 @@ def test_power_is_summed_over_rings_of_frequency() -> None:
 
 
 class Sharpened(torch.nn.Module):
-    """Multiplies the differences between images and their means."""
+    """Multiplies the difference between each image and its mean by a factor."""
 
     def __init__(self, factor: float) -> None:
         super().__init__()

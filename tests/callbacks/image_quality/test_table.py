@@ -133,7 +133,7 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"lpips_weights .*none\.safetensors does not exist"):
         ImageMetricsTable(lpips_weights=str(tmp_path / "none.safetensors"))
     save_file({"features.0.bias": torch.zeros(64)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match=r"other\.safetensors contains other weights than those of LPIPS"):
+    with pytest.raises(ValueError, match=r"other\.safetensors does not contain the weights of LPIPS"):
         ImageMetricsTable(lpips_weights=str(tmp_path / "other.safetensors"))
     with pytest.raises(TypeError, match="ImageMetricsTable needs a ImageMeasurer, and LightningModule lacks quality"):
         ImageMetricsTable().setup(Trainer(logger=False), LightningModule(), "test")

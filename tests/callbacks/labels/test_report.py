@@ -25,7 +25,7 @@ from tests.trainers import quiet
 
 
 def test_score_is_the_closed_form_of_two_classes() -> None:
-    """With p = (a, 1 - a), the margin of class 0 is 2a - 1, so the score is a itself."""
+    """With p = (a, 1 - a), the margin of class 0 is 2a - 1, so the score of label 0 is a itself."""
     a = torch.tensor([0.0, 0.1, 0.5, 1.0], dtype=torch.float64)
     probability = torch.stack([a, 1 - a], dim=1)
     torch.testing.assert_close(label_score(probability, torch.zeros(4, dtype=torch.int64)), a)

@@ -25,7 +25,7 @@ def test_a_random_box_lies_in_the_image_and_has_an_allowed_shape(width: int, hei
 
 
 def test_a_box_that_never_fits_is_the_greatest_centred_one() -> None:
-    """At the largest area, no allowed ratio fits into a strip; torchvision falls back to the same box."""
+    """In a narrow image, no box of the largest area fits at an allowed ratio; torchvision has the same fallback."""
     uniform = [0.5] * 2 + [1 - 1e-7] * 20
     assert box_of_random_area(400, 100, uniform, SCALE, RATIO) == Box(133, 0, 266, 100)
     assert box_of_random_area(100, 400, uniform, SCALE, RATIO) == Box(0, 133, 100, 266)

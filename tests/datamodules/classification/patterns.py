@@ -15,7 +15,7 @@ LOADER = set(inspect.signature(LabelledImages.__init__).parameters) - {"self", "
 
 
 def loaded(kind: type[ImageSet], *args: Any, **options: Any) -> LabelledImages:
-    """Build batches from an image set of this type; each option is passed to the class that accepts it."""
+    """Build a DataModule with an image set of this type; each option is passed to whichever of the two accepts it."""
     loader = {key: options.pop(key) for key in [*options] if key in LOADER}
     return LabelledImages(kind(*args, **options), **loader)
 

@@ -32,7 +32,7 @@ D = 16
 
 
 class Encoder(nn.Module):
-    """Counts the images that it encodes."""
+    """An encoder that counts the images that it encodes."""
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()

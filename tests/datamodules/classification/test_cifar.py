@@ -20,7 +20,7 @@ PER_CLASS = 2
 
 
 def content(num_classes: int, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return images `[N, 3, 32, 32]`, uint8, and labels: two per class for training, one for testing."""
+    """Return uint8 images `[N, 3, 32, 32]` and labels; each class has two training images and one test image."""
     random = np.random.default_rng([num_classes, len(split)])
     label = random.permutation(np.repeat(np.arange(num_classes), PER_CLASS if split == "train" else 1))
     return random.integers(256, size=(len(label), 3, 32, 32), dtype=np.uint8), label

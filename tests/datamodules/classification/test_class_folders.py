@@ -1,4 +1,4 @@
-"""Folders with a given number of classes are read like any folder; the number is also known if they do not exist."""
+"""Folders with a given number of classes are read like any other, and have this number even if they do not exist."""
 
 from pathlib import Path
 

@@ -73,7 +73,7 @@ def test_corrected_batches_carry_the_labels_that_were_given(second_view: bool) -
 
 
 def corrected_by_each(module: Any, data: Any) -> None:
-    """Correct the samples of this process after the first epoch, and then save the samples of the next epoch."""
+    """Correct labels of this process after the first epoch; after the next epoch, save the samples that it used."""
     if module.current_epoch == 0:
         module.trained.clear()
         index = torch.arange(7) if module.global_rank == 0 else torch.tensor([20, 30])

@@ -9,7 +9,11 @@ from tests.datamodules.classification.shifted import SMALL, paint, reds
 
 
 def folder_of_domains(tmp_path: Path) -> Path:
-    """Write two classes in three domains; red is 100 * domain + 5 * class + image; the last image is for testing."""
+    """Write two classes in three domains.
+
+    Each class has three images, of which the last is for testing. The red value of an image is 100 * domain + 5 * class
+    + image.
+    """
     root = tmp_path / "domain_net"
     for d, domain in enumerate(("real", "sketch", "clipart")):
         lists: dict[str, list[str]] = {"train": [], "test": []}

@@ -39,7 +39,7 @@ def test_a_split_holds_out_the_same_fraction_of_every_class(label: list[int], fr
 
 
 def test_labels_that_were_written_give_another_run_the_same(tmp_path: Path) -> None:
-    """The split is the same, too, because the table lists the whole set in its original order."""
+    """The validation split is the same, too, because the table lists the whole set in its original order."""
     first = patterns(label_noise=Symmetric(0.5), validation_fraction=0.2, seed=1)
     trained(first, tmp_path)
     second = ready(patterns(label_noise=FromCSV(str(tmp_path / "labels.csv")), validation_fraction=0.2, seed=1))

@@ -82,7 +82,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "log": ("tsv", read_log),
     "report": ("csv", lambda path: merged([path])),
 }
-"""Every reader of user files, with the suffix of its files."""
+"""Every reader of user files: the suffix of its files, and the function that reads a file."""
 MEMORY = 3 << 30
 """Bytes that reading may use in addition to the loaded libraries; a file of a few kB may unpack to 1 GiB, and to twice
 as much if it is converted."""

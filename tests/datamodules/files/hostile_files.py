@@ -1,4 +1,4 @@
-"""Damaged, foreign or malicious weight files, keyed by what is wrong with them."""
+"""Damaged, foreign or malicious weight files; the key of each file says what is wrong with it."""
 
 import io
 import json

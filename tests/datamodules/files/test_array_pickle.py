@@ -92,7 +92,7 @@ def test_what_a_file_names_can_not_be_changed_by_it(name: str, state: Any, tmp_p
 
 def test_numbers_of_objects_take_no_memory(tmp_path: Path) -> None:
     numbered = b"\x80\x03]r" + (1 << 28).to_bytes(4, "little") + b"."
-    with pytest.raises(ValueError, match="it stores an object at index 268435456 of the memo, but has only 9 bytes"):
+    with pytest.raises(ValueError, match="it stores an object at memo index 268435456, but has only 9 bytes"):
         read(tmp_path / "arrays.pkl", numbered)
 
 

@@ -1,4 +1,4 @@
-"""Fuzz every reader of user files with truncated, changed and foreign files in a process with little memory.
+"""Give truncated, changed and foreign files to every reader of user files, in a process with little memory.
 
 Each file is read, or rejected in one sentence with its name: without a traceback or a signal, and within the limits of
 memory and time. `hostile_child.py` lists the readers.

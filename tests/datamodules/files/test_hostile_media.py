@@ -42,7 +42,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def image_bomb(path: Path, side: int = 100_000) -> Path:
-    """Write a PNG file of one kilobyte that claims 10^10 pixels."""
+    """Write a PNG file of one kilobyte whose header claims 10^10 pixels."""
     header = struct.pack(">2I5B", side, side, 8, 0, 0, 0, 0)
     rows = chunk(b"IDAT", zlib.compress(bytes(1000)))
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + rows + chunk(b"IEND", b""))

@@ -187,7 +187,7 @@ def test_links_within_a_class_bring_no_image_a_second_time(animals: Path, links:
 
 
 def test_links_elsewhere_are_followed(animals: Path, tmp_path: Path) -> None:
-    """A class, or a part of it, may be on a different disk, and images may have different names."""
+    """A class folder or its subfolder may be a link to another disk, and links to images may have other names."""
     (tmp_path / "disk").mkdir()
     (animals / "dog").rename(tmp_path / "disk" / "dogs")
     (animals / "dog").symlink_to(tmp_path / "disk" / "dogs")
@@ -218,7 +218,7 @@ def test_links_elsewhere_are_followed(animals: Path, tmp_path: Path) -> None:
 def test_an_image_that_links_bring_into_two_classes_is_refused(
     animals: Path, tmp_path: Path, link: str, target: str, twice: str
 ) -> None:
-    """The image would have two labels, one of which is wrong."""
+    """Such an image would have two labels, of which at least one is wrong."""
     (tmp_path / "pool").mkdir()
     (tmp_path / "pool" / "7.png").touch()
     if "pool" in twice:

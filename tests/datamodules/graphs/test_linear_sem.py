@@ -36,7 +36,7 @@ def test_a_set_is_a_function_of_its_seed() -> None:
         ({"graph": "scale_free", "edges": 5}, "edges_per_node must be in"),
         ({"variance": 0.0}, "variance must be positive"),
         ({"variance": (2.0, 1.0)}, "upper_end_of_variance must be at least 2.0"),
-        ({"noise": StudentT(2.0)}, "noise must have a variance, got StudentT"),
+        ({"noise": StudentT(2.0)}, "noise must have a finite variance, got StudentT"),
     ],
 )
 def test_what_is_out_of_range_is_named(arguments: dict[str, Any], message: str) -> None:

@@ -34,7 +34,7 @@ class Points:
         self.count += 1
 
     def watch(self) -> None:
-        """Count from now on, until the process ends."""
+        """Count the points that the process passes, from now until it ends."""
 
         def heard(event: str, arguments: tuple[Any, ...]) -> None:
             writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
@@ -71,6 +71,6 @@ def run_until(fatal: int | None, function: Callable[[Points], None]) -> int:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Read all files below a folder, keyed by relative path, except partial files of the test's own `all`."""
+    """Return the content of all files below a folder by relative path, except partially written files named `all`."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.match(".all.partial-*")]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}

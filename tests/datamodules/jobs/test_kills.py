@@ -58,7 +58,7 @@ def keys_of(kind: str) -> list[Any]:
 
 
 def run(kind: str, folder: Path, points: Points) -> None:
-    """Compute all items, and gather them at the end."""
+    """Compute all items of the job, and gather the results at the end."""
 
     def compute(positions: list[int]) -> Iterator[tuple[int, Any]]:
         for position in positions:
@@ -128,7 +128,7 @@ def test_one_process_that_is_killed_anywhere_goes_on(way: str, kind: str, tmp_pa
 
 
 def one_of_two(way: str, kind: str, folder: str, victim: int, fatal: int | None) -> int:
-    """Run one of two processes, kill it if it is the victim, and return the number of points that it passed."""
+    """Do the work of one of two processes (the victim kills itself at point `fatal`), and return the points passed."""
     points = Points(fatal if os.environ["RANK"] == str(victim) else None)
     dist.init_process_group("gloo")
     dist.barrier()  # an earlier kill would make the other process fail during group initialisation

@@ -58,7 +58,7 @@ def row(item: int, value: int = 0, time: int = 0) -> dict[str, str]:
 
 
 def test_a_last_line_without_an_end_is_no_row(tmp_path: Path) -> None:
-    """The writer may have been killed at any byte."""
+    """The process that wrote the line may have been killed at any byte."""
     whole = rows(tmp_path / "whole")
     for item in (3, 1):
         whole.write(item, row(item))

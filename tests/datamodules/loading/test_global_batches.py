@@ -17,7 +17,7 @@ def shares(num_samples: int, batch_size: int, world_size: int, **options: Any) -
 
 
 def merged(requests: list[list[Request]]) -> list[Tensor]:
-    """Merge the requests into global batches: the i-th sample of process r is the (r + i W)-th."""
+    """Merge the requests into global batches: sample i of process r of W is sample r + i W of the global batch."""
     batches = []
     for of_batch in zip(*requests, strict=True):
         batch = torch.full((of_batch[0].global_batch_size,), -1)
@@ -123,7 +123,7 @@ def test_a_resumed_epoch_continues_where_it_stopped_and_the_next_is_whole(
 
 
 def test_visits_are_counted_over_passes_and_epochs() -> None:
-    """Two networks that are trained one after the other in one epoch get different augmentations."""
+    """In an epoch that trains two networks one after the other, the two therefore get different augmentations."""
     batches = GlobalBatches(20, 10, shuffle=True, passes=2)
     visits = []
     for epoch in range(3):

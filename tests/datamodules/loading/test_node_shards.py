@@ -1,4 +1,4 @@
-"""Shards have the drawn sizes, and batches follow each node's shard for any number of processes."""
+"""Each node's shard has the drawn size, and for any number of processes, each node's batches come from its shard."""
 
 from typing import Any
 

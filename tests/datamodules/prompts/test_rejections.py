@@ -42,7 +42,7 @@ REJECTED: list[Row] = [
      ValueError, r"validation_fraction 0.02 holds out none of 8: .* of at least 0.12$"),
     ("CaptionedImages train_size",
      lambda _: CaptionedImages(CaptionedClasses(Digits(train_size=2)), validation_fraction=0.9).setup("fit"),
-     ValueError, "leaves no training image of 2"),
+     ValueError, "leaves none of 2 images for training"),
     ("no better pair", no_better_pair, ValueError, r"none of 1 pairs in .* improves the score"),
     ("cut pair", cut_pair, DamagedFile, r"1_7.npz is damaged"),
     ("what is no list of texts 1", lambda root: what_is_no_list_of_texts(root, ""), ValueError, "has no prompt"),

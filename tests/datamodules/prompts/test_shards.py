@@ -23,7 +23,7 @@ def image_of(width: int, height: int) -> bytes:
 
 
 def write(root: Path, kind: str) -> list[str]:
-    """Write seven images of 40 x 30 in two shards; green encodes the position."""
+    """Write seven images of 40 x 30 in two shards; the green value encodes the position of the image."""
     captions = [f"caption {number} \N{SNOWMAN}" for number in range(7)]
     for shard, part in enumerate((SAMPLES[:4], SAMPLES[4:])):
         if kind == "parquet":

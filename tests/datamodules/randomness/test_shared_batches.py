@@ -49,7 +49,7 @@ def mixed(image: Tensor, label: Tensor, *alphas: float) -> Tensor:
 
 
 def drawn(image: Tensor, label: Tensor) -> dict[str, Tensor]:
-    """Draw for some samples in each way that training steps use; the first dimension is the sample."""
+    """Draw random numbers for these samples in every way that training steps do; dimension 0 is the sample."""
     found = {name: view(image) for name, view in VIEWS.items()}
     mixing = draw_mixing(len(image), 1.0)
     return found | {

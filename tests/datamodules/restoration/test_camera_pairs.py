@@ -83,5 +83,5 @@ def test_crops_of_dnd_are_cut_out_of_its_own_files(tmp_path: Path, monkeypatch: 
     assert (images.clean, images.data_range) == (None, 1)
     np.testing.assert_array_equal((images.noisy or [])[3], photographs[1, 2:6, 4:8].transpose(2, 0, 1).astype("f4"))
     monkeypatch.setattr(camera_pairs, "read_cells", lambda path, key: [np.ones((4, 20))])
-    with pytest.raises(ValueError, match=r"info.mat has boxes \[4, 20\] of a photograph, not \[20, 4\]"):
+    with pytest.raises(ValueError, match=r"info.mat has boxes of shape \[4, 20\] for a photograph, not \[20, 4\]"):
         DND(str(tmp_path)).images("test")

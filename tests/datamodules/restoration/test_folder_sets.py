@@ -88,7 +88,7 @@ def test_centres_of_some_images_are_evenly_spaced() -> None:
     for arguments, message in (
         ({"crop_size": 0, "count": 3}, "crop_size must be at least 1, got 0"),
         ({"crop_size": 4, "count": 8}, "Numbered has 7 images, but count is 8"),
-        ({"crop_size": 7, "count": 3}, "0 has 6 x 8 pixels; crop_size is 7"),
+        ({"crop_size": 7, "count": 3}, "0 has 6 x 8 pixels, less than crop_size 7"),
     ):
         with pytest.raises(ValueError, match=message):
             Crops(Numbered(), **arguments).images("test")

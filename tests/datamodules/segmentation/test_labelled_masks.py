@@ -55,7 +55,7 @@ def blocks(batch_size: int = 4, known: bool = True, **options: Any) -> LabelledM
 
 
 class InAFile(LabelledMasks):
-    """Keeps corrections in a file, as for a set that does not fit in shared memory."""
+    """Keeps corrected labels in a file, as is done for datasets that do not fit in shared memory."""
 
     def __init__(self, batch_size: int = 4, **options: Any) -> None:
         super().__init__(Blocks(), batch_size, **{"num_workers": 0} | options)

@@ -174,7 +174,7 @@ def test_missing_slices_are_named(folders: Path, tmp_path_factory: pytest.TempPa
     [
         (lambda path: path.write_bytes(b"none"), UnreadableImage, r"Patient_03_0002\.npy cannot be read as a slice"),
         (lambda path: np.save(path, np.full((32, 32), 5)), ValueError, "a pixel of category 5, but num_classes 5"),
-        (lambda path: np.save(path, np.full((32, 32), 0.5)), ValueError, "must contain classes, whole numbers"),
+        (lambda path: np.save(path, np.full((32, 32), 0.5)), ValueError, "must contain class indices, whole numbers"),
         (lambda path: np.save(path, np.ones((32, 31))), ValueError, r"is \[32, 32\] and its mask \[32, 31\]"),
         (lambda path: np.save(path, np.array([None]), allow_pickle=True), UnreadableImage, "cannot be read as a slice"),
     ],

@@ -30,7 +30,7 @@ def test_auxiliary_masks_depend_on_seed_visit_and_image_alone() -> None:
 
 
 def test_annotated_images_have_their_true_masks_as_labels() -> None:
-    """The labels are used only for the supervised upper bound; images and auxiliary masks do not change."""
+    """Only the supervised upper bound uses these labels; images and auxiliary masks are the same as without them."""
     free, annotated = (UnpairedMasks(EllipseImages(annotated=given), seed=3) for given in (False, True))
     batches = []
     for data in (free, annotated):

@@ -19,7 +19,7 @@ from datamodules.tables.noised_points import (
 
 @pytest.mark.parametrize("law", [Atoms(), Atoms(3), UniformCube(2, 2.0), UnitCircle()])
 def test_the_posterior_mean_is_the_scores(law: PointDistribution) -> None:
-    """Compare the posterior mean with a weighted mean of many draws, and with the conditional mean of the labels."""
+    """Compare the posterior mean with a weighted mean of many samples, and with the conditional mean of the targets."""
     random = np.random.default_rng(0)
     x = random.standard_normal((4, 2))
     a, h = np.full((4, 1), 0.8), np.full((4, 1), 0.36)

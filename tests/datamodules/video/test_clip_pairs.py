@@ -19,7 +19,7 @@ NOISY = Chain([ResizeToEnd(["area"]), RandomNoise()], scale=2)
 
 
 class Numbered(ClipSet):
-    """Three clips whose pixels encode clip, frame, row and column, with or without their reduced versions."""
+    """Three clips whose pixels encode clip, frame, row and column; `pairs` adds reduced versions of the clips."""
 
     channels = 3
     scale = 2

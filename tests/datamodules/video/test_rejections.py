@@ -25,7 +25,7 @@ def no_readable_clip(root: Path) -> object:
 REJECTED: list[Row] = [
     ("batches num_frames 1",
      lambda _: batches(ClipPairs(training=Numbered(), degradation=HALVED, batch_size=3, num_frames=6)), ValueError,
-     "a has 5 frames, less than data.num_frames 6"),
+     "a has 5 frames, fewer than data.num_frames 6"),
     ("batches patch_size 1",
      lambda _: batches(ClipPairs(training=Numbered(), degradation=HALVED, batch_size=3, num_frames=2, patch_size=10)),
      ValueError, "a has 8 x 8 pixels, less than data.patch_size 10"),

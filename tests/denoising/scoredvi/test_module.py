@@ -19,7 +19,7 @@ K, C, H, W = 2, 1, 4, 6
 
 
 class Gaussian(nn.Module):
-    """The posterior mean of N(m, 0.09) images under noise of variance s2."""
+    """A denoiser that returns the posterior mean of N(m, 0.09) images under noise of variance s2."""
 
     def __init__(self, m: float, s2: float) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ def module(**more: Any) -> ScoreDVI:
 
 
 class Given(nn.Module):
-    """A posterior that equals its parameters."""
+    """Stands in for the posterior network, and returns its own parameters as the posterior."""
 
     def __init__(self) -> None:
         super().__init__()

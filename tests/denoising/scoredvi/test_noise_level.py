@@ -21,7 +21,7 @@ def test_the_deviation_of_white_noise_on_a_smooth_image_is_found_a_little_low(de
 
 
 def test_correlated_noise_is_found_behind_its_correlation() -> None:
-    """Neighbouring pixels share their noise; pixels four apart do not."""
+    """The noise of neighbouring pixels is correlated; that of pixels at a distance of four is not."""
     random = np.random.default_rng(1)
     noise = random.normal(0, 0.06, (1, 61, 61)).repeat(4, axis=1).repeat(4, axis=2)
     assert noise_deviation(0.5 + noise) == pytest.approx(0.06, rel=0.25)

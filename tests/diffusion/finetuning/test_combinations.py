@@ -25,7 +25,7 @@ def grid(**options: Any) -> PromptGrid:
 
 def test_a_grid_of_prompts_needs_prompts_and_no_condition(text_to_image: Path, tmp_path: Path) -> None:
     own = trainer(tmp_path, callbacks=[grid(prompts=["a cat"])])
-    with pytest.raises(TypeError, match="PromptGrid has no condition images, which ControlNet needs"):
+    with pytest.raises(TypeError, match="PromptGrid cannot show ControlNet, which needs condition images"):
         own.fit(controlled(text_to_image), conditioned(tmp_path / "images"))
     module = tuning(TextToImage(str(text_to_image), tuning="lora"))
     module.prompts = ()  # OneMoreStep has no prompts either

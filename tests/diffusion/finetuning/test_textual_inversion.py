@@ -50,7 +50,7 @@ def parts(pipeline: Any) -> list[tuple[Any, Any]]:
 
 
 def extended(folder: Path) -> Any:
-    """Load a pipeline with diffusers, and add the word with the functions of transformers."""
+    """Load a pipeline with diffusers, and add the new word to it with functions of transformers."""
     alone: Any = DiffusionPipeline.from_pretrained(folder)
     for tokenizer, encoder in parts(alone):
         start = tokenizer.convert_tokens_to_ids(f"{START}</w>")

@@ -1,4 +1,4 @@
-"""Training, tests and latents for unmodified pipelines, with tiny saved pipelines and with full-size configurations."""
+"""Training, testing, and latents for unmodified pipelines, which are tiny or have full-size configurations."""
 
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ def test_a_step_is_the_squared_error_with_its_gradient() -> None:
 def test_an_unmodified_pipeline_begins_with_golden_noise(
     kind: str, width: int, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """NPNet is trained on pairs from the pipeline and loaded from its checkpoint; then plain diffusers generates."""
+    """NPNet is trained on the pipeline's pairs and loaded from its checkpoint; plain diffusers then uses its noise."""
     folder = str(request.getfixturevalue(kind))
     sampler: Any = {"sampler": "DPMSolverMultistepScheduler"}
     model = HunyuanDiT(folder, **sampler) if kind == "hunyuan_dit" else TextToImage(folder, **sampler)

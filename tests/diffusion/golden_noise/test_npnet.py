@@ -153,7 +153,7 @@ def test_parameters_at_full_size() -> None:
 
 
 def released(path: Path, **more: Any) -> dict[str, Any]:
-    """Write a file of small weights in the format of the authors' training code."""
+    """Write weights of a small NPNet in the format of the authors' training code, and return the content."""
     size, n, c = 8, 16, 4
     shapes = {"mlp1": (64, n), "mlp2": (64, n), "mlp4": (1024, n)}
     svd = {f"{name}.0.weight": randn(*shape) for name, shape in shapes.items()}

@@ -1,4 +1,4 @@
-"""MPS: values of the authors' code, the score of a pickled model without running its code, and rejections."""
+"""MPS: the values equal the authors', a pickled model is read without running its code, and bad files are rejected."""
 
 from pathlib import Path
 from typing import Any

@@ -112,7 +112,7 @@ def test_the_probability_is_that_of_the_class_that_the_text_names() -> None:
     logits = torch.tensor([[0.0, 1.0], [2.0, 0.0]]).view(2, 1, 1, 2)
     found = reward(logits, ["yes", "yes"])
     torch.testing.assert_close(found, torch.tensor([1.0, -2.0]).sigmoid())
-    with pytest.raises(ValueError, match="captions must contain every text; missing: maybe"):
+    with pytest.raises(ValueError, match="captions must contain every text that is scored; missing: maybe"):
         reward(logits, ["yes", "maybe"])
 
 

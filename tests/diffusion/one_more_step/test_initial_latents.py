@@ -119,7 +119,7 @@ def test_a_pipeline_scales_the_state_to_its_own_units(kind: Any) -> None:
 
 @pytest.mark.parametrize("d", [256, 1024, 4096])
 def test_gaussian_brightness_shrinks_as_the_closed_form_says_and_is_kept_by_the_oracle(d: int) -> None:
-    """For images b + texture of d pixels, b ~ N(0, .25), the sum of the pixels over sqrt(d) has variance d / 4."""
+    """Images have d pixels, which are b + texture with b ~ N(0, .25); their sum over sqrt(d) has variance d / 4."""
     variance, n = d / 4, 20_000
     abar = scheduler_levels(DDIMScheduler(**STABLE_DIFFUSION))
     levels = torch.from_numpy(abar)

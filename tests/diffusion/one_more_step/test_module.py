@@ -130,7 +130,7 @@ def test_a_deviation_below_the_greatest_keeps_a_part_of_the_first_noise() -> Non
 
 
 def test_plain_samples_are_the_models_own_and_all_starts_share_their_noise() -> None:
-    """A model that predicts zero noise decodes its initial state by scaling it."""
+    """The model predicts zero noise, so sampling only scales the initial state."""
     data = batch()
     starts = {start: built(start=start).began(data, start)[0] for start in ("plain", "offset_noise", "oracle")}  # type: ignore[arg-type]
     offset = starts["offset_noise"] - starts["plain"]
@@ -159,7 +159,7 @@ class NoSignal(nn.Module):
 
 
 def test_a_schedule_without_signal_at_its_end_is_used_by_samples_alone() -> None:
-    """On this schedule, v = -x_0, so a single step from any noise gives x_0; on the usual schedule, it does not."""
+    """Without signal, v = -x_0, so a single step from any noise gives x_0; with the usual schedule, it does not."""
     trained = DDIMScheduler(beta_start=0.00085, beta_end=0.007, prediction_type="v_prediction")
     network = NoSignal()
     module = built(model=PixelModel(network, trained), start="zero_terminal_snr", num_inference_steps=1)

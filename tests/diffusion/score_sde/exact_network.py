@@ -7,7 +7,7 @@ from lightning_modules.sde.processes import VE, Process
 from tests.sde.exact import gaussian_score
 
 MEAN, DEVIATION = 0.6, 0.1
-"""Mean and standard deviation of the pixels of images in [0, 1]."""
+"""Mean and standard deviation of the pixels; the images are in [0, 1]."""
 
 
 class Exact(nn.Module):

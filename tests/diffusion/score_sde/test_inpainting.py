@@ -1,4 +1,4 @@
-"""Images with known pixels or known grey values, tested and predicted with a score model."""
+"""A score model restores images of which only some pixels, or only the grey values, are known."""
 
 from pathlib import Path
 from typing import Any

@@ -65,7 +65,7 @@ def latent(*shape: int, seed: int = 0) -> Tensor:
 
 
 def released_folder(pipeline: Path, folder: Path) -> ControlNetModel:
-    """Save a pipeline in the layout of the released models, and return its encoder, a complete ControlNet.
+    """Save a pipeline in the layout of the released models; return its image encoder, which is a complete ControlNet.
 
     Running the code in the folder would create a file `ran`.
     """

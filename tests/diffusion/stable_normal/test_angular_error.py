@@ -34,7 +34,7 @@ def test_angles_are_those_between_directions_whatever_the_frame() -> None:
 
 
 def test_measures_are_pooled_over_the_pixels_of_all_images() -> None:
-    """Compare with numpy on all pixels at once; true normals are not normalised, and some are unknown."""
+    """Compare with NumPy on all pixels at once; the true normals have any length, and some are unknown."""
     true = [normals(2, 3, 6, 7), 1.2 * normals(1, 3, 4, 4, seed=1)]
     true[0][0, :, :2] = 0
     true[1][0, :, 0] = 1.6

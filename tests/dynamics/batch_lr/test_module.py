@@ -111,7 +111,7 @@ def test_an_interrupted_run_learns_what_an_uninterrupted_one_does(tmp_path: Path
     [
         ({"learner": learner(samples=61)}, {}, r"samples of OnlineLearner must be in \[1, 60\], got 61"),
         ({"spectra": BatchSpectra([4], samples=61)}, {}, r"samples of BatchSpectra must be in \[1, 60\], got 61"),
-        ({"spectra": BatchSpectra([60])}, {}, "must be smaller than the 60 samples, got 60"),
+        ({"spectra": BatchSpectra([60])}, {}, "must be below 60, the sample count, got 60"),
         ({"learner": learner(rule="ssgdm"), "optimizer": torch.optim.Adam}, {}, "sets momentum, which Adam lacks"),
         ({"learner": learner()}, {"precision": "bf16-true"}, "needs single precision or better, and .* is in half"),
         (

@@ -85,7 +85,7 @@ def test_the_covariance_of_a_batchs_mean_is_that_of_sampling_without_replacement
 
 
 def one_at_a_time(network: nn.Module, points: DescentPoints, count: int, B: int, rate: float, alpha: float) -> int:
-    """Take iterations with torch's optimizer on the paper's loss; return the iteration of the last change."""
+    """Iterate torch's optimizer on the paper's loss, and return the last iteration that changed the weights."""
     optimizer = torch.optim.SGD(network.parameters(), lr=rate)
     changed = 0
     for iteration in range(count):

@@ -120,10 +120,10 @@ def test_masks_are_of_single_precision_under_autocast() -> None:
         ({"n": 3, "flow": flow("sdgf_stepwise")}, "m / n must be a power of two above 1 for sdgf_stepwise, got 4 / 3"),
         ({"n": 4, "flow": flow("sdgf_stepwise")}, "must be a power of two above 1 for sdgf_stepwise, got 4 / 4"),
         ({"flow": flow("sdgf_geometric")}, "m of blocks.0.mlp.fc1 must divide its fan-in 16, got 32"),
-        ({"m": 2048, "along": "unstructured"}, "m of blocks.0.mlp.fc1 must be at most its 1024 weights times n 1"),
+        ({"m": 2048, "along": "unstructured"}, "fc1 must be at most 1024, its 1024 weights times n 1, got 2048"),
         ({"own": {"*.qkv/w": [1, 2]}}, r"own: \*.qkv/w: \[1, 2\] must be"),
         ({"own": {"*.qkv": [1]}}, r"own: \*.qkv: \[1\] must be"),
-        ({"own": {"*.0.attn.proj/q": [1, 2]}}, "blocks.0.attn.proj has 16 rows, not divisible into q, k and v"),
+        ({"own": {"*.0.attn.proj/q": [1, 2]}}, "blocks.0.attn.proj has 16 rows, but q, k and v need a multiple of 3"),
         (
             {"own": {"*.qkv/q": [1, 32]}, "along": "outputs"},
             "m of blocks.0.attn.qkv/q must divide its outputs 16, got 32",

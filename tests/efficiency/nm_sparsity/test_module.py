@@ -158,6 +158,6 @@ def test_a_frozen_layer_and_too_few_epochs_are_named() -> None:
     with pytest.raises(ValueError, match=r"layers: blocks.0.mlp.fc1 is frozen"):
         NMSparsity(vit().requires_grad_(False), 3, 1, 8, LAYERS, decay_rate=0.1)
     with pytest.raises(
-        ValueError, match="max_epochs must be above dense_epochs 1 and fine_tune_epochs 1 together, got 2"
+        ValueError, match="max_epochs must be above the sum of dense_epochs 1 and fine_tune_epochs 1, got 2"
     ):
         fitted(dense_epochs=1, fine_tune_epochs=1)

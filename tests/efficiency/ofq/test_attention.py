@@ -47,7 +47,7 @@ def reparametrised(plain: Any, made: Any = unquantised, product: Any = None) -> 
 
 
 def masked(windowed: bool) -> dict[str, Tensor]:
-    """Return a mask of two windows."""
+    """Return an attention mask for two windows, or none."""
     return {"mask": -100.0 * torch.randn(2, TOKENS, TOKENS).gt(0.5).double()} if windowed else {}
 
 

@@ -1,4 +1,4 @@
-"""Oscillations of known sequences, annealed weights bit by bit, and a regression that annealing stabilises."""
+"""Oscillations in known sequences, bit-exact checks of annealed weights, and a regression that annealing stabilises."""
 
 import math
 
@@ -68,7 +68,7 @@ def test_frozen_weights_keep_every_bit_under_momentum_and_decay(boundary: float,
 
 
 def regression(bits: int, annealed: bool, seeds: int = 2, steps: int = 1500) -> tuple[float, float, float]:
-    """Fit y = W* x with a quantised W by SGD, and observe the last 500 steps; all seeds are rows of one weight.
+    """Fit y = W* x with a quantised W by SGD, and observe the last 500 steps; one weight stacks the rows of all seeds.
 
     Returns:
         Share of oscillating weights, standard deviation over time of the rows' scales, and mean squared error of W.

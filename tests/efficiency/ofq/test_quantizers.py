@@ -1,4 +1,4 @@
-"""Levels, thresholds, gradients and initial scales of StatsQ and LSQ: formulas, and finite precision."""
+"""Levels, thresholds, gradients and initial scales of StatsQ and LSQ: agreement with formulas, and finite precision."""
 
 import math
 from typing import Any

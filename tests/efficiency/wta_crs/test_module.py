@@ -190,7 +190,7 @@ def test_a_frozen_layer_is_named() -> None:
 def test_other_processes_and_checkpoints_that_do_not_fit_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small(shares=3)
     monkeypatch.setattr(module, "world_size", lambda: 2)
-    with pytest.raises(ValueError, match="shares must be a multiple of the 2 processes, got 3"):
+    with pytest.raises(ValueError, match="shares must be a multiple of 2, the number of processes, got 3"):
         model.on_fit_start()
     with pytest.raises(ValueError, match="select 8 products, but the checkpoint has 2"):
         model.on_load_checkpoint(

@@ -67,8 +67,8 @@ METHODS: dict[str, tuple[tuple[str, ...], Predict, list[tuple[int, ...]]]] = {
     "consistency/demo": (("--model.sigma", "0.25"), vote_fractions, [DIGIT, DIGIT]),
     "finetuning/demo": ((), network, [DIGIT, TIMESTEP]),
 }
-"""For each demo: arguments of the export, the function that the model computes, and the shape of one sample of each
-input. The images have a different size than in training if the method allows it."""
+"""For each demo: arguments of `export`, the function that the exported model should compute, and for each input, the
+shapes of one sample. Images have another size than in training if the method allows it."""
 FIRST = ["elr/demo", "adele/demo", "noise2score/demo"]
 """A classifier, a segmenter and a denoiser."""
 
@@ -91,7 +91,7 @@ assert not {"lightning_modules", "experiments", "datamodules", "callbacks", "lig
 
 
 def alone(*folders: Path) -> str:
-    """Run the README's example and each folder's model in a separate process without this project."""
+    """Run the example of each export's README in a separate process that cannot import this project."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     done = subprocess.run(
         [sys.executable, "-I", "-c", ALONE, *map(str, folders)],

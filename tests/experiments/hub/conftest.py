@@ -1,4 +1,4 @@
-"""A run on a folder of images with absolute paths, as a user has it, and the folder that is pushed for it."""
+"""A user's run on a folder of images, with absolute paths in its settings, and the folder that `push` makes from it."""
 
 import json
 import os
@@ -74,7 +74,7 @@ def own_run(home: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def pushed(own_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder that is pushed for this run."""
+    """Return the folder that `push` writes for `own_run`."""
     folder = tmp_path_factory.mktemp("pushed") / "cats"
     assert push(own_run, "--output", folder, "--license", "cc-by-4.0") == 0
     return folder

@@ -17,14 +17,14 @@ REFUSED = {"secret/model": (401, "RepoNotFound"), "gated/model": (403, "GatedRep
 
 
 class StandInHub:
-    """Repositories by name, each a folder, and a record of the requested files."""
+    """Serves a folder for each repository name, and records the requested files."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, Path] = {}
         self.asked: list[str] = []
 
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
-        """Return the status, headers and content of an address."""
+        """Return the status, headers and content with which the Hub answers a request for this path."""
         match = re.match(r"/(api/models/)?([\w.-]+/[\w.-]+)/(revision|tree|resolve)/([^/?]+)/?([^?]*)", path)
         assert match is not None, path
         _, repo_id, kind, revision, name = match.groups()

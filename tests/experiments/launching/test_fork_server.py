@@ -1,4 +1,4 @@
-"""A forked process behaves like a fresh one, reuses the imports of earlier ones, and dies without affecting others."""
+"""A forked process behaves like a new one, reuses earlier processes' imports, and may die without affecting others."""
 
 import signal
 import subprocess

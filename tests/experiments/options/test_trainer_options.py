@@ -36,7 +36,7 @@ SHARDED = (
             "elr/demo",
             "strategy",
             SHARDED,
-            "trainer.strategy ModelParallelStrategy shards modules that override configure_model, and ELR does not",
+            "trainer.strategy ModelParallelStrategy needs a module that overrides configure_model, and ELR does not",
         ),
     ],
 )

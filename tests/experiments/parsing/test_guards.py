@@ -40,7 +40,7 @@ def test_guards_come_first_and_one_is_switched_off_by_its_name(tmp_path: Path) -
 
 
 def test_monna_compares_with_what_diverges() -> None:
-    """Plain averaging diverges under attack, and this must not stop its runs."""
+    """Plain averaging, the baseline of MoNNA, diverges under attack; its runs must continue nevertheless."""
     settings = yaml.safe_load((ROOT / "configs/monna/demo.yaml").read_text())
     assert settings["guards"] == {"finite_loss": None}
 

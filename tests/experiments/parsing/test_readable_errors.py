@@ -25,7 +25,7 @@ LATIN = os.fsdecode(b"caf\xe9")
 
 @pytest.fixture(autouse=True)
 def _nobody_waits() -> Iterator[None]:
-    """Abort a test that blocks on a pipe."""
+    """Abort tests that wait forever for a pipe."""
 
     def end(*_: object) -> None:
         raise TimeoutError("the test waits")
@@ -134,7 +134,7 @@ def test_a_run_whose_directory_is_removed_ends_by_one_line(
     monkeypatch.setattr("callbacks.guards.FiniteLoss.on_train_epoch_end", remove)
     assert train.main([*DEMO, "--run_directory", str(directory)]) == 1
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
-    assert f"the run directory {directory} was removed, or files in it, during the run" in line
+    assert f"the run directory {directory} or files in it were removed during the run" in line
     assert not (directory / "checkpoints").exists()
 
 

@@ -40,7 +40,7 @@ BY_DEFAULT = {*REJECTED, "ModelCheckpoint", "Timer"}
 
 
 def fit(directory: Path, *callbacks: tuple[str, Mapping[str, Any]], epochs: int = 1) -> int:
-    """Train with Lightning callbacks, given by name and arguments."""
+    """Train with the Lightning callbacks that the names and arguments specify."""
     given: list[str] = []
     for name, arguments in callbacks:
         spec = {"class_path": f"lightning.pytorch.callbacks.{name}", "init_args": arguments}

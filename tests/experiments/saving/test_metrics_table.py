@@ -39,7 +39,7 @@ def content(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def test_what_a_checkpoint_holds_does_not_grow_with_the_run(tmp_path: Path) -> None:
-    """In earlier versions, a table of 1e5 rows took 7 MiB of every checkpoint."""
+    """In earlier versions, every checkpoint stored the table, which took 7 MiB for 1e5 rows."""
     table = logged(tmp_path, ROWS)
     (tmp_path / "config.yaml").touch()
     trainer: Any = SimpleNamespace(is_global_zero=True, _results={}, current_epoch=0, callback_metrics={})

@@ -1,4 +1,4 @@
-"""A run that receives a stop signal saves a resumable state on all ranks, and ends with a distinct exit status."""
+"""After a stop signal, a run saves a state from which all ranks can resume, and ends with an exit status of its own."""
 
 import os
 import signal

@@ -15,7 +15,7 @@ K, H, W = 4, 5, 6
 
 
 def random_case(seed: int, num_images: int = 4) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw labels with few categories per image and ignored pixels, confident probabilities, and due categories."""
+    """Draw labels with few categories per image and ignored pixels, probabilities, and the categories to correct."""
     random = torch.Generator().manual_seed(seed)
     label = torch.randint(K, (num_images, H, W), generator=random)
     absent = torch.randint(K, (num_images, 1, 1), generator=random)

@@ -64,7 +64,7 @@ class Standing:
 
 
 class Step:
-    """A module's step in double precision on 50 of 201 images; a third of these are noisy, with weights from 0 to 1."""
+    """A module's step in double precision on 50 of 201 images; 67 of the 201 are noisy, with weights from 0 to 1."""
 
     def __init__(self, module: Any, epoch: int = 1) -> None:
         generator = torch.Generator().manual_seed(1)
@@ -81,7 +81,7 @@ class Step:
         self.outputs = module.training_step(self.batch, 0)
 
     def target(self, guess: Tensor) -> Tensor:
-        """Return the guess for noisy images, and the given label for others."""
+        """Return the guess for noisy images, and the given label for the other images."""
         return torch.where(self.noisy[:, None], guess, F.one_hot(self.batch["label"], 6)).detach()
 
     def kept_guess(self, network: int) -> Tensor:

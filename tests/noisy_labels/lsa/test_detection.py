@@ -21,7 +21,7 @@ from lightning_modules.noisy_labels.lsa.detection import (
 
 
 def two_modes(low: int, high: int, distance: float, seed: int = 0) -> np.ndarray:
-    """Return losses from two modes with unit variance, the lower ones first."""
+    """Sample losses from two normal distributions with unit variance; the losses around the lower mean come first."""
     random = np.random.default_rng(seed)
     return np.concatenate([random.normal(10, 1, low), random.normal(10 + distance, 1, high)])
 

@@ -124,7 +124,7 @@ def module(**options: Any) -> NMTune:
 
 
 def first_loss(tuned: NMTune) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-    """Return the loss and gradients of the first step, and its batch."""
+    """Return the loss, the gradients and the batch of the first training step."""
     seen: dict[str, Any] = {}
 
     def step(batch: Any, batch_idx: int) -> Any:

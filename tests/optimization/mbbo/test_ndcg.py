@@ -67,7 +67,7 @@ def test_batches_have_rated_items_first_and_others_then() -> None:
 
 
 def test_without_a_move_the_last_iterate_takes_away_its_part_of_the_gradient() -> None:
-    """If both states are equal, the tracked gradient is 1 - gamma_m times the plain one, including dropout."""
+    """If the weights have not moved, the tracked gradient is 1 - gamma_m times the plain one, also with dropout."""
     noted: list[list[torch.Tensor]] = []
 
     class Note(Callback):

@@ -12,7 +12,7 @@ from tests.rejections import Row, rejections
 # fmt: off
 REJECTED: list[Row] = [
     ("BSVRB 1", lambda _: BSVRB(**{**SMALL, **{"sampled_blocks": 3}}), ValueError,
-     "sampled_blocks must divide the 10 blocks, got 3"),
+     "sampled_blocks must divide 10, the number of blocks, got 3"),
     ("BSVRB 2", lambda _: BSVRB(**{**SMALL, **{"ridge": 0.0}}), ValueError,
      "ridge must be positive, got 0.0: without it the models' losses are not strongly convex"),
     ("BSVRB 3", lambda _: BSVRB(**{**SMALL, **{"variant": "v3"}}), ValueError, "variant must be one of v1, v2"),
@@ -22,7 +22,7 @@ REJECTED: list[Row] = [
     ("BSVRB 7", lambda _: BSVRB(**{**SMALL, **{"eta": -1.0}}), ValueError, "eta must be at least 0"),
     ("BSVRB 8", lambda _: BSVRB(**{**SMALL, **{"batch_size": 0}}), ValueError, "batch_size must be at least 1"),
     ("RSVRB 1", lambda _: RSVRB(**{**SMALL, **{"sampled_blocks": 3}}), ValueError,
-     "sampled_blocks must divide the 10 blocks, got 3"),
+     "sampled_blocks must divide 10, the number of blocks, got 3"),
     ("RSVRB 2", lambda _: RSVRB(**{**SMALL, **{"ridge": 0.0}}), ValueError, "ridge must be positive"),
     ("RSVRB 3", lambda _: RSVRB(**{**SMALL, **{"beta": 0.0}}), ValueError, "beta must be in"),
     ("RSVRB 4", lambda _: RSVRB(**{**SMALL, **{"tau": 0.0}}), ValueError, "tau must be positive"),

@@ -73,7 +73,7 @@ def gradient(one: nn.Module, image: Tensor, label: Tensor) -> Tensor:
 def by_loops(
     attack: ByzantineAttack | None, rule: Rule, beta: float, gradients: bool, growing: bool
 ) -> tuple[Tensor, Tensor]:
-    """Run the algorithm node by node, with the data's batches, the attack's vector and the drawn senders."""
+    """Run the algorithm node by node, with the same batches, attack vectors and drawn senders as the module."""
     source = data(growing)
     source.setup("fit")
     start = network()

@@ -20,7 +20,7 @@ def network() -> nn.Module:
 
 
 def apart(nodes: NodeNetworks, one: nn.Module) -> list[nn.Module]:
-    """Build a separate network for each node."""
+    """Copy the weights of each node into a separate network."""
     copies = []
     for row in nodes.weights.detach():
         copies.append(copy.deepcopy(one))

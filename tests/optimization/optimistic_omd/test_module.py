@@ -149,13 +149,13 @@ def test_regret_of_observed_losses_is_against_the_best_point_that_scipy_finds(ri
 
 
 def _starts(rows: int, batch_size: int, rows_per_round: int) -> list[tuple[int, int]]:
-    """Return pairs of batch ends and round starts."""
+    """For each round, return the end of its batch and the start of the round."""
     batches = [(start, min(start + batch_size, rows)) for start in range(0, rows, batch_size)]
     return [(stop, start) for first, stop in batches for start in range(first, stop, rows_per_round)]
 
 
 def test_without_noise_the_hint_follows_what_turns() -> None:
-    """For 4,000 rounds and eight turns, 2 and 175 were measured earlier; this test has a quarter of this length."""
+    """Regrets of 2 (OMD) and 175 were measured for 4,000 rounds and eight turns; this test has a quarter of both."""
     table = LinearLosses(rounds=1000, sigma=0.0, changes=2)
     omd = figures(played(table, 100, optimizer=partial(OptimisticOMD, D=2.0, G=1.0, delta=1.0)))
     ogd = figures(played(table, 100, optimizer=partial(OnlineGradientDescent, D=2.0, G=1.0)))
@@ -204,7 +204,7 @@ def test_a_gradient_beyond_the_bound_ends_the_run_with_its_round() -> None:
     columns["features"][17] *= 9
     with pytest.raises(ValueError, match=r"G is 4.0, but the gradient of round 18 has norm"):
         played(Given(columns, dict(rows.truth)), 10)
-    with pytest.raises(ValueError, match="network must have the stream's 5 trained parameters, got 6"):
+    with pytest.raises(ValueError, match="network must have 5 trained parameters for this stream, got 6"):
         played(LinearLosses(rounds=30), network=nn.Linear(5, 1))
     with pytest.raises(TypeError, match="optimizer must be an OnlineOptimizer of optimistic_omd, got SGD"):
         played(LinearLosses(rounds=30), optimizer=partial(torch.optim.SGD, lr=0.1))

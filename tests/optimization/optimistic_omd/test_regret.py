@@ -1,4 +1,4 @@
-"""The best points in hindsight compared with independent solvers."""
+"""The best fixed points in hindsight equal those of independent solvers."""
 
 import numpy as np
 import pytest

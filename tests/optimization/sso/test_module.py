@@ -1,4 +1,4 @@
-"""SSO compared with the authors' code, plain SGD and least squares; expensive gradients, rejections, resuming."""
+"""SSO agrees with the authors' code, plain SGD and least squares; expensive gradients, rejections, resuming."""
 
 import os
 from collections.abc import Mapping

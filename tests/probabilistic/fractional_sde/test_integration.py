@@ -1,4 +1,4 @@
-"""Steps of the equation compared with loops over samples and processes, closed forms, and different step lengths."""
+"""Steps of the equation agree with loops over samples and processes, closed forms, and other step lengths."""
 
 import math
 from typing import Any
@@ -27,7 +27,7 @@ def zero(x: Tensor) -> Tensor:
 
 
 def solved(noise: Noise, x: Tensor, dw: Tensor, interval: float, **changes: Any) -> SolutionPath:
-    """Integrate fractional noise, with optional changes."""
+    """Integrate the equation with fractional noise; `changes` replace arguments of the solver."""
     settings: dict[str, Any] = {
         **{"substeps": 1, "y": noise.start(x), "gamma": noise.gamma, "omega": noise.omega()},
         **{"drift": zero, "diffusion": torch.ones_like, "control": None, "solver": "euler"},

@@ -1,4 +1,4 @@
-"""The diffusion of each dimension compared with a separate network."""
+"""The diffusion network of each dimension gives the same values as a separate network."""
 
 import torch
 from torch import nn

@@ -55,7 +55,7 @@ REJECTED: list[Row] = [
     ("FractionalLatentSDE encoder", lambda _: videos(num_features=32), ValueError,
      r"encoder\.num_features is 64, but num_features is 32"),
     ("FractionalLatentSDE sequences", lambda _: latent_paths(num_times=6), ValueError,
-     "num_given must be below the 6 observations of a sequence"),
+     "num_given must be below 6, the number of observations of a sequence"),
     ("FractionalLatentSDE steps", lambda _: latent_paths(interval=0.2), ValueError,
      r"gamma_max 10 with 3 substeps of an interval of 0\.2 gives 0\.667"),
     ("FrameEncoder image_size", lambda _: FrameEncoder(image_size=40), ValueError,

@@ -40,7 +40,7 @@ def rows() -> tuple[Tensor, Tensor, Tensor]:
 
 @torch.no_grad()
 def test_clean_predictions_have_the_noise_and_released_ones_are_those_of_the_authors_code() -> None:
-    """The released variant inverts as the authors do: relative jitter, no noise, and 1e-6 in the quadratic form."""
+    """`released` inverts like the authors' code: relative jitter, no noise, and 1e-6 in the quadratic form."""
     x, y, new = rows()
     clean, released = regression(), regression(formulas="released")
     k, cross, variance = clean.kernel(x, x), clean.kernel(x, new), clean.kernel.diagonal(new)

@@ -60,7 +60,7 @@ def test_gradients_are_those_of_the_mean_loss_and_stay_on_the_sphere(surrogate: 
     ("angle", "expected"), [(0.0, 0.0), (0.05, 0.0198), (0.3, 0.09788), (1, 0.16214), (2, 0.16534)]
 )
 def test_the_gradient_of_normal_points_is_the_closed_form(angle: float, expected: float) -> None:
-    """(1 - 2 eta) int 2 phi(u / tan th) l'(u) phi(u) du with flips of rate eta, on a grid of quantiles."""
+    """On a grid of quantiles, with labels flipped at rate eta: (1 - 2 eta) int 2 phi(u / tan th) l'(u) phi(u) du."""
     grid = torch.special.ndtri((torch.arange(1200, dtype=torch.float64) + 0.5) / 1200)
     points = torch.cartesian_prod(grid, grid)
     weight, true = (torch.tensor([math.cos(a), math.sin(a)], dtype=torch.float64) for a in (0.0, angle))

@@ -47,7 +47,7 @@ def test_the_step_is_halved_until_a_parabola_is_solved() -> None:
 @needs_autoattack
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_apgd_is_that_of_its_authors(norm: Any) -> None:
-    """Nearly every image agrees, from the same start on cross-entropy.
+    """With cross-entropy and the same start, the result is the same for nearly every image.
 
     The authors' first count of increases ignores the start.
     """

@@ -21,7 +21,7 @@ from tests.robustness.adaptive_smoothing.small_mixture import images, normal, pa
 
 
 def test_a_weight_of_all_but_nothing_has_a_gradient() -> None:
-    """sigmoid(60) is 1 in float32, where log(1 - alpha) would be infinite."""
+    """In float32, alpha = sigmoid(60) is rounded to 1, for which log(1 - alpha) would be infinite."""
     gamma = torch.tensor([60.0], requires_grad=True)
     alpha, complement = AlphaRange(2.0, 0.4).alpha(gamma)
     mixed = log_mixture(torch.tensor([[5.0, 0.0]]), torch.tensor([[0.0, 1.0]]), alpha, complement)

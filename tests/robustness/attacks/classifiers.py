@@ -36,7 +36,7 @@ def images() -> tuple[Tensor, Tensor]:
 
 
 def confident(gap: float, classes: int = 2) -> tuple[nn.Module, Tensor, Tensor]:
-    """A linear classifier of images `[100, 1, 8, 8]`; the logits of two classes have a median gap of `gap`."""
+    """Return a linear classifier and images `[100, 1, 8, 8]`; the first two logits have a median gap of `gap`."""
     weight = numbers(64, seed=1).float()
     image = torch.rand(100, 1, 8, 8, generator=torch.Generator().manual_seed(2))
     score = (image.flatten(1) - 0.5) @ weight

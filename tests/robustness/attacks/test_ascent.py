@@ -227,7 +227,7 @@ def test_a_network_without_gradient_is_refused() -> None:
 
 @pytest.mark.parametrize("num_draws", [1, 3])
 def test_a_confident_classifier_is_attacked_as_far_as_any(num_draws: int) -> None:
-    """Logits (0, c w.x): in float32, the cross-entropy of a class-1 image does not depend on the image."""
+    """The logits are (0, c w.x) with a large c: in float32, the cross-entropy of class-1 images is constant."""
     weight = numbers(64, seed=1).float()
     image = 0.3 + 0.4 * torch.rand(200, 1, 8, 8, generator=torch.Generator().manual_seed(2))
     score = (image.flatten(1) - 0.5) @ weight

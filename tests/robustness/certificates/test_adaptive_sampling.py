@@ -108,7 +108,7 @@ def test_input_specific_saves_most_where_the_class_is_unlikely_to_have_a_large_r
 
 
 def test_two_votes_are_planned_for_and_certified_together() -> None:
-    """A different second vote changes the number of draws, and each bound uses alpha / 2."""
+    """The planned number of draws depends on the second vote, too, and each of the two bounds uses alpha / 2."""
     mode = InputSpecific(max_loss=0.05, alpha=0.01)
     numbers = []
     for second in (1.0, 0.9, 0.6):

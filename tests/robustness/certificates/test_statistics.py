@@ -197,7 +197,7 @@ def test_certified_accuracy_counts_the_radius_itself_and_no_wrong_image() -> Non
 @pytest.mark.parametrize("m", [1, 100, 500, 2000, 10_000, 50_000])
 @pytest.mark.parametrize("alpha", [1e-4, 0.001, 0.01])
 def test_high_probability_accuracy_is_the_largest_bound_on_wrong_certificates(alpha: float, m: int) -> None:
-    """Exceeding the allowed number of wrong certificates has probability at most rho; one fewer would not."""
+    """The allowed number of wrong certificates is the smallest that is exceeded with probability at most rho."""
     rho = 1e-3
     share = 1.0 - float(accuracy_with_high_probability(1.0, alpha, m, rho))
     allowed = round(share * m)

@@ -15,14 +15,14 @@ from tests.robustness.diffusion_guard.test_module import a_batch
 
 
 class Flip(Purification):
-    """Mirrors image and mask, and darkens the image."""
+    """Mirrors the image and its mask, and halves the brightness of the image."""
 
     def __call__(self, image: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
         return image.flip(3) / 2, keep.flip(3)
 
 
 class NoisyEditor(LinearInpainter):
-    """Paints a function of the whole image and its own noise."""
+    """Paints values that depend on the whole image and on the noise that the editor receives."""
 
     def edit(self, image: Tensor, keep: Tensor, prompts: Any, noise: Tensor) -> Tensor:
         painted = (image.flatten(1) @ self.matrix.T).view_as(image).sigmoid() * noise.sigmoid()

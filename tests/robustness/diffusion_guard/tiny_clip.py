@@ -8,7 +8,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 from tests.tiny_pipelines import save_tokenizer
 
 VOCABULARY = ["<|startoftext|>", "<|endoftext|>", "a", "c", "t", "d", "o", "g", "a</w>", "t</w>", "g</w>"]
-"""Tokens of the words `a`, `cat` and `dog`, one per letter."""
+"""Tokens for the words `a`, `cat` and `dog`; each letter is a token."""
 
 
 def save_tiny_clip(folder: Path, size: int = 16) -> Path:

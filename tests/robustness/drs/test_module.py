@@ -38,7 +38,7 @@ class Plane(torch.nn.Module):
 
 
 def halved_planes(radius: str = "joint") -> DRS:
-    """Build a module in which each half of a 4 x 4 image, gathered and repeated, sums to twice its eight pixels."""
+    """Build a module for 4 x 4 images; each half has eight pixels, and is gathered and repeated, so its sum doubles."""
     return DRS(
         Plane(2 * 8 * 0.5 + 1.5),
         Plane(2 * 8 * 0.5 + 0.5),

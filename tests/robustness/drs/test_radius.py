@@ -53,7 +53,7 @@ def test_radius_is_tight_for_two_half_spaces(left: float, right: float, sigma: t
 
 
 def test_a_vote_below_one_half_lessens_the_radius_and_does_not_void_it() -> None:
-    """The published code counts this vote as one half, which exceeds what is proved."""
+    """The published code counts a vote below 1/2 as 1/2, and its radius therefore exceeds the proved one."""
     p, sigma = [0.95, 0.4], 0.3
     radius = joint_radius(p, [sigma, sigma])
     assert 0 < radius < sigma * stats.norm.ppf(0.95) / math.sqrt(2)

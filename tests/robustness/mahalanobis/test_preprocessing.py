@@ -53,7 +53,7 @@ def test_a_small_step_raises_confidence_by_epsilon_times_the_l1_norm_of_its_grad
 
 
 def test_images_move_by_epsilon_and_sign_of_zero_is_one() -> None:
-    """Only the first pixel has an effect, so all other pixels have gradient zero and move down by epsilon."""
+    """Only the first pixel affects the score. All other pixels have gradient zero, and decrease by epsilon."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 1, bias=False), nn.Identity()).double()
     assert isinstance(network[1], nn.Linear)
     network[1].weight.data = torch.tensor([[1.0, 0, 0, 0]], dtype=torch.float64)

@@ -187,7 +187,7 @@ def test_an_interrupted_training_ends_as_the_whole_one(tmp_path: Path) -> None:
 
 
 class Moves(Callback):
-    """Records how far each step moves the parameters."""
+    """Records by how much each step changes the parameters."""
 
     def __init__(self) -> None:
         self.lengths: list[float] = []

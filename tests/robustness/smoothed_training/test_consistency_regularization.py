@@ -39,7 +39,7 @@ def test_gradient_agrees_with_finite_differences() -> None:
 
 
 def test_floor_clamps_the_probabilities_and_bounds_the_divergence() -> None:
-    """The expected value uses probabilities: the log of clamped softmax values, and the mean clamped before its log."""
+    """The expected value clamps probabilities before each log: those of every copy, and their mean."""
     logits = torch.tensor([[[40.0, 0.0, -3.0]], [[0.0, 40.0, 2.0]]], dtype=torch.float64, requires_grad=True)
     p = logits.detach().softmax(dim=-1)
     mean = p.mean(dim=0).clamp(min=1e-6)

@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def saved(folder: Path, target: Path) -> Path:
-    """Save the same images as a dataset."""
+    """Save the images of the folder as a Hugging Face dataset."""
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
     splits = {}
     for split in ("train", "test"):
@@ -88,7 +88,7 @@ def test_a_dataset_that_is_not_there_is_one_sentence_offline() -> None:
 
 @pytest.mark.parametrize("name", ["pandas", "sql", "csv"])
 def test_a_builder_of_other_files_is_not_used(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} is a builder of datasets, which would read any files"):
+    with pytest.raises(ValueError, match=f"{name} is a builder, not a dataset, and would read any files"):
         HuggingFaceImages(name, 10).training()
 
 

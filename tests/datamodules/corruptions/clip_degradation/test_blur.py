@@ -1,4 +1,4 @@
-"""Each frame is blurred with a separate kernel whose parameters follow a random walk."""
+"""Each frame is blurred with its own kernel; the kernel's parameters follow a random walk from frame to frame."""
 
 from typing import Any
 

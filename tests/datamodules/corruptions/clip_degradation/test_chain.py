@@ -60,7 +60,7 @@ def test_a_chain_must_end_at_its_size() -> None:
     assert Chain([RandomResize(), end], scale=4).scale == 4
     assert Chain([RandomNoise()], scale=1).scale == 1
     for operators, scale in (([RandomNoise()], 2), ([ResizeToEnd(), RandomResize()], 2), ([RandomResize()], 1)):
-        with pytest.raises(ValueError, match=f"none of them resizes frames to 1/{scale} of the clean size"):
+        with pytest.raises(ValueError, match=f"no operator resizes frames to 1/{scale} of the clean size"):
             Chain(operators, scale)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="scale must be at least 1, got 0"):
         Chain([], 0)

@@ -1,4 +1,4 @@
-"""Resampling compared with PyTorch's functions and with integrals."""
+"""Resampled frames equal those of PyTorch's functions, and values computed from integrals."""
 
 import numpy as np
 import pytest

@@ -43,7 +43,7 @@ def test_measures_by_hand() -> None:
 
 @pytest.mark.parametrize(("family", "calls"), [(Gaussian(10), 1), (Poisson(0.01), 100)])
 def test_each_image_gets_the_level_that_looks_best_and_scores_are_computed_once(family: ImageNoise, calls: int) -> None:
-    """At one level per image, the score removes the noise exactly: every pixel of the denoised image is 0.5."""
+    """Each image has one level at which the score removes the noise exactly: all denoised pixels are 0.5."""
     random = torch.Generator().manual_seed(0)
     noises = candidates(family)
     noise = torch.randn(3, 1, 16, 16, generator=random, dtype=torch.float64) * 0.05

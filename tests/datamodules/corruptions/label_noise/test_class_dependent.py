@@ -22,7 +22,7 @@ from tests.datamodules.corruptions.label_noise.examples import CLASS_DEPENDENT, 
 
 
 def off_diagonal_flow(matrix: Tensor) -> dict[tuple[int, int], float]:
-    """Return the (true, given) pairs of different classes with their probabilities."""
+    """Return the possible (true, given) pairs of different classes, with the probability of each pair."""
     return {(i, j): matrix[i, j].item() for i, j in itertools.permutations(range(len(matrix)), 2) if matrix[i, j] > 0}
 
 

@@ -121,7 +121,7 @@ def test_transition_matrix_of_instance_dependent_noise_is_the_mean_over_seeds() 
 
 
 def test_instance_dependent_noise_depends_on_the_image() -> None:
-    """The same samples flip, because their rates do not depend on the image, but the new classes depend on it."""
+    """With other images, the same samples flip, because flip rates ignore the image, but to other classes."""
     label = shuffled_labels(200, 10)
     image = images(len(label))
     noise = InstanceDependent(RATE, seed=0)

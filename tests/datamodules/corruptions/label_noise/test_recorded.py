@@ -26,7 +26,7 @@ def test_human_labels_come_from_the_file(tmp_path: Path) -> None:
 
 
 def test_human_labels_written_under_numpy_1_load(tmp_path: Path) -> None:
-    """The published files refer to `numpy.core`, which NumPy 2 renamed; the old file format is a bare pickle."""
+    """The published files name `numpy.core`, which NumPy 2 has renamed; the old file format is a bare pickle."""
     clean = np.array([1, 0, 1])
     path = tmp_path / "human.pt"
     torch.save({"clean_label": clean, "noisy_label": 1 - clean}, path, _use_new_zipfile_serialization=False)
@@ -217,7 +217,7 @@ def test_images_of_no_class_may_be_listed_as_such(tmp_path: Path) -> None:
 
 
 def test_labels_that_a_user_has_verified_by_file_are_the_true_ones(tmp_path: Path) -> None:
-    """The folder's class is not used as the truth; an empty or missing entry is unknown."""
+    """The class of the folder is not taken as the true label, which is unknown if its entry is empty or missing."""
     path = tmp_path / "mine.csv"
     path.write_text("name,label,clean_label\ncat/1.png,cat,dog\ncat/0.png,cat,\ndog/0.png,cat,-1\n")
     folder, names, classes = (

@@ -65,7 +65,7 @@ def test_the_gradient_of_the_data_term_is_the_transpose_of_the_residual(name: st
 
 @pytest.mark.parametrize("name", LINEAR)
 def test_a_function_of_the_singular_values_is_that_of_the_matrix(name: str) -> None:
-    """The result is V g(S) V^T, where g distinguishes singular values and changes the null space, too."""
+    """The result is V g(S) V^T; this g differs between singular values, and also scales the null space."""
     operator = LINEAR[name].of(INDEX, SHAPE[1:])
     assert isinstance(operator, LinearOperator)
     h = dense(operator.forward, SHAPE)
