@@ -101,8 +101,8 @@ def draw_detection(detections: Sequence[DetectionResult], score: str, most_bins:
 
     Args:
         detections: detection results, one per dataset.
-        score: name of the method whose confidence is shown in the histograms. For a dataset without results of this
-            method, the first method is shown.
+        score: name of the method whose confidence the histograms show. For a dataset without results of this method,
+            they show the first method.
         most_bins: maximum number of bins of a histogram.
     """
     from matplotlib.figure import Figure

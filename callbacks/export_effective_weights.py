@@ -1,4 +1,4 @@
-"""Export the effective weights of a network, which are functions of the trained parameters."""
+"""Export a network's effective weights, that is, the weights that layers compute from the trained parameters."""
 
 import json
 from pathlib import Path

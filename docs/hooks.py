@@ -1,8 +1,8 @@
 """Turn README, method sections, configurations, notebooks and packages into pages of the site (`make docs`).
 
 MkDocs calls `on_config`, then `on_files`. A page of docs/ with sections `## <a id="elr"></a>ELR` is split into a page
-per section, so that each method has its own. Relative links are those of the repository; they are pointed at these
-pages.
+per section, so that each method has its own page. Relative links between files of the repository are replaced by links
+between these pages.
 """
 
 import itertools

@@ -333,7 +333,7 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 def name_in_errors(trainer: Trainer) -> None:
-    """Replace errors in restoring a checkpoint with a single sentence that names the checkpoint file."""
+    """Replace errors that occur while a checkpoint is restored with a sentence that names the checkpoint file."""
     connector = restoring(trainer)
     steps = ("resume_start", "restore_datamodule", "restore_model", "restore_callbacks", "restore_training_state")
 

@@ -35,9 +35,9 @@ class Experiment:
     Args:
         name: name in directories, which is unique among the experiments in one output directory.
         config: path of the configuration file.
-        texts: text of the config and of its base, if any, at the time of planning, by path.
-        label: name in tables and figures, which is the name of the method. If several configurations have the same
-            method, the name of the configuration is added.
+        texts: texts of the config and, if it has one, of its base, by path. They are the texts at the time of planning.
+        label: name in tables and figures: the name of the method. If several configurations have the same method, the
+            name of the configuration is added.
         overrides: command-line arguments of `fit` after the config.
         setting: pairs (short name, value) of the keys that a comparison varies.
     """

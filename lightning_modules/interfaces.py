@@ -188,7 +188,7 @@ class MixtureOutput(NamedTuple):
 
 @runtime_checkable
 class MixedClassifier(Protocol):
-    """A module whose mixture of classifiers can be evaluated at any alpha, to plot accuracy against robustness."""
+    """A module whose mixture of classifiers can be evaluated at any weight, to plot accuracy against robustness."""
 
     num_classes: int
     chooses_alpha: bool
@@ -367,7 +367,7 @@ class Table(NamedTuple):
     """Sequences of equal length, by column name. The first numeric column is the horizontal axis. Rows with equal
     values in the text columns form one line."""
     drawn: Mapping[str, Any] | None = None
-    """Columns to plot, grouped by the axis label of their panel. None plots all other numeric columns."""
+    """Columns to plot in each panel, by the label of its vertical axis. None plots all other numeric columns."""
     logarithmic: Collection[str] = ()
     """Names of the columns that are plotted on a logarithmic axis."""
     labels: Mapping[str, str] | None = None

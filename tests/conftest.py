@@ -85,7 +85,7 @@ def _no_rank_is_left() -> Iterator[None]:
 
 @pytest.fixture
 def two_processes() -> Iterator[TwoProcesses]:
-    """Start a function of a test module in two processes of one group, and kill both at the end of the test."""
+    """Return a function that starts two processes of one group; both are killed at the end of the test."""
     started: list[Process] = []
 
     def start(*arguments: Any, **options: Any) -> list[Process]:

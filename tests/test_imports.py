@@ -196,7 +196,7 @@ for _path in sorted((ROOT / "configs").rglob("*.yaml")):
 
 
 def shared(name: str) -> bool:
-    """Return whether several methods may use a file: in a shared package, or in a field's folder next to its methods.
+    """Return whether several methods may use a file: it is in a shared package, or next to the methods of a field.
 
     An architecture that is named in a YAML file is excluded, because any new YAML file may use it.
     """

@@ -128,7 +128,7 @@ class AlphaCurve(Callback):
     def _attacked(
         self, trainer: Trainer, module: MixedClassifier, image: Tensor, label: Tensor, alpha: float | None
     ) -> Tensor:
-        """Evaluate a block of images, and return the sums over its images for the columns of the table."""
+        """Evaluate a block of images. For each column of the table, return the sum over these images."""
 
         def network(given: Tensor) -> Any:
             mixed = module.mix(trainer.precision_plugin.convert_input(given), alpha)

@@ -210,7 +210,7 @@ class RobustAccuracy(Callback):
 
     @staticmethod
     def _column(trainer: Trainer, image: Tensor, prediction: Tensor, unattacked: Tensor) -> ImageColumn:
-        """Build a column of images. The caption is the predicted class, in red if the attack changed the class."""
+        """Build a column of images. Each caption is the predicted class, which is red if the attack changed it."""
         names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
         captions = [str(k) if names is None else names[k] for k in prediction.tolist()]
         return ImageColumn(image, captions, (prediction != unattacked).tolist())

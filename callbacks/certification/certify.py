@@ -155,7 +155,7 @@ class Certification(Callback):
         positions: range,
         job: ResumableMap,
     ) -> None:
-        """Certify the images of this rank, and wait for the other ranks."""
+        """Certify the images of this rank, and then wait until the other ranks have certified theirs."""
         together = self.share == "draws" and trainer.world_size > 1
         rank, world_size = (trainer.global_rank, trainer.world_size) if together else (0, 1)
 

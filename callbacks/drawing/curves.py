@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 MARKED = 40
 """Lines with at most this number of points are drawn with markers."""
 MANY = 4
-"""Number of panels from which on the panels are arranged in two rows, to stay legible on a page."""
+"""If a figure has at least this number of panels, they are arranged in two rows, to stay legible on a page."""
 
 
 def line_panels(count: int, width: float = 4.8, height: float = 3.8, **shared: Any) -> "tuple[Figure, list[Axes]]":
@@ -87,7 +87,7 @@ def draw_table(table: Table) -> "Figure":
 
 
 def _draw_map(columns: "pd.DataFrame", table: Table) -> "Figure":
-    """Draw one heat map for each further column, with the first two columns as the axes."""
+    """Draw heat maps whose axes are the first two columns: one map for each further column."""
     x, y, *values = columns
     figure, panels = line_panels(len(values))
     for panel, name in zip(panels, values, strict=True):

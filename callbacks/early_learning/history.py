@@ -52,9 +52,9 @@ class CategoryHistory:
     def detect(
         self, categories: list[int], per_record: float, r: float, horizon: int, min_jump: float | None
     ) -> list[int]:
-        """Fit the curves of some categories, and return those in which early learning has ended.
+        """Fit curves to the records of some categories, and return the categories whose early learning has ended.
 
-        The arguments are those of `curve.detect`.
+        The other arguments are those of `curve.detect`.
         """
         ended = []
         for category in categories:

@@ -139,7 +139,8 @@ class ModuleGenerator:
             raise ValueError(f"{self.name} does not generate images: it has no method sample")
         if isinstance(module, TestSetGenerator):
             raise ValueError(
-                f"{self.name} generates images only from pairs of its test set: run `predict`, which writes them to files"
+                f"{self.name} generates images only from pairs of its test set: run `predict`, which writes them to "
+                "files"
             )
         self._given = settings.given()
         prompted, improved = isinstance(module, PromptedGenerator), isinstance(module, ImprovedNoise)

@@ -1,4 +1,4 @@
-"""Callbacks that guard every run: seeds for each batch, sanity checks before training, and checks for finite losses."""
+"""Callbacks that guard every run: they seed batches, check settings before training, and stop at non-finite losses."""
 
 from callbacks.guards.finite_loss import Divergence, FiniteLoss
 from callbacks.guards.sanity_checks import SanityChecks

@@ -127,7 +127,7 @@ class FiniteLoss(Callback):
         return NonFiniteLoss(message)
 
     def _read(self, trainer: Trainer) -> None:
-        """Read the record on all ranks, after they have run the same batches; raise an error if it has a bad loss."""
+        """Read the record on all ranks, after they have run the same batches. Raise an error for a bad loss."""
         if not self._steps:
             return
         self._look()

@@ -86,7 +86,7 @@ class LPIPS:
 
 
 OF_SETS = {"InceptionScore", "PerceptualPathLength"}
-"""torchmetrics' metrics of sets of images whose `update` has the signature of a metric of single images."""
+"""Metrics of torchmetrics that measure sets of images, although their `update` looks like that for single images."""
 
 
 class MeasuredByMetric:

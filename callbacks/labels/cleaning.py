@@ -62,9 +62,9 @@ def cleaned_labels(table: pd.DataFrame) -> pd.DataFrame:
 def wrong_fraction(table: pd.DataFrame, resamples: int = 1000) -> dict[str, float]:
     """Estimate the fraction of wrong labels by the confident joint; bootstrap over images to obtain an interval.
 
-    Let n_y images have the given label y. Of these, c_y images count for y, because p[y] >= t_y; and o_y images count
-    for a different class, because the proposed class is k != y and p[k] >= t_k. Images that meet neither condition are
-    not counted:
+    Of the N images, let n_y have the given label y. Of these, c_y images count for y, because p[y] >= t_y; and o_y
+    images count for a different class, because the proposed class is k != y and p[k] >= t_k. Images that meet neither
+    condition are not counted:
 
         fraction = (1/N) sum_y n_y o_y / (c_y + o_y)
 

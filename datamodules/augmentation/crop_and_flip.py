@@ -43,7 +43,7 @@ def crop_and_flip(image: Tensor, uniform: Tensor, padding: int, flip: bool = Tru
 
 
 def sample_flips(seed: int, epoch: int, index: Tensor) -> Tensor:
-    """Return whether `Augmentation.apply` flips each image, provided that `flip` is true, `[B]`, bool."""
+    """Return a Boolean tensor `[B]`: whether `Augmentation.apply` flips each image if `flip` is true."""
     return sample_uniform(seed, epoch, index, count=3)[:, 2] < 0.5
 
 

@@ -251,9 +251,9 @@ class CachedFeatures(ImageSet):
 
     @torch.inference_mode()
     def _extracted(self, source: ImageSource, parts: list[tuple[int, int, int]], rows: int) -> Parts:
-        """Compute the features of parts of the data. In this function, a part is a batch of rows for one pass.
+        """Compute the features of parts of the data. A part is a block of rows in one pass.
 
-        Each part is a tuple of three indices: (part, pass, first row).
+        Each part is given by three indices: (part, pass, first row).
         """
         if not parts:
             return

@@ -224,7 +224,7 @@ class Faces(ImageSet):
         folder: name of the folder, such as celebahq or ffhq.
         data_dir: folder that contains `folder`. None means the NOISEWORKS_DATA directory.
         image_size: height and width of the input images of the module, in pixels.
-        num_test: number of test images. The last images in the order of file names are for testing, all others for
+        num_test: number of test images. The images whose file names come last are for testing, and all others are for
             training.
     """
 

@@ -193,7 +193,7 @@ def read_class_map(path: Path) -> dict[str, str]:
     for number, line in enumerate(read_text(path).splitlines(), 1):
         wnid, _, folder = line.strip().partition(" ")
         if not folder.strip() or not _is_wnid(wnid) or folder.strip() in found:
-            raise ValueError(f"{path}, line {number}: expected a wnid and a folder that is not listed yet, got {line!r}")
+            raise ValueError(f"{path}, line {number}: expected a wnid and a folder not yet listed, got {line!r}")
         found[folder.strip()] = wnid
     return found
 

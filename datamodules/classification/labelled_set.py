@@ -33,7 +33,7 @@ class LabelledSet(Dataset[dict[str, Any]]):
         label: given labels, `[n]`. None means the labels of the source.
         clean_label: true labels, `[n]`. None if the true labels are unknown.
         seed: seed of the training augmentation. If a seed is set, batches contain the epoch number, which is needed for
-            augmentation on the device. If it is None, images are not augmented.
+            augmentation on the device. If `seed` is None, images are not augmented.
         second_view: whether batches contain a second random augmentation of each image.
         origin: index of the dataset that the images come from. Batches contain this index as `origin`. If it is None,
             batches do not have this key.
@@ -196,8 +196,8 @@ def label_table(
         source: the N images; they may have file names.
         given: given labels, `[N]`.
         truth: true labels, `[N]`, or None.
-        training: rows for training.
-        tested: rows held out for testing.
+        training: rows that are used for training.
+        tested: rows that are held out for testing.
         dropped: mask of the samples that are left out of training and validation, `[N]`, bool. If there are such
             samples, the table has a column `action`.
     """

@@ -56,7 +56,7 @@ def _add_tensors(digest: "hashlib.blake2b", tensors: Mapping[str, Any]) -> None:
 
 
 def _described(value: Any) -> Any:
-    """Return a description of an attribute that is the same in every process.
+    """Describe the value of an attribute. The description is the same in every process.
 
     A function or class is described by its name, and any other object by the name of its class.
     """

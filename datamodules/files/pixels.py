@@ -41,7 +41,9 @@ def read_pixels(path: Path, channels: int | None = None, data_range: int | None 
     if pixels.dtype != np.uint8 and data_range is None:
         raise UnreadableImage(f"{path} has 16 bits, so its white value is unknown: set data_range, up to 65535")
     if data_range is not None and pixels.max() > data_range:
-        raise UnreadableImage(f"{path} has the value {pixels.max()} of {greatest}, above data_range {data_range}")
+        raise UnreadableImage(
+            f"{path} has the value {pixels.max()} (of at most {greatest}), above data_range {data_range}"
+        )
     return np.array(pixels.transpose(2, 0, 1), order="C")
 
 

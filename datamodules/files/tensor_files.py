@@ -38,7 +38,7 @@ class Remembered(Ignored):
 
 
 def read_tensors(file: Path, ignore_objects: bool = False) -> Any:
-    """Read a weights file to the CPU. The file may contain tensors, numbers and text, in dicts, lists and tuples.
+    """Read a weights file to the CPU. The file may contain tensors, numbers and text, in dicts and lists.
 
     Args:
         file: a safetensors file, which is recognised by its suffix, or a file that `torch.save` wrote.

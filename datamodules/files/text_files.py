@@ -51,7 +51,7 @@ def read_json_object(path: Path, needed: Collection[str] = ()) -> dict[str, Any]
     """
     check_is_file(path)
     if (size := path.stat().st_size) > LARGEST:
-        raise ValueError(f"{path} has {size} bytes; a JSON configuration has at most {LARGEST}")
+        raise ValueError(f"{path} has {size} bytes; a JSON configuration may have at most {LARGEST} bytes")
     try:
         found = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -66,7 +66,7 @@ def read_json_object(path: Path, needed: Collection[str] = ()) -> dict[str, Any]
 def check_pretrained_json(folder: Path) -> None:
     """Check the JSON files that transformers may read from a local folder.
 
-    Each of these files that exists must contain a JSON object.
+    If such a file exists, it must contain a JSON object.
 
     Raises:
         ValueError: if a file is not a JSON object. The message names the first such file.

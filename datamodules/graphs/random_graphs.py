@@ -10,7 +10,7 @@ GraphKind = Literal["erdos_renyi", "scale_free"]
 
 
 def acyclic_graph(kind: GraphKind, nodes: int, edges: int, random: np.random.Generator) -> NDArray[np.bool_]:
-    """Sample a directed acyclic graph, `[d, d]`, with edges from row to column.
+    """Sample the adjacency matrix `[d, d]` of a directed acyclic graph, with edges from row to column.
 
     An Erdos-Renyi graph connects each pair of nodes with the same probability. The expected number of edges is `edges`.
     Edges are directed along a random order of the nodes. A scale-free graph follows the model of Barabasi and Albert,

@@ -34,9 +34,9 @@ class _Pair(NamedTuple):
 class PairsInFolder(EndPoints):
     """Image pairs in a folder, listed in `pairs.csv` with the columns a, b and optionally prompt.
 
-    Columns a and b are file names relative to the folder. Without `pairs.csv`, there are no prompts, and each image
-    forms a pair with the next image in the order of file names. Images are rotated according to their metadata and
-    resized to a square, regardless of their aspect ratio. The authors' code does the same.
+    Columns a and b are file names relative to the folder. If there is no `pairs.csv`, there are no prompts, and each
+    image forms a pair with the next image in the order of file names. Images are rotated according to their metadata
+    and resized to a square, regardless of their aspect ratio. The authors' code does the same.
 
     Args:
         data_dir: folder of the images. None means the NOISEWORKS_DATA directory.

@@ -21,7 +21,7 @@ def key_of(settings: dict[str, Any]) -> str:
 
 
 def write_settings(path: Path, settings: dict[str, Any]) -> None:
-    """Write settings as JSON, atomically."""
+    """Write settings atomically to a JSON file."""
     write_text(path, json.dumps(settings, indent=2) + "\n")
 
 

@@ -34,7 +34,7 @@ class Degraded(NormalSet):
         return DegradedSource(self.of.source(split), self)
 
     def degraded(self, image: NDArray) -> NDArray:
-        """Degrade an image `[3, H, W]`, uint8."""
+        """Degrade a uint8 image `[3, H, W]`."""
         from scipy.ndimage import gaussian_filter
 
         pixels = gaussian_filter(image.astype(np.float64), (0, self.blur, self.blur), mode="nearest")

@@ -56,7 +56,7 @@ def surface_normals(uniform: Tensor, size: int) -> Tensor:
 
 
 def lit(normal: Tensor, direction: Tensor) -> Tensor:
-    """Return max(0, n d), `[B, 1, H, W]`, given normals n, `[B, 3, H, W]`, and one direction d per image, `[B, 3]`."""
+    """Return max(0, n d) `[B, 1, H, W]` for normals n `[B, 3, H, W]` and one direction d per image, `[B, 3]`."""
     return (normal * direction[:, :, None, None]).sum(dim=1, keepdim=True).clamp(min=0)
 
 

@@ -113,12 +113,12 @@ class NormalMaps(WholeImageSets):
 
 
 def mirrored_pair(image: Tensor, normal: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor]:
-    """Flip selected images horizontally, with their normals.
+    """Flip selected images and their normals horizontally.
 
     Args:
         image: images `[B, C, H, W]`.
         normal: normals `[B, 3, H, W]`. Flipping negates their x component.
-        mirrored: whether to flip each image, `[B]`, bool.
+        mirrored: Boolean tensor `[B]`: whether to flip each image.
     """
     where = mirrored[:, None, None, None]
     x, rest = normal.flip(3).split([1, 2], dim=1)

@@ -31,7 +31,7 @@ class NormalSource(ABC):
 
     @abstractmethod
     def read(self, position: int) -> tuple[NDArray, NDArray]:
-        """Read an image `[3, H, W]`, uint8, and its normals `[3, H, W]`, as stored.
+        """Read a uint8 image `[3, H, W]`, and its normals `[3, H, W]` as they are stored.
 
         The function `decoded` converts the stored normals to vectors.
         """

@@ -144,9 +144,9 @@ def _check_texts(root: Path, beside: set[Path]) -> None:
 
 
 def _of_same_names(directory: str | None, source: ImageFiles, key: str, noun: str) -> ImageFiles | None:
-    """Find the mask or condition image of the same name (any suffix) for each image.
+    """For each image, find the mask or condition image with the same name and any suffix.
 
-    Without a folder, return None.
+    If `directory` is None, return None.
     """
     if directory is None:
         return None
@@ -158,6 +158,6 @@ def _of_same_names(directory: str | None, source: ImageFiles, key: str, noun: st
     if missing:
         raise FileNotFoundError(
             f"{key}: {folder / missing[0]}.png, the {noun} of an image, does not exist "
-            f"({len(missing)} of {len(stems)} {noun}s)"
+            f"({len(missing)} of {len(stems)} {noun}s are missing)"
         )
     return ImageFiles(folder, [of_stem[stem] for stem in stems], source.label, source.crop)

@@ -49,7 +49,7 @@ def read_pairs(folder: Path, pairs: list[tuple[str, str]], names: list[str], cha
 
 
 class CC(RealPairs):
-    """15 image pairs from three cameras, 512 x 512 pixels (Nam et al., CVPR 2016)."""
+    """15 image pairs of 512 x 512 pixels from three cameras (Nam et al., CVPR 2016)."""
 
     count = 15
     source = "The pairs are data/CC of ScoreDVI's repository, github.com/alwaysuu/ScoreDVI."

@@ -47,8 +47,8 @@ def image_files(folder: Path, what: str) -> list[str]:
 class PairFolders(PairSet):
     """The user's images: noisy images, clean images, or both in two folders with the same file names.
 
-    Without noisy images, `data.noise` corrupts the clean images. Methods that need no clean targets can be trained on
-    noisy images alone.
+    If there are no noisy images, `data.noise` corrupts the clean images. Methods that need no clean targets can be
+    trained on noisy images alone.
 
     Args:
         clean_dir: folder of clean images, including subfolders.
@@ -278,7 +278,7 @@ class CBSD400(KnownImages):
 
 
 class Kodak24(KnownImages):
-    """The 24 Kodak images in colour. The dataset has two versions, with different results.
+    """The 24 Kodak images in colour. The dataset has two versions, which give different results.
 
     The folder contains either the whole photographs of 512 x 768 or 768 x 512 pixels, or FFDNet's crops of 500 x 500
     pixels.

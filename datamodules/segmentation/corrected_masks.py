@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 LARGEST_IN_MEMORY = 1 << 25
-"""Largest size in bytes for shared memory, because containers limit it. Larger sets use a memory-mapped file."""
+"""Largest number of bytes in shared memory, which containers limit. Larger sets use a memory-mapped file."""
 
 
 class CorrectedMasks:
@@ -29,7 +29,7 @@ class CorrectedMasks:
         self.start = torch.cat([torch.zeros(1, dtype=torch.int64), size.prod(dim=1).cumsum(0)])
         self.one_size = bool((size == size[0]).all())
         self.changed = torch.zeros(len(size), dtype=torch.bool).share_memory_()
-        """Whether each mask has been corrected, `[N]`, bool."""
+        """Boolean tensor `[N]`: whether each mask has been corrected."""
         self.path = path
         self.writes = writes
         if path is None:

@@ -32,7 +32,7 @@ class MaskSource(Source, ABC):
 
     @abstractmethod
     def whole(self, index: Tensor, masks: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Read whole images. Smaller images and their masks are padded at the bottom and right (masks with 255).
+        """Read whole images. Smaller images and their masks are padded at the bottom and right.
 
         Args:
             index: positions of the images, `[B]`.
@@ -40,7 +40,7 @@ class MaskSource(Source, ABC):
                 `masks` has returned.
 
         Returns:
-            Images `[B, C, H, W]` and masks `[B, H, W]`.
+            Images `[B, C, H, W]` and masks `[B, H, W]`. Masks are padded with 255.
         """
 
     @abstractmethod

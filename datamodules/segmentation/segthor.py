@@ -228,7 +228,7 @@ def _resized_image(image: np.ndarray, size: int) -> Tensor:
 
 
 def _resized_mask(name: str, mask: np.ndarray, size: int) -> Tensor:
-    """Resize a mask to `[size, size]`, uint8, by nearest-neighbour sampling."""
+    """Resize a mask to a uint8 mask `[size, size]` by nearest-neighbour sampling."""
     if not ((mask >= 0) & (mask <= IGNORED) & (mask == np.rint(mask))).all():
         raise ValueError(f"the mask of {name} must contain class indices, whole numbers in 0...{IGNORED}")
     values = torch.from_numpy(mask.astype(np.float32))

@@ -1,4 +1,4 @@
-"""Noisy and clean recordings of one split, which are in memory, and cropping of recordings."""
+"""Noisy and clean recordings of one split in memory, and classes that crop recordings."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

@@ -67,7 +67,7 @@ def drawn_room(random: np.random.Generator, reverberation: tuple[float, float]) 
 
 
 def in_room(voice: NDArray[np.floating], sample_rate: int, room: Mapping[str, Any]) -> tuple[NDArray, NDArray]:
-    """Simulate a voice `[samples]` in a room with and without walls. Both results have the same length.
+    """Simulate a voice `[samples]` in a room, once with and once without walls. Both results have the same length.
 
     Ray tracing uses the seed in `room`, so the results do not depend on earlier simulations.
     """

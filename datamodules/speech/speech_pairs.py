@@ -147,7 +147,7 @@ class SpeechCrops:
         return {"index": request.indices, "epoch": request.epoch, "global_batch_size": request.global_batch_size}
 
     def cut(self, index: Tensor, uniform: Tensor) -> dict[str, Tensor]:
-        """Cut crops `[B, length]`, int16, one from each of the selected recordings, on the device of `index`."""
+        """Cut int16 crops `[B, length]`, one from each of the selected recordings, on the device of `index`."""
         return {key: store.to(index.device).cut(index, uniform) for key, store in self.stores.items()}
 
 

@@ -32,7 +32,7 @@ def _heavy(shape: tuple[int, int], random: np.random.Generator) -> Array:
 
 
 def ball_std(dim: int) -> float:
-    """Return the standard deviation of one coordinate of N(0, I), restricted to the ball of radius sqrt(D)."""
+    """Return the standard deviation of a coordinate of vectors from N(0, I) that lie in the ball of radius sqrt(D)."""
     return math.sqrt(chi2.cdf(dim, dim + 2) / chi2.cdf(dim, dim))
 
 

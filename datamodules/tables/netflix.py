@@ -182,7 +182,7 @@ class Netflix(RatingSet):
 
     Args:
         folder: folder in the data directory that contains the text files.
-        num_held_out: number of test ratings, which is also the number of validation ratings, per user.
+        num_held_out: number of test ratings per user. The number of validation ratings per user is the same.
         min_ratings: minimum number of ratings per user. Users with fewer ratings are left out.
         data_dir: folder that contains `folder`; None means the NOISEWORKS_DATA directory.
         cache_dir: folder for the ratings sorted by user, visible to all ranks.

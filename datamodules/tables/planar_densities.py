@@ -37,7 +37,7 @@ class DrawnPoints(TableSet):
         return {"features": (self.dim,)}
 
     def truth(self) -> dict[str, torch.Tensor]:
-        """Return true parameters of the distribution, by batch key, for metrics."""
+        """Return the true parameters of the distribution, for metrics. The keys are those of the batch."""
         return {}
 
     def training(self) -> Rows:

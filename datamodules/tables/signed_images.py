@@ -17,7 +17,7 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 class SignedImages(TableSet):
-    """Rows with images `[C, H, W]` in [0, 1] as `features` and a `target` of 1 or -1, depending on the class.
+    """Rows of images: `features` are `[C, H, W]` in [0, 1], and `target` is 1 or -1, depending on the class.
 
     Args:
         images: dataset in memory. Its training and test images are pooled.

@@ -122,7 +122,7 @@ class VideoFrames:
 
 
 def named_clips(folder: Path, what: str) -> dict[str, Path]:
-    """Find the clips in a folder (frame folders, video files, or the folder itself as one clip), as a dict by name.
+    """Find the clips in a folder: frame folders, video files, or the folder itself as one clip. Return a dict by name.
 
     Args:
         folder: folder of clips.

@@ -13,7 +13,7 @@ A claim file contains a mapping, or a list of mappings, with the keys
     name       name in tables (default: <folder>/<method config>)
     baseline_metric   metric of the baseline, if it differs from `metric`, such as test/noisy_si_sdr of the inputs;
                the baseline may then be the method's own config
-    claimed false for a sentence that the runs did not confirm: the numbers are reported, but nothing is claimed
+    claimed    false for a sentence that the runs did not confirm: the numbers are reported, but nothing is claimed
 
 A claim holds if two conditions are met. First, the mean difference must reach the margin in the stated direction.
 Second, it must be significantly above 0 (or above the margin, if the margin is negative) in a one-sided paired t-test

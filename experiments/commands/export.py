@@ -9,8 +9,8 @@ and any height and width if the method allows this. For a diffusion model, only 
 the program are compared with those of the model. The formats are:
 
     torch        model.pt2, loaded by torch.export.load; needs only PyTorch
-    onnx model.onnx; requires the `onnx` extra safetensors only weights; timm and diffusers load the weights of their
-    networks, other networks need their code
+    onnx         model.onnx; requires the `onnx` extra
+    safetensors  only weights; timm and diffusers load the weights of their networks; other networks need their code
 """
 
 from argparse import ArgumentParser, Namespace

@@ -1,10 +1,11 @@
 """Compute FID and KID between two folders of images, or files of statistics, without a generative model.
 
-The first argument is for generated images, and the second for real images. If the weights include a classifier, the
-Inception Score (IS) of the generated images is also computed. An argument is a folder of images, including subfolders,
-or an .npz file. An .npz file contains either mu and sigma, as written by pytorch-fid, clean-fid and this project, or
-features pool_3. The features and statistics of folders are cached, and the file with the cached statistics can be given
-instead of the folder. KID requires images or features for both arguments; statistics are not sufficient.
+The first argument is for generated images, and the second for real images. If the Inception weights include a
+classifier, the Inception Score (IS) of the generated images is also computed. An argument is a folder of images,
+including subfolders, or an .npz file. An .npz file contains either mu and sigma, as written by pytorch-fid, clean-fid
+and this project, or features pool_3. The features and statistics of folders are cached, and the file with the cached
+statistics can be given instead of the folder. KID requires images or features for both arguments; statistics are not
+sufficient.
 """
 
 from argparse import ArgumentParser, Namespace

@@ -17,7 +17,7 @@ A file contains a list of experiments with the keys
         published    the paper's number
         uncertainty  standard deviation of this number, or reading error if it is read from a figure (optional)
         direction    which values are better: higher or lower; equal if neither is better
-        margin how much worse our mean may be than the paper's number; for equal, how much it may differ
+        margin       how much worse our mean may be than the paper's number; for equal, how much it may differ
 
 State direction and margin before you run the experiments. Finished runs are kept, and repeating an interrupted command
 continues it. The CPU hours of an experiment are those of its runs on this machine. The exit status is 1 if a number is

@@ -44,7 +44,7 @@ UNUSED = "Expected to have finished reduction in the prior iteration|parameters 
 NOT_IN_HALF = (
     r"should be the same\b|have the same dtype|expected scalar type|not implemented for '|unsupported ScalarType"
 )
-"""PyTorch's error messages for operators that do not support half precision, or half mixed with single precision."""
+"""PyTorch's error messages for operators that do not support half precision, or a mix of half and single precision."""
 
 
 def of_an_option(error: BaseException, precision: object) -> str | None:

@@ -26,7 +26,7 @@ from experiments.saving.end_of_training import ended_early
 
 
 class RowsSoFar:
-    """Number of rows and digest of a table. Both stay the same if columns are added later."""
+    """The number of rows of a table, and a digest of the table. Neither changes if columns are added later."""
 
     def __init__(self) -> None:
         self.count = 0

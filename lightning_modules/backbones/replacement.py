@@ -148,7 +148,7 @@ class Conv2dOfFunction(nn.Conv2d):
 
 
 def with_function(layer: nn.Linear | nn.Conv2d, function: WeightFunction) -> nn.Module:
-    """Build a layer that replaces `layer`, and computes with a function of its weight."""
+    """Build a layer to replace `layer` that computes with a function of the weight of `layer`."""
     return Conv2dOfFunction(layer, function) if isinstance(layer, nn.Conv2d) else LinearOfFunction(layer, function)
 
 

@@ -16,7 +16,7 @@ IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 class FilledUp(nn.Module):
-    """Wrap a network so that image sides are padded to multiples of `multiple`, and logits are cropped to match.
+    """Wrap a network: images are padded so that `multiple` divides their sides, and logits are cropped to match.
 
     Args:
         network: network that maps images `[B, C, H, W]` to logits `[B, K, H, W]`.

@@ -27,9 +27,9 @@ class TextClassifier(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Wrap a transformers network so that it returns the mean of the last hidden states as features, `[B, D]`.
+    """Wrap a transformers network so that it returns features, `[B, D]`: the mean of the last hidden states.
 
-    The mean is over all tokens except padding.
+    The mean is taken over all tokens except padding.
 
     Args:
         network: network that receives a tokenizer's output, and returns an object with the attribute

@@ -19,7 +19,7 @@ MOST_LAYERS = 10_000
 
 
 def listed(names: Iterable[str], at_most: int = 5) -> str:
-    """Join the first `at_most` names, followed by the number of omitted names."""
+    """Join the first `at_most` names in a text, and append the number of omitted names."""
     names = list(names)
     more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
     return ", ".join(names[:at_most]) + more
@@ -141,14 +141,14 @@ def read_weights(path: str | Path, prefix: str = "", renamed: Mapping[str, str] 
         path: a `.safetensors`, `.pt`, `.pth`, `.ckpt`, `.bin` or `.tar` file, or a folder with one such file. In the
             file, the weights may be nested under the key `state_dict` (as in Lightning), `model_state_dict` or `model`.
             If all keys start with `module.` or `_orig_mod.`, this prefix is removed.
-        prefix: keep only keys that start with this prefix, and remove the prefix from them. The prefix may be written
-            with or without a leading `module.` or `_orig_mod.`, although these are removed first.
+        prefix: keep only keys that start with this prefix, and remove the prefix from them. A leading `module.` or
+            `_orig_mod.`, which is removed from the keys, may be included in the prefix or left out.
         renamed: dictionary that maps old prefixes of the remaining keys to new prefixes.
 
     Raises:
         FileNotFoundError: if there are no weights at `path`.
-        ValueError: if the file is damaged, if it contains objects other than tensors, if no key starts with `prefix`,
-            or if `renamed` contains an old prefix with which no key starts.
+        ValueError: if the file is damaged or contains objects other than tensors, if no key starts with `prefix`, or if
+            `renamed` contains an old prefix with which no key starts.
     """
     file = weights_file(path)
     return weights_in(read_tensors(file), file, prefix, renamed)
@@ -168,7 +168,8 @@ def weights_in(
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         found = listed(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
         raise ValueError(
-            f"{file} must contain a state dict (names and tensors, perhaps under {', '.join(INSIDE)}), got: {found}"
+            f"{file} must contain a state dict (names and tensors, possibly under one of the keys "
+            f"{', '.join(INSIDE)}), got: {found}"
         )
     weights = dict(content)
     for wrapper in WRAPPERS * 2:  # in any order

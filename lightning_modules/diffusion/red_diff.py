@@ -68,7 +68,7 @@ def red_diff_loss(measured: Tensor, operator: Operator, image: Tensor, error: Te
     Args:
         measured: y, `[B, ...]`.
         operator: measurement operator H.
-        image: x, images on the scale of [-1, 1], `[B, C, H, W]`.
+        image: x, `[B, C, H, W]`, on the scale of images in [-1, 1].
         error: e_theta(x_t, t) - e, `[B, C, H, W]`; it is treated as a constant.
         weight: lambda f(r_t), weight of the second term.
     """
@@ -93,7 +93,7 @@ def red_diff(
     """Reconstruct images from their measurements.
 
     Args:
-        model: diffusion model, called with x_t and times t, `[B]`, without gradients.
+        model: diffusion model, called with x_t and times t, `[B]`. No gradient flows through it.
         measured: y, `[B, ...]`.
         operator: measurement operator H.
         times: timesteps in the order of optimisation.
@@ -106,7 +106,7 @@ def red_diff(
         draw: function that samples standard normal noise with the shape of its argument.
 
     Returns:
-        mu, `[B, C, H, W]`, on the scale of [-1, 1], but not clipped.
+        mu, `[B, C, H, W]`, on the scale of images in [-1, 1], but not clipped to this range.
     """
     mu = operator.pseudo_inverse(measured).detach().clone().requires_grad_(True)
     optimizer = torch.optim.Adam([mu], lr=learning_rate, betas=(0.9, 0.99))

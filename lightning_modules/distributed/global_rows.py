@@ -1,4 +1,4 @@
-"""Gather the rows of the global batch from all ranks, and send the gradient of each row back to the row's rank."""
+"""Gather the rows of the global batch from all ranks; the gradient of a row is sent back to the rank of the row."""
 
 from typing import Any
 

@@ -87,9 +87,9 @@ class LostProcess(ConnectionError):
 class Heartbeats(threading.Thread):
     """Thread that detects lost processes and ends the other processes, even if they wait in a collective.
 
-    Each process increments its counter in a store on process 0, which monitors all counters. When a process is lost,
-    each remaining process has `GRACE` seconds to end with its own error. If a process is still running after this time,
-    for example because it waits in a collective, its `Heartbeats` thread prints an error and ends it.
+    Each process increments its own counter in a store; process 0 hosts the store, and monitors all counters. When a
+    process is lost, each remaining process has `GRACE` seconds to end with its own error. If a process is still running
+    after this time, for example because it waits in a collective, its `Heartbeats` thread prints an error and ends it.
 
     Args:
         strategy: strategy of the run.

@@ -21,7 +21,7 @@ from torch import Tensor
 from datamodules.distributed import collectives
 
 _ROWS_AT_ONCE = 1 << 16
-"""Maximum number of rows that rank 0 gathers from all ranks at once, on its device."""
+"""Maximum number of rows that rank 0 gathers at once from all ranks, on the device of rank 0."""
 _NUMBERS_AT_ONCE = 1 << 27
 """Maximum number of values in the rows that rank 0 gathers at once."""
 
@@ -123,13 +123,13 @@ class PerSample:
         rule: Callable[[Tensor, Tensor], Tensor],
         global_batch_size: int | None = None,
     ) -> Tensor:
-        """Update the rows of the global batch's samples, and return the new rows of this rank's samples.
+        """Update the rows of all samples in the global batch, and return the new rows of this rank's samples.
 
         All ranks must call this method in the same step, each with its own shard of the batch from `GlobalBatches`.
 
         Args:
             index: indices of the samples on this rank, `[b]`, int64; a sample must not occur twice in the global batch.
-            value: this rank's values for these samples, `[b, K]`, without gradient.
+            value: this rank's values for these samples, `[b, K]`, which must not require a gradient.
             rule: function `(old rows, values) -> new rows`; each new row may depend only on the old row and the value
                 of the same sample.
             global_batch_size: total number of samples in the batch on all ranks; required with more than one rank.

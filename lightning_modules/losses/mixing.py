@@ -23,7 +23,7 @@ class Mixing(NamedTuple):
     weight: float
     """Weight l of the sample itself, in [1/2, 1]; the partner has the weight 1 - l."""
     partner: Tensor
-    """Permutation of the global batch, `[B]`, int64, on the CPU; see `partner_rows`."""
+    """Partner of each sample, as a permutation of the global batch, `[B]`, int64, on the CPU; see `partner_rows`."""
 
     def __call__(self, value: Tensor) -> Tensor:
         """Mix the values of this rank's samples, `[b, ...]`, with the values of their partners."""

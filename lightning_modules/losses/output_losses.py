@@ -28,7 +28,7 @@ def inputs_and_target(batch: Any) -> tuple[Tensor, Tensor]:
 
 
 class CountedLoss(nn.Module):
-    """A loss that is summed over samples and counts how often its gradient with respect to the outputs is computed.
+    """Sum a loss over samples, and count how often its gradient with respect to the outputs is computed.
 
     Args:
         loss: module that maps outputs and targets to the sum of the losses over samples, such as a loss of torch with
@@ -100,7 +100,7 @@ class OutputLossSteps:
         log_same(self, "train/whole_loss", found[0])
 
     def _whole_loss(self: Any, batches: Iterable[Any]) -> tuple[Tensor, Tensor, int]:
-        """Return the loss, summed over all samples and ranks, the norm of its gradient, and the number of samples."""
+        """Return the loss summed over samples and ranks, the norm of its gradient, and the number of samples."""
         parameters = trainable_parameters(self.network)
         total, value, samples = [torch.zeros_like(each) for each in parameters], torch.zeros((), device=self.device), 0
         for batch in batches:

@@ -4,9 +4,9 @@
     SSIM = mean of (2 m_x m_y + C_1)(2 s_xy + C_2) / ((m_x^2 + m_y^2 + C_1)(s_x^2 + s_y^2 + C_2))
 
 Images are in [0, 1]. The mean of squares runs over all pixels and channels. The means m, the variances s_x^2 and s_y^2,
-and the covariance s_xy are weighted by a Gaussian window of 11 x 11 pixels with standard deviation 1.5. Only windows
-that lie inside the image are used. The constants are C_1 = 0.01^2 and C_2 = 0.03^2. The SSIM of a colour image is the
-mean over its channels. A dataset's value is the mean over its images.
+and the covariance s_xy are computed with the weights of a Gaussian window, which has 11 x 11 pixels and a standard
+deviation of 1.5. Only windows that lie inside the image are used. The constants are C_1 = 0.01^2 and C_2 = 0.03^2. The
+SSIM of a colour image is the mean over its channels. A dataset's value is the mean over its images.
 
 For published tables, images are preprocessed by one of three protocols. For additive Gaussian noise (DnCNN, FFDNet,
 KAIR) and SIDD, the estimate is clipped to [0, 1] and both images are rounded to 256 levels (`rounded`). Other tables

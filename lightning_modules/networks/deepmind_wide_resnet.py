@@ -57,7 +57,7 @@ class Stage(nn.Module):
 
 
 class DeepMindWideResNet(nn.Module):
-    """The network WRN-depth-width for 32 x 32 pixels, which maps normalised images to logits.
+    """The wide residual network WRN-depth-width: map normalised images of 32 x 32 pixels to logits.
 
     Args:
         depth: number of layers, 6n + 4.

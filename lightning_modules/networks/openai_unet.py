@@ -136,6 +136,6 @@ def _sampler(source: str, convolution: str, target: str, sampler: nn.Module) -> 
 
 
 def _split(qkv: Tensor, heads: int) -> tuple[Tensor, ...]:
-    """Split a tensor `[3 C, C, 1]` or `[3 C]`, whose heads follow one another, into queries, keys and values."""
+    """Split a tensor `[3 C, C, 1]` or `[3 C]`, which is ordered by heads, into queries, keys and values."""
     by_head = qkv.view(heads, 3, -1, *qkv.shape[1:2])
     return tuple(by_head[:, part].flatten(0, 1) for part in range(3))

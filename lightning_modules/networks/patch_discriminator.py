@@ -1,9 +1,9 @@
 """The discriminator of image translation (PatchGAN): it classifies each patch as real or fake.
 
-All convolutions are 4x4 with LeakyReLU(0.2). The first `num_downsamplings` convolutions have stride 2, and double the
-width up to eight times the first width. A convolution of stride 1 and an output layer with a single channel follow.
-Instance normalisation follows all convolutions except the first and the last. Each score depends on 70 x 70 pixels with
-three downsamplings, and on 34 x 34 pixels with two.
+All convolutions are 4x4. All except the last are followed by LeakyReLU(0.2), and all except the first and the last also
+by instance normalisation. The first `num_downsamplings` convolutions have stride 2, and double the width up to eight
+times the first width. A convolution of stride 1 and an output layer with a single channel follow. Each score depends on
+70 x 70 pixels with three downsamplings, and on 34 x 34 pixels with two.
 
 Source: Isola et al., Image-to-Image Translation with Conditional Adversarial Networks, CVPR 2017, arXiv 1611.07004,
 with the instance normalisation of CycleGAN (Zhu et al., ICCV 2017, arXiv 1703.10593).
@@ -19,7 +19,7 @@ class PatchDiscriminator(nn.Module):
 
     Args:
         in_channels: channels of an image, C.
-        width: channels after the first convolution.
+        width: number of channels after the first convolution.
         num_downsamplings: number of convolutions with stride 2.
 
     Raises:

@@ -49,7 +49,7 @@ PUBLISHED = {  # maps names in the authors' files to names in `RealBasicVSR`
     "conv_last": "enlargement.last",
 }
 NORMALISATION = ("basicvsr.spynet.mean", "basicvsr.spynet.std")
-"""Names of constants in published weight files; they are not loaded."""
+"""Names of constants that published weight files contain. These constants are not loaded."""
 
 
 def small_normal(layer: nn.Conv2d, scale: float = 0.1) -> nn.Conv2d:

@@ -1,4 +1,4 @@
-"""A linear classifier on unit-length embeddings, which LSA's authors use to train CLIP's image encoder."""
+"""A linear classifier on unit-length embeddings. LSA's authors use it to train CLIP's image encoder."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -8,7 +8,7 @@ regularises p towards t:
 
 The gradient of the second term with respect to the logits is lambda p_c (<t, p> - t_c) / (1 - <t, p>). For clean
 examples, it prevents the total gradient from vanishing; for falsely labelled examples, it cancels the gradient of the
-cross-entropy. The target t is initialised to zero, without bias correction, so that the effect of the second term
+cross-entropy. The target t is initialised to zero and has no bias correction. The effect of the second term therefore
 increases gradually.
 
 Source: Liu, Niles-Weed, Razavian and Fernandez-Granda, Early-Learning Regularization Prevents Memorization of Noisy

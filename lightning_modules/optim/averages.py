@@ -78,7 +78,7 @@ class AveragedWeights(nn.Module):
     def _averaged(self, network: nn.Module) -> list[nn.Parameter]:
         """Return the averaged parameters.
 
-        These are the parameters that were trainable when the average was built, whether or not they require gradients
+        These are the parameters that were trainable when the average was built, even if they do not require gradients
         now.
         """
         named = dict(network.named_parameters())

@@ -228,8 +228,8 @@ class PiecewiseConstant(LambdaLR):
 
     Args:
         optimizer: optimizer whose learning rates the schedule scales.
-        factors: dict that maps the epoch from which a factor applies to this factor. Epochs are counted from 0. Before
-            the first of these epochs, the factor is 1.
+        factors: dict from epochs to factors. A factor applies from its epoch on, until the next epoch in the dict.
+            Before the first epoch in the dict, the factor is 1. Epochs are counted from 0.
 
     Raises:
         ValueError: if an epoch is below 1 or a factor is negative.

@@ -121,7 +121,7 @@ class MeanReverting(nn.Module):
         return towards, back, self.deviation * np.sqrt(step * left / whole)
 
     def noised(self, clean: Tensor, degraded: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Compute x_t from images and noise, all with shape `[B, C, H, W]`, for int64 times t, `[B]`."""
+        """Compute x_t from images and noise, all `[B, C, H, W]`, at the times t, `[B]`, int64."""
         return degraded + along(self.kept[t], clean) * (clean - degraded) + along(self.std[t], clean) * noise
 
     def step_back(self, x: Tensor, degraded: Tensor, noise: Tensor, t: Tensor) -> Tensor:

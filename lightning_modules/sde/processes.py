@@ -157,7 +157,7 @@ class VE(Process):
 
 
 class _Decaying(Process):
-    """Base class of processes that multiply data by m(t), which decreases, while the noise variance increases to 1."""
+    """Base class of processes in which the factor m(t) of the data decreases, and the noise variance increases to 1."""
 
     prior_deviation = 1.0
     sampling_end = 1e-3

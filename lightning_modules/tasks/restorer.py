@@ -51,7 +51,7 @@ class RestorerSteps(ImageWriter):
         return at_least_float32(self.restore(batch["noisy"], generator_of(run_seed(), int(batch["index"][0]))))
 
     def other_estimates(self: Any, batch: ImagePairBatch) -> dict[str, Tensor]:
-        """Return a dict from names to additional estimates of the images of a test batch.
+        """Return additional estimates for the images of a test batch, as a dict by name.
 
         The metrics of these estimates are logged as `test/<name>_psnr` etc.
         """

@@ -45,7 +45,7 @@ class FolderWriter:
     settings_name: str
     """Name of the file in the run directory that contains the settings."""
     items = "images"
-    """Name of the results in messages."""
+    """Plural noun for the results, used in messages."""
     _job: ResumableMap | None = None
 
     def store(self, folder: Path) -> Files:
@@ -166,7 +166,7 @@ def arguments_of(module: Any) -> dict[str, Any]:
 
     Only numbers, strings, and tuples or dataclasses of numbers and strings are included. Other arguments are omitted.
 
-    A diffusion process is represented by its arguments.
+    If an argument is a diffusion process, it is represented by its own arguments.
     """
     found: dict[str, Any] = {}
     for key in inspect.signature(type(module)).parameters:

@@ -1,4 +1,4 @@
-"""Read training samples at chosen positions, without augmentation.
+"""Read training samples at chosen positions of the training set, without augmentation.
 
 The samples are sharded over ranks.
 """

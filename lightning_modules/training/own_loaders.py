@@ -1,4 +1,4 @@
-"""Training, testing and prediction with users' own DataLoaders instead of a DataModule of this project."""
+"""Training, testing and prediction with your own DataLoaders instead of a DataModule of this project."""
 
 import warnings
 from typing import Any
@@ -16,7 +16,7 @@ from lightning_modules.lightning_internals import (
 
 
 class NumberedSource(DataLoaderSource):
-    """Dataloader source of a trainer loop that numbers the samples.
+    """Dataloader source for a loop of the trainer; it numbers the samples.
 
     The source adds to each batch the positions of its samples in the dataset (see `with_positions`).
     """

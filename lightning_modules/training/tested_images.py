@@ -19,7 +19,7 @@ from datamodules.jobs.stores import digest_of
 from lightning_modules.lightning_internals import before_batch_transfer
 
 NUM_COMPARED = 16
-"""Number of tested images whose pixels are compared, to check that a resumed run uses the same test set."""
+"""Number of tested images whose pixels are compared in order to check that a resumed run uses the same test set."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +150,7 @@ def require_testing(trainer: Trainer, needed_by: str) -> None:
         ValueError: if the trainer is unsuitable; the message names the setting.
     """
     if trainer.limit_test_batches == 0:
-        raise ValueError(f"trainer.limit_test_batches 0 skips testing and therefore {needed_by}: set it to 1")
+        raise ValueError(f"with trainer.limit_test_batches 0, testing is skipped, and {needed_by} with it: set it to 1")
     require_whole_network(trainer, needed_by)
 
 

@@ -38,7 +38,7 @@ def with_contrast(image: Tensor, factor: Tensor) -> Tensor:
 
 
 def with_saturation(image: Tensor, factor: Tensor) -> Tensor:
-    """Scale the saturation by factors `[B]`: 0 gives the grey image, and 1 the original image."""
+    """Scale the saturation of images by factors `[B]`; 0 gives a grey image, and 1 gives the original image."""
     return blended(image, grey(image), factor)
 
 
@@ -54,7 +54,7 @@ def with_hue(image: Tensor, shift: Tensor) -> Tensor:
 
 
 class ColourJitter(nn.Module):
-    """Change the brightness, contrast, saturation and hue of random images, and convert random images to grey.
+    """Change brightness, contrast, saturation and hue of randomly selected images, and convert some images to grey.
 
     This is equivalent to torchvision's `ColorJitter` within `RandomApply`, followed by `RandomGrayscale`. The order of
     the four changes is sampled once per batch; all other random numbers are sampled separately for each image.

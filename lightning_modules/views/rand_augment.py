@@ -230,7 +230,7 @@ def apply_operations(
 
 
 class RandAugment(nn.Module):
-    """Apply RandAugment with the operations, ranges and signs of torchvision, but sampled per image, not per batch.
+    """Apply RandAugment with torchvision's operations, ranges and signs, but sample for each image, not for each batch.
 
     Args:
         num_ops: number of operations that are applied in sequence, at least 1.

@@ -223,7 +223,7 @@ def test_adapters_of_a_half_precision_network_are_single_precision() -> None:
 
 
 class Embedded(nn.Module):
-    """A network with integer inputs, whose list of blocks is never called as a module."""
+    """A network with integer inputs and with a list of blocks; the list is never called as a module."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -31,7 +31,7 @@ FAMILIES = ("text_to_image", "stable_diffusion_3", "pixart_sigma", "sana", "qwen
 
 @pytest.fixture(params=["int8", "nf4"])
 def quantization(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return a quantisation whose package is installed; for nf4, diffusers' check for a GPU is disabled."""
+    """Return a quantisation, or skip if its package is missing; for nf4, disable the check of diffusers for a GPU."""
     pytest.importorskip({"int8": "torchao", "nf4": "bitsandbytes"}[request.param])
     if request.param == "nf4":
         from diffusers.quantizers.bitsandbytes.bnb_quantizer import BnB4BitDiffusersQuantizer as Quantizer
@@ -196,7 +196,7 @@ def test_a_quantised_network_is_neither_exported_nor_sharded(flux: Path) -> None
 
 
 def stored(folder: Path) -> Path:
-    """Copy a pipeline, and mark the copy as saved with quantised weights."""
+    """Mark the pipeline in this folder as saved with quantised weights, and return the folder."""
     config = folder / "transformer" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"quantization_config": {"quant_method": "torchao"}}))
     return folder

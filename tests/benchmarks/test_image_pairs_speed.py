@@ -34,7 +34,7 @@ class GreyImages(PairSet):
 
 
 class PerItem(Dataset):
-    """Image files that are opened, cropped, flipped, converted and made noisy one by one."""
+    """Image files; each image is opened, cropped, flipped, converted and made noisy separately."""
 
     def __init__(self, folder: Path) -> None:
         self.files = [folder / f"{number}.png" for number in range(len(GREY))]

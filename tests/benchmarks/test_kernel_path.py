@@ -1,4 +1,4 @@
-"""Cost of the kernel's path for a thousand step counts, relative to the eigendecomposition that the path requires."""
+"""Cost of a kernel's predictions after each of a thousand steps, relative to the eigendecomposition that they need."""
 
 from collections.abc import Callable
 

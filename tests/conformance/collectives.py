@@ -94,7 +94,7 @@ def _checked(name: str, function: Any) -> Any:
 
 
 def like_nccl() -> None:
-    """Make collectives behave like NCCL's, and use the simulated device in DDPStrategy, until the process ends."""
+    """Until the process ends, make collectives behave like NCCL's, and make DDPStrategy use the simulated device."""
     for name in OF_TENSORS:
         setattr(dist, name, _checked(name, getattr(dist, name)))
     made = dist.new_group
@@ -109,7 +109,7 @@ def like_nccl() -> None:
     began = DDPStrategy.setup_distributed
 
     def setup_distributed(self: DDPStrategy) -> None:
-        """Initialise the group with gloo, which does not know the device."""
+        """Initialise the process group on the CPU, because gloo does not support the simulated device."""
         DDPStrategy.root_device = torch.device("cpu")  # type: ignore[assignment, method-assign]
         try:
             began(self)

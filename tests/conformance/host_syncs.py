@@ -77,7 +77,7 @@ def note(kind: str) -> None:
 
 
 def watch() -> None:
-    """Count synchronisations in every fit of this process from now on."""
+    """From now on, count the synchronisations in every fit of this process."""
     advance, tolist = _TrainingEpochLoop.advance, simulated_device.DeviceTensor.tolist
 
     def counted(self: Any, *args: Any) -> None:

@@ -47,7 +47,7 @@ def is_cast(value: Any) -> bool:
 
 
 def autocast(policy: str, func: Any, *args: Any, **kwargs: Any) -> Any:
-    """Compute an operator in the precision that its list specifies."""
+    """Compute an operator in the precision that `policy`, the name of autocast's list, specifies."""
     kind = simulated_device.DEVICE.type
     cast = [leaf for leaf in tree_leaves((args, kwargs)) if is_cast(leaf)]
     dtype = {"lower": torch.get_autocast_dtype(kind), "single": torch.float32}.get(policy)

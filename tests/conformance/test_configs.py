@@ -113,7 +113,7 @@ def test_a_key_that_does_not_exist_is_found() -> None:
 
 
 def effective(path: Path) -> dict[str, Any]:
-    """Read a configuration by dotted names, without base arguments of classes that the file replaces."""
+    """Return settings by dotted name, without the base file's arguments that a replaced class does not have."""
     settings = settings_of(path)
     for key, value in dotted(mapping_of(path)).items() if base_of(path) else []:
         if key.endswith(".class_path"):

@@ -205,7 +205,7 @@ DEAR |= {"negvsr/reds", "negvsr/reds_plain", "negvsr/reds_stage1", "negvsr/reds_
 
 
 def architecture(network: Any) -> str:
-    """Return the network that a config names, without its input normalisation."""
+    """Return the name of the network in a configuration, without the wrapper that normalises its input."""
     arguments = network.get("init_args", {})  # a class without arguments has no such entry
     if "network" in arguments:
         return architecture(arguments.network)
@@ -244,7 +244,7 @@ def test_a_training_step_at_full_scale(path: Path, monkeypatch: pytest.MonkeyPat
 
 
 class Waits(LightningModule):
-    """Applies a function to its logits in each step."""
+    """A module whose training step applies a given function to the logits."""
 
     def __init__(self, action: Callable[[Tensor], object]) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ from tests.trainers import quiet
 
 METHODS = methods()
 FIRST = {class_path(method): name for name, method in reversed(METHODS.items())}
-"""The first row of each class. Additional rows of a class run only nightly here, and by default with two processes."""
+"""The first row of each class. Other rows of a class run here only nightly, but by default with two processes."""
 ROWS = [pytest.param(name, marks=() if name in FIRST.values() else pytest.mark.nightly) for name in METHODS]
 BEGINNING = "--trainer.callbacks+={class_path: tests.conformance.runs.Beginning}"
 

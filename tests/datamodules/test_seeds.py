@@ -1,4 +1,4 @@
-"""Every DataModule without its own seed uses that of `seed_everything`, in Python and on the command line."""
+"""Every DataModule whose seed is not set uses that of `seed_everything`, in Python and on the command line."""
 
 import importlib
 import inspect

@@ -44,7 +44,7 @@ def test_value_and_gradient_of_a_step_are_the_equation() -> None:
 
 
 def test_the_correction_is_least_squares_over_what_is_not_saturated() -> None:
-    """The illuminance correction fits a separate factor for each image."""
+    """The illuminance correction fits a factor for each image to the pixels that are not saturated."""
     clean = 0.9 * images(0, 3, 4, 8, 8)
     clean[:, 1, :3] = 1
     estimate = 0.7 * clean + 0.1 * images(1, 3, 4, 8, 8)

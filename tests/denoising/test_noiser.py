@@ -41,7 +41,7 @@ def test_the_network_is_what_is_written_out() -> None:
 
 
 def test_brightness_and_contrast_of_the_whole_image_are_taken_away() -> None:
-    """The border differs, because convolutions pad it with zeros; the means of the centres are nearly equal."""
+    """Convolutions pad with zeros, so borders differ; the means of the centres are nearly equal."""
     random = torch.Generator().manual_seed(0)
     image = torch.rand(1, 3, 40, 40, generator=random, dtype=torch.float64)
     for normalized, alike in ((True, True), (False, False)):

@@ -65,6 +65,6 @@ def tiny_flow_model(family: Literal["flux", "stable_diffusion_3"]) -> TextToImag
 
 
 def tiny_frozen_model() -> TextToImage:
-    """Load a tiny SDXL pipeline with frozen weights, always the same."""
+    """Load a tiny SDXL pipeline with frozen weights; the weights are the same in each call."""
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng():
         return text_to_image_pipeline(str(save_xl(Path(folder))))

@@ -1,4 +1,4 @@
-"""Changes that the generic tests make to each method's demo, and their reasons: a row per method.
+"""A row per method, with the changes that the generic tests make to its demo, and the reasons for these changes.
 
 `tests/conformance` applies the changes in `short`; `tests/distributed/test_methods.py` also applies those in `alike`,
 so that two processes can give the same result as one. A demo without a row runs unchanged.
@@ -50,7 +50,7 @@ class Method:
 
     @property
     def pretrained(self) -> dict[str, Any]:
-        """Remove the callbacks that pre-train in one process, for runs with several processes."""
+        """Return the changes that remove callbacks which pre-train in one process, for runs with several processes."""
         keys = [key for key, value in self.alike.items() if value is LEFT_OUT]
         return {key: LEFT_OUT for key in keys if re.fullmatch(r"trainer\.callbacks\.-?\d+", key)}
 

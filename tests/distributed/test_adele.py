@@ -1,4 +1,4 @@
-"""One process and two correct labels in the same way, for any distribution of the images."""
+"""Two processes correct labels as one process does, however the images are distributed over them."""
 
 from pathlib import Path
 

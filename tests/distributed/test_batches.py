@@ -1,4 +1,4 @@
-"""A user's own loader, whose batches do not contain the number of samples over all processes."""
+"""Training with a user's own loader, whose batches do not state the number of samples over all processes."""
 
 import os
 

@@ -116,7 +116,7 @@ def test_every_callback_is_compared() -> None:
 
 
 def fid(directory: Path, *folders: Path) -> str:
-    """Score two folders with a small network and a cache in a directory; return the printed output."""
+    """Run `fid` on two folders with a small network and a cache in `directory`, and return the printed output."""
     options = ["--timm", "resnet10t", "--weights", directory.parent / "weights.pth", "--cache_dir", directory]
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         assert train.main(["fid", *map(str, [*folders, *options])]) == 0

@@ -73,7 +73,7 @@ def test_rows_belong_to_the_sample_and_not_to_its_place_in_the_batch() -> None:
 
 
 def test_a_checkpoint_of_one_process_makes_no_second_table(tmp_path: Path) -> None:
-    """In earlier versions, the 5.2 GB for ImageNet were in memory twice at each checkpoint, and during resumed runs."""
+    """In earlier versions, the table (5.2 GB for ImageNet) was in memory twice at checkpoints and in resumed runs."""
     memory = PerSample(K).allocate(50, "cpu", torch.float64)
     index, value = torch.arange(50), torch.rand(50, K, dtype=torch.float64)
     memory.update(index, value, lambda old, new: new)

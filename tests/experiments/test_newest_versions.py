@@ -1,4 +1,4 @@
-"""Report problems with the newest released lightning and jsonargparse: the test may fail, and prints them."""
+"""Print what breaks with the newest releases of lightning and jsonargparse; the test may fail."""
 
 import os
 import re

@@ -159,7 +159,7 @@ def test_a_file_with_errors_is_rejected(
 def test_experiments_with_one_directory_are_rejected(
     config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With `--output`, the runs of both files would share a directory, and the second would reuse the first's runs."""
+    """With `--output`, both files would use the same directory, and the second would reuse the runs of the first."""
     files = [str(stated(config("demo", folder=name).with_name("reproduced.yaml"))) for name in ("elr", "adele")]
     assert commands.run("reproduce", [*files, "--output", str(tmp_path / "out")], ["false"]) == 2
     assert "the name 'Our name' is used twice" in capsys.readouterr().err

@@ -70,7 +70,7 @@ def networks(at: Place) -> None:
 
 
 def trainings(at: Place) -> None:
-    """Compare the checkpoints of demos whose random numbers are drawn on the CPU in both runs."""
+    """Train demos on the CPU and on the device, drawing random numbers on the CPU, and compare their checkpoints."""
     names = TRAINED[: at.of(len(TRAINED), 1)]
     labels = {name: f"{name}, a demo trained in float64, all that its checkpoint holds" for name in names}
     for name, label in at.pending(labels):

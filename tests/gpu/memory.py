@@ -167,7 +167,7 @@ def pipeline(at: Place) -> Path:
 
 
 def diffusion_steps(tuning: Any, cached: bool, at: Place) -> tuple[nn.Module, Callable[[int], None]]:
-    """Build the module, and a step on 512-pixel images or their cached latents, in bf16-mixed with weight averages."""
+    """Build the module and a bf16-mixed step on 512-pixel images or their cached latents, with weight averages."""
     torch.manual_seed(0)
     lora: dict[str, Any] = {"lora_rank": 4} if tuning == "lora" else {}
     network = TextToImage(str(pipeline(at)), tuning=tuning, **lora)

@@ -168,7 +168,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def largest(fits: Callable[[int], bool], most: int) -> int:
-    """Find the largest number up to `most` that fits, within an eighth; all smaller numbers are assumed to fit."""
+    """Find the largest number up to `most` that fits, to within an eighth, assuming that smaller numbers fit, too."""
     low, high = 0, 1
     while high <= most and fits(high):
         low, high = high, 2 * high

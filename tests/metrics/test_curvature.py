@@ -93,7 +93,7 @@ def test_frozen_weights_are_left_out_and_the_gradient_is_of_the_mean() -> None:
 def test_graphs_are_kept_within_a_limit_and_follow_the_weights(
     limit: int, passes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three products need one pass over each batch whose graph is kept; the first batch's graph is always kept."""
+    """For three products, a batch whose graph is kept needs only one pass; the first batch's graph is always kept."""
     monkeypatch.setattr(curvature, "KEPT_BYTES", limit)
     module, seen = network(nn.Tanh()), list[int]()
     handle = module.register_forward_hook(lambda *_: seen.append(1))

@@ -52,7 +52,7 @@ def test_a_classifiers_weights_go_into_the_backbone(tmp_path: Path) -> None:
 
 
 def test_parameters_on_the_meta_device_whatever_the_weights() -> None:
-    """The network has 39,638,869 parameters with 21 categories (torchvision), and 257 fewer without one category."""
+    """The network has 39,638,869 parameters with 21 categories (torchvision), and 257 fewer for each category less."""
     with torch.device("meta"):
         network = deeplabv3_resnet50(20, pretrained_backbone=True)
     assert count(network) == 39_638_869 - 257

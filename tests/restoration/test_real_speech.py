@@ -13,7 +13,7 @@ import train
 from tests.command import ROOT
 
 MINUTES = 120
-"""Minutes on one core, for both trainings and tests."""
+"""Time on one core for both training runs and their tests, in minutes."""
 
 pytestmark = [
     pytest.mark.data,

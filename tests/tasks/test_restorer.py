@@ -22,7 +22,7 @@ from tests.trainers import quiet
 
 
 class Scaling(RestorerSteps, LightningModule):
-    """Multiplies images, and adds noise from the given generator."""
+    """Multiplies images by a factor, and adds noise from the given generator."""
 
     def __init__(self, factor: float = 0.9, noise: float = 0.0) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ def images(count: int, size: tuple[int, int], seed: int, channels: int = 3) -> T
 
 
 class Sets(LightningDataModule):
-    """Two sets of images with different sizes, with one image or two per batch."""
+    """Two sets of images; their images differ in size, and batches have one or two images."""
 
     def __init__(
         self, test_names: tuple[str, ...] = ("flat", "tall"), clean: bool = True, data_range: int = 255

@@ -75,7 +75,7 @@ def test_two_processes_share_a_folder(folder: Path, tmp_path: Path) -> None:
 
 
 class Halved(ImageWriter, LightningModule):
-    """Halves images; one of two processes may be killed, or fail, at its second batch."""
+    """Halves the pixel values; one of two processes can be killed, or fail, at its second batch."""
 
     written, given, settings_name = "halved", "image", "settings.json"
 

@@ -1,4 +1,4 @@
-"""Several iterations per step equal single ones, are counted as one step, and can be saved between two iterations."""
+"""Several iterations in a step equal as many single ones, count as one step, and can be saved between iterations."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from tests.trainers import quiet
 
 
 class Halley(LightningModule):
-    """Computes the root of 2 with a nonlinear iteration whose step shrinks."""
+    """Computes the square root of 2 with a nonlinear iteration, whose steps become smaller."""
 
     def __init__(self, iterations: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""timm's RandAugment on a batch: each operation compared with timm's on Pillow images; strings, draws, rejections."""
+"""timm's RandAugment on a batch: each operation equals timm's on Pillow images; strings, draws, rejections."""
 
 import math
 from typing import Any

@@ -113,8 +113,8 @@ class HuggingFaceImages(NamedSplits):
     The dataset is on the Hugging Face Hub or in a local folder. A dataset on the Hub is downloaded once, to the cache
     of `datasets`. A local folder contains either a dataset saved by `save_to_disk`, or images in one folder per class
     (`imagefolder`). Images are read by position from memory-mapped files. Label noise, folds and resuming therefore
-    work as for image files. Label tables identify a sample by its index, or by its name `<split>/<row>`. To read
-    parquet and tar files directly, without the cache of `datasets`, use `ImageShards`.
+    work as for image files. Label tables identify a sample by its index, or by its name `<split>/<row>`. `ImageShards`
+    reads parquet and tar files without copying them.
 
     Args:
         name: name of the dataset on the Hub, such as `uoft-cs/cifar10`, or a local folder.
@@ -218,7 +218,7 @@ def loaded_split(
         if not HUB_NAME.fullmatch(name):
             raise FileNotFoundError(f"{name} is not a folder, and not the name of a dataset such as uoft-cs/cifar10")
         if name.isidentifier() and find_spec(f"datasets.packaged_modules.{name}") is not None:
-            raise ValueError(f"{name} is a builder, not a dataset, and would read any files; give the name of a dataset")
+            raise ValueError(f"{name} is a builder, not a dataset, and would read any files; give a dataset's name")
     try:
         if any((folder / file).is_file() for file in ("dataset_dict.json", "state.json")):
             found = datasets.load_from_disk(str(folder))

@@ -29,7 +29,7 @@ def taps(size: int, like: Tensor) -> Tensor:
 
 
 def squared_distances(size: int, sigma_x: Tensor, sigma_y: Tensor, rotation: Tensor) -> Tensor:
-    """Compute q of each tap, `[T, size, size]`, from standard deviations and angles in radians, `[T]`."""
+    """Compute q of each tap, `[T, size, size]`, from T standard deviations along each axis, and T angles in radians."""
     place = taps(size, sigma_x)
     cosine, sine = (function(rotation)[:, None, None] for function in (torch.cos, torch.sin))
     along = (place[..., 0] * cosine + place[..., 1] * sine) / sigma_x[:, None, None]

@@ -24,7 +24,7 @@ BICUBIC = -0.75
 def resampling(size: int, sizes: NDArray[np.int64], mode: Mode) -> Tensor:
     """Return the matrices that resample a line of pixels to new lengths, `[T, longest, size]`, float64.
 
-    In the matrix of each line, the rows beyond the new length are zero.
+    In each matrix, the rows beyond its new length are zero.
 
     Args:
         size: length of the line in pixels.
@@ -119,7 +119,7 @@ class RandomResize(ClipOperator):
 
 
 def _each_resized(clip: Tensor, axis: int, sizes: NDArray[np.int64], mode: Mode) -> Tensor:
-    """Resize one axis of each frame to the frame's own length, then to the length of the first frame."""
+    """Resize one axis of each frame t to the length `sizes[t]`, and then to `sizes[0]`, that of the first frame."""
     matrix = resampling(clip.shape[axis], sizes, mode)
     together = torch.zeros(len(sizes), int(sizes[0]), matrix.shape[1], dtype=matrix.dtype)
     for own in np.unique(sizes):

@@ -27,8 +27,8 @@ class Gaussian(ImageNoise):
     Tweedie's formula is E[x | y] = y + sigma^2 score(y).
 
     Args:
-        grey_levels: standard deviation in grey levels (white is 255), in [0, 255]. If it is a range (lowest, highest),
-            the standard deviation of each image is sampled log-uniformly.
+        grey_levels: standard deviation in grey levels (white is 255), in [0, 255]; or a range (lowest, highest), from
+            which the standard deviation of each image is sampled log-uniformly.
     """
 
     grey_levels: Level = 25.0

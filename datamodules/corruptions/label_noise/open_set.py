@@ -25,7 +25,7 @@ def replacements(num_images: int, num_pool: int, noise_rate: float, seed: int) -
     Args:
         num_images: number of images N.
         num_pool: number of images in the pool of replacements. Each image in the pool is used at most once.
-        noise_rate: r, in [0, 1).
+        noise_rate: fraction r of the images to replace, in [0, 1).
         seed: seed of the random choice.
 
     Returns:
@@ -52,7 +52,7 @@ class OpenSetLabelNoise(ImageSet):
     Args:
         images: dataset whose training images are in memory.
         others: replacement images.
-        noise_rate: r, in [0, 1).
+        noise_rate: fraction r of the images to replace, in [0, 1).
         seed: seed of the replacement. None means the value of `seed_everything`.
     """
 

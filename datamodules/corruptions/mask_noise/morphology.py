@@ -165,7 +165,7 @@ class OverUnderSegmentation:
 
 
 def _in_proportion(mask: np.ndarray, category: int, iterations: int, dilate: bool, target_pixels: int) -> np.ndarray:
-    """Erode or dilate one class of a mask `[H, W]`, resized so that the class covers `target_pixels` pixels.
+    """Erode or dilate one class of a mask `[H, W]`, at the scale at which the class covers `target_pixels` pixels.
 
     Only the part of the image that can change is processed. Along each axis, let `first` and `last` be the positions of
     the first and last pixel of the class. Cubic interpolation at a position depends only on pixels less than 2 pixels

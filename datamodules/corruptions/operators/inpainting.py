@@ -64,7 +64,7 @@ class Masks(LinearOperator):
         Raises:
             TypeError: always. Use `of` to obtain the operator for a batch of images.
         """
-        raise TypeError(f"each image has its own mask: {type(self).__name__}.of(index, size) returns the operator")
+        raise TypeError(f"each image has its own mask: use the operator from {type(self).__name__}.of(index, size)")
 
     def pseudo_inverse(self, measured: Tensor) -> Tensor:
         return self.forward(measured)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Operator(ABC):
-    """A map H from images x to measurements y = H(x). It is differentiable in x, `[B, C, H, W]`, in [-1, 1]."""
+    """A differentiable map H from images x, `[B, C, H, W]` in [-1, 1], to measurements y = H(x)."""
 
     measures_images: bool = True
     """Whether a measurement is an image that can be saved to a file."""

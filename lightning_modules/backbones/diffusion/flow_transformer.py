@@ -90,7 +90,7 @@ class FlowTransformer(TextToImage):
 
     @property
     def size_multiple(self) -> int:
-        """Side length of an image token's patch, in image pixels; an image's sides must be divisible by it."""
+        """Side length, in image pixels, of an image token's patch, which must divide the sides of images."""
         return self.latent_scale * self.patch_size
 
     def time_shift(self, positions: int, num_steps: int | None = None) -> float:
@@ -111,7 +111,7 @@ class PackedLatents(FlowTransformer):
 
     @property
     def image_size(self) -> int:
-        """Height and width of the images that the pipeline generates by default."""
+        """Height and width, in pixels, of the images that the pipeline generates by default."""
         return self.pipeline.default_sample_size * self.pipeline.vae_scale_factor
 
     @property

@@ -107,7 +107,7 @@ class Flux(PackedLatents):
         return self.unpacked(output, *latent.shape[2:])
 
     def for_pipeline(self, prompts: Prompts, empty: Prompts) -> dict[str, Any]:
-        """Return prompts as keyword arguments of the pipeline; distilled guidance does not use empty prompts."""
+        """Return prompts as keyword arguments of the pipeline. Empty prompts are not used by distilled guidance."""
         return {"prompt_embeds": prompts.embedding, "pooled_prompt_embeds": prompts.pooled}
 
 

@@ -22,13 +22,13 @@ from lightning_modules.sde.stochastic_steps import stepping_with
 def guided(
     model: Callable[..., Tensor], prompts: Prompts | None, negative: Prompts | None, scale: float
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """Turn a text-conditional model into a function of x_t and t alone, which applies guidance.
+    """Turn a text-conditional model into a function of x_t and t only, which applies guidance.
 
     Args:
         model: function of x_t, t and prompts.
         prompts: B prompts for the conditional prediction e_c; None for a model without texts.
-        negative: B negative or empty prompts for the prediction e_u, which are unused if `scale` is 1; None for a model
-            without texts.
+        negative: B negative or empty prompts for the prediction e_u; None for a model without texts. They are not used
+            if `scale` is 1.
         scale: w, guidance scale; with 1, the model is evaluated only for `prompts`.
     """
     if prompts is None or negative is None or scale == 1:

@@ -139,9 +139,9 @@ class HunyuanDiT(TextToImage):
 
 
 def _time_in_its_precision(network: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Cast times to the network's precision, which its time embedding requires.
+    """Cast times to the network's precision, because its time embedding requires this precision.
 
-    In bfloat16, large times are rounded.
+    In bfloat16, this rounds large times.
     """
     latent, time, *more = args
     return latent, time.to(network.dtype), *more

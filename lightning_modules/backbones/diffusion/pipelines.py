@@ -198,7 +198,7 @@ def _index(described: str, local_files_only: bool) -> dict[str, Any]:
 
 
 def _classes(described: str, index: dict[str, Any]) -> dict[str, tuple[str, str]]:
-    """Return, for each part to load, its library and its class; the library must be diffusers or transformers.
+    """Return the library and the class of each part to load; the library must be diffusers or transformers.
 
     Without this check of the library, diffusers would import any module that `model_index.json` names.
     """
@@ -310,7 +310,7 @@ def family_of(name_or_path: str, families: Mapping[str, str], local_files_only: 
 
 
 def _advice(classes: dict[str, tuple[str, str]], families: Mapping[str, str] | None) -> str:
-    """Return the end of an error message, which names the model for a pipeline, or all families if there is none."""
+    """Return the end of an error message: it names the model that supports a pipeline, or else all families."""
     if not families:
         return ""
     fitting = [families[named] for _, named in classes.values() if named in families]

@@ -20,7 +20,7 @@ from lightning_modules.backbones.diffusion.flow_transformer import FlowTransform
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
 
 PIPELINE_MULTIPLE = 32
-"""Number by which the height and width of images must be divisible in the pipeline, for every autoencoder."""
+"""Number by which the pipeline requires image height and width to be divisible, whatever the autoencoder."""
 
 
 class Sana(FlowTransformer):

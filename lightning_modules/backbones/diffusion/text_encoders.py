@@ -50,8 +50,8 @@ def concatenated(prompts: Sequence[Prompts]) -> Prompts:
 class TextEncoders(nn.Module):
     """Mixin that embeds prompts with the text encoders of a diffusers pipeline.
 
-    Each model family implements `embedded`. In some families, most weights of a pipeline are in its text encoders. The
-    encoders can be kept on the CPU (`offload_text_encoders`), or removed from memory once all texts are known
+    Each model family implements `embedded`. In some families, text encoders contain most of a pipeline's weights. They
+    can therefore be kept on the CPU (`offload_text_encoders`), or removed from memory once all texts are known
     (`free_text_encoders`).
     """
 

@@ -47,14 +47,14 @@ NO_CONDITIONS = "a ControlNet needs condition images: set data.images.condition_
 class ControlNet(FineTuningSteps, MethodModule):
     """Train a ControlNet on images with captions and condition images; all weights of the pipeline are frozen.
 
-    The ControlNet is initialised with a copy of the network's blocks. Its outputs are zero before training, so the
-    first predictions are those of the network alone. After training, the ControlNet is saved to `pipeline/controlnet`
-    in the run directory, in the format of diffusers' `from_pretrained`. Validation and test work as in
-    `DiffusionFineTuning`.
+    The ControlNet is initialised with a copy of the network's blocks. Before training, its outputs are zero, so that
+    predictions are those of the network alone. After training, the ControlNet is saved to `pipeline/controlnet` in the
+    run directory, in the format of diffusers' `from_pretrained`. Validation and test work as in `DiffusionFineTuning`.
 
     Args:
         network: a frozen `TextToImage` (Stable Diffusion or SDXL), `StableDiffusion3` or `Flux`.
-        num_layers: number of transformer blocks to copy; None uses the default of diffusers. Must be None for U-Nets.
+        num_layers: number of transformer blocks to copy. None uses the default of diffusers, and is required for
+            U-Nets.
         num_single_layers: like `num_layers`, but for the blocks of FLUX.1 that process image and text as one sequence.
         min_snr_gamma: gamma of the Min-SNR weights; None gives all timesteps the same weight. Must be None for
             flow-matching models.

@@ -10,7 +10,7 @@ from lightning_modules.backbones.quantization import is_quantized
 
 
 def check_data(network: TextToImage | PixelSpace, data: Any, needs_captions: bool = True) -> None:
-    """Reject images that the network does not support, and images without required captions.
+    """Reject images that the network does not support or that lack required captions.
 
     Args:
         network: model to train.

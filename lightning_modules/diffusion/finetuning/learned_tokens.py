@@ -66,7 +66,7 @@ def new_tokens(placeholder: str, count: int) -> list[str]:
 
 
 def check_tokens(tokenizers: Sequence[Any], placeholder: str, initializer: str, count: int) -> None:
-    """Reject a placeholder that is already in a tokenizer's vocabulary, and an initializer that is not a single token.
+    """Reject a placeholder that a tokenizer already knows, and an initializer that is not exactly one token.
 
     Raises:
         ValueError: if a token is rejected; the message names the token.

@@ -37,7 +37,7 @@ class LossOptions:
 
     Args:
         noise_offset: s, scale of offset noise. The noise e is replaced with e + s n, with one n ~ N(0, 1) for each
-            channel of each latent. The model can then learn very dark and very bright images. The noise of held-out
+            channel of each latent, so that the model can learn very dark and very bright images. The noise of held-out
             images has no offset.
         prior_weight: weight of the loss on the class images in `data.prior`.
         unmasked_weight: weight, in [0, 1], of the squared errors of those pixels whose mask is 0. Pixels whose mask is

@@ -32,7 +32,7 @@ class FineTuningSteps:
     """
 
     dropout: Any = None
-    """`CaptionDropout` that is applied in training; None keeps all captions."""
+    """`CaptionDropout` for training; None keeps all captions."""
     _shared_out = False
     """Whether the weights are sharded over ranks."""
 

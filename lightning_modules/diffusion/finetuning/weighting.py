@@ -1,4 +1,4 @@
-"""Loss weights for diffusion models that depend on the signal-to-noise ratio at the timestep."""
+"""Loss weights for diffusion models. The weights depend on the signal-to-noise ratio at the timestep."""
 
 from torch import Tensor
 

@@ -103,7 +103,7 @@ class CollectsPairs(FolderWriter, ABC):
         return torch.stack([*scored(self.rewards, images, texts).values()], dim=1).tolist()
 
     def collect_before_training(self: Any, data: NoisePairs, directory: Path) -> None:
-        """Collect all pairs that are missing in a run directory; the DataModule then reads them from there."""
+        """Collect all pairs that are missing in a run directory, from which the DataModule then reads them."""
         short = self.trainer.fast_dev_run
         loader = data.prompt_loader()
         few = -(-2 * data.batch_size // data.evaluation_batch_size) if short else None

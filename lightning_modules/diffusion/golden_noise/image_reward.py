@@ -116,7 +116,7 @@ class ImageReward(nn.Module):
 
 
 def released_file(weights: str, local_files_only: bool) -> Path:
-    """Return the path of the released file, and download the file from the Hub if necessary.
+    """Return the path of the released weight file; the file is downloaded from the Hub if necessary.
 
     Raises:
         FileNotFoundError: if the file is neither on disk nor on the Hub.

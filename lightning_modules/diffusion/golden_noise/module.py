@@ -130,7 +130,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
         if not isinstance(data, NoisePairs):
             raise TypeError(f"GoldenNoise needs the DataModule NoisePairs, got {type(data).__name__}")
         if stage == "test" and not self.rewards:
-            raise ValueError("test needs at least one reward model in model.rewards, such as CLIPReward, to compare images")
+            raise ValueError("test needs model.rewards: give at least one reward model, such as CLIPReward")
         if stage == "validate" and data.train_set is None:
             data.read_pairs(Path(self.trainer.log_dir or "", FOLDER))
         prepare_for_ddp(self)
@@ -226,7 +226,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
         self._log("test")
 
     def image_columns(self, batch: PromptBatch, outputs: dict[str, Tensor]) -> dict[str, ImageColumn]:
-        """Show images of a few prompts for all three kinds of initial noise, labelled with the first reward."""
+        """Show images from each of the three kinds of initial noise for a few prompts, with the first reward."""
         noise, texts = self.drawn(batch["seed"][:SHOWN]), batch["caption"][:SHOWN]
         shown: dict[str, ImageColumn] = {}
         for start in ("standard", "golden", "redenoised"):

@@ -49,8 +49,8 @@ class SVDBranch(nn.Module):
 
     Args:
         size: n, number of rows and of columns of the folded noise.
-        attention: apply attention over the n rows, average over the rows, and then apply `mlp4`. If false, apply `mlp4`
-            without attention, and then average over the rows.
+        attention: apply attention over the n rows, average over the rows, and then apply `mlp4`. If false, omit
+            attention, apply `mlp4` to each row, and then average over the rows.
         fixed_signs: fix the signs of the singular vectors; see `signed`.
     """
 
@@ -101,18 +101,18 @@ class ResidualBranch(nn.Module):
 class NPNet(nn.Module):
     """Predict better initial noise from standard normal noise and a text.
 
-    The network computes in float32 or in a higher precision, whatever the trainer's precision is. The singular value
-    decomposition is not part of the autograd graph. It synchronises the GPU with the host, because PyTorch checks the
-    result of the decomposition on the host.
+    The network computes at least in float32, even if the trainer's precision is lower. The singular value decomposition
+    is not part of the autograd graph. It synchronises the GPU with the host, because PyTorch checks its result on the
+    host.
 
     Args:
         latent_shape: shape (c, h, w) of the noise; c must be a square number, and h must equal w.
-        prompt_features: L D, size of a text embedding after flattening. Because this size is fixed, NPNet works with
-            only one text encoder.
+        prompt_features: L D, number of values in a text embedding. Because this number is fixed, NPNet works with only
+            one text encoder.
         features: image network of the residual branch, such as Swin-T from `lightning_modules.backbones.timm_model`
             with `normalize: false` and `num_classes: 0`.
-        feature_channels: size of the second dimension of the feature maps. For timm's Swin, this size is 7: its feature
-            maps are channels-last, and the authors use the 7 rows of a feature map as channels.
+        feature_channels: size of the second dimension of the feature maps. For timm's Swin, this size is 7, because its
+            feature maps are channels-last, and the authors use the 7 rows of a feature map as channels.
         image_size: height and width of the input of `features`.
         attention: apply attention over the rows of singular vectors, as in the authors' inference code; their training
             code omits this attention.

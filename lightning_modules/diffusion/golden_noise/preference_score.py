@@ -163,7 +163,7 @@ class CrossModel(nn.Module):
 
 
 def cross_model(weights: Mapping[str, Tensor], source: str) -> CrossModel:
-    """Build the cross-attention blocks from their weights, and derive the sizes of the blocks from the weights' shapes.
+    """Build the cross-attention blocks from their weights, whose shapes determine the sizes of the blocks.
 
     Raises:
         ValueError: if the weights are not the weights of such blocks.

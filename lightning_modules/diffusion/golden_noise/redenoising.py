@@ -1,4 +1,4 @@
-"""Re-denoising: a strongly guided DDIM step and a weakly guided inversion step improve initial noise for a text."""
+"""Re-denoising improves initial noise for a text by a strongly guided DDIM step and a weakly guided inversion step."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -128,14 +128,14 @@ class CLIPReward(nn.Module):
 
 
 class AestheticReward(CLIPReward):
-    """LAION's aesthetic score of about 1 to 10, computed by linear layers from an image's normalised CLIP embedding.
+    """LAION's aesthetic score, from about 1 to 10: linear layers applied to the normalised CLIP embedding of an image.
 
     Args:
         name_or_path: CLIP model from transformers; see `CLIPReward`. LAION's weights require
             `openai/clip-vit-large-patch14`.
         weights: file with the weights and biases of the linear layers, in order. Examples are LAION's
-            `sa_0_4_vit_l_14_linear.pth`, and `sac+logos+ava1-l14-linearMSE.pth` of version 2. No activation function is
-            applied between the layers.
+            `sa_0_4_vit_l_14_linear.pth` and, for version 2 of the score, `sac+logos+ava1-l14-linearMSE.pth`. No
+            activation function is applied between the layers.
         local_files_only: load CLIP only from the Hugging Face cache, without network access.
 
     Raises:

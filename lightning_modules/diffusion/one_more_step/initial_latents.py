@@ -49,9 +49,9 @@ def initial_latents(
         clean: x~_0, estimate of the image, `[B, ...]`.
         fresh: e, standard normal noise.
         abar: a, value of abar at the sampler's first timestep.
-        start: z, noise from which x~_0 was estimated; required if `deviation` is not None.
-        deviation: s, standard deviation of the new noise e, in [0, sqrt(1 - a)]. None uses the maximum, as in DDPM's
-            posterior for abar_S = 0; 0 adds no new noise.
+        start: z, the noise from which x~_0 was estimated. It is required if `deviation` is not None.
+        deviation: s, standard deviation of the new noise e, in [0, sqrt(1 - a)]. With 0, no new noise is added. None
+            uses the maximum, as in DDPM's posterior for abar_S = 0.
         official_variance: multiply e by 1 - a and omit z, as the authors' code does; cannot be combined with
             `deviation`.
 

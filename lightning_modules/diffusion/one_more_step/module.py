@@ -201,7 +201,7 @@ class OneMoreStep(Prompted, MethodModule):
 
     @torch.no_grad()
     def sampled(self, batch: CaptionedImageBatch, start: Start | None = None) -> Tensor:
-        """Sample an image in [0, 1] for each caption, `[B, C, H, W]`; `start` overrides the module's `start`."""
+        """Sample an image in [0, 1] for each caption, `[B, C, H, W]`; None selects the module's own `start`."""
         start = start or self.start
         latents, texts, generators = self.began(batch, start)
         with sampled_by(self.rescaled if start == "zero_terminal_snr" else None, self.model):
@@ -224,7 +224,7 @@ class OneMoreStep(Prompted, MethodModule):
         self.measured.reset()
 
     def image_columns(self, batch: CaptionedImageBatch, outputs: dict[str, Tensor]) -> dict[str, ImageColumn]:
-        """Show real images, and samples for their captions with the starts `plain`, `self.start` and `oracle`."""
+        """Show real images next to samples for their captions, one for each of `plain`, `self.start` and `oracle`."""
         given: Any = {**batch, "caption": captions_of(batch, "OneMoreStep")}
         few: Any = {key: given[key][:8] for key in ("image", "caption", "index")}
         shown = {"real": few["image"], "plain": self.sampled(few, "plain"), self.start: outputs["sample"][:8]}

@@ -30,7 +30,7 @@ class Prompted:
         return texts if self.step_prompt is None else [self.step_prompt] * len(texts)
 
     def sample(self: Any, n: int, generator: torch.Generator | list[torch.Generator] | None = None) -> Tensor:
-        """Sample n images in [0, 1], for `prompts` in turn or, without prompts, for random captions of the test set.
+        """Sample n images in [0, 1], for `prompts` in turn. If there are none, use random captions of the test set.
 
         Raises:
             ValueError: if `start` is `oracle`, which requires real images.

@@ -60,7 +60,7 @@ class KnownParts(RestorerSteps):
         return self._inpainted(image, mask, drawing(generator))
 
     def colourise(self: Any, grey: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Colourise grey images in [0, 1], which have three equal channels, `[B, 3, H, W]`."""
+        """Colourise grey images in [0, 1], `[B, 3, H, W]`, whose three channels are equal."""
         return self._colourised(grey, drawing(generator))
 
     def _inpainted(self: Any, image: Tensor, mask: Tensor, draw: Draw) -> Tensor:

@@ -65,7 +65,7 @@ class TrainedLevels(nn.Module):
         return self.abar.to(t.dtype)[(t * (self.abar.shape[0] - 1) + 1e-4).long()]
 
     def score(self, network: Callable[..., Any], x: Tensor, t: Tensor) -> Tensor:
-        """Compute the score of x_t with a network, from x_t, `[B, C, H, W]`, and the times t, `[B]`.
+        """Evaluate a network, and return the score at x_t, `[B, C, H, W]`, and times t, `[B]`.
 
         The division by the standard deviation is computed in float32 or in a higher precision, because the standard
         deviation may be very small.

@@ -36,7 +36,7 @@ class ReleasedModel(TextToImage):
 
 
 class PixelUNet(nn.Module):
-    """A pixel-space U-Net with the noise schedule of Stable Diffusion, but without a text encoder and an autoencoder.
+    """A pixel-space U-Net with the noise schedule of Stable Diffusion. It has no text encoder and no autoencoder.
 
     Args:
         network: diffusers `UNet2DConditionModel` with 3 input channels and 3 output channels; it receives zeros as text

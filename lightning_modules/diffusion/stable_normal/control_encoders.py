@@ -80,7 +80,7 @@ class SemanticEncoder(nn.Module):
 
 
 def places(unet: Any) -> list[nn.Module]:
-    """List, in order, those layers in the encoder of a U-Net whose outputs are the inputs of skip connections."""
+    """List, in order, those layers in a U-Net's encoder whose outputs enter skip connections."""
     found: list[nn.Module] = [unet.conv_in]
     for block in unet.down_blocks:
         found += getattr(block, "attentions", None) or block.resnets
@@ -90,7 +90,7 @@ def places(unet: Any) -> list[nn.Module]:
 
 @contextmanager
 def injected(unet: Any, residuals: Sequence[Tensor] | None) -> Iterator[None]:
-    """Add residuals to the outputs of a U-Net's `places`, before they enter skip connections, in a `with` block."""
+    """Add residuals to the outputs of a U-Net's layers `places`, which enter skip connections, in a `with` block."""
     at = [] if residuals is None else zip(places(unet), residuals, strict=True)
     handles = [place.register_forward_hook(partial(_added, residual)) for place, residual in at]
     try:

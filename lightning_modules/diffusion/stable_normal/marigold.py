@@ -29,8 +29,7 @@ class Marigold(NormalSteps, MethodModule):
         dtype: precision of the U-Net and the text encoder; None means float32. The autoencoder is always float32.
         local_files_only: never download files; a pipeline given by name must be in the Hugging Face cache.
         steps: number of denoising steps; None uses the pipeline's default.
-        ensemble: number of estimates, each from different noise, that the diffusers pipeline combines into one
-            estimate.
+        ensemble: number of estimates from different noise that the diffusers pipeline combines into one estimate.
         resolution: length, in pixels, to which the longer side of images is resized for the networks; 0 keeps the size
             of images, and None uses the pipeline's default.
         draws: number of estimates for each test image, each from different noise. If it is above 1, the variance of

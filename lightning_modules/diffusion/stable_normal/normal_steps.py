@@ -41,7 +41,7 @@ class NormalSteps(ImageWriter):
         return self._measured(batch, dataloader_idx)
 
     def test_step(self: Any, batch: NormalMapBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Return the estimate from the first noise sample, `normal`, and, with several samples, `spread`."""
+        """Return `normal`, the estimate from the first noise sample, and `spread` if there are several samples."""
         return self._measured(batch, dataloader_idx)
 
     def on_validation_epoch_start(self: Any) -> None:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LEAST_FACING = 0.1
-"""Lower bound of n_z. Surfaces that are steeper or face away are treated as if they had this slope (84 degrees)."""
+"""Lower bound of n_z. Steeper surfaces, and those facing away, are treated as if they had this slope (84 degrees)."""
 
 
 def cosine_transform(size: int, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -36,16 +36,17 @@ On the bundled digits, the learner with the rule `ssgdm` measures the curvature 
 learning rate of 0.002 and reaches a test accuracy of .916 +- .020 over three seeds
 (`configs/batch_lr/demo_learner_small_rate.yaml`). With a constant learning rate of 0.002, the accuracy is .156 +- .028.
 With the best constant learning rate of a grid, the accuracy is .912 +- .018. In one run in which the curvature was
-measured on 1,024 images, the accuracy was .37. The resulting learning rates of 1 to 3 are too large, because the
+measured on 1,024 images, the accuracy was .37. The learning rates in this run, 1 to 3, are too large, because the
 training batches of 50 images have a larger curvature than the 1,024 images.
 
 This implementation differs from the authors' code in the following points. The formula for Polyak's momentum contains
 sqrt mu here, where the authors' script has mu. If mu is the minimum, each Ritz value is paired with its own weight
 here, whereas the authors' script sorts values and weights separately. The authors have two heavy-ball rules, one for
 the median and one for the minimum. Here they are one rule with the option `least`. The option `signed` ignores negative
-curvature. A computed setting is discarded unless it is positive and finite. H is the Hessian of the mean cross-entropy,
-without weight decay and dropout. In Hessian-vector products, BatchNorm uses either the statistics of each batch or the
-running statistics. The authors' code recomputes the running statistics before such products.
+curvature. The computed settings are discarded unless all of them are finite and the learning rate is positive. H is the
+Hessian of the mean cross-entropy, without weight decay and dropout. In Hessian-vector products, BatchNorm uses either
+the statistics of each batch or the running statistics. The authors' code recomputes the running statistics before such
+products.
 
 The Gauss-Newton matrix G of a batch (`matrix: gauss_newton`) is similar to a sample covariance matrix. If G has one
 large eigenvalue lambda, Marchenko-Pastur noise gives approximately lambda_B = lambda + (tr G - lambda) / b

@@ -87,8 +87,8 @@ class OnlineLearner:
     """Set the learning rate and, for some rules, the momentum from the Hessian on fixed training images.
 
     The curvature is measured without augmentation, before the first batch of an epoch. The resulting settings override
-    the learning-rate schedule until the next measurement. Before the first measurement, the schedule applies. A setting
-    is discarded unless it is positive and finite.
+    the learning-rate schedule until the next measurement. Before the first measurement, the schedule applies. The
+    computed settings are discarded unless all of them are finite and the learning rate is positive.
 
     Args:
         rule: rule that computes the settings (see `learned`): `ssgd`, `ssgdm` (Polyak's heavy ball), `ssgdmn` (as in

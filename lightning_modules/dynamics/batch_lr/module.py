@@ -32,7 +32,7 @@ class BatchLR(ClassifierSteps, MethodModule):
             `linear` for SGD, or `square_root` for Adam. If the optimizer has a damping, only the damping is scaled, in
             inverse proportion to the batch size.
         learner: learner that sets the learning rate from the curvature during training; None means no learner.
-        spectra: measurement of the Hessian spectra of batches after the last epoch; None means no measurement.
+        spectra: measurement, after the last epoch, of the Hessian spectra of batches; None means no measurement.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
 

@@ -109,7 +109,7 @@ class BenignOscillation(MethodModule):
         self._tested: dict[str, list[float]] = {}
 
     def forward(self, features: Tensor) -> Tensor:
-        """Compute outputs f, `[B, S]`, for each network's points, `[B, S, P, d]`, or shared points, `[B, 1, P, d]`."""
+        """Compute outputs f `[B, S]` for each network's own points `[B, S, P, d]` or shared points `[B, 1, P, d]`."""
         return output(self.weight, features)
 
     def setup(self, stage: str) -> None:

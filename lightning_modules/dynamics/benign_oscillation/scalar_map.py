@@ -20,7 +20,7 @@ GREATEST_A = math.sqrt(27 / 4) - 1
 
 
 def map_parameter(rate: float, filters: int, strong_norm: float) -> float:
-    """Compute a = 4 eta ||u||^2 / m for the loss (f - y)^2, without a factor 1/2, and an output with the factor 1/m."""
+    """Compute a = 4 eta ||u||^2 / m for the loss (f - y)^2, without a factor 1/2, and an output f with a factor 1/m."""
     return 4 * rate * strong_norm**2 / filters
 
 

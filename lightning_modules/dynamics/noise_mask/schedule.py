@@ -10,7 +10,7 @@ from datamodules.arguments import at_least, positive, within
 
 
 class MaskThenTuning(LambdaLR):
-    """A cosine schedule for the policy, and a step schedule for the classifier, with a warm-up when tuning starts.
+    """A cosine schedule for the policy, and a step schedule for the classifier, which warms up when tuning starts.
 
         with masks   classifier lr gamma^(e // step), policy lr_p (1 + cos(pi e / mask_epochs)) / 2
         tuning       classifier rises linearly from warmup_factor tuning_rate over warmup_epochs, then steps down

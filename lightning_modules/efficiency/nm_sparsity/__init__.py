@@ -20,10 +20,10 @@ Both variants are available. The baselines are networks that are sparse from the
 receives g (`ste`) or g + 2e-4 (1 - m) W (SR-STE, `sr_ste`).
 
 `train/second_moment` is Adam's running mean of squared gradients, averaged over all weights of the sparse layers.
-`train/gigaflops` is the cost of a training step for one sample, assuming that pruned weights cost nothing. In this
-cost, a pruned weight that has not yet decayed to 0 counts as a full weight. `train/gigaflops_so_far` is the sum of
-`train/gigaflops` over the epochs so far, which is the training cost for each sample of the training set. Validation,
-test and prediction use the network as it is exported, with a binary mask and the N:M pattern.
+`train/gigaflops` is the cost of a training step for one sample, assuming that weights equal to 0 cost nothing. A pruned
+weight that has not yet decayed to 0 counts as a full weight. `train/gigaflops_so_far` is the sum of `train/gigaflops`
+over the epochs so far, which is the training cost for each sample of the training set. Validation, test and prediction
+use the network as it is exported, with a binary mask and the N:M pattern.
 
 This implementation differs from the authors' code in the following points:
 

@@ -42,7 +42,7 @@ def mask_decay(way: Way, rate: float, step: int) -> float:
 
 
 def frames(way: Way, n: int, m: int, epochs: int, geometric_frames: int) -> dict[int, tuple[int, int]]:
-    """Return each frame's pattern (N, M), keyed by the frame's first epoch, counted from the end of the dense phase.
+    """Return each frame's pattern (N, M) by the frame's first epoch; epochs count from the end of the dense phase.
 
     Args:
         way: sdgf_stepwise gives (M-1):M, M/2:M, M/4:M, ..., N:M; sdgf_geometric gives ..., 4N:4M, 2N:2M, N:M;
@@ -241,7 +241,7 @@ def sparsify(
             )
         for name, layer in layers_named(network, [names], kinds, "own").items():
             if third and len(layer.weight) % 3:  # type: ignore[arg-type]
-                raise ValueError(f"own: {key}: {name} has {len(layer.weight)} rows, but q, k and v need a multiple of 3")  # type: ignore[arg-type]
+                raise ValueError(f"own: {key}: {name} has {len(layer.weight)} rows, but q, k, v need a multiple of 3")  # type: ignore[arg-type]
             thirds = patterns.get(name, {})
             patterns[name] = {"": pattern} if not third else {k: v for k, v in thirds.items() if k} | {third: pattern}
             found[name] = layer

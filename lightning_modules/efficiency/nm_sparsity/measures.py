@@ -1,4 +1,4 @@
-"""Measures of sparse training: number of operations, and gradient noise, estimated by Adam's second moment."""
+"""Measures of sparse training: the number of operations, and Adam's second moment as an estimate of gradient noise."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field

@@ -67,7 +67,7 @@ def statsq(weight: Tensor, bits: int) -> Tensor:
 
 
 class _LSQ(torch.autograd.Function):
-    """Round clamped values, with gradients with respect to the values and the scale."""
+    """Round clamped values; gradients flow to the values and to the scale."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, bounds: Tensor, parts: float) -> Tensor:

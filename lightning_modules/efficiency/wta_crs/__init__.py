@@ -39,8 +39,8 @@ Each rank samples tokens from its own shard of the batch, as in the authors' cod
 depends on the world size, but the estimate is always unbiased. If `shares` is W, a run on fewer than W ranks samples in
 the same way as a run on W ranks.
 
-This implementation differs from the authors' code in the following points. In the three cases that the first point
-describes, the gradients in the authors' code are biased:
+This implementation differs from the authors' code in the following points. The first point describes three cases in
+which the gradients in the authors' code are biased.
 
 * Sampled tokens are always weighted as in the equation. The authors' code omits the factor 1 / ((k - c) p_j) while no
   gradient norms are known, that is, in the whole first epoch. If c = 0 (`mix_replacement`), the authors' code samples

@@ -140,7 +140,7 @@ class CompactReLU(nn.ReLU):
 
 
 class CompactNorm(nn.Module):
-    """Layer normalisation that saves its output instead of its input; T5's layer, which has no bias, is also supported.
+    """Layer normalisation that saves its output, not its input; also supports T5's layer, which has no mean or bias.
 
     Args:
         layer: layer whose parameters are used: a `LayerNorm` over the last dimension with a weight, or a normalisation
@@ -155,7 +155,7 @@ class CompactNorm(nn.Module):
         self.kept_in = self.weight.dtype
         """Dtype of the last output."""
         self.reads_back = True
-        """Whether the input is recovered from the output; false if a weight is close to 0; the input is then saved."""
+        """Whether the input is recovered from the output; if a weight is close to 0, the input is saved instead."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.reads_back:

@@ -23,7 +23,7 @@ ESTIMATORS: tuple[str, ...] = get_args(Estimator)
 LEAST_PAIRS = 10
 """Minimum number of kept pairs, as in the authors' configuration."""
 FLOOR = 1e-8
-"""Value that is added before normalising probabilities, so that every pair can be sampled, as in the authors' code."""
+"""Value added to probabilities before they are normalised, so that any pair can be sampled, as in the authors' code."""
 
 
 def budget(num_pairs: int, ratio: float) -> int:

@@ -1,12 +1,12 @@
 """The two rules by which ADELE replaces label pixels with the network's predictions.
 
-A category is *on* once its early learning has ended. Let y be the label of an image, p the predicted probabilities of a
-pixel, k = argmax p, and Y the set of categories that occur in y:
+A category is *on* once its early learning has ended. For a pixel of an image, let y be the label, p the predicted
+probabilities, and k = argmax p. Let Y be the set of categories that occur in the label of the whole image:
 
     merge (SegTHOR): y -> k where the prediction is confident, y and k are each on or background, and k is in Y or
                      background. Labels in which no category is on are not changed.
 
-    update (VOC):    y -> k where max p > tau, k is on or background, and either k is in Y or y is all background.
+    update (VOC):    y -> k where max p > tau, k is on or background, and either k is in Y or Y is only background.
                      A label with foreground is not changed if none of its foreground categories is on. A label is also
                      not changed if it would lose more than half of its foreground and become more than 95 % background.
 

@@ -39,7 +39,7 @@ class TrainingPredictions:
         self._restored: dict[str, Tensor] = {}
 
     def add(self, index: Tensor, label: Tensor, predicted: Tensor, global_batch_size: int) -> None:
-        """Copy a batch to the host asynchronously. The tensors have the shapes of `PredictedBatch`, but any dtypes."""
+        """Copy a batch to the host asynchronously. Shapes are as in `PredictedBatch`, but dtypes may differ."""
         self._batches.append(
             PredictedBatch(_on_host(index), _on_host(label.byte()), _on_host(predicted.byte()), global_batch_size)
         )

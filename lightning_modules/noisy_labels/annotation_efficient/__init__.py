@@ -19,7 +19,7 @@ No code by the authors was found. Only the abstract of the paper and a reader's 
 networks and the names of their parts follow the paper. All formulas, weights and schedules are our choice; the weights
 and schedules are arguments. Generators and discriminators are updated simultaneously: each update uses the weights that
 the other networks had before the step. In CycleGAN, too, the discriminators are updated with fakes generated before the
-step of the generators. In contrast to CycleGAN, there is no buffer of past fakes.
+step of the generators. There is no buffer of past fakes here.
 
 Source: Wang, Guo, Wang and Zhang, Annotation-Efficient Learning for Medical Image Segmentation Based on Noisy Pseudo
 Labels and Adversarial Learning, IEEE Journal of Biomedical and Health Informatics 2021, arXiv 2012.14584.

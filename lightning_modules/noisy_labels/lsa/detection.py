@@ -205,7 +205,7 @@ def agreement(first: FlaggedImages, second: FlaggedImages) -> FlaggedImages:
 def ranks(score: NDArray) -> NDArray[np.float64]:
     """Compute the ranks of scores, and rescale the ranks to [0, 1]; equal scores have equal ranks.
 
-    Ranks can be averaged over scores that have different ranges.
+    Even if scores have different ranges, their ranks can be averaged.
     """
     from scipy.stats import rankdata
 

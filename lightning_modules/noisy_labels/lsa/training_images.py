@@ -149,7 +149,7 @@ class Sweep(NamedTuple):
     feature: NDArray
     """Features, normalised to unit length, `[N, D]`."""
     wrong: NDArray[np.bool_] | None
-    """Whether each label in the dataset is wrong, `[N]`; None if unknown."""
+    """Whether each label in the dataset is wrong, `[N]`; None if the true labels are unknown."""
 
 
 def keep_old(old: Tensor, new: Tensor) -> Tensor:

@@ -161,7 +161,7 @@ class FractionalLatentSDE(MethodModule):
         return integrate(x, y, dw, interval, self.substeps, *equation)
 
     def decoded(self, content: Tensor, x: Tensor) -> Tensor:
-        """Decode content, `[B, num_contents]`, and X, `[B, F, D]`; the result contains observations, `[B, F, ...]`."""
+        """Decode the content `[B, num_contents]` and X `[B, F, D]` to observations `[B, F, ...]`."""
         told = torch.cat([content[:, None].expand(-1, x.shape[1], -1), x.to(content.dtype)], dim=2)
         return self.decoder(told.flatten(0, 1)).unflatten(0, x.shape[:2])
 

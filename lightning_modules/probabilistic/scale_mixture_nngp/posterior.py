@@ -269,7 +269,7 @@ def projection(factor: Tensor, cross: Tensor, variance: Tensor) -> Projection:
 
 
 def marginals(at: Projection, mean: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute, from mu and S, `[C, M]`, each point's mean and variance at scale 1 for each class, both `[B, C]`."""
+    """Compute each point's mean and variance at scale 1 for each class, both `[B, C]`, from mu and S, both `[C, M]`."""
     return at.weight @ mean.T, at.weight.square() @ spread.T + at.residual[:, None]
 
 

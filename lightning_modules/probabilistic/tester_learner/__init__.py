@@ -33,11 +33,11 @@ restricted to the ball of radius sqrt(d) and scaled to covariance I. T2 and T3 t
 moments of this target.
 
 Each threshold is a quantile of the statistic over simulated samples from the target. Each simulated sample has the same
-number of points and the same dimension as the tested sample. If w is fixed and the points come from the target, all
-tests pass jointly with probability 1 - delta. In fact, w depends on the sample, but is one of only a few candidates.
-The thresholds are capped, because passing a test with a threshold above the cap would be meaningless. As a result, even
-points from the target are rejected if there are few of them. A rejection is a valid result. The constants of the proof
-are too large to certify a useful angle, so no angle is reported.
+number of points and the same dimension as the tested sample. If w did not depend on the sample and the points came from
+the target, all tests would pass jointly with probability 1 - delta. In fact, w depends on the sample, but is one of
+only a few candidates. The thresholds are capped, because passing a test with a threshold above the cap would be
+meaningless. As a result, even points from the target are rejected if there are few of them. A rejection is a valid
+result. The constants of the proof are too large to certify a useful angle, so no angle is reported.
 
 The paper contains only theory. The paper's surrogate, constants and degrees of the moments were not available. The
 following parts were designed for this project: the surrogate `ramp` for the paper's bands, the thresholds, the

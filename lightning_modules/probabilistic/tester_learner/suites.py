@@ -174,7 +174,7 @@ def suite_of(tests: bool | Literal["strips", "moments"], sigma: float, degree: i
 
 @cache
 def simulated(suite: Bands, samples: int, dim: int, draws: int) -> Tensor:
-    """Compute, on the CPU, the statistics of samples simulated from the target with a fixed seed, `[draws, K]`.
+    """Simulate samples from the target with a fixed seed, and compute their statistics, `[draws, K]`, on the CPU.
 
     Args:
         suite: tests whose statistics are sampled.

@@ -71,7 +71,7 @@ class ClipWriter(FolderWriter):
         super().on_predict_end()
 
     def _write_videos(self: Any, clips: Any) -> None:
-        """Write those videos that are missing, for clips of which all frames have been written.
+        """For each clip of which all frames have been written, write the video if it is missing.
 
         The ranks share the work: each rank writes the videos of some clips.
         """

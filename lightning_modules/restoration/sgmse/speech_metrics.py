@@ -1,4 +1,4 @@
-"""Metrics of enhanced speech: distortion, interference and artefact ratios, intelligibility and perceived quality.
+"""Metrics of enhanced speech: ratios of signal to distortion, interference and artefacts; intelligibility; quality.
 
 With clean speech x, noisy speech y, its noise n = y - x, and an estimate e,
 
@@ -8,10 +8,10 @@ With clean speech x, noisy speech y, its noise n = y - x, and an estimate e,
 The ratios are in decibels. No mean is subtracted from the signals. ESTOI and wideband PESQ come from the packages
 `pystoi` and `pesq`, through torchmetrics.
 
-DNSMOS needs no clean speech. A network rates the speech, background and overall quality of a recording from 1 to 5. The
-network rates windows of 9.01 seconds at 16 kHz with a hop of one second; shorter recordings are repeated to fill a
-window. Polynomials map the network's outputs to the scale of human listeners. The results are averaged over windows.
-The package `speechmos` provides the network's file, and `onnxruntime` runs the network.
+DNSMOS needs no clean speech. A network rates the speech, background and overall quality of a recording from 1 to 5. Its
+inputs are windows of 9.01 seconds at 16 kHz, which start one second apart; shorter recordings are repeated to fill a
+window. Polynomials convert the network's outputs to the scale of ratings by human listeners. The results are averaged
+over windows. The package `speechmos` provides the network's file, and `onnxruntime` runs the network.
 
 If the package of a metric is missing, the metric is left out of tables, and a warning is given once.
 
@@ -56,7 +56,7 @@ NEEDS = {
     "pesq": (["pesq"], "pip install 'noiseworks[pesq]', which needs a C compiler"),
     "dnsmos": (["speechmos", "onnxruntime"], "pip install 'noiseworks[dnsmos]'"),
 }
-"""Packages that the metrics need. Each package has its installation command."""
+"""For each metric that needs further packages: the names of these packages, and the command that installs them."""
 
 
 def projected(signal: Tensor, on: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ def decibels(signal: Tensor, rest: Tensor) -> Tensor:
 
 
 def parts(estimate: Tensor, clean: Tensor, noisy: Tensor) -> dict[str, Tensor]:
-    """Compute `si_sdr`, `si_sir` and `si_sar` of estimates `[B, samples]`, in decibels; each result is `[B]`."""
+    """Compute `si_sdr`, `si_sir` and `si_sar`, each `[B]`, in decibels, for estimates `[B, samples]`."""
     speech, noise = projected(estimate, clean), projected(estimate, noisy - clean)
     return {
         "si_sdr": scale_invariant_signal_distortion_ratio(estimate, clean),

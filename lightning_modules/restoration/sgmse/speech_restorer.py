@@ -23,7 +23,7 @@ from lightning_modules.tasks.writers import FolderWriter, arguments_of
 from lightning_modules.training.logging import log_means
 
 STREAM = 30_000
-"""Number of the random stream used for enhancement."""
+"""Number of the random stream that enhancement uses."""
 SILENCE = 1e-8
 """Lower limit of the peak amplitude by which a recording is normalised."""
 SPOKEN = 8_000
@@ -61,8 +61,8 @@ class SpeechRestorerSteps(FolderWriter, ABC):
 
     A subclass sets `quality = SpeechQuality()`, `spectrogram` and `frame_multiple`, and implements its enhancement
     method in `enhanced`. Spectrograms are padded to a number of frames that is a multiple of `frame_multiple`. Each
-    noisy recording is divided by its peak amplitude before enhancement, and the result is multiplied by it afterwards.
-    Validation and test log means over all recordings, such as `val/si_sdr` and `test/pesq`. Metrics such as
+    noisy recording is divided by its peak amplitude before enhancement, and the result is multiplied by this amplitude
+    afterwards. Validation and test log means over all recordings, such as `val/si_sdr` and `test/pesq`. Metrics such as
     `test/noisy_si_sdr` evaluate the noisy recordings. With several test sets, the metrics are named
     `test/<set>/si_sdr`. Intelligibility and perceived quality are computed only for sample rates of at least 8 kHz.
 
@@ -189,7 +189,7 @@ class SpeechRestorerSteps(FolderWriter, ABC):
         return recordings(folder)
 
     def predict_step(self: Any, batch: SpeechPairBatch, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
-        """Write those enhanced recordings of a batch that do not exist yet, and return the names of the recordings."""
+        """Enhance the recordings of a batch, write those that are not yet on disk, and return the names of all."""
         # Names of recordings from a folder are file names; names from a dataset have no suffix.
         suffix = "" if getattr(self.trainer.datamodule, "predict_dir", None) is not None else ".wav"
         lengths = lengths_of(batch)

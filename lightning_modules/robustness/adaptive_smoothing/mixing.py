@@ -109,7 +109,7 @@ def smoothing_radius(first: ArrayLike, second: ArrayLike, alpha: float, sigma: f
 
 
 def tight_smoothing_radius(first: ArrayLike, alpha: float, sigma: float) -> NDArray[np.float64]:
-    """Compute the largest l2 radius that h_y alone proves, for a mixture whose robust classifier h is smoothed.
+    """Compute the largest l2 radius that follows from h_y alone, for a mixture whose robust classifier h is smoothed.
 
     Args:
         first: probability h_y, or a lower bound of it, in [0, 1].

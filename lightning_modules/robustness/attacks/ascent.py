@@ -381,9 +381,9 @@ def pgd(
         epsilon: budget, in pixel units.
         steps: number of gradient steps of each ascent.
         step_size: step size a in pixel units.
-        restarts: number of ascents. If `num_draws` is 1, the network is assumed to be deterministic, so that images
-            that one ascent misclassifies are left out of the next ascents. Selecting the remaining images costs one
-            host synchronisation per restart.
+        restarts: number of ascents. If `num_draws` is 1, the network is assumed to be deterministic, and images that
+            are already misclassified are left out of the next ascents. Selecting the remaining images costs one host
+            synchronisation per restart.
         starts_at_random: whether to start at a random point within the budget instead of at the image.
         num_draws: number m of samples per gradient of a randomised classifier.
         generators: CPU generators of the random starts, one per image; None uses torch's global generator.

@@ -113,7 +113,7 @@ def estimate(
 ) -> Generator[Draws, Votes, tuple[Votes, list[float]]]:
     """Request the votes on `n` samples, and bound the probability of the selected class.
 
-    Return, for each stream, the number of votes for the selected class, and the lower bound of its probability.
+    The result has, for each stream, the number of votes for the selected class, and the lower bound of its probability.
     """
     votes = yield Draws(stage, 0, n)
     hits = votes[:, selected]

@@ -332,7 +332,7 @@ class VoteCounter:
         return self.noise.draws(image.index, part.item.request.stage, part.start, part.stop, image.image.shape)
 
     def _own(self, parts: list[_Part]) -> list[tuple[int, _Part]]:
-        """Return the samples of this rank, with the indices of their parts.
+        """Return this rank's samples of a batch, each range with the index of the part that it belongs to.
 
         The samples of a batch are split into contiguous ranges of equal length, one per rank.
         """

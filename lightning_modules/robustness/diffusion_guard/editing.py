@@ -127,8 +127,8 @@ def reject_suffixes(**options: Sequence[str]) -> None:
         for name in names:
             if not re.fullmatch(r"\w+", name) or name in taken:
                 raise ValueError(
-                    f"{option}: names must be distinct, consist of letters, digits and '_', and not be unseen, "
-                    f"transfer or unprotected, got {name!r}"
+                    f"{option}: names must be distinct, must consist of letters, digits and '_', and must not be "
+                    f"unseen, transfer or unprotected, got {name!r}"
                 )
             taken.add(name)
 

@@ -39,8 +39,8 @@ class DRS(AccuracyUnderNoise, MethodModule):
         second_network: classifier f_r of the second half, with the same architecture and separate weights.
         num_classes: number of classes, K.
         sigma: standard deviation of the noise in training, in pixel units.
-        num_copies: number m of noisy copies per image in a training step; with 1, Gaussian noise is the only
-            regularisation.
+        num_copies: number m of noisy copies per image in a training step; with 1, the loss is only the cross-entropy
+            under noise.
         consistency_weight: weight lambda of the KL divergence between the mean prediction and the prediction for each
             copy.
         entropy_weight: weight eta of the entropy of the mean prediction.
@@ -116,7 +116,7 @@ class DRS(AccuracyUnderNoise, MethodModule):
         return torch.add(image, noise, alpha=sigma)
 
     def votes(self, image: Tensor) -> Tensor:
-        """Compute the logits `[2, B, K]` of f_l and f_r for the two halves of images."""
+        """Compute the logits `[2, B, K]`: f_l of the first half of each image, and f_r of the second half."""
         first, second = self.halves(image)
         return torch.stack([self.network(first), self.second_network(second)])
 

@@ -124,8 +124,8 @@ class ClassIncremental(StreamsStatistics, ClassifierSteps, MethodModule):
     `fit` trains no parameters: it computes statistics in one pass over the training images of all classes, and further
     epochs have no effect. The statistics of a class depend only on the images of this class. The result is therefore
     the same as if the classes arrived one at a time. For both distances, `test` logs `test/area_<classifier>`, the area
-    under the accuracy curve after the last class has been added. The areas after each of the added classes are written
-    to a table. `test/accuracy` is the accuracy over all classes for the distance `classifier`, without a bias.
+    under the accuracy curve after the last class has been added. The area after each added class is written to a table.
+    `test/accuracy` is the accuracy over all classes for the distance `classifier`, without a bias.
 
     Args:
         base_classifier: classifier of the base classes, which maps images `[B, C, H, W]` in [0, 1] to logits.

@@ -62,7 +62,7 @@ def logistic_regression(in_distribution: Tensor, other: Tensor) -> tuple[Tensor,
 
 
 class Sample(NamedTuple):
-    """Scores M of in-distribution and other inputs, on the CPU."""
+    """Scores M of in-distribution inputs and of other inputs, on the CPU."""
 
     in_distribution: Tensor
     """`[n, L, epsilons]`."""

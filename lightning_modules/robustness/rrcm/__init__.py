@@ -20,8 +20,8 @@ p_1 ... p_m be the predicted probabilities for the copies, and p their mean. The
     L = mean_j CE(p_j, y) + lambda mean_j KL(p || p_j) + eta H(p).
 
 This is the consistency regularisation of Jeong and Shin (2020). The noise has the standard deviation sigma for images
-in [0, 1], which is t = 2 sigma for images in [-1, 1]. The network is conditioned on that of the 81 noise levels of
-pre-training which is nearest to t. The smoothed classifier is certified as in Cohen et al. (2019).
+in [0, 1], which is t = 2 sigma for images in [-1, 1]. The network is conditioned on the noise level nearest to t among
+the 81 levels of pre-training. The smoothed classifier is certified as in Cohen et al. (2019).
 
 Departures. Both sides of L_k use the features of the online encoder, as in the authors' code, which does so for every
 value of its target option. Fine-tuning starts from a second moving average with a fixed decay, because neither the

@@ -28,7 +28,7 @@ STEPS: dict[str, Any] = {"num_inference_steps": 2, "guidance_scale": 2.0}
 
 
 def drawn_by_diffusers(alone: Any, latent: Tensor) -> Tensor:
-    """Generate an image with diffusers, whose guidance scale for Z-Image is the scale here minus 1."""
+    """Generate images with diffusers; its guidance scale for Z-Image is that of this project minus 1."""
     return alone(CAPTIONS[:2], latents=latent, num_inference_steps=2, guidance_scale=1.0, **GIVEN).images
 
 

@@ -184,7 +184,7 @@ def test_without_true_labels_nothing_is_claimed_about_memorisation(tmp_path: Pat
 
 @pytest.mark.parametrize(("reference", "fits"), [("original", [1.0, math.nan]), ("current", [math.nan, 0.0])])
 def test_the_fit_is_measured_against_the_labels_asked_for(tmp_path: Path, reference: Any, fits: list[float]) -> None:
-    """Label 0 was corrected to 1, and 0 is predicted: all original labels are fitted, and none of the current ones."""
+    """Labels 0 were corrected to 1, but 0 is predicted: all original labels are fitted, and no current label is."""
     module = OneBatch(predicted=[0, 0], label=[1, 1], original_label=[0, 0])
     trainer_in(tmp_path, EarlyLearning(reference=reference), max_epochs=1).fit(module)
     np.testing.assert_array_equal(table(tmp_path)["fit_given"], [*fits, math.nan])

@@ -21,7 +21,7 @@ from tests.two_processes import in_two_processes
 
 
 class Prompted(TinyGenerator):
-    """Generates brighter images for longer texts."""
+    """A generator whose images are brighter for longer texts."""
 
     prompts = ("",)
     takes_prompts = True

@@ -131,7 +131,7 @@ def test_a_run_that_was_resumed_names_the_checkpoint_it_came_from(tmp_path: Path
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_all_processes_stop_and_name_the_samples_of_the_one_that_broke(tmp_path: Path, rank: int) -> None:
-    """After the bad step, the averaged gradient affects all processes, so only the first bad step is reported."""
+    """The averaged gradient of a bad step spoils the weights everywhere, so only the first bad step is reported."""
     trainer = trainer_in(tmp_path, Reporting(), processes=2, log_every_n_steps=3)
     with pytest.raises(Exception, match="the training loss became nan at step 7"):
         trainer.fit(Breaking(epoch=1, batch=1, rank=rank))

@@ -25,7 +25,7 @@ class DistributionDistance(Metric):
 
 
 class Pairs(Metric):
-    """Returns a number for each of two parts of an image."""
+    """A metric that returns two values per image, one for each of two parts."""
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         self.found = (preds - target).flatten()[:2]

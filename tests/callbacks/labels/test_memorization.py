@@ -16,7 +16,7 @@ ROWS = [(1, 1, 0), (0, 1, 0), (2, 1, 0), (2, 2, 1), (0, 2, 1), (1, 1, 1), (0, 2,
 
 
 class Known(LightningModule):
-    """Predicts the value of an image's only pixel."""
+    """Predicts the class that the only pixel of an image contains."""
 
     num_classes = 3
 

@@ -150,7 +150,7 @@ def images_beside_classes(root: Path) -> None:
 
 
 def shifted(data: Called, stage: str = "fit") -> Called:
-    """Train or test with a report of shifted sets; errors are raised before the first step."""
+    """Train or test with the callback that reports shifted sets; errors are raised before the first step."""
 
     def run(root: Path) -> object:
         images: Any = data(root)
@@ -185,7 +185,7 @@ def without_image(number: int) -> Called:
 
 
 def sketches(folder: str = "../sketches", empty: str = "", more: tuple[str, ...] = ()) -> Called:
-    """Add further folders, one of them empty, to a shifted set of the user's images."""
+    """Build a shifted set of the user's images from several folders, one of which may be empty."""
 
     def harm(root: Path) -> None:
         (root / "sketches" / empty).mkdir(exist_ok=True)

@@ -124,7 +124,7 @@ class Files(Patterns):
 
 
 def test_labels_that_a_user_has_verified_score_the_others_and_nothing_counts_that_nobody_has(tmp_path: Path) -> None:
-    """Eight of 40 labels are verified; they are 0, which the report never suspects, or 1, which it always suspects."""
+    """Of 40 labels, eight are verified. A label is 0, which is never suspected, or 1, which is always suspected."""
     verified = {0: (0, 0), 1: (0, 2), 2: (1, 1), 3: (1, 0), 4: (1, 0), 5: (1, 3), 6: (0, 0), 7: (1, -1)}
     table = tmp_path / "mine.csv"
     table.write_text(

@@ -165,7 +165,7 @@ def cubic_weights(length: int, new_length: int) -> np.ndarray:
 
 
 def resized(member: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the resized mask, and the pixels where rounding may decide."""
+    """Return the resized mask, and the pixels whose value depends on rounding errors."""
     value = cubic_weights(len(member), height) @ member.astype(float) @ cubic_weights(member.shape[1], width).T
     return value >= 0.5, np.abs(value - 0.5) < 1e-5
 

@@ -1,4 +1,4 @@
-"""Two processes evaluate training images with one network: BatchNorm's statistics are synchronised after a step."""
+"""After a step, BatchNorm's statistics are synchronised, so two processes evaluate images with the same network."""
 
 from pathlib import Path
 from typing import Any

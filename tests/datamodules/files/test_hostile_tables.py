@@ -168,7 +168,7 @@ def test_a_table_is_refused_in_one_sentence(
 
 
 def test_users_and_items_have_any_numbers(tmp_path: Path) -> None:
-    """The memory depends on how many ids occur, not on the largest id."""
+    """The memory needed depends on the number of different ids, not on the largest id."""
     rows = [f"{user}\t{2**41 + item}\t5\t0" for user in (3, 2**40) for item in range(20)]
     (tmp_path / "u.data").write_text("\n".join(rows))
     assert MovieLens(".", data_dir=str(tmp_path)).row_shapes["ratings"] == (20,)

@@ -27,7 +27,7 @@ def ended(folder: Path, act: Any) -> str:
 
 
 def meets(all_ranks: Peers, folder: Path) -> list[int]:
-    """Let the ranks arrive at different times, and return the first rank's results."""
+    """Let the ranks arrive at different times in three rounds, and return the first rank's result of each round."""
     found = []
     for number in range(3):
         time.sleep(0.1 * rank())

@@ -7,7 +7,7 @@ from datamodules.jobs.stores import Files, Rows
 
 
 def texts(folder: Path) -> Files:
-    """Create files that contain the hash of their source."""
+    """Return a store of files, each of which contains the hash of its source."""
 
     def digest_in(path: Path) -> str:
         if (text := path.read_text()) == "cut off":

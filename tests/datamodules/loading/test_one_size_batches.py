@@ -28,7 +28,7 @@ def buckets(counts: list[int]) -> np.ndarray:
 
 
 def epoch_of(bucket: np.ndarray, batch_size: int, world_size: int, **options: Any) -> list[tuple[int, list[int]]]:
-    """Return the global batches of an epoch, merged from all ranks, each with its size."""
+    """Return the global batches of an epoch, each with its size; the parts of all ranks are merged."""
     names = [str(number) for number in range(bucket.max() + 1)]
     ranks = [list(BucketBatches(bucket, batch_size, names, rank, world_size, **options)) for rank in range(world_size)]
     found = []

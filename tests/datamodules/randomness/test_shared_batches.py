@@ -95,7 +95,7 @@ def test_samples_are_drawn_the_same_whichever_process_has_them(both: list[Any]) 
 
 
 def draws_of(path: Path) -> list[str]:
-    """Return a file's lines that draw without a generator, except in constructors, where all processes agree."""
+    """Return the lines of a file that draw without a generator, outside constructors (where all processes agree)."""
     draw = re.compile(r"torch\.(rand|randn|randint|rand_like|randn_like|bernoulli|poisson|normal|multinomial)\(")
     text = path.read_text()
     made = {
@@ -130,7 +130,7 @@ def test_one_process_draws_from_torchs_own_generators() -> None:
 
 
 def test_each_process_draws_by_itself_for_some_samples_and_between_batches(both: list[Any]) -> None:
-    """The generators of a process are unaffected by draws that all processes share."""
+    """Draws that all processes share do not change the state of a process's own generator."""
     alike = torch.rand(3, generator=torch.Generator().manual_seed(SEED + 1))
     for rank, (_, own, also) in enumerate(both):
         generator = torch.Generator().manual_seed(100 + rank)

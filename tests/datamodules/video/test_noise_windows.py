@@ -14,7 +14,7 @@ SIZE = 8
 
 
 def scene() -> np.ndarray:
-    """Draw a clip with room for four windows per row: constant with little noise, textured, dark, and flickering."""
+    """Draw a clip with four windows per row: constant apart from a little noise, textured, dark, and flickering."""
     random = np.random.default_rng(0)
     clip = np.full((6, 1, 2 * SIZE, 4 * SIZE + 1), 100.0)
     clip += random.normal(0, 3, clip.shape)

@@ -1,4 +1,4 @@
-"""Real videos: noise extracted from one, one degraded by the whole chain, and one that is already degraded."""
+"""Real videos: noise is extracted from one, one is degraded by the whole chain, and one is degraded already."""
 
 import os
 from pathlib import Path

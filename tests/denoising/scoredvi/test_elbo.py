@@ -74,7 +74,7 @@ def test_the_score_multiplies_the_gradient_and_leaves_the_value() -> None:
 
 
 class Prior(nn.Module):
-    """The exact denoiser for N(m, t2) images at noise variance s2."""
+    """The exact denoiser for N(m, t2) images with noise of variance s2."""
 
     def __init__(self, m: float, t2: float, s2: float) -> None:
         super().__init__()

@@ -63,7 +63,7 @@ def extended(folder: Path) -> Any:
 
 
 def loss_alone(alone: Any, family: str, image: Tensor, captions: list[str]) -> Tensor:
-    """Compute the loss by the pipeline's networks; random numbers are drawn for latents, noise, and then times."""
+    """Compute the loss with the pipeline's networks; draw the random numbers of latents, then noise, then times."""
     draw, e = torch.randn(len(image), 4, 8, 8), torch.randn(len(image), 4, 8, 8)
     with torch.no_grad():
         posterior = alone.vae.encode(2 * image - 1).latent_dist

@@ -55,7 +55,7 @@ class Embedding(nn.Module):
 
 
 class Texts(PromptSet):
-    """A few texts whose seeds differ from their positions."""
+    """A few texts; the seed of a text is not its position."""
 
     def __init__(self, num: int = 7) -> None:
         self.num = num

@@ -91,7 +91,7 @@ def test_mixtures_are_clipped_and_otherwise_linear() -> None:
 
 
 def test_latents_are_clipped_before_they_are_mixed() -> None:
-    """A value of 4 is clipped to 2, although the mixture itself stays below 2."""
+    """A value of 4 is clipped to 2, although the mixture would stay below 2 without clipping."""
     zero = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
     mixture = corrected_mixture(zero + 4, zero - 4, zero, zero, zero, POSITIONS[1:2], 0.3, 2.0, 0.0, 1.2)
     alpha, beta, *_ = mixing_weights(POSITIONS[1:2], 0.0, 1.2)

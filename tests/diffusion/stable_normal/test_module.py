@@ -133,7 +133,7 @@ def test_the_start_decides_what_noise_is_left_in_the_result() -> None:
 
 
 def test_images_of_any_size_go_through_a_saved_pipeline(text_to_image: Any) -> None:
-    """Test both stages of a tiny Stable Diffusion pipeline, a training step, and normals of an odd size."""
+    """Use a tiny Stable Diffusion pipeline for both stages, a training step, and normals of an odd size."""
     torch.manual_seed(0)
     stages = [
         ConditionedUNet(TextToImage(str(text_to_image), tuning="full"), semantic, trained="decoder")

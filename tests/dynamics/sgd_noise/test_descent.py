@@ -100,7 +100,7 @@ def one_at_a_time(network: nn.Module, points: DescentPoints, count: int, B: int,
 
 
 def run(network: nn.Module, points: DescentPoints, until: int, ahead: int, steps: int, **options: float) -> int:
-    """Take training steps until at least a given iteration; return the iteration of the last change."""
+    """Take training steps until at least iteration `until`, and return the last iteration that changed the weights."""
     passed = changed = 0
     B = int(options.pop("B"))
     while passed < until:

@@ -123,7 +123,7 @@ def test_masks_are_of_single_precision_under_autocast() -> None:
         ({"m": 2048, "along": "unstructured"}, "fc1 must be at most 1024, its 1024 weights times n 1, got 2048"),
         ({"own": {"*.qkv/w": [1, 2]}}, r"own: \*.qkv/w: \[1, 2\] must be"),
         ({"own": {"*.qkv": [1]}}, r"own: \*.qkv: \[1\] must be"),
-        ({"own": {"*.0.attn.proj/q": [1, 2]}}, "blocks.0.attn.proj has 16 rows, but q, k and v need a multiple of 3"),
+        ({"own": {"*.0.attn.proj/q": [1, 2]}}, "blocks.0.attn.proj has 16 rows, but q, k, v need a multiple of 3"),
         (
             {"own": {"*.qkv/q": [1, 32]}, "along": "outputs"},
             "m of blocks.0.attn.qkv/q must divide its outputs 16, got 32",

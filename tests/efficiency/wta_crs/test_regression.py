@@ -1,4 +1,4 @@
-"""Regression with real-valued targets: the squared error and its gradient, correlations, and predictions."""
+"""Regression on real-valued targets: the squared error and its gradient, the logged correlations, and predictions."""
 
 from typing import Any
 

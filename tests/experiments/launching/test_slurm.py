@@ -20,7 +20,7 @@ SLURM = ["--launcher", "slurm", "--slurm", "timeout_min=30", "partition=small", 
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Create the information that a cluster's commands provide."""
+    """Create stand-ins for the information that SLURM's commands provide."""
     place, commands = tmp_path / "cluster", tmp_path / "bin"
     place.mkdir()
     commands.mkdir()

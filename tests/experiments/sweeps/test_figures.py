@@ -30,7 +30,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def results(experiments: Any, value: Any) -> list[Result]:
-    """Create results of two seeds: `value` of the settings, plus 2 for the second seed; NaN means divergence."""
+    """Create results of two seeds: the first has `value` of the settings, the second 2 more; NaN means divergence."""
     return [
         Result(each.title, "test/risk", seed, v := value(**dict(each.setting)) + 2 * seed, bool(math.isnan(v)))
         for each in experiments

@@ -128,7 +128,7 @@ def test_labels_are_updated_from_the_given_ones_by_the_last_weights(tmp_path: Pa
 
 
 def test_labels_are_merged_with_what_was_predicted_in_training(tmp_path: Path) -> None:
-    """The learning rate is zero, so predictions are constant and repeated corrections have no further effect."""
+    """The learning rate is zero, so predictions do not change, and a second correction changes nothing."""
     module = small_adele("training", optimizer=lambda groups: torch.optim.SGD(groups, lr=0.0))
     trainer = fit(module, tmp_path, epochs=4)
     image, old, new = labels(trainer)

@@ -111,7 +111,7 @@ def test_tables_of_cifar_train_on_what_elr_trains_on(key: str) -> None:
 
 @pytest.mark.parametrize("key", ["cifar10", "cifar100"])
 def test_headers_name_the_asymmetric_noise_that_elr_trains_on(key: str) -> None:
-    """Only the class of the noise differs, so that no separate file is needed."""
+    """The two settings differ only in the class of the noise, so no separate file is needed."""
     theirs = whole(CONFIGS.parent / "elr" / f"{key}_asymmetric.yaml")["data"]["init_args"]["label_noise"]
     assert theirs["init_args"] == read(key)["data"]["init_args"]["label_noise"]["init_args"]
     header = (CONFIGS / f"{key}.yaml").read_text().replace("\n#", "")

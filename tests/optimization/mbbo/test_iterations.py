@@ -142,7 +142,7 @@ def test_each_iteration_is_the_algorithms(variant: Any, sampled: int) -> None:
 def test_with_all_blocks_storm_without_noise_has_the_exact_derivatives(
     variant: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With I = m and gamma = 1 - alpha, the trackers are STORM's; they start exactly if every batch has all samples."""
+    """With I = m and gamma = 1 - alpha, trackers are STORM's; with all samples in each batch, they start exactly."""
     batch = WeightedRows.batch
 
     def everything(self: WeightedRows, training: Tensor, trusted: Tensor, temperature: Tensor) -> Batch:

@@ -132,8 +132,8 @@ BEFORE = [
     [-0.031622442212686154, -0.020498255300910123, 0.0014970112056782844, -0.021647445928005278, 0.0015133173696300932],
 ]
 LOSSES = [0.44940758030114286, 0.17111971011106034, 0.11312952335193253]
-"""Values of the authors' loss in float64 for the scores below: the first five derivatives, at the current and the
-previous iterate, and the loss values; their best DCG is in single precision."""
+"""Values of the authors' loss in float64 for the scores below: the loss values, and the first five derivatives at the
+current and the previous iterate. The authors' code computes the best DCG in single precision."""
 
 
 def scores(time: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Aggregation rules compared with their definitions, written as loops; the robustness of nearest-neighbor averaging."""
+"""Aggregation rules equal their definitions, written as loops; the robustness of nearest-neighbor averaging."""
 
 import statistics
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Several processes train the nodes as one does, a run resumes on a different number, and a lost process is named."""
+"""Several processes train the nodes as one does; runs resume on other numbers of processes; a lost one is named."""
 
 import os
 import re

@@ -216,7 +216,7 @@ def test_a_gradient_beyond_the_bound_ends_the_run_with_its_round() -> None:
     [("a8a.bz2", 123, 3.8), ("w8a.bz2", 300, 11.0), ("mushrooms.bz2", 112, 4.6), ("ijcnn1.val.bz2", 22, 1.7)],
 )
 def test_regret_on_libsvms_streams(file: str, width: int, G: float) -> None:
-    """In random order, regret is positive, certified by the gap, and far below that of a constant zero point."""
+    """In random order, the regret is positive, the gap certifies it, and it is far below that of playing zero."""
     if not os.environ.get("NOISEWORKS_DATA"):
         pytest.skip("NOISEWORKS_DATA is not set")
     module = played(

@@ -70,9 +70,9 @@ def test_the_best_control_of_type_two_reaches_the_least_loss_and_the_exact_bridg
 
 
 def test_of_type_one_no_control_reaches_the_least_loss() -> None:
-    """Y(0) is drawn from the prior, although the observation is informative about it.
+    """Y(0) is sampled from the prior, although the observation contains information about it.
 
-    In this test, the exact cost is a loss of 0.072.
+    In this test, this raises the smallest possible loss by exactly 0.072.
     """
     noise = FractionalNoise(0.9, "I", horizon=6.0)
     share = noise.omega() * torch.expm1(-noise.gamma * END) @ noise.start_factor

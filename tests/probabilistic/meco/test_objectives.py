@@ -24,7 +24,7 @@ def energies(shift: float = 0.0, count: int = 6) -> tuple[LocationEnergy, list[T
 
 
 def gradient(objective: Objective, shift: float = 0.0, steps: int = 3) -> Tensor:
-    """Return the gradient of the last of several steps at a fixed parameter."""
+    """Take several steps without changing the parameter, and return the gradient of the last step."""
     for _ in range(steps):
         network, (*numbers, _) = energies(shift)
         found = torch.autograd.grad(objective(*numbers), list(network.parameters()))[0]

@@ -25,7 +25,7 @@ needs_autoattack = pytest.mark.skipif(
 
 
 def test_checkpoints_are_those_of_the_paper() -> None:
-    """The first checkpoint is at 0.22 N, followed by intervals that shrink by 0.03 N to 0.06 N."""
+    """The first checkpoint is at 0.22 N; each further interval is 0.03 N shorter, down to 0.06 N."""
     assert checkpoints(100) == [22, 41, 57, 70, 80, 87, 93, 99]
     assert checkpoints(1) == [1]
     assert checkpoints(3) == [1, 2, 3]

@@ -114,7 +114,7 @@ def test_a_point_that_steps_overshoot_is_kept(steps: int) -> None:
 
 
 def test_restarts_keep_the_worst() -> None:
-    """With several draws, for which no restart is skipped, the result is the worst of ascents from the same starts."""
+    """With several draws, no restart is skipped: the result is the worst of separate ascents from the same starts."""
     network, (image, label) = perceptron(), images()
     torch.manual_seed(6)
     found = pgd(network, image, label, "linf", 0.05, 3, 0.01, restarts=3, num_draws=2)

@@ -21,7 +21,7 @@ from tests.robustness.certificates.simulated_votes import MODES, SIGMA, drive, r
 
 
 def nearly_unanimous(request: Draws) -> list:
-    """Return two streams of votes; the second has one miss per request."""
+    """Return two streams of votes; in the second, one vote per request is for another class."""
     size = request.stop - request.start
     return [[size, 0], [size - 1, 1]]
 

@@ -84,7 +84,7 @@ def test_empirical_bernstein_is_better_than_a_bound_of_votes_for_scores_of_small
 
 
 def test_wealth_is_the_mixture_of_likelihood_ratios() -> None:
-    """Compare the closed forms with the integral over q of the likelihood ratio of q and p under the arcsine law."""
+    """Compare the closed forms with the integral of the likelihood ratio of q and p over q with the arcsine law."""
     for (k, n), p in itertools.product([(0, 3), (7, 9), (30, 40)], [0.2, 0.6, 0.9]):
 
         def ratio(u: float, k: int = k, n: int = n, p: float = p) -> float:

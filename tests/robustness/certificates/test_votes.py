@@ -52,7 +52,7 @@ def certify(
 
 
 def certify_together(mode: Mode, batch_size: int, pictures: list[LabelledImage], world_size: int) -> list[dict]:
-    """Certify with one thread per process; the processes share the draws of every image."""
+    """Imitate each process by a thread, and certify; the processes share the draws of every image."""
     barrier, sent = threading.Barrier(world_size, timeout=600), [torch.empty(0)] * world_size
     results: list[dict] = [{}] * world_size
 

@@ -100,7 +100,7 @@ def test_what_is_kept_is_the_union_of_the_regions() -> None:
 
 
 def of_numpy(count: int = 1) -> tuple[Tensor, Tensor, Tensor, np.ndarray, np.ndarray]:
-    """Return an image, the kept region, noise, and matrix and region as arrays."""
+    """Return an image, its kept region and noise as tensors, then the editor's matrix and the region as arrays."""
     image, regions, _ = images(count)
     noise = torch.randn(count, 1, SIZE, SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     keep = regions.any(dim=1, keepdim=True).double()

@@ -58,7 +58,7 @@ def test_gathered_pixels_are_those_kept_row_by_row(layout: Layout) -> None:
 
 
 def test_bilinear_fill_of_a_ramp_of_kept_pixels() -> None:
-    """Two kept pixels p and q of a row become p, (3 p + q) / 4, (p + 3 q) / 4, q."""
+    """From a row with the kept pixels p and q, the fill makes the four pixels p, (3 p + q) / 4, (p + 3 q) / 4, q."""
     image = torch.tensor([[[[1.0, 9.0, 5.0, 9.0], [9.0, 2.0, 9.0, 4.0]]]])
     shown = half(image, first_half(2, 4), "gather_bilinear")
     torch.testing.assert_close(shown, torch.tensor([[[[1.0, 2.0, 4.0, 5.0], [2.0, 2.5, 3.5, 4.0]]]]))

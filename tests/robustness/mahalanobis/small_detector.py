@@ -70,7 +70,7 @@ def data(**options: Any) -> OutOfDistribution:
 
 
 def ready(**options: Any) -> Mahalanobis:
-    """Return a detector with its statistics."""
+    """Return a detector whose statistics have been collected."""
     module = detector(**options)
     module.double()
     source = Digits(num_classes=8).training()
