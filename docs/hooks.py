@@ -93,7 +93,7 @@ def _text(path: Path) -> str:
 
 
 def _meta(page: str, text: str) -> str:
-    """Hide the contents of a page without sections, and the navigation of a page alone in its tab; rank API last."""
+    """Hide the table of contents of pages without sections, and the navigation of lone pages; rank the API last."""
     hidden = ["toc"] * ("\n## " not in text) + ["navigation"] * (page in ("index.md", "gallery.md"))
     boost = 0.5 if page.startswith(("api/", "changelog")) else 1 if page.startswith("configs/") else 2
     return f"---\nhide: {hidden}\nsearch: {{boost: {boost}}}\n---\n"

@@ -192,5 +192,5 @@ def _file(path: str, row: Row) -> str:
 
 
 def _label(path: str, row: Row) -> str:
-    """Return the link label of a configuration: its path, without the folder if this is the folder of the paper."""
+    """Return the link label of a configuration: its path without `configs/`, the paper's folder and the suffix."""
     return path.removeprefix("configs/").removeprefix(f"{row['paper']}/").removesuffix(".yaml")

@@ -57,7 +57,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Method:
-    """A method, which is a LightningModule class.
+    """A method: a LightningModule class, its paper and its configurations.
 
     Args:
         name: name of the class.

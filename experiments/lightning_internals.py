@@ -81,7 +81,7 @@ def steps_trained(trainer: Any) -> int:
 
 
 def running_means(trainer: Any) -> dict[str, Any]:
-    """Return the running means of an epoch's metrics, which Lightning's checkpoints do not contain.
+    """Return the running means of an epoch's metrics. Lightning's checkpoints do not contain them.
 
     Each running mean has a sum `value` and a `cumulated_batch_size`. Its values were logged by `self.log` or
     `training.logging`.
@@ -96,7 +96,7 @@ def running_means(trainer: Any) -> dict[str, Any]:
 
 
 def subcommand_parser(line: Any, subcommand: str) -> Any:
-    """Return the parser of one subcommand, which `LightningCLI` nests in its main parser."""
+    """Return the parser of one subcommand. `LightningCLI` nests this parser in its main parser."""
     return line._subcommand_parsers[subcommand]
 
 

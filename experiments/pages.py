@@ -204,7 +204,7 @@ def split_readme(path: Path, section: str, current: str | None = None) -> tuple[
 
 
 def with_section(path: Path, section: str, text: str, current: str | None = None) -> str:
-    """Return the text of a file with the content of a section replaced by `text`, which must end with a newline.
+    """Return the text of a file in which `text` replaces the content of a section. `text` must end with a newline.
 
     If `current` is given, it is used instead of the text of the file.
 

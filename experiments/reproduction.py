@@ -45,7 +45,7 @@ Row = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Published:
-    """A number from a paper, and the criterion for reproducing it, which was stated before the runs.
+    """A number from a paper, and the criterion for reproducing it. The criterion was stated before the runs.
 
     Args:
         metric: metric of our runs, such as `test/accuracy`.

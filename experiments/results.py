@@ -17,7 +17,7 @@ from rich.table import Table
 from datamodules.files.whole_files import write_text
 
 BEST_EPOCH = "best_epoch/"
-"""Prefix of the metrics at the best epoch, which are reported if `checkpoint.test_checkpoint` is `last`."""
+"""Prefix of the metrics at the best epoch. They are reported if `checkpoint.test_checkpoint` is `last`."""
 
 DID_NOT_RUN = "did not run"
 """Verdict of a claim or a reproduction whose runs have not finished."""
@@ -182,7 +182,7 @@ def without_repetition(summaries: Sequence[Summary]) -> list[Summary]:
 
 
 def in_order(metrics: Iterable[str]) -> list[str]:
-    """List unique metrics in order, each directly followed by the same metric at the best epoch, if any."""
+    """List unique metrics in order. A metric at the best epoch directly follows the metric of the tested checkpoint."""
     names = dict.fromkeys(metrics)
     tested = list(dict.fromkeys(beside(name)[0] for name in names))
     return sorted(names, key=lambda name: (tested.index(beside(name)[0]), beside(name)[1]))
@@ -246,7 +246,7 @@ def read_test_metrics(path: Path) -> dict[str, float]:
 
 
 def read_curves(path: Path) -> Curves:
-    """Read the columns of a file `metrics.csv`, without empty cells."""
+    """Read the columns of a file `metrics.csv`. Empty cells are left out."""
     curves: Curves = {}
     if path.is_file():
         with path.open(newline="", encoding="utf-8") as file:

@@ -198,7 +198,7 @@ def request(run: Run) -> dict[str, Any]:
 
 
 def _settings(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Flatten a request to dotted keys and values, which do not depend on the YAML file's comments and layout."""
+    """Flatten a request to dotted keys and values. They do not depend on the YAML file's comments and layout."""
     settings = {"seed": content["seed"], "overrides": " ".join(content["overrides"])}
     settings["command"] = content.get("command", "fit")
     for name, text in {"": content["config"], **content["layers"]}.items():
@@ -284,7 +284,7 @@ def has_saved(run: Run) -> bool:
 
 
 def command_arguments(run: Run) -> list[str]:
-    """Return the command of a run and its arguments, which resume the run if it has a checkpoint."""
+    """Return the command of a run and its arguments. They resume the run if it has a checkpoint."""
     testing = ["--test_after_fit", "true"] if run.command == "fit" else []
     if has_saved(run):
         return [run.command, "--resume", str(run.directory), *testing]
@@ -293,5 +293,5 @@ def command_arguments(run: Run) -> list[str]:
 
 
 def record(run: Run) -> dict[str, Any]:
-    """Read `request.json` of a started run, which contains its request, `code` and the keys of `machine`."""
+    """Read `request.json` of a started run. It contains the run's request, `code` and the keys of `machine`."""
     return json.loads((run.directory / "request.json").read_text(encoding="utf-8"))

@@ -177,7 +177,7 @@ def _within(path: Path, folder: Path) -> bool:
 
 
 def _drop(content: Any, key: str) -> None:
-    """Remove a dotted key from settings, which may be nested or have dotted keys."""
+    """Remove a dotted key from settings. The settings may be nested or have dotted keys."""
     if not isinstance(content, dict):
         return
     for own in [each for each in content if isinstance(each, str)]:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def environment() -> dict[str, str]:
-    """Set one thread, and remove the progress bar's escape codes and all variables of a distributed run."""
+    """Return an environment with one thread, plain progress bars, and no variables of a distributed run."""
     own = {name: value for name, value in os.environ.items() if not OF_A_GROUP.match(name)}
     return {**own, "OMP_NUM_THREADS": "1", "TERM": "dumb", "PYTHONPATH": str(ROOT)}
 

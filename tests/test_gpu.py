@@ -119,7 +119,7 @@ def test_numbers_of_a_device_are_those_of_the_cpu_in_the_same_order() -> None:
 
 
 class DeviceGenerator:
-    """Imitates the part of a GPU generator that its host twin reads."""
+    """Imitates those attributes of a GPU generator that the CPU generator with the same seed is made from."""
 
     device = torch.device("cuda")
 

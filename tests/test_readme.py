@@ -99,7 +99,7 @@ def test_a_method_is_one_module_one_yaml_and_one_test(
 
 @pytest.mark.nightly
 def test_a_new_method_keeps_the_rules_and_has_all_that_every_method_has(tmp_path: Path) -> None:
-    """Repeat the test in a copy of this project, where the project's own tests find the new method."""
+    """Write the new method into a copy of this project, and run the project's tests on this method."""
     for name in ("lightning_modules", "datamodules", "callbacks", "experiments", "configs", "tests", "docs"):
         shutil.copytree(ROOT / name, tmp_path / name)  # includes compiled files, because compiling takes seconds
     for name in ("train.py", "pyproject.toml", "README.md", "CONTRIBUTING.md"):

@@ -372,7 +372,7 @@ def save_flux2(folder: Path, klein: bool = False) -> Path:
 
 
 def save_chroma(folder: Path) -> Path:
-    """Save a Chroma pipeline: images of 16 x 16, prompts of letters for T5."""
+    """Save a Chroma pipeline for 16 x 16 images; its T5 encoder reads prompts letter by letter."""
     from diffusers import ChromaPipeline, ChromaTransformer2DModel, FlowMatchEulerDiscreteScheduler
 
     folder.mkdir(parents=True, exist_ok=True)

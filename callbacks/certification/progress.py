@@ -20,7 +20,7 @@ SECONDS_BETWEEN_LINES = 60.0
 class CertificationProgress:
     """Show the progress of all ranks of a certification: finished images, certified accuracy, speed, remaining time.
 
-    On a terminal, this is a progress bar. If the output is not a terminal, a line is printed every minute instead.
+    On a terminal, a progress bar is shown. If the output is not a terminal, a line is printed every minute instead.
 
     Args:
         rows: function that returns all rows finished so far.

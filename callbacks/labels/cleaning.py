@@ -49,8 +49,8 @@ def with_actions(table: pd.DataFrame) -> pd.DataFrame:
 def cleaned_labels(table: pd.DataFrame) -> pd.DataFrame:
     """Derive the labels for training from a label report. The result is a table in dataset order, for `FromCSV`.
 
-    The columns are `index` (position in the whole dataset, as in `labels.csv`), `name` if known, `label` (for
-    training), `action`, `confidence`, `given` and, if known, `clean_label`. See `with_actions`.
+    The columns are `index` (position in the whole dataset, as in `labels.csv`), `name` if known, `label` (the label to
+    train on), `action`, `confidence`, `given` and, if known, `clean_label`. See `with_actions`.
     """
     decided = with_actions(table)
     if "row" in decided:

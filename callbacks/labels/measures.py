@@ -79,8 +79,8 @@ def report_metrics(
         clean_label: true labels, `[N]`, with `UNVERIFIED` for unknown labels; None if all are unknown.
 
     Returns:
-        `labels_suspected`, computed over all labels, and `label_precision`, `label_recall` and `label_auroc`, computed
-        over the verified labels.
+        Metrics by name: `labels_suspected` is computed over all labels, and `label_precision`, `label_recall` and
+        `label_auroc` are computed over the verified labels.
     """
     metrics = {"labels_suspected": float(suspected.mean())}
     verified = np.zeros(len(given), dtype=bool) if clean_label is None else clean_label != UNVERIFIED

@@ -29,7 +29,7 @@ NUM_FILES = 10
 
 
 def imagenet_split(directory: Path, split: str) -> Path:
-    """Find the folder of an ImageNet split, in a directory or in the subfolder `imagenet` or `ILSVRC2012` of it.
+    """Find the folder of an ImageNet split. It is in a directory, or in its subfolder `imagenet` or `ILSVRC2012`.
 
     Raises:
         FileNotFoundError: if the folder or file does not exist.

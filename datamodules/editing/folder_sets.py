@@ -61,7 +61,7 @@ class MaskedPhotographs(ProtectedSet):
 
 
 class _Photographs:
-    """The photographs and masks of a folder, which are read on access."""
+    """The photographs and masks of a folder. They are read on access."""
 
     def __init__(self, root: Path, image_size: int) -> None:
         self.image_size = image_size

@@ -54,7 +54,7 @@ class PairsInFolder(EndPoints):
 
 
 class _FilePairs:
-    """The image pairs, which are read on access."""
+    """The image pairs. They are read on access."""
 
     def __init__(self, root: Path, image_size: int) -> None:
         required_folder(root, "data_dir")

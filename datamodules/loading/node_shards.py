@@ -113,8 +113,8 @@ class NodeShards:
 
     Args:
         nodes: number of nodes that have data.
-        alpha: concentration of the Dirichlet distribution. With small values, each node has few classes. With large
-            values, all nodes have nearly the same class proportions.
+        alpha: concentration of the Dirichlet distribution. If it is small, each node has few classes. If it is large,
+            all nodes have nearly the same class proportions.
         batches_per_epoch: number of batches per epoch. All nodes contribute equally to every batch.
         growing: whether batches grow. If so, batch t, counted from 0, has t + 1 samples of each node, and the batch
             size is not used.

@@ -39,7 +39,7 @@ def read_normals(path: Path) -> NDArray:
 
 
 class NormalFiles(NormalSource):
-    """Image files and normal-map files, which are decoded on access.
+    """Image files and normal-map files. The files are decoded on access.
 
     Args:
         images: image files, `[N]`.

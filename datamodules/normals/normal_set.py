@@ -27,7 +27,7 @@ class NormalSource(ABC):
     sizes: Sequence[tuple[int, int]]
     """Height and width of each image, `[N]`."""
     in_memory: bool = False
-    """Whether the images are in memory, so that DataLoader workers would not help."""
+    """Whether the images are in memory. If so, DataLoader workers do not help."""
 
     @abstractmethod
     def read(self, position: int) -> tuple[NDArray, NDArray]:

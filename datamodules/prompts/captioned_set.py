@@ -138,7 +138,7 @@ class CaptionedRows:
         return source.bucket[self.row.numpy()] if isinstance(source, CroppedImages) and source.bucketed else None
 
     def give_instead(self, arrays: Mapping[str, tuple[Any, ...]]) -> None:
-        """Replace the images in all later batches by rows of given arrays.
+        """Replace the images in all later batches by rows of `arrays`.
 
         Args:
             arrays: for each batch key that is set from an array, the fields of a `Stored`.

@@ -73,7 +73,7 @@ class CroppedImages(ImageSource):
         return self.crops[buckets[0]]
 
     def crop_of(self, row: NDArray[np.int64]) -> dict[str, Any]:
-        """Describe the central crop of one bucket's images by JSON values, which identify a cache entry."""
+        """Describe the central crop of one bucket's images by JSON values. The values identify a cache entry."""
         crop = self._crop(torch.from_numpy(row))
         return {"crop": [crop.height, crop.width], "zoom": crop.zoom, "upright": True}
 
@@ -122,7 +122,7 @@ class CroppedImages(ImageSource):
 
 
 def _check_aspect_ratios(source: EncodedImages, others: EncodedImages, size: NDArray[np.int64], noun: str) -> None:
-    """Reject masks and condition images whose aspect ratio differs from that of their image, except for rounding."""
+    """Reject masks and condition images whose aspect ratio differs by more than rounding from that of their image."""
     for place, ((height, width), (tall, wide)) in enumerate(zip(size.tolist(), others.sizes(), strict=True)):
         if abs(height * wide - tall * width) > max(height, width, tall, wide):
             raise ValueError(

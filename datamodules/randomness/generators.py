@@ -46,7 +46,7 @@ def sample_like(image: Tensor, draw: Callable[..., Tensor], generators: Sequence
 
 
 def sample_integers(high: int, n: int, generator: torch.Generator | list[torch.Generator] | None) -> Tensor:
-    """Sample n uniform integers in [0, `high`), either all with one generator, or each with its own of n generators."""
+    """Sample n uniform integers in [0, `high`), all with one generator, or each with one of n generators."""
     given = generator if isinstance(generator, list) else [generator]
     return torch.cat([torch.randint(high, (n // len(given),), generator=each) for each in given])
 

@@ -105,7 +105,7 @@ def centre_crop(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 class CentreCrops(PairSet):
-    """Clean images in a folder and its subfolders, which are downsampled and cropped to central squares.
+    """Clean images in a folder and its subfolders. Each image is downsampled and cropped to its central square.
 
     Args:
         clean_dir: folder of the images.

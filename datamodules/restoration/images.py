@@ -19,7 +19,7 @@ Pixels = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Images:
-    """Images of one split, which may have different sizes.
+    """Images of one split. The images may have different sizes.
 
     Args:
         names: image names without suffix, `[N]`.

@@ -18,7 +18,7 @@ from datamodules.restoration.images import Images, PairSet
 from datamodules.restoration.noisy_folder import NoisyFolder
 
 NOISE_SEED = 0
-"""Seed of the measurement noise, which is the same for all methods and runs."""
+"""Seed of the measurement noise. The seed is the same for all methods and runs."""
 
 
 class MeasuredImages(ImagePairs):
@@ -135,7 +135,7 @@ class MeasuredTestImages(WholeImages):
 
 
 class MeasuredFolder(NoisyFolder):
-    """A folder of the user's measurements, which are read in the same way as by `NoisyFolder`.
+    """A folder of the user's measurements. They are read in the same way as by `NoisyFolder`.
 
     Args:
         operator: measurement operator H.

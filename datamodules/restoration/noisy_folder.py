@@ -15,7 +15,7 @@ from datamodules.loading.global_batches import Request
 
 
 class NoisyFolder:
-    """Images in a folder and its subfolders, which are decoded on access.
+    """Images in a folder and its subfolders. The images are decoded on access.
 
     All files are decoded once at the start to find damaged files. This check takes little time compared with
     restoration. Damaged files are skipped, and `unreadable` lists them with the reasons.

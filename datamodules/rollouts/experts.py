@@ -68,7 +68,7 @@ class CartPoleLQR(Expert):
 
 
 class SACExpert(Expert):
-    """Expert that uses the mean action of a soft actor-critic policy, whose weights are read from a file.
+    """Expert that uses the mean action of a soft actor-critic policy. The policy's weights are read from a file.
 
     The file contains a dictionary of tensors that was saved by `torch.save`. The tensors are the weights and biases of
     an MLP with the layers `linear1`, `linear2` and `mean_linear`. The action is the tanh of the MLP's output, scaled to

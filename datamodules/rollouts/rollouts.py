@@ -24,7 +24,7 @@ TRAINING, MEASURED, TESTED, PLAYED = range(4)
 
 
 class RolloutSet:
-    """Dataset of rounds of states, which are simulated on access.
+    """Dataset of rounds of states. A round is simulated on access.
 
     Sample j of a round is step j // E of environment j % E. All environments are reset at the start of a round.
 
@@ -165,7 +165,7 @@ class Rollouts(SeededBatches):
 
     @torch.no_grad()
     def _acted(self, states: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the outputs of the policy for given states."""
+        """Return the outputs of the policy for `states`."""
         outputs = self._module(torch.from_numpy(states).to(self._module.device, self._dtype))
         return outputs.double().cpu().numpy()
 

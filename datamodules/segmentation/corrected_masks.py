@@ -1,4 +1,4 @@
-"""Corrected training masks, which a rank shares with its DataLoader workers and saves in checkpoints."""
+"""Corrected training masks. A rank shares them with its DataLoader workers and saves them in checkpoints."""
 
 import zlib
 from pathlib import Path

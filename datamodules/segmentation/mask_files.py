@@ -1,4 +1,4 @@
-"""Image files and mask files of different sizes, which are decoded on access."""
+"""Image files and mask files of different sizes. The files are decoded on access."""
 
 import os
 from collections.abc import Sequence
@@ -106,7 +106,7 @@ class MaskFiles(MaskSource):
     def cropped(
         self, index: Tensor, masks: dict[str, Any], augmentation: MaskAugmentation, uniform: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Read images and masks as `whole` does, and crop them; `uniform`, `[B, 3]`, determines the crops."""
+        """Read images and masks as `whole` does, and crop them. `uniform` `[B, 3]` determines the crops."""
         drawn = zip(self.size[index].tolist(), uniform.tolist(), strict=True)
         places = [augmentation.place(height, width, own) for (height, width), own in drawn]
         samples = zip(index.tolist(), places, strict=True)

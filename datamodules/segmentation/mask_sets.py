@@ -110,7 +110,7 @@ def refuse_unknown_categories(mask: Tensor, num_classes: int, name: str) -> None
 
 
 class AuxiliaryMasks(ABC):
-    """Unpaired masks of a structure, which do not belong to any image."""
+    """Unpaired masks of a structure. They do not belong to any image."""
 
     def read(self, size: int) -> None:  # noqa: B027 - masks that are drawn need no reading
         """Read the data from which `masks` generates masks of `size` x `size` pixels."""

@@ -14,7 +14,7 @@ from datamodules.tables.table_set import Rows, TableSet
 
 
 class SVMLight(TableSet):
-    """Rows of sparse `features`, with the values in the file.
+    """Rows of sparse `features`, with unchanged values from the file.
 
     The `target` is -1 for the smaller of the two labels in the file and 1 for the larger.
 
@@ -53,6 +53,6 @@ class SVMLight(TableSet):
         features, label = read_svmlight(path, "SVMLight", self.num_features)
         if len(found := np.unique(label)) != 2:
             listed = ", ".join(f"{value:g}" for value in found[:5])
-            raise ValueError(f"SVMLight: {path} must have two different labels, got {len(found)}: {listed}")
+            raise ValueError(f"SVMLight: {path} must have two labels, got {len(found)}: {listed}")
         target = np.where(label == found[1], 1.0, -1.0)
         return Rows({"target": torch.from_numpy(target)}, sparse={"features": features})

@@ -109,7 +109,7 @@ def check_packages(chosen: str) -> None:
 
 
 def write_program(folder: Path, chosen: str, traced: Traced, exported: Any, config: Mapping[str, Any]) -> str:
-    """Write a traced function to a program file, which also contains `config.json`.
+    """Write a traced function to a program file. The file also contains `config.json`.
 
     Returns:
         Python code that loads the program as `program`.

@@ -39,7 +39,7 @@ def licence_of(name: str, online: bool) -> str | None:
 
 
 def upload(folder: Path, repo_id: str, private: bool, revision: str | None) -> str:
-    """Upload a folder in one commit to a model repository, which is created if it does not exist.
+    """Upload a folder in one commit to a model repository. The repository is created if it does not exist.
 
     Returns:
         URL of the commit.

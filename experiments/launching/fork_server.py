@@ -311,7 +311,7 @@ def _run(note: int) -> int:
 
 
 def _end_process(status: int) -> None:
-    """Exit like the interpreter, but without tearing down modules, which would copy all shared memory pages."""
+    """Exit like the interpreter, but do not tear down modules: this would copy all shared memory pages."""
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):

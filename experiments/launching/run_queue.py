@@ -98,7 +98,7 @@ class Launcher(Protocol):
     note: str
 
     def begin(self, runs: int, locks: Sequence[int]) -> int:
-        """Prepare to launch runs, which will inherit the locks, and return the maximum number of concurrent runs."""
+        """Prepare to launch runs that inherit the locks. Return the maximum number of concurrent runs."""
 
     def start(self, jobs: Sequence[Job]) -> Sequence[Handle]:
         """Start or submit jobs."""

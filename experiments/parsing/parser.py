@@ -1,4 +1,4 @@
-"""Parser of configurations, which supports `base`, checks class paths and prints short help texts."""
+"""Parser of configurations that supports `base`, checks class paths and prints short help texts."""
 
 import os
 import re

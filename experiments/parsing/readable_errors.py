@@ -85,7 +85,7 @@ def readable(error: BaseException) -> str:
 
 
 def _accepted(message: str) -> str:
-    """Return the arguments of the class that rejected an argument, as text.
+    """Return, as one text, the arguments of the class that rejected an argument.
 
     The argument that was probably meant comes first.
     """
@@ -108,7 +108,7 @@ def _new_key(message: str) -> str:
 
 
 def _of_this_symbol(option: str, docstring: str, names: list[str]) -> list[str]:
-    """Find the argument whose description contains a symbol of the paper, such as `lambda`, if there is only one."""
+    """Find the argument whose description contains a symbol of the paper, such as `lambda`, if it is the only one."""
     symbol = difflib.get_close_matches(option, SYMBOLS, 1, 0.8)
     lines = re.findall(r"^ +(\w+): (.*)$", docstring, re.MULTILINE)
     found = [name for name, line in lines if name in names and symbol and re.search(rf"\b{symbol[0]}\b", line)]

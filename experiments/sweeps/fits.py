@@ -82,7 +82,7 @@ def fits(results: Sequence[Result], experiments: Sequence[Experiment], keys: Seq
 
 
 def line_of(experiment: Experiment, key: str) -> str:
-    """Return an experiment's label without the value of one key; all experiments of a line share this label."""
+    """Return an experiment's label without the value of `key`. All experiments of a line share this label."""
     others = ", ".join(f"{name} {value}" for name, value in experiment.setting if name != key)
     return " ".join([experiment.label, others]).strip()
 

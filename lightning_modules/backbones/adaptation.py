@@ -62,7 +62,7 @@ def adapted(
             float32.
         lora_rank: r, rank of the adapters; used only if `tuning` is lora.
         lora_targets: layers to adapt, given by name or by the last part of the name; None adapts every `nn.Linear`.
-        lora_alpha: alpha; adapters are scaled by alpha / r. None sets alpha to r.
+        lora_alpha: alpha, which sets the scale of the adapters, alpha / r. None sets alpha to r.
         lora_dropout: dropout probability of an adapter's inputs.
         gradient_checkpointing: recompute activations in the backward pass instead of storing them.
         dtype: precision of weights and internal computation; inputs and outputs are float32. None keeps the precision.
@@ -174,7 +174,7 @@ def with_lora(
     use_rslora: bool = False,
     use_dora: bool = False,
 ) -> nn.Module:
-    """Add low-rank adapters and freeze all other parameters, as well as the running statistics of batch normalisation.
+    """Add low-rank adapters, and freeze all other parameters and the running statistics of batch normalisation.
 
     The adapters initially do not change the output. Adapters and other trainable submodules use float32, even if the
     weights have half precision. The state dict contains the original weights and the adapters. The arguments are

@@ -129,7 +129,7 @@ def _timm_model_by_name(name: str, pretrained: bool, options: dict[str, Any]) ->
 
 
 def _timm_model_from_file(name: str, path: str, options: dict[str, Any]) -> Any:
-    """Load the file into a network with as many classes as the file has, then replace the classifier if necessary."""
+    """Load a file into a network with as many classes as the file, and then replace the classifier if necessary."""
     import timm
 
     state: dict[str, Tensor] = read_weights(path)

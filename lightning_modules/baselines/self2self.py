@@ -30,7 +30,7 @@ def self2self_loss(network: nn.Module, noisy: Tensor, kept: Tensor, hidden: floa
     Args:
         network: network f that maps images to images.
         noisy: noisy image y, `[1, C, H, W]`.
-        kept: mask b of the kept values, of the same shape, with values 0 and 1.
+        kept: mask b, of the same shape: 1 for values that are kept, and 0 for values that are hidden.
         hidden: probability p that a value is hidden.
     """
     error = (network(kept * noisy / (1 - hidden)) - noisy).square()

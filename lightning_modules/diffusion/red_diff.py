@@ -101,7 +101,7 @@ def red_diff(
         prediction: quantity that the model predicts.
         strength: lambda, weight of the regularisation.
         weighting: name of the weighting function f.
-        learning_rate: learning rate of Adam, with betas 0.9 and 0.99.
+        learning_rate: learning rate of Adam, whose betas are 0.9 and 0.99.
         sigma: standard deviation of the approximate posterior distribution.
         draw: function that samples standard normal noise with the shape of its argument.
 

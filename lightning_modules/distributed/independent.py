@@ -36,7 +36,7 @@ from lightning_modules.lightning_internals import (
 GRACE = 10.0
 """Number of seconds that a process may still need to end with its own error after another process was lost."""
 BROKEN = re.compile(r"connection|broken pipe|socket|gloo|nccl|remote process|timed? ?out", re.IGNORECASE)
-"""Pattern that matches the error messages of collectives after a process has ended."""
+"""Pattern for error messages that collective operations raise after another process has ended."""
 
 
 class Hosted(nn.Module):
@@ -131,7 +131,8 @@ class Heartbeats(threading.Thread):
     def _beat(self) -> None:
         """Exchange heartbeats through the store in a loop; this function runs in a separate thread.
 
-        No other thread may access the store, because it would wait for ever if the machine of process 0 is down.
+        No other thread may access the store, because such a thread would wait for ever if the machine of process 0 were
+        down.
         """
         try:
             while not self.lost:
@@ -160,9 +161,9 @@ class Heartbeats(threading.Thread):
         self.store.compare_set("lost", "", sentence)  # does not overwrite an earlier message
 
     def _ask(self, call: Callable[[], None]) -> None:
-        """Pass `call` to the thread that runs `_beat`, because only this thread may access the store.
+        """Run `call` in the thread of `_beat`, because only this thread may access the store.
 
-        Then wait until the call has returned, a process is lost, or `patience` seconds have passed.
+        Wait until the call has returned, a process is lost, or `patience` seconds have passed.
         """
         done, end = threading.Event(), time.monotonic() + self.patience
         self.calls.put((call, done))
@@ -215,7 +216,7 @@ class Heartbeats(threading.Thread):
 class _UntilWatched(ChildProcessObserver):
     """Lightning's observer of child processes, which is active only until `Heartbeats` starts.
 
-    Afterwards, it is inactive, because it would kill all processes without reporting a reason.
+    Afterwards, it is switched off, because it would kill all processes without reporting a reason.
     """
 
     watched = False
@@ -335,7 +336,7 @@ def require_independent(trainer: Any) -> None:
     """Reject strategies that synchronise weights or gradients, if there are several ranks.
 
     Raises:
-        ValueError: if the strategy is rejected; the message names the required strategy and its config.
+        ValueError: if the strategy is rejected; the message names the required strategy and its config file.
     """
     if trainer.world_size > 1 and not isinstance(trainer.strategy, Independent):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Storage of one vector for each training sample, sharded over ranks.
+"""Store one vector for each training sample, sharded over ranks.
 
 Methods that learn with noisy labels keep a running target, a loss history or a label estimate for each sample. With
 shuffling, the same sample is processed on different ranks in different epochs. Rows are therefore assigned to ranks by

@@ -27,7 +27,7 @@ METRICS = ("auroc", "tnr95", "aupr_in", "aupr_out", "detection_accuracy")
 
 
 def ranks(confidence: Tensor) -> Tensor:
-    """Map values to ranks in [0, 1] with the same order and ties, as torchmetrics treats other values as logits."""
+    """Map values to ranks in [0, 1], with the same order and ties. Torchmetrics treats other values as logits."""
     position = torch.unique(confidence, return_inverse=True)[1]
     return position.double() / position.max().clamp(min=1)
 
@@ -115,7 +115,7 @@ class DetectionResult:
 def metrics_by_name(
     detections: Sequence[DetectionResult], score: str, scores: Sequence[str], num_averaged: int
 ) -> dict[str, float]:
-    """Return the metrics of the main score for each dataset, their means over the first datasets, and other AUROCs.
+    """Return the main score's metrics for each dataset, their means over the first datasets, and AUROCs of `scores`.
 
     Args:
         detections: results, one for each dataset.

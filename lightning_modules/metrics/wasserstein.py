@@ -33,7 +33,7 @@ def sliced_wasserstein(first: Tensor, second: Tensor, directions: int = DIRECTIO
     In one dimension, W1 is the mean absolute difference of the sorted values.
 
     Args:
-        first: `[N, D]`, with any N.
+        first: `[N, D]`; N is not limited.
         second: `[N, D]`.
         directions: number of directions, which are sampled uniformly on the sphere and are the same in each call.
 

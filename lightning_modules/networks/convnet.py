@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class ConvNet(nn.Module):
-    """(Conv-ReLU) ... (Conv-ReLU)-mean-Linear, at the full resolution.
+    """Convolutions with ReLU at the full resolution, then the mean over pixels and a linear layer.
 
     The layers are named `conv1`, `relu1`, `conv2`, ... and `classifier`.
 

@@ -1,4 +1,4 @@
-"""torchvision's DeepLabv3 with a ResNet-50 backbone. The output consists only of logits; weights are local files.
+"""torchvision's DeepLabv3 with a ResNet-50 backbone. It returns only logits; weights come from local files.
 
 Source: Chen, Papandreou, Schroff and Adam, Rethinking Atrous Convolution for Semantic Image Segmentation, 2017, arXiv
 1706.05587.

@@ -169,7 +169,7 @@ class FIDInception(nn.Module):
 
     num_features = 2048
     classifier: Tensor | None = None
-    """Classifier weights `[1008, 2048]`, used by IS without the bias; None before `read`, or if the file has none."""
+    """Weights of the classifier for IS, `[1008, 2048]`, without bias; None before `read`, or if the file has none."""
 
     def __init__(self, weights: str | None = None, resize: Resize = "legacy") -> None:
         super().__init__()

@@ -2,7 +2,8 @@
 
     L = sum over layers l of w_l mean |phi_l(x) - phi_l(y)|,      l = 2, 7, 16, 25, 34,    w = .1, .1, 1, 1, 1
 
-Images are in [0, 1]; the module normalises them by ImageNet's mean and standard deviation.
+phi_l(x) is the output of layer l of VGG19 for an image x. Images are in [0, 1]; the module normalises them by
+ImageNet's mean and standard deviation.
 
 Source: Wang, Xie, Dong and Shan, Real-ESRGAN, ICCV Workshops 2021, arXiv 2107.10833; Simonyan and Zisserman, ICLR 2015,
 arXiv 1409.1556 (VGG19).

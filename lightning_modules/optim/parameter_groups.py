@@ -94,7 +94,7 @@ STEM = ("cls_token", "pos_embed", "patch_embed")
 
 
 def layer_of(name: str, num_blocks: int) -> int:
-    """Return the depth of a parameter in an encoder whose blocks are named `blocks.<i>`."""
+    """Return the depth of a parameter's layer: 0 for the stem, i + 1 for `blocks.<i>`, else `num_blocks` + 1."""
     first, *rest = name.split(".")
     if first in STEM:
         return 0

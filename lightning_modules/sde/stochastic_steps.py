@@ -11,7 +11,7 @@ import torch
 
 @contextmanager
 def stepping_with(scheduler: Any, generator: torch.Generator | Sequence[torch.Generator] | None) -> Iterator[None]:
-    """Pass random generators to a scheduler's `step` method inside a `with` block, unless the pipeline passes some.
+    """Pass random generators to a scheduler's `step` method inside a `with` block, unless the pipeline passes its own.
 
     Some pipelines, such as those of Stable Diffusion 3, FLUX.1 and DiT, call `scheduler.step` without a generator. A
     stochastic step would then use the global random number generator. Other pipelines pass each image to `step` twice,

@@ -38,7 +38,7 @@ def in_evaluation_mode(trainer: Trainer, module: nn.Module) -> Iterator[Callable
 def on_root_device(trainer: Trainer, module: nn.Module) -> Iterator[None]:
     """Keep a module on the trainer's device inside a `with` block.
 
-    This is needed in `on_fit_end`, before which Lightning moves the module to the CPU.
+    The hook `on_fit_end` needs this, because Lightning has moved the module to the CPU by then.
     """
     before = next((parameter.device for parameter in module.parameters()), trainer.strategy.root_device)
     module.to(trainer.strategy.root_device)
@@ -53,7 +53,7 @@ def classified(
 ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
     """Yield each batch of a dataloader, on the trainer's device, together with the module's logits for this batch.
 
-    With `fast_dev_run`, only as many batches are used as this setting states.
+    With the trainer's `fast_dev_run`, only the number of batches that it states is used.
     """
     for number, on_host in enumerate(loader):
         if trainer.fast_dev_run and number == trainer.fast_dev_run:  # type: ignore[attr-defined]

@@ -42,7 +42,7 @@ class EpochMean(Metric):
     def add(self, value: Tensor, size: int) -> None:
         """Include the mean value of a batch, a scalar tensor, with the weight `size`.
 
-        The first value of each epoch must be added by `update` instead of `add`.
+        The first value of each epoch must be added by `update`, not by `add`.
         """
         self.value = self.value + at_least_float32(value) * size
         self.cumulated_batch_size = self.cumulated_batch_size + size

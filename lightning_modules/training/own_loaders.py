@@ -33,9 +33,9 @@ class OwnLoaders:
 
     Batches must be dicts with `image` and `label`, or `(image, label)` pairs.
 
-    Two keys are added to each batch. `index` contains the positions of the samples in the dataset, even if the
+    The mixin adds two keys to each batch. `index` contains the positions of the samples in the dataset, even if the
     dataloader shuffles. `global_batch_size` is the number of samples on all ranks together; it is added only if all
-    ranks have equally many samples. For other DataLoaders, Lightning repeats some samples so that the shards of all
+    ranks have equally many samples. With your own DataLoaders, Lightning repeats some samples so that the shards of all
     ranks have the same size. The DataModules of this project do not repeat samples. A module that overrides `setup`
     must call `super().setup(stage)`.
     """

@@ -18,7 +18,7 @@ def require_all_rows(trainer: Any, name: str) -> None:
         name: class name of the module.
 
     Raises:
-        ValueError: if a batch does not contain the whole training set; the message names the setting to change.
+        ValueError: if a batch does not contain the whole training set; the message names the setting that must change.
     """
     if not getattr(trainer.datamodule, "whole", True):
         raise ValueError(

@@ -113,7 +113,7 @@ class TestedImages:
         return positions
 
     def settings(self, pl_module: LightningModule, positions: range) -> dict[str, Any]:
-        """Describe the data, weights and precision on which a callback's results depend, by JSON values.
+        """Return JSON values that describe the data, weights and precision on which a callback's results depend.
 
         Args:
             pl_module: the tested module.

@@ -49,7 +49,7 @@ class Idle(LightningModule):
 def epochs_of(
     network: Callable[[], nn.Module], steps: int, accelerator: str = "cpu"
 ) -> tuple[Callable[[], None], Callable[[], None]]:
-    """Return two functions: one epoch of `steps` batches of 128 through Lightning, and one with a plain loop."""
+    """Return two functions that train an epoch of `steps` batches of 128: through Lightning, and in a plain loop."""
     device = "cpu" if accelerator == "cpu" else "cuda"
     data = spine(steps * 128)
     data.setup("fit")

@@ -89,8 +89,8 @@ def test_draws_per_second_are_the_bare_networks_images_per_second(batch_size: in
 def planes(count: int = 100) -> tuple[Callable[[Tensor], Tensor], list[LabelledImage], np.ndarray]:
     """Build a classifier with known probabilities: class 0 is on one side of a plane.
 
-    A tenth of the labels are wrong. A quarter of the images have radii that are too large to be certified with the
-    given number of samples; the radii of all other images are uniform on [0, 1].
+    A tenth of the labels are wrong. For a quarter of the images, the radii are too large to be certified with the given
+    number of samples. The radii of the other images are uniform on [0, 1].
     """
     random = np.random.default_rng(0)
     radius = np.where(random.random(count) < 0.25, 1.5, random.uniform(0, 1, count))

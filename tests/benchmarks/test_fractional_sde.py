@@ -14,7 +14,7 @@ pytestmark = pytest.mark.benchmark
 
 
 def steps(noise: Noise) -> Callable[[], None]:
-    """Prepare 100 steps of 32 paths in six dimensions, forward and backward, with the widths of the paper's videos."""
+    """Return a function that takes 100 steps of 32 paths in six dimensions, forward and backward."""
     x = torch.zeros(32, 6)
     drift = tanh_layers(6, (200, 200), 6)
     control = tanh_layers(6 * (noise.num_processes + 1), (200, 200), 6)

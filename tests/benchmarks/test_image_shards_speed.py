@@ -152,7 +152,7 @@ before)
 
 @pytest.mark.parametrize("kind", ["tar", "parquet"])
 def test_memory_beside_datasets(kind: str, report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measure the memory that an epoch needs in addition to the imports, in a separate process without workers."""
+    """Measure, in a process without workers, the memory that an epoch needs in addition to the imports."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     _, name = peer("datasets", "datasets")
     write(tmp_path, kind)

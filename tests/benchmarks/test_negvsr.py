@@ -1,4 +1,4 @@
-"""NegVSR's rotation of patches compared with a loop over patches; memory and time of recomputed recurrent steps."""
+"""Time of NegVSR's patch rotation relative to a loop over patches; memory and time of recomputing recurrent steps."""
 
 import time
 from collections.abc import Callable

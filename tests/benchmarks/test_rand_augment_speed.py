@@ -39,7 +39,7 @@ def test_beside_torchvision(count: int, side: int, report: Report) -> None:
 
 @pytest.mark.parametrize(("count", "side"), SHAPES)
 def test_beside_timm(count: int, side: int, report: Report) -> None:
-    """timm works on PIL images of bytes; ours works on floats, which it interpolates without rounding."""
+    """timm processes 8-bit PIL images; our operations process floats, and interpolate them without rounding."""
     ours, batch = TimmRandAugment(RECIPE), images(count, side)
     theirs = rand_augment_transform(RECIPE, {"img_mean": (128, 128, 128)})
     pil = [to_pil_image(each) for each in batch]

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.benchmark
 
 
 def test_ten_times_the_samples(report: Callable[[str, float, str], None]) -> None:
-    """Measure label noise, shuffling, crops and mirroring for all samples, from the dataset to the last batch."""
+    """Measure an epoch from the dataset to the last batch, with label noise, shuffling, crops and mirroring."""
 
     def epoch(size: int) -> None:
         data = spine(size)

@@ -64,7 +64,7 @@ def test_batches_against_the_per_item_pipeline(report: Report) -> None:
 
 
 def test_fit_against_a_plain_loop(report: Report) -> None:
-    """Lightning, with guards and data pipeline, and a bare loop take the same ELR step on ResNet-20."""
+    """Both Lightning (with guards and data pipeline) and the plain loop take the same ELR steps on ResNet-20."""
     ours, theirs = epochs_of(lambda: CIFARResNet(20), steps=40)
     ratio = paired_ratio(ours, theirs, rounds=7)
     report("time of fit over a plain loop, ELR on ResNet-20, batches of 128", ratio, "<= 1.05")

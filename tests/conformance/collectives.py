@@ -69,7 +69,7 @@ def check(name: str, group: Any, tensors: list[Tensor], op: Any = None) -> None:
 
 
 class Unsynchronised(DistributedDataParallel):
-    """Does not synchronise gradients, whatever Lightning requests."""
+    """DDP that never synchronises gradients, even if Lightning requests it."""
 
     @property
     def require_backward_grad_sync(self) -> bool:

@@ -23,7 +23,7 @@ def is_layer(frame: FrameType) -> bool:
 
 
 class HalfProducts(TorchFunctionMode):
-    """Collects `file:line` in `places` for float32 products computed in half precision outside a layer."""
+    """Collects in `places` the `file:line` of float32 products that are computed in half precision outside layers."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Faults that appear on a GPU but not on a CPU, inserted into modules at import time."""
+"""Inserts faults into modules when they are imported; these faults appear on a GPU, but not on a CPU."""
 
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -108,7 +108,7 @@ MUTANTS = {
 
 
 def seed(mutant: Mutant) -> None:
-    """Insert the fault when the module is imported from now on, in this process and its forks."""
+    """From now on, insert the fault whenever its module is imported, in this process and in its forks."""
     place = str(ROOT / mutant.file)
     text = Path(place).read_text()
     assert text.count(mutant.old) == 1, f"{mutant.file} has {text.count(mutant.old)} times {mutant.old!r}"

@@ -130,7 +130,7 @@ def forked(command: list[str], rank: int, ranks: int, port: int, log: int) -> in
 
 
 def run(command: list[str], ranks: int, log: int) -> list[int]:
-    """Run a command line on all ranks and return their exit statuses; end ranks that wait for a failed one."""
+    """Run a command line on all ranks, and return the exit statuses; ranks that wait for a failed rank are ended."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

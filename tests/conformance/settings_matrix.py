@@ -56,7 +56,7 @@ EMA = {
 
 
 class Setting(NamedTuple):
-    """A column: changed settings, number of processes, and an added callback."""
+    """A column of the table: changed settings, the number of processes, and an optional additional callback."""
 
     changes: Mapping[str, Any]
     processes: int = 1

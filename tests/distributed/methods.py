@@ -1059,7 +1059,7 @@ METHODS = {
 
 
 def changed(settings: Any, overrides: Mapping[str, Any]) -> Any:
-    """Set dotted keys in the contents of a YAML file, in place; list entries are removed last."""
+    """Set dotted keys in place, in the contents of a YAML file; entries of lists are removed last."""
     gone: list[tuple[Any, Any]] = []
     for key, value in overrides.items():
         *path, last = key.split(".")

@@ -10,7 +10,7 @@ from tests.noisy_labels.adele.test_module import NUM_TRAIN, SaveAt, assert_same_
 
 @pytest.mark.parametrize("rule", ["training", "evaluation"])
 def test_two_processes_equal_one_and_one_goes_on_where_two_were_killed(rule: str, tmp_path: Path) -> None:
-    """Batches of 5, 5 and 4 images are split as 3 + 2, 3 + 2 and 2 + 2; the kill is in an epoch that corrects."""
+    """Batches of 5, 5 and 4 images are split as 3 + 2, 3 + 2 and 2 + 2; the kill is in an epoch with corrections."""
     one, two, resumed = (tmp_path / name for name in ("one", "two", "resumed"))
     fit(small_adele(rule), one, SaveAt(one), epochs=4)
     fit(small_adele(rule), two, SaveAt(two, epoch=2, batch=1), epochs=4, processes=2)

@@ -1,4 +1,4 @@
-"""Processes correct masks of their own share; all processes and their loader workers get all masks."""
+"""Each process corrects the masks of its share; all processes and their loader workers get all corrected masks."""
 
 import os
 import types

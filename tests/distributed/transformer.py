@@ -1,4 +1,4 @@
-"""A transformer whose intermediate sums are not at the thresholds of quantisers."""
+"""A transformer whose intermediate sums are not close to the thresholds of quantisers."""
 
 from typing import Any
 

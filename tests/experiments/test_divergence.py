@@ -1,4 +1,4 @@
-"""A diverged run, in comparisons and claims whose configuration counts divergence as a result."""
+"""Diverged runs in comparisons and claims, if the configuration counts divergence as a result."""
 
 from pathlib import Path
 

@@ -13,7 +13,7 @@ from experiments.progress_bar import WholeRun, share_done
 
 
 class Line(LightningModule):
-    """Fits a number, and records the completed share of the run in each step."""
+    """Fits a single number, and records in each step which share of the run is complete."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ from tests.experiments.conftest import Config, Journal
 
 
 def stated(path: Path, **changes: object) -> Path:
-    """Write a file with one experiment, with changes (None removes a key)."""
+    """Write a file with one experiment; `changes` replace the values of keys, and None removes a key."""
     result = {"metric": "test/accuracy", "published": 0.9, "direction": "higher", "margin": 0.01}
     entry = {"name": "Our name", "paper": "Table 1", "config": "demo.yaml", "seeds": [0, 1], "results": [result]}
     for key, value in changes.items():

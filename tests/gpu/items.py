@@ -14,10 +14,10 @@ class Item:
     Args:
         title: heading of the item on the results page.
         minutes: estimate on one GPU.
-        run: module of this package and its function, such as `speed.steps`, which a child process imports.
-        missing: function that returns a sentence about a missing requirement, or None.
+        run: a function of this package with its module, such as `speed.steps`; a child process imports and calls it.
+        missing: function that returns a sentence that names the missing requirement, or None if nothing is missing.
         to_the_end: whether the item uses all the remaining time.
-        exact: whether the item ends at its estimate, because it adapts its work to the available time.
+        exact: whether the item stops when its estimated time is over, because it adapts its work to the available time.
     """
 
     title: str

@@ -93,7 +93,7 @@ def text_steps(lora: bool, ratio: float | None, at: Place) -> tuple[nn.Module, C
 
 
 def wta_crs(at: Place) -> None:
-    """Measure peak memory at the paper's batch of 100 texts with 128 tokens, and the largest batch."""
+    """Measure the peak memory with the paper's batch of 100 texts of 128 tokens, and the largest batch that fits."""
     peaks: dict[str, int] = {}
     batches: dict[str, int] = {}
     batch = at.of(100, 4)

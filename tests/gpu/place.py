@@ -180,9 +180,9 @@ def largest(fits: Callable[[int], bool], most: int) -> int:
 
 
 def largest_difference(one: Any, other: Any) -> float:
-    """Find the largest difference of two nested states, relative to the tensor's largest value, but at least to 1.
+    """Find the largest difference of two nested states; each tensor's is divided by its largest value or 1, if larger.
 
-    Return infinity if shapes, keys or types differ.
+    If shapes, keys or types differ, the result is infinity.
     """
     if isinstance(one, dict) and isinstance(other, dict):
         if one.keys() != other.keys():

@@ -61,14 +61,14 @@ def probed(config: str, at: Place, more: Mapping[str, Any], batches: int) -> flo
 def trained(
     name: str, config: str, at: Place, epochs: int, batches: int, after: float, more: Mapping[str, Any] = {}
 ) -> tuple[Path, int]:
-    """Train for as many epochs as the time allows, or resume a run; return the run directory and the number of epochs.
+    """Start or resume training for as many epochs as time allows; return the run directory and the number of epochs.
 
     Args:
         name: name of the run directory.
         config: configuration of the paper.
         at: place of the measurement.
         epochs: number of epochs in the paper.
-        batches: batches per epoch.
+        batches: number of batches per epoch.
         after: seconds that are reserved for the work after training.
         more: changes to the configuration.
     """

@@ -25,7 +25,7 @@ def noisy(clean: Tensor, sigma: float) -> Tensor:
 
 
 def measured_by_scikit_image(image: Tensor, clean: Tensor, protocol: EvaluationProtocol) -> tuple[float, float]:
-    """Compute a measure in float64 on one image, with scikit-image's recommended arguments for Wang et al."""
+    """Compute both measures of one image in float64; scikit-image recommends these arguments to match Wang et al."""
     one, other = (each.double().permute(1, 2, 0).numpy() * 255 for each in (image, clean))
     if protocol != "unclipped":
         one = one.clip(0, 255)

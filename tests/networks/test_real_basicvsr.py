@@ -11,7 +11,7 @@ from lightning_modules.networks.spynet import SPyNet, ZeroFlow, warped
 
 
 class Steady(nn.Module):
-    """A flow network whose output is constant in space and depends on the order of the frames."""
+    """A flow network whose output is the same for all pixels, and depends on the order of the two frames."""
 
     def forward(self, frame: Tensor, other: Tensor) -> Tensor:
         flow = torch.ones(len(frame), 2, *frame.shape[2:], dtype=frame.dtype)

@@ -12,7 +12,7 @@ from lightning_modules.robustness.denoised_classifier import DenoisedClassifier
 
 
 class ExactScore(nn.Module):
-    """The score of N(0.5, 0.04) images under noise of variance 0.25."""
+    """The exact score of N(0.5, 0.04) images with added noise of variance 0.25."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -28,7 +28,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 
 class Told(nn.Module):
-    """Records the timesteps that it receives."""
+    """A model that records the timesteps that it receives."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ def test_a_model_of_4000_levels_is_told_times_that_count_to_1000(sigma: float, t
 
 @pytest.mark.parametrize("kind", [DDPMScheduler, DDIMScheduler])
 def test_a_scheduler_may_be_given_its_arguments_by_their_position(kind: Any) -> None:
-    """The scheduler's actual levels are used: diffusers drops positional arguments in `from_config`."""
+    """The noise levels are read from the scheduler itself, because `from_config` drops positional arguments."""
     arguments = (4000, 1e-4, 0.02, "squaredcos_cap_v2")
     told = Told()
     module = DenoisedSmoothing(Flat(), told, kind(*arguments), num_classes=4)

@@ -13,7 +13,7 @@ TIMES = torch.linspace(0.01, 0.99, 9, dtype=torch.float64)
 
 @pytest.mark.parametrize("process", PROCESSES, ids=lambda process: type(process).__name__)
 def test_marginals_of_gaussian_data_obey_fokker_planck(process: Process) -> None:
-    """d mean / dt = E f and d var / dt = 2 cov(f, x) + g^2, by finite differences."""
+    """Check d mean / dt = E f and d var / dt = 2 cov(f, x) + g^2 with finite differences."""
     mean, deviation, h = 0.7, 0.4, 1e-6
 
     def slope(values: Tensor, before: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ X = torch.randn(7, 2, generator=torch.Generator().manual_seed(0), dtype=torch.fl
 
 
 class Logged(nn.Module):
-    """Records the values that a module logs; replaces a LightningModule without a trainer."""
+    """Stands in for a LightningModule without a trainer, and records the logged values."""
 
     trainer = None
 

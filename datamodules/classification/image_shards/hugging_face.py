@@ -113,8 +113,8 @@ class HuggingFaceImages(NamedSplits):
     The dataset is on the Hugging Face Hub or in a local folder. A dataset on the Hub is downloaded once, to the cache
     of `datasets`. A local folder contains either a dataset saved by `save_to_disk`, or images in one folder per class
     (`imagefolder`). Images are read by position from memory-mapped files. Label noise, folds and resuming therefore
-    work as for image files. Label tables identify a sample by its index, or by its name `<split>/<row>`. `ImageShards`
-    reads parquet and tar files without copying them.
+    work as for image files. Label tables identify a sample by its index, or by its name `<split>/<row>`. To read
+    parquet and tar files without copying them, use `ImageShards`.
 
     Args:
         name: name of the dataset on the Hub, such as `uoft-cs/cifar10`, or a local folder.

@@ -232,7 +232,7 @@ CIFAR100_SUPERCLASSES = {
     "vehicles_1": ("bicycle", "bus", "motorcycle", "pickup_truck", "train"),
     "vehicles_2": ("lawn_mower", "rocket", "streetcar", "tank", "tractor"),
 }
-"""The fine classes of each superclass of CIFAR-100 (Krizhevsky, 2009). All ids are alphabetical ranks."""
+"""The fine classes of each superclass of CIFAR-100 (Krizhevsky, 2009). An id is a rank in alphabetical order."""
 
 
 def cifar100_superclass() -> np.ndarray:

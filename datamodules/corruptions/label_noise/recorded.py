@@ -105,7 +105,8 @@ class FromCSV:
             `name` is the file name, as in `labels.csv`. None means `index`, or `name` in a table without `index`. If a
             table that identifies samples by position also contains file names, these names must match those of the
             dataset.
-        partial: whether samples may be missing from the table. Missing samples keep their label in the dataset.
+        partial: whether samples may be missing from the table. Samples that are missing keep the label that they have
+            in the dataset.
         classes: how the table specifies classes: `number` or `name`. None selects the interpretation that fits the
             whole column. If both interpretations fit but give different classes, the table is rejected. This can happen
             if the class folders have numbers as names, such as 1 ... 12. A column whose name ends in `_name`, as in a

@@ -24,7 +24,7 @@ class Separable(LinearOperator):
     the two matrices A have different sizes but the same construction.
 
     Let (x) denote the Kronecker product. Then H = A (x) A, H^T = A^T (x) A^T and H^+ = A^+ (x) A^+. Singular values of
-    A below 0.03 are set to 0.
+    A that are below 0.03 are set to 0.
     """
 
     factor: int = 1

@@ -42,7 +42,7 @@ class AutoencoderLatents(nn.Module):
 
         Args:
             image: images, `[B, 3, H, W]` in [0, 1]; gradients flow back to them.
-            draw: standard normal noise shaped like z, used to sample from the encoder's distribution. None uses the
+            draw: standard normal noise with the shape of z, for sampling from the encoder's distribution. None uses the
                 mean of the distribution.
         """
         return self.latent(self.moments(image), draw)

@@ -17,8 +17,8 @@ from lightning_modules.backbones.quantization import dequantized_state, is_quant
 def save_model(model: LatentDiffusion | PixelSpace, folder: Path, writes: bool, merge: bool = False) -> None:
     """Save the trained model. This function must be called on every rank, but only one rank writes files.
 
-    A text-to-image model with full training is saved as a pipeline, for `DiffusionPipeline.from_pretrained(folder)`;
-    adapters are saved for `pipeline.load_lora_weights(folder)`. The PixArt-Sigma pipeline does not have
+    A fully trained text-to-image model is saved as a pipeline, for `DiffusionPipeline.from_pretrained(folder)`. Trained
+    adapters are saved separately, for `pipeline.load_lora_weights(folder)`. The PixArt-Sigma pipeline does not have
     `load_lora_weights`. Its network is therefore saved to `folder/transformer` after its adapters are merged, and can
     be loaded by `from_pretrained(base, transformer=...)`. A pixel-space U-Net is saved as a whole pipeline, with merged
     adapters. If the network is not a diffusers class, only its weights are saved, and can be loaded by

@@ -116,7 +116,7 @@ class PackedLatents(FlowTransformer):
 
     @property
     def patch_size(self) -> int:
-        """Height and width of the patch that is packed into one token, in latent pixels."""
+        """Height and width, in latent pixels, of the patch that is packed into one token."""
         return 2
 
     def packed(self, latent: Tensor) -> Tensor:

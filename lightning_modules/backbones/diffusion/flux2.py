@@ -114,7 +114,7 @@ class Flux2(FlowTransformer):
 
     @property
     def latent_scale(self) -> int:
-        """Height and width of the image area that corresponds to one pixel of z, in image pixels."""
+        """Height and width, in image pixels, of the image area that corresponds to one pixel of z."""
         return 2 * self.pipeline.vae_scale_factor
 
     @property

@@ -43,7 +43,7 @@ def guided(
 
 
 class PipelineSampling:
-    """Mixin for text-to-image models that generates images with a model's diffusers pipeline.
+    """Mixin for text-to-image models; it generates images with a model's diffusers pipeline.
 
     The model must define the pipeline and the methods that embed prompts.
     """
@@ -57,7 +57,7 @@ class PipelineSampling:
 
     @property
     def latent_scale(self) -> int:
-        """Height and width of the image area that corresponds to one pixel of z, in image pixels."""
+        """Height and width, in image pixels, of the image area that corresponds to one pixel of z."""
         return self.pipeline.vae_scale_factor
 
     @torch.no_grad()

@@ -33,8 +33,8 @@ class PixArtSigma(TextToImage):
         dtype: precision of the transformer and the text encoder; the autoencoder, inputs and outputs are float32.
         gradient_checkpointing: recompute the transformer's activations in the backward pass instead of storing them.
         prediction_types: values of the scheduler's `prediction_type` that are accepted.
-        sampler: class of the diffusers scheduler for sampling; it is built from the config of the pipeline's scheduler.
-            None uses the pipeline's scheduler itself.
+        sampler: class of the diffusers scheduler for sampling, which is built from the config of the pipeline's
+            scheduler. None samples with the pipeline's scheduler itself.
         offload_text_encoders: keep the text encoder on the CPU, and embed prompts there.
         lora_alpha: alpha, which sets the scale of the adapters, alpha / rank. None sets alpha to the rank.
         use_rslora: use rank-stabilised LoRA, which scales adapters by alpha / sqrt(rank).
@@ -57,7 +57,7 @@ class PixArtSigma(TextToImage):
 
     @property
     def size_multiple(self) -> int:
-        """Side length of a patch in image pixels; the height and width of an image must be divisible by it."""
+        """Side length of a patch in image pixels, by which the height and width of an image must be divisible."""
         return self.pipeline.vae_scale_factor * self.network.config.patch_size
 
     def embedded(self, texts: list[str], device: torch.device) -> Prompts:

@@ -1,11 +1,11 @@
 """Convert variance-exploding (VE) score models to pixel-space diffusion models that predict noise of variance 1.
 
 Let u be an image in [0, 1], e standard normal noise and s_t a noise level. From the noisy image u_t = u + s_t e, a VE
-model estimates the score -e / s_t. Let x = 2 u - 1 and abar_t = 1 / (1 + 4 s_t^2). The rescaled noisy image
+model estimates the score -e / s_t. Let x = 2 u - 1 and abar_t = 1 / (1 + 4 s_t^2). Then the rescaled noisy image
 
     x_t = sqrt(abar_t) (2 u_t - 1) = sqrt(abar_t) x + sqrt(1 - abar_t) e
 
-then follows a variance-preserving diffusion. The probability-flow ODEs of the two diffusions are equivalent.
+follows a variance-preserving diffusion. The probability-flow ODEs of the two diffusions are equivalent.
 
 Source: Song, Sohl-Dickstein, Kingma, Kumar, Ermon and Poole, Score-Based Generative Modeling through Stochastic
 Differential Equations, ICLR 2021, arXiv 2011.13456, for VE; Karras, Aittala, Aila and Laine, Elucidating the Design

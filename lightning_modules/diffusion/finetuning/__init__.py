@@ -10,8 +10,9 @@ This formula for w_t is for a network f that predicts e. The weight is min(SNR_t
 and min(SNR_t, gamma) if f predicts z. In all three cases, the error of the estimated z has the weight min(SNR_t,
 gamma). Training updates either all weights of f, or only low-rank adapters, which change weights W in the attention
 layers of f to W + B A. For a fraction of the images, training omits the caption c, as classifier-free guidance
-requires. Validation, sampling and the saved model use a moving average of the weights theta. Update n of this average,
-here also called e although it is not the noise, is e <- d e + (1 - d) theta, with d = min(decay, (1 + n) / (10 + n)).
+requires. Validation, sampling and the saved model use a moving average of the weights theta. In the formula for update
+n of this average, e is the average instead of the noise: e <- d e + (1 - d) theta, with d = min(decay, (1 + n) / (10 +
+n)).
 
 A flow-matching model, such as Stable Diffusion 3 or FLUX.1, predicts the velocity e - z:
 

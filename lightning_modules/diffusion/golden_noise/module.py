@@ -209,7 +209,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
     # test
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Return images generated from the kind of initial noise that `start` selects, as `sample`, `[B, C, H, W]`."""
+        """Generate images, `[B, C, H, W]`, from the initial noise that `start` selects; return them as `sample`."""
         noise, texts = self.drawn(batch["seed"]), batch["caption"]
         sample = self.images(self.begun(noise, texts), texts, self.generators(batch["seed"]))
         found = scored(self.rewards, sample, texts)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 ALMOST_ONE = 1 - 1e-7
-"""Upper bound of the cosine between latents, which avoids a division by sin(0) for parallel latents."""
+"""Upper bound of the cosine between latents. For parallel latents, this bound avoids a division by sin(0)."""
 
 
 class Weights(NamedTuple):
@@ -58,7 +58,7 @@ def corrected_mixture(
     Args:
         first_latent: l_A, latent of the first image.
         second_latent: l_B, latent of the second image.
-        first: z_A, first image, as the model represents images: as autoencoder latents or as pixels.
+        first: z_A, first image, in the model's representation of images: autoencoder latents or pixels.
         second: z_B, second image, in the same representation.
         noise: e, standard normal noise, which all positions share.
         position: lambda, in [0, 1].

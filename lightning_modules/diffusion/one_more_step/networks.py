@@ -90,9 +90,9 @@ class PromptedMLP(nn.Module):
     """An MLP for images with a few hundred pixels; its inputs are noise and the mean token embedding of a text.
 
     Args:
-        in_features: number of values of an image, C H W.
+        in_features: number of values in an image, C H W.
         prompt_features: D, number of features of a token's embedding.
-        width: number of units of each of the two hidden layers.
+        width: number of units in each of the two hidden layers.
     """
 
     def __init__(self, in_features: int, prompt_features: int, width: int = 128) -> None:

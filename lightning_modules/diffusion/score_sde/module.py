@@ -44,7 +44,7 @@ class ScoreSDE(KnownParts, Latents, MethodModule):
         process: process from `lightning_modules.sde.processes`; images are in [0, 1] for VE, otherwise in [-1, 1].
         image_shape: shape (C, H, W) of generated images.
         sampler: sampler from `lightning_modules.sde.samplers` or `lightning_modules.sde.flow`.
-        num_levels: N, number of levels of a discrete model (SMLD for VE, DDPM for VP); None for continuous time.
+        num_levels: N, number of noise levels of a discrete model (SMLD for VE, DDPM for VP); None for continuous time.
         likelihood_weighting: weight the loss by g^2 instead of std^2; the loss is then a bound on the likelihood.
         reduce_mean: average the loss over the values of an image; if false, use half of their sum.
         average_decay: maximum decay of the averaged weights, in [0, 1).

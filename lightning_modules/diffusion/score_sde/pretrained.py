@@ -11,7 +11,8 @@ def pretrained_process(name_or_path: str) -> Process:
     """Read the diffusion process of a pretrained score model from its scheduler config.
 
     A DDPM with a linear beta schedule is a discrete VP model; for such a model, set the argument `num_levels` of
-    `ScoreSDE` to the scheduler's `num_train_timesteps`. VE score models are continuous-time models.
+    `ScoreSDE` to the scheduler's `num_train_timesteps`. VE score models are continuous-time models, and need no
+    `num_levels`.
 
     Args:
         name_or_path: folder written by diffusers' `save_pretrained`, or name on the Hugging Face Hub

@@ -32,8 +32,8 @@ class Marigold(NormalSteps, MethodModule):
         ensemble: number of estimates from different noise that the diffusers pipeline combines into one estimate.
         resolution: length, in pixels, to which the longer side of images is resized for the networks; 0 keeps the size
             of images, and None uses the pipeline's default.
-        draws: number of estimates for each test image, each from different noise. If it is above 1, the variance of
-            their errors is also logged.
+        draws: number of estimates for each test image, each from different noise. Above 1, the variance of their errors
+            is also logged.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.

@@ -64,8 +64,8 @@ class StableNormal(NormalSteps, MethodModule):
     Args:
         yoso: network of the first stage; None starts the refiner from pure noise.
         refiner: network of the second stage; None returns the output of the first stage.
-        yoso_target: noise in the target of the first stage. `independent` is new noise, and `shared` is the noise of
-            the input. `x0` is a target without noise, for estimating normals in one step.
+        yoso_target: noise in the target of the first stage: `independent` is new noise, `shared` is the noise of the
+            input, and `x0` is no noise, for estimating normals in one step.
         zero_noise: lambda, probability of replacing the input noise of the first stage with zeros in training.
         steps: N, number of steps of the refiner. This number also determines the noise level for which `yoso` is
             trained; weights that were trained for a different noise level are rejected.
@@ -79,7 +79,7 @@ class StableNormal(NormalSteps, MethodModule):
         lr_scheduler: learning-rate schedule, stepped every epoch.
 
     Raises:
-        ValueError: if an argument is out of range, if both stages are None, or if the stages are incompatible.
+        ValueError: if an argument is out of range, or if both stages are None or do not fit together.
     """
 
     def __init__(

@@ -50,7 +50,7 @@ def refined(
     abar: ArrayLike,
     draw: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """Refine initial latents by the steps in the module docstring, and return an estimate of x_0.
+    """Refine initial latents, by the steps that the module docstring defines; return an estimate of x_0.
 
     Args:
         refiner: function that estimates x_0 from x and the timesteps, `[B]`.

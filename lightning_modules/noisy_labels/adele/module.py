@@ -40,7 +40,7 @@ class ADELE(SegmenterSteps, MethodModule):
     The module needs a DataModule whose labels can be corrected, and the callback
     `callbacks.early_learning.EarlyLearning`. The settings of the callback are `min_jump: 0.1, reference: current,
     background: 0` for SegTHOR, and `horizon: 16, interval: 100, background: 0` for VOC. Ablations: `consistency_weight:
-    0` with `scales: [1.0]` only corrects labels; `correction: null` only regularises.
+    0` and `scales: [1.0]` disable the regularisation, `correction: null` the correction.
 
     Args:
         network: segmentation network for images `[B, C, H, W]` of any size. The logits `[B, num_classes, h, w]` may be
@@ -54,7 +54,7 @@ class ADELE(SegmenterSteps, MethodModule):
         learn_scale_weights: whether to train the weights w of the scales, as for VOC. If false, all weights are equal,
             as for SegTHOR.
         correction: settings of the label correction; None disables it.
-        new_layers: names of submodules that are trained from scratch, with ten times the learning rate of the other
+        new_layers: names of submodules without pretrained weights. Their learning rate is ten times that of the other
             layers (see `learning_rate_groups`).
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule. It is stepped every epoch, or every step if it has `interval = "step"`.

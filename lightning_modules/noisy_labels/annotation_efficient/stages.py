@@ -125,7 +125,7 @@ def constant_then_linear(epoch: int, epochs: int, constant: float) -> float:
 
 
 class ConstantThenLinear(LambdaLR):
-    """Learning-rate schedule with the factor `constant_then_linear`."""
+    """Learning-rate schedule that multiplies the learning rate by `constant_then_linear`."""
 
     def __init__(self, optimizer: Optimizer, epochs: int, constant: float) -> None:
         super().__init__(optimizer, lambda epoch: constant_then_linear(epoch, epochs, constant))

@@ -110,7 +110,7 @@ class Translation(nn.Module):
         return [self.image_discriminator, self.mask_discriminator, *shape]
 
     def forward(self, image: Tensor) -> Tensor:
-        """Compute the logits of E(x), `[B, 1, H, W]`, for images `[B, C, H, W]` in [-1, 1]."""
+        """Translate images x, `[B, C, H, W]` in [-1, 1], to the logits of their masks E(x), `[B, 1, H, W]`."""
         if self.calibration is None:
             return self.mask_generator(image)
         features, last = self.mask_generator.forward_features(image), self.mask_generator.last  # type: ignore[operator]
@@ -124,7 +124,7 @@ class Translation(nn.Module):
         return self.mask_discriminator(mask + self.mask_noise * noise)
 
     def image_of(self, mask: Tensor) -> Tensor:
-        """Compute G(z), `[B, C, H, W]` in [-1, 1], for masks `[B, 1, H, W]` in [0, 1]."""
+        """Translate masks z, `[B, 1, H, W]` in [0, 1], to images G(z), `[B, C, H, W]` in [-1, 1]."""
         return self.image_generator(mask).tanh()
 
 

@@ -109,7 +109,7 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
 
     @property
     def encoder(self) -> nn.Module:
-        """The network without its last linear layer, which pre-training trains.
+        """The part that pre-training trains: the network without its last linear layer.
 
         The encoder shares the parameters of the network.
         """

@@ -2,7 +2,7 @@
 
 The weight alpha of the robust classifier is either fixed, or predicted for each image by a mixing network. The mixing
 network P maps intermediate features of both classifiers to one number per image. BN normalises this number to mean 0
-and variance 1. The weight is
+and variance 1. With this number, the weight is computed as
 
     gamma = BN(P(features)) gamma_scale + gamma_bias,   alpha = sigmoid(gamma) alpha_scale + alpha_bias.
 

@@ -168,7 +168,7 @@ def gaussian_radius(p: float, sigma: float) -> float:
         sigma: standard deviation of the noise, in pixel units.
 
     Returns:
-        Radius sigma Phi^-1(p), in pixel units. It is negative for p < 1/2, which means that there is no certificate.
+        Radius sigma Phi^-1(p), in pixel units. It is negative if p < 1/2; in this case, there is no certificate.
     """
     return float(sigma * ndtri(p))
 

@@ -74,7 +74,7 @@ class Inpainter(nn.Module, ABC):
         """
 
     def repaint(self, keep: Tensor, shape: torch.Size) -> Tensor:
-        """Compute the mask m of the repainted part from the kept region `[B, 1, H, W]`.
+        """Compute the mask m of the repainted part from the mask `keep` of the kept region, `[B, 1, H, W]`.
 
         m is 1 in the repainted part, and has the resolution of z. The mask is resized by nearest-neighbour
         interpolation.

@@ -50,7 +50,7 @@ class Planes(LightningModule):
 
 
 class OwnVotes(Planes):
-    """The same classifier, with its own method for smoothed votes."""
+    """The same classifier as `Planes`, with its own method for smoothed votes."""
 
     certificate = "its own"
 

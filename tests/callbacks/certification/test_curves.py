@@ -44,7 +44,7 @@ def test_logs_of_other_projects_are_read(tmp_path: Path) -> None:
 
 
 def test_radius_0_is_an_abstention_in_logs_of_others_and_may_be_a_claim_in_ours(tmp_path: Path) -> None:
-    """The DRS authors keep the selected class when they abstain; in our mode `curve`, 0 is a point of the grid."""
+    """If they abstain, the DRS authors keep the selected class; in our mode `Curve`, 0 is a radius of the grid."""
     official, ours = tmp_path / "official.tsv", tmp_path / "run" / "certification.tsv"
     ours.parent.mkdir()
     for path in (official, ours):

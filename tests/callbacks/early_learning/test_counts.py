@@ -86,7 +86,7 @@ def test_right_labels_equal_counting_one_by_one() -> None:
 
 
 def test_a_half_counted_epoch_is_saved_and_goes_on() -> None:
-    """With an interval of 2, records end at batches 0, 2, 4, ...; a new epoch starts a new record."""
+    """With an interval of 2, records end at batches 0, 2, 4, ...; each epoch starts a new record."""
     whole, half = RunningCounts(3, 2), RunningCounts(3, 2)
     for number in range(5):
         whole.add(7, torch.full((11, 3), 10**number))

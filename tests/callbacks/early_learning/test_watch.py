@@ -202,7 +202,7 @@ def test_the_quality_of_corrected_labels_is_logged(tmp_path: Path, per_pixel: bo
 
 
 class Follower(Scripted):
-    """The fit of class 0 seems to level off at 0.4, and rises to 1 from epoch 6 onwards."""
+    """The fit of class 0 seems to level off at 0.4, but rises from epoch 6 onwards, up to 1."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ from tests.trainers import quiet
 
 
 class Remembering(LightningModule):
-    """Generates training images of the requested classes, or of the next class for every `wrong`-th image."""
+    """Returns training images of the requested classes; every `wrong`-th image has the next class instead."""
 
     generated_classes = 10
 

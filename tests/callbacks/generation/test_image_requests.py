@@ -1,4 +1,4 @@
-"""Prompts from files and texts, and the seed of each image."""
+"""Prompts given as files and as texts, and the seed of each image."""
 
 from pathlib import Path
 

@@ -46,7 +46,7 @@ class Breaking(LightningModule):
 
 
 class Reporting(FiniteLoss):
-    """Makes each process write why it stops, and then wait, because the first process to end would end the others."""
+    """Makes each process write why it stops, and then wait, because the end of one process would end the others."""
 
     def _read(self, trainer: Trainer) -> None:
         try:
@@ -180,7 +180,7 @@ def test_no_more_than_a_million_indices_are_held() -> None:
 
 
 def test_noting_never_waits_for_the_device() -> None:
-    """On the meta device, any operation that needs a value fails."""
+    """The test runs on the meta device, where any operation that needs a value fails."""
     callback = FiniteLoss()
     for size, batch in ((8, 0), (8, 1), (5, 2), (9, 3)):
         callback._note(torch.zeros((), device="meta"), torch.zeros(size, dtype=torch.int64, device="meta"), batch)

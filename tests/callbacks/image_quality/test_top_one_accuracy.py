@@ -25,7 +25,7 @@ class Restored(LightningModule):
 
 
 class Brightest(nn.Module):
-    """Returns the index of the brightest pixel as the class."""
+    """A classifier that predicts the index of the brightest pixel."""
 
     def forward(self, image: Tensor) -> Tensor:
         assert image.min() >= 0
@@ -39,7 +39,7 @@ def pictures(*bright: int) -> Tensor:
 
 
 def shares() -> list[dict[str, Any]]:
-    """Two batches, of two images and of one. With two processes, each process has one of the batches."""
+    """Return two batches: one of two images, and one of a single image. Two processes get one batch each."""
     return [
         {"name": ["x/a", "x/b"], "given": pictures(0, 2), "noisy": pictures(3, 3), "clean": pictures(0, 1)},
         {"name": ["x/c"], "given": pictures(3), "noisy": pictures(2), "clean": pictures(2)},

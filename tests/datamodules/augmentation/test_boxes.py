@@ -32,7 +32,7 @@ def test_a_box_that_never_fits_is_the_greatest_centred_one() -> None:
 
 
 def test_random_boxes_are_distributed_as_torchvisions() -> None:
-    """Compare area and ratio of the boxes (Kolmogorov-Smirnov) for an image in which many draws do not fit."""
+    """For an image in which many drawn boxes do not fit, compare areas and aspect ratios (Kolmogorov-Smirnov)."""
     width, height, count = 500, 250, 4000
     uniform = sample_uniform(0, 0, torch.arange(count), count=22).tolist()
     ours = np.array([box_of_random_area(width, height, u, SCALE, RATIO) for u in uniform])

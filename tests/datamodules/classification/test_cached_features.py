@@ -156,7 +156,7 @@ def test_a_second_run_with_another_seed_and_noise_computes_nothing(tmp_path: Pat
 
 
 def test_images_that_the_data_draw_and_their_true_labels_are_those_of_the_run(tmp_path: Path) -> None:
-    """The run's seed determines which images are replaced by digits 5 to 9; views use a separate seed."""
+    """The seed of the run determines which images are replaced by digits 5 to 9; the views have a different seed."""
     web = OpenSetLabelNoise(Digits(num_classes=5), OtherDigits([5, 6, 7, 8, 9]), 0.4)
     for seed in (1, 2):
         encoder = Encoder()

@@ -154,7 +154,7 @@ def test_each_image_of_an_epoch_is_augmented_three_times_in_a_batch_on_any_ranks
 
 
 def test_training_images_that_are_read_to_judge_labels_are_whole_and_in_order(tmp_path: Path) -> None:
-    """They are whole and in order during training, too."""
+    """They are also read whole and in order while training is running."""
     data, read = patterns(augmentation=Augmentation(2, True), seed=5), list[dict[str, Any]]()
 
     def keep(module: Any, data: Any) -> None:
@@ -210,7 +210,7 @@ def test_help_documents_every_argument(kind: type) -> None:
 
 
 def everything_drawn(images: ImageSet, seed: int) -> dict[str, Any]:
-    """Return split, labels, pixels, order and augmentation of a training epoch."""
+    """Return everything that is random in a training epoch: split, labels, pixels, order and augmentation."""
     data = LabelledImages(
         images, 64, Symmetric(0.4), validation_fraction=0.2, augmentation=Augmentation(1, True), seed=seed
     )

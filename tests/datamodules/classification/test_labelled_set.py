@@ -185,7 +185,7 @@ def test_clean_labels_are_not_written(tmp_path: Path) -> None:
 
 
 def test_dropped_images_are_left_out_of_training_and_validation_alone(tmp_path: Path) -> None:
-    """A second run that reads the first run's label table leaves out the same images."""
+    """A second run, which reads the label table of the first run, leaves out the same images."""
     before = ready(patterns(validation_fraction=0.2, seed=1))
     assert before.train_set is not None
     assert before.validation_set is not None

@@ -61,7 +61,7 @@ def test_a_transposed_tensor_is_summed_as_nccl_takes_it(monkeypatch: pytest.Monk
 
 
 class Compared(nn.BatchNorm2d):
-    """Raises an error in evaluation mode if the processes have different running statistics, and counts evaluations."""
+    """Counts evaluations, and raises an error in evaluation mode if the processes' running statistics differ."""
 
     evaluated: Tensor
 

@@ -84,7 +84,7 @@ def gather(store: Store, folder: Path) -> None:
 
 
 def fill(kind: str, folder: Path, points: Points) -> None:
-    """Compute batches of items in a loop, as code that iterates over data does."""
+    """Compute the items in batches in a loop, like code that iterates over data."""
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     keys = keys_of(kind)
     job = ResumableMap(store_of(kind, folder / "results"), {"kind": kind}, folder / "settings.json")

@@ -70,7 +70,7 @@ def folders(files: list[str], **arguments: str) -> Callable[[Path], object]:
 
 
 def known(kind: Any, missing: int) -> Callable[[Path], object]:
-    """Read a known dataset whose images all have a wrong size, without the images in `missing`."""
+    """Return a function that reads a known dataset whose images all have a wrong size, and without `missing` images."""
 
     def read(root: Path) -> object:
         written(root / kind.folders[0], [f"{number}.png" for number in range(kind.count - missing)])

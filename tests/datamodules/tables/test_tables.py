@@ -1,4 +1,4 @@
-"""Batches of rows: the full batch on the device, or mini-batches; distributed, resumed, and in the module's dtype."""
+"""Batches of rows: full batches on the device and mini-batches; distributed, resumed, and in the module's dtype."""
 
 from collections.abc import Mapping
 from pathlib import Path

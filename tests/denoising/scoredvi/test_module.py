@@ -72,7 +72,7 @@ def test_the_gradient_of_a_step_is_that_of_the_paper() -> None:
 
 
 def test_the_estimate_averages_the_mean_of_each_step() -> None:
-    """One step gives .9 y + .1 m, where m is the mean before the step."""
+    """After one step, the estimate is .9 y + .1 m, where m is the mean before the step."""
     method = module(steps=1, weight=1.0, restart_above=None)
     noisy = torch.rand(1, C, H, W, dtype=torch.float64)
     torch.manual_seed(3)

@@ -43,7 +43,7 @@ def test_a_perceptron_sees_noise_and_text() -> None:
 
 
 def released(folder: Path, unet: UNet2DConditionModel, *left_out: str) -> Path:
-    """Save a U-Net as the authors' class saves it: without time-embedding layers, in half precision."""
+    """Save a U-Net like the authors' class: in half precision, and without the layers for the time embedding."""
     (place := folder / "oms_module").mkdir(parents=True)
     config = {key: value for key, value in unet.config.items() if "time" not in key}
     (place / "config.json").write_text(json.dumps({**config, "_class_name": "UNet2DConditionWoCTModel"}))

@@ -1,4 +1,4 @@
-"""Training under masks and tuning: which networks train when, what is kept, and rejections."""
+"""Training under masks, then tuning: which networks are trained in which phase, what is kept, and rejections."""
 
 import copy
 import math

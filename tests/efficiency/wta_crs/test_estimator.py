@@ -35,7 +35,7 @@ def estimates(estimator: Estimator, p: Tensor = P, k: int = K, draws: int = DRAW
 
 
 def closed_form(p: Tensor, k: int, c: int) -> float:
-    """Return the total variance with the optimal p and c winners, summed over the entries."""
+    """Return the variance, summed over the entries, for the optimal p and c winners."""
     order = p.argsort(descending=True)
     rest = PAIRS[order[c:]].sum(dim=0)
     total = PAIRS.flatten(1).norm(dim=1).sum() * (1 - p[order[:c]].sum())

@@ -26,7 +26,7 @@ class Regressor(nn.Module):
 
 
 class Numbers(LightningDataModule):
-    """Tokens `[B, 20, 4]` with one real number per sample."""
+    """Tokens `[B, 20, 4]`, and one real number per sample as the target."""
 
     num_train_samples, num_classes = BATCH * BATCHES, 1
 

@@ -21,7 +21,7 @@ def push(*arguments: object) -> int:
 
 @pytest.fixture(scope="session", autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Create a home folder with a token and without the caches of this machine."""
+    """Use a home folder that contains a Hub token, and none of the caches of this machine."""
     home = tmp_path_factory.mktemp("home") / "somebody"
     (home / ".cache" / "huggingface").mkdir(parents=True)
     (home / ".cache" / "huggingface" / "token").write_text("hf_qwertyuiopasdfghjkl")

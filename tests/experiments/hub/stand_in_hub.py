@@ -78,7 +78,7 @@ def served(hub: StandInHub) -> Iterator[str]:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInHub]:
-    """Replace the Hub with the stand-in, with an empty cache."""
+    """Replace the Hub by a stand-in, and use an empty cache."""
     from huggingface_hub import constants
 
     own = StandInHub()

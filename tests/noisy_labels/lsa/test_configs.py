@@ -1,4 +1,4 @@
-"""The experiments of LSA have the settings of its authors' scripts, and those of PLS if only PLS is trained."""
+"""LSA's experiments have the settings of its authors' scripts; experiments with PLS alone have those of PLS."""
 
 from pathlib import Path
 from typing import Any

@@ -58,7 +58,7 @@ def test_pls_guesses_from_several_views_and_draws_doubtful_images_to_themselves(
 
 
 class Shifted(nn.Module):
-    """Each call shifts images further."""
+    """An augmentation that shifts images by a larger distance in each call."""
 
     def __init__(self, by: float) -> None:
         super().__init__()

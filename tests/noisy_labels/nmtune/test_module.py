@@ -234,7 +234,7 @@ def test_direction_term_is_two_over_d_times_one_minus_the_mean_cosine() -> None:
 def test_value_and_gradients_of_a_step_are_the_equations(
     weights: tuple[float, float, float], views: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two views give the step of the authors' code; terms with weight zero are not computed, so NaN has no effect."""
+    """With two views, the step is that of the authors' code; terms with weight zero are not computed and may be NaN."""
     for weight, term in zip(weights, ("direction_term", "covariance_term", "singular_value_term"), strict=True):
         if weight == 0:
             monkeypatch.setattr(nmtune, term, lambda *args: torch.tensor(torch.nan))

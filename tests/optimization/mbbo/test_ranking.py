@@ -39,7 +39,7 @@ def threshold_of(score: Tensor) -> Tensor:
 
 
 def objective(score: Tensor, gain: Tensor, weight: Tensor, top: bool) -> Tensor:
-    """Compute minus NDCG with hinges for ranks, with all lower-level problems solved."""
+    """Compute minus the NDCG, with hinges for ranks and exact solutions of all lower-level problems."""
     value = rank_gain(hinges(score, RATED), gain, ITEMS)[0]
     if top:
         above = torch.sigmoid(ranking.SLOPE * (score[:, :RATED] - threshold_of(score)[:, None]))

@@ -22,7 +22,7 @@ SIGMA, END = 0.5, 2.0
 
 
 class BestControl(nn.Module):
-    """u = -(c a) (a z) / (sigma^2 + v), where a state z = (x, y) leads to an X(T) with mean a z and variance v."""
+    """The control u = -(c a) (a z) / (sigma^2 + v); from the state z = (x, y), X(T) has mean a z and variance v."""
 
     def __init__(self, noise: Noise, theta: float) -> None:
         super().__init__()

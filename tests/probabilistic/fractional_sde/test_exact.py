@@ -1,4 +1,4 @@
-"""Exact covariances compared with sums of exponentials, the fractional motion itself, and Brownian limits."""
+"""Exact covariances agree with sums of exponentials, fractional Brownian motion, and Brownian limits."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""The Hurst index preferred by the evidence, and that preferred by the bound of the optimal control with finite steps.
+"""The evidence, and the bound with the optimal control and finite steps, prefer different Hurst indices.
 
 Everything is linear and Gaussian, so the optimal control follows from a Riccati recursion over the steps of the paths
 of configs/fractional_sde/demo_paths.yaml. The bound prefers smoother noise than the evidence does. A control that acts

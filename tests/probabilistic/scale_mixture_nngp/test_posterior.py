@@ -28,7 +28,7 @@ from lightning_modules.probabilistic.scale_mixture_nngp.posterior import (
 
 
 def test_mean_and_variance_are_those_of_a_block_of_the_precision() -> None:
-    """With precision P, the other points given the seen ones have covariance P_**^-1 and mean -P_**^-1 P_*n y."""
+    """For precision P, the other points, given the seen ones, have covariance P_**^-1 and mean -P_**^-1 P_*n y."""
     random = torch.Generator().manual_seed(0)
     root = torch.randn(7, 7, generator=random, dtype=torch.float64)
     y = torch.randn(4, generator=random, dtype=torch.float64)
@@ -83,7 +83,7 @@ def test_the_mixture_over_inverse_gamma_scales_is_a_t() -> None:
 
 @pytest.mark.parametrize("of", [inverse_gamma(), One(), Burr(2.0, 3.0, 500).law()])
 def test_seen_and_unseen_numbers_together_are_one_and_then_the_other(of: ScaleDistribution) -> None:
-    """The identity p(y, y_*) = p(y) p(y_* | y) checks mean, variance and posterior of the scale."""
+    """The identity p(y, y_*) = p(y) p(y_* | y) holds only if mean, variance and the scale's posterior are right."""
     kernel, y = problem(6)
     known = seen(kernel[:5, :5], y[:5], torch.zeros(()).double())
     mean, variance = predicted(known, kernel[:5, 5:], kernel.diagonal()[5:])

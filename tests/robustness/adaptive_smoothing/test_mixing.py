@@ -94,7 +94,7 @@ def test_smoothing_radius(p: float, share: float, alpha: float, sigma: float) ->
 @pytest.mark.parametrize("alpha", [0.6, 0.8, 0.95, 1.0])
 @pytest.mark.parametrize("distance", [0.1, 0.3, 0.8])
 def test_flipping_a_smoothed_half_space_takes_the_certified_radius_whatever_g_is(alpha: float, distance: float) -> None:
-    """h_0 is Phi(m / sigma) at distance m from the plane, and the worst g assigns everything to class 1."""
+    """At distance m from the plane, h_0 is Phi(m / sigma); the worst g is the one that always predicts class 1."""
     sigma = 0.5
 
     def robust(m: float) -> float:

@@ -210,7 +210,7 @@ def test_the_network_is_left_as_it_was() -> None:
 
 
 def test_an_ascent_never_waits_for_the_device() -> None:
-    """On the meta device, every synchronisation is an error."""
+    """The test runs on the meta device, where every synchronisation is an error."""
     layer = nn.Linear(18, 4, device="meta")
     image, label = torch.rand(4, *SHAPE, device="meta"), torch.zeros(4, dtype=torch.int64, device="meta")
     for norm in ("linf", "l2"):

@@ -54,7 +54,7 @@ def test_clopper_pearson_covers(p: float) -> None:
 
 
 def test_empirical_bernstein_is_the_closed_form() -> None:
-    """Theorem 4 of Maurer and Pontil with ln(2 / alpha) = 5, and its limits."""
+    """The bound is that of theorem 4 of Maurer and Pontil, with ln(2 / alpha) = 5, and has the right limits."""
     alpha = 2 * math.exp(-5)
     assert empirical_bernstein_lower(0.8, 0.09, 1001, alpha) == pytest.approx(
         0.8 - math.sqrt(2 * 0.09 * 5 / 1001) - 7 * 5 / 3000, abs=1e-15
@@ -122,7 +122,7 @@ def test_anytime_bounds_are_ordered(alpha: float) -> None:
 @pytest.mark.parametrize("p", [0.5, 0.99])
 @pytest.mark.parametrize("wealth", [log_wealth, log_wealth_above])
 def test_anytime_bound_is_never_wrong_too_often(wealth: Callable, p: float) -> None:
-    """L_n > p at some n <= 2000 means that the wealth against p has reached 1/alpha above p."""
+    """The bound is wrong, L_n > p, if at some n <= 2000, the wealth against p is 1/alpha and the mean is above p."""
     alpha, n, repeats = 0.05, 2000, 1000
     hits = (np.random.default_rng(1).random((repeats, n)) < p).cumsum(axis=1)
     draws = np.broadcast_to(np.arange(1, n + 1), hits.shape)

@@ -72,7 +72,7 @@ def test_the_options_change_nothing_of_the_attacked_model() -> None:
 
 
 def test_fit_trains_both_models_unless_the_second_is_frozen() -> None:
-    """The first model's gradient is the same as without the second model, whose gradient is that of its own error."""
+    """Each model's gradient is that of its own error; the second model does not change the first one's gradient."""
     first, second = LinearInpainter(), NoisyEditor()
     guard, batch = DiffusionGuard(first, editor=second).double(), a_batch()
     guard.log = lambda *arguments, **given: None  # type: ignore[method-assign, assignment]

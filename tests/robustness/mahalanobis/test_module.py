@@ -123,7 +123,7 @@ def test_minimal_attacks_are_detected_beside_the_others(tmp_path: Path) -> None:
 
 
 def test_local_dimension_is_that_of_mini_batches_of_the_images_that_are_fooled(tmp_path: Path) -> None:
-    """The result does not depend on the test batches; noise of zero makes all images known."""
+    """The result does not depend on the batch size of the test; with noise of zero, all images are known."""
     module = ready(attacks=[FGSM], noise_std=0.0, lid=True, score="lid")
     metrics = results_of(module, tmp_path, evaluation_batch_size=57)
     [detection] = module.detections
@@ -199,7 +199,7 @@ def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
 
 
 def test_one_batch_of_each_set_is_enough_for_what_can_be_measured(run: Run, tmp_path: Path) -> None:
-    """`limit_test_batches` 1 means one batch, and 1.0 means all batches."""
+    """`limit_test_batches` is 1, which means one batch; 1.0 would mean all batches."""
     module = detector()
     module.load_state_dict(run[0].state_dict())
     few = data(evaluation_batch_size=30)

@@ -15,7 +15,7 @@ def test_agreeing_copies_have_no_divergence_and_their_own_entropy() -> None:
 
 
 def test_two_confident_opposite_copies_diverge_by_the_closed_form() -> None:
-    """With p = (1 - d, d) and (d, 1 - d), the mean is uniform: KL = -log 2 - log(d (1 - d)) / 2."""
+    """The mean of (1 - d, d) and (d, 1 - d) is uniform, so that KL = -log 2 - log(d (1 - d)) / 2."""
     d = torch.tensor(0.01, dtype=torch.float64)
     logits = torch.stack([torch.stack([1 - d, d]).log(), torch.stack([d, 1 - d]).log()])[:, None]
     divergence, entropy = consistency(logits)

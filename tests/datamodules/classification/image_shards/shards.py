@@ -21,7 +21,7 @@ def encoded(label: int, position: int) -> bytes:
 
 
 def samples(classes: int, per_class: int) -> list[Sample]:
-    """Yield samples class by class, in the order in which `tests.datamodules.image_folders.shades` files are listed."""
+    """List samples class by class, in the order of the files that `tests.datamodules.image_folders.shades` writes."""
     return [(f"{c}_{p}", encoded(c, p), c) for c in range(classes) for p in range(per_class)]
 
 

@@ -227,7 +227,7 @@ def test_an_unreadable_image_is_named_by_shard_and_sample(kind: str, num_workers
 
 
 def test_labels_and_positions_alone_are_held(tmp_path: Path) -> None:
-    """A source uses tens of bytes per sample, whatever the size of the images."""
+    """For each sample, only some tens of bytes are in memory, for images of any size."""
     write_tar(tmp_path / "train.tar", tar_members([(f"{n:06}", bytes(5000), n % 3) for n in range(2000)]))
     source = ImageShards(3, str(tmp_path)).training()
     assert isinstance(source, ImagesByOffset)

@@ -1,4 +1,4 @@
-"""Every kernel family compared with its formula, tap by tap."""
+"""The taps of every kernel family equal those of its formula."""
 
 import math
 

@@ -23,7 +23,7 @@ def fixed(count: int, gain: float = 2.0, read: float = 3.0, row: float = 1.2, sh
 
 
 def test_tukeys_law_is_scipys() -> None:
-    """Quantile function and variance of the Tukey lambda distribution equal those of scipy."""
+    """The quantile function and the variance of the Tukey lambda distribution equal those in SciPy."""
     u = torch.linspace(1e-6, 1 - 1e-6, 2001, dtype=torch.float64)
     for shape in (-0.4, -0.12, 0.0, 0.14, 0.5, 1.3):
         expected = stats.tukeylambda.ppf(u.numpy(), shape)
@@ -101,7 +101,7 @@ def test_images_of_much_light_have_little_noise_and_the_light_factor_cancels() -
 
 @pytest.mark.parametrize("model", ["gaussian", "shot and gaussian"])
 def test_baselines_have_neither_rows_nor_offsets(model: str) -> None:
-    """The variance is that of the baseline models, which have no row noise and no colour bias."""
+    """The variance equals the formula of a baseline model, which has no row noise and no colour bias."""
     noise = Sensor(model=model, light_factors=(1, 1))  # type: ignore[arg-type]
     clean = torch.full((1, 4, 100, 100), 0.01, dtype=torch.float64)
     state = noise.state(clean, numbers(1))

@@ -122,7 +122,7 @@ FINE_TO_COARSE = """
 
 
 def test_superclasses_agree_with_the_labels_of_the_data_set() -> None:
-    """`FINE_TO_COARSE` lists the ids as in the dataset; the module derives them from the names."""
+    """`FINE_TO_COARSE` lists the dataset's superclass ids; the noise module derives them from the class names."""
     assert cifar100_superclass().tolist() == [int(number) for number in FINE_TO_COARSE.split()]
 
 

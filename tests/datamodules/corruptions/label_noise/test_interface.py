@@ -58,7 +58,7 @@ GOLDEN = [
     "74cbd0aff8c52f5d",
     "7caf20a91e16d337",
 ]
-"""Hashes of the labels with seed 0 for `EVERY_KIND`. If a value changes, older runs can no longer be reproduced."""
+"""Hashes of the labels of each of `EVERY_KIND` with seed 0; if one changes, older runs cannot be reproduced."""
 
 
 @pytest.mark.parametrize("threads", [1, 2])
