@@ -21,7 +21,7 @@ from lightning_modules.training.evaluation_mode import in_evaluation_mode, on_ro
 
 
 class ImageGrid(Callback):
-    """Draw a few images, with the module's outputs for them, and save the figure to `figures/<name>.png` of the run.
+    """Draw a few images and the module's outputs for them, in the figure `figures/<name>.png` of the run directory.
 
     For the stages `test` and `val`, the figure shows the first images of the first dataloader. For the stage `train`,
     it shows equally spaced training images without augmentation, with their current labels. The figure of training

@@ -115,13 +115,13 @@ def _split(origin: str, text: str) -> Iterator[tuple[str, str]]:
 
 
 def _about(section: str) -> str:
-    """Extract the first paragraph after the list of papers."""
+    """Return the first paragraph of a section after its list of papers."""
     paragraphs = section.strip().split("\n\n")
     return next((" ".join(each.split()) for each in paragraphs if not each.startswith(("- ", "| "))), "")
 
 
 def _relinked(text: str, origin: str, page: str, moved: Mapping[str, str]) -> str:
-    """Point the relative links of a file of the repository at the pages of the site."""
+    """Replace relative links to files of the repository by links to the pages of the site."""
 
     def link(match: re.Match[str]) -> str:
         target, anchor = match[1], match[2] or ""

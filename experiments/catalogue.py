@@ -46,7 +46,7 @@ class Config:
 
     Args:
         path: path of the file, relative to the project.
-        about: description of the file, which is the first sentence of the comment at the top.
+        about: description of the file: the first sentence of the comment at its top.
         needs: required data, weights and hardware, from the comment at the top of the file.
     """
 

@@ -591,7 +591,7 @@ def run(args: list[str]) -> int:
 
     Returns:
         The exit status: 0 after success, 1 after an error, 2 after an invalid argument, and 143 if SIGTERM ended the
-            run. Status 143 tells the parent process that the run is incomplete.
+        run. Status 143 tells the parent process that the run is incomplete.
     """
     if COMPLETING:
         parser_of(args[0]).parse_args([])  # prints completions before parsing, and ends the process

@@ -79,7 +79,7 @@ def located(path: Path) -> Path:
     for each in (path, path.parent):
         if now := MOVED.get(each.as_posix()):
             raise FileNotFoundError(
-                f"{path} is called {now}{'' if each == path else f'/{path.name}'} since version 0.2"
+                f"{path} has been called {now}{'' if each == path else f'/{path.name}'} since version 0.2"
             )
     return path
 
@@ -188,7 +188,7 @@ def reject_old_keys(settings: dict[str, Any], path: object) -> None:
         ValueError: if the configuration contains an old key. The message names the file, the key and its new name.
     """
     for old in RENAMED_KEYS.keys() & dotted(settings).keys():
-        raise ValueError(f"{path}: since version 0.2, {old} is {RENAMED_KEYS[old]}")
+        raise ValueError(f"{path}: since version 0.2, {old} is called {RENAMED_KEYS[old]}")
 
 
 def with_new_keys(settings: dict[str, Any]) -> dict[str, Any]:

@@ -196,7 +196,7 @@ def _draw(picture: Picture, arguments: Sequence[str], output: Path) -> Path:
         files.setdefault(run.experiment.title, []).append(run.directory / picture.source)
     if picture.lines:
         if len(picture.lines) != len(files):
-            raise ValueError(f"{picture.config} names {len(picture.lines)} lines, but the comparison has {len(files)}")
+            raise ValueError(f"{picture.config} names {len(picture.lines)} lines, but {len(files)} are drawn")
         files = dict(zip(picture.lines, files.values(), strict=True))
     return (_draw_tables if picture.source.endswith(".csv") else _put_together)(files, picture, path)
 

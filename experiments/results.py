@@ -163,7 +163,7 @@ def misspelt(name: str, known: Iterable[str]) -> bool:
 
 
 def choose_from(name: str, known: Iterable[str]) -> str:
-    """Return the end of an error message about an unknown metric: a similar name, if any, and all known names."""
+    """Return the end of an error message about an unknown metric: a similar name if there is one, and all names."""
     names = list(known)
     close = difflib.get_close_matches(name, names, 1)
     meant = f"; did you mean {close[0]}?" if close else "."

@@ -33,7 +33,7 @@ class Experiment:
     """A configuration to run, and its names in directories and tables.
 
     Args:
-        name: name in directories, which is unique among the experiments in one output directory.
+        name: name in directories. It is unique among the experiments in one output directory.
         config: path of the configuration file.
         texts: texts of the config and, if it has one, of its base, by path. They are the texts at the time of planning.
         label: name in tables and figures: the name of the method. If several configurations have the same method, the

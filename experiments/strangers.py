@@ -94,8 +94,8 @@ def known_imports(content: Any, said: Iterable[str], directory: Path) -> Iterato
 
     Args:
         content: settings in a run directory.
-        said: texts that come from the user, which are command-line arguments and contents of configurations.
-        directory: run directory, from which nothing is imported.
+        said: texts that come from the user: command-line arguments and contents of configurations.
+        directory: run directory. Nothing is imported from it.
     """
     before = import_verdicts()
     denied = {entry.partition(".")[0] for entry in before} | sys.stdlib_module_names

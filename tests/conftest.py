@@ -121,7 +121,7 @@ READING = ("parsing", "test_command_line", "test_config_files", "test_hostile", 
 
 @pytest.fixture(scope="module", autouse=True)
 def _settings_are_parsed_once(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Reuse parsed settings, especially nested classes: parsing took a third of the time of short runs."""
+    """Reuse parsed settings, above all nested classes, because parsing took a third of the time of short runs."""
     with contextlib.nullcontext() if any(f"/{each}" in str(request.path) for each in READING) else parsed_once():
         yield
 
@@ -242,8 +242,8 @@ COST = defaultdict[str, float](float)
 def core_seconds() -> float:
     """Return the CPU time used so far by this process and its finished child processes.
 
-    At the end of a run, these are the xdist workers and the processes that tests started. Child processes that were
-    never waited for are not counted.
+    At the end of a run, the child processes are the xdist workers and the processes that tests started. Processes whose
+    end was never waited for are not counted.
     """
     return sum(os.times()[:4])
 
@@ -269,7 +269,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Exclude the objects of all imports from garbage collection: there are a million of them, and all stay."""
+    """Exclude the objects of all imports from garbage collection: there are a million, and they are never freed."""
     gc.collect()
     gc.freeze()
 

@@ -24,7 +24,7 @@ QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summa
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build as `make dist` does, from a copy of the sources, because setuptools writes its own files next to them."""
+    """Build as in `make dist`, but from a copy of the sources, because setuptools writes files next to them."""
     source = tmp_path_factory.mktemp("source")
     for name in PACKAGES:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))

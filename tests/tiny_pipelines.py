@@ -85,7 +85,7 @@ def save_text_to_image(folder: Path, prediction_type: str = "epsilon") -> Path:
 
 
 def save_xl(folder: Path) -> Path:
-    """Save an SDXL pipeline with its two text encoders: images of 16 x 16, prompts of 16 letters."""
+    """Save an SDXL pipeline for 16 x 16 images; its two text encoders read prompts of 16 letters."""
     from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -470,7 +470,7 @@ def save_unconditional(folder: Path, size: int = 8, channels: int = 1) -> Path:
 
 
 def save_dit(folder: Path, stochastic: bool = False) -> Path:
-    """Save a DiT pipeline with 1,000 classes: images of 16 x 16."""
+    """Save a DiT pipeline for 16 x 16 images of 1,000 classes."""
     from diffusers import DDIMScheduler, DDPMScheduler, DiTPipeline, DiTTransformer2DModel
 
     torch.manual_seed(0)

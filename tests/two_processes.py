@@ -100,7 +100,7 @@ def start_two(function: Callable[..., Any], *arguments: Any, count: int = 2) -> 
 
 
 def in_two_processes(function: Callable[..., Any], *arguments: Any, count: int = 2) -> list[Any]:
-    """Call a function in `count` processes and return the result of each; a failing process ends all."""
+    """Call a function in `count` processes, and return all results; if one process fails, all are ended."""
     processes = start_two(function, *arguments, count=count)
     try:
         results: list[Any] = [None] * count

@@ -41,7 +41,7 @@ for _tree in TREES.values():
 
 
 def constructor(owner: ast.ClassDef) -> ast.FunctionDef | None:
-    """Find the constructor that a class itself defines."""
+    """Return the constructor that the class itself defines, if any."""
     return next((m for m in owner.body if isinstance(m, ast.FunctionDef) and m.name == "__init__"), None)
 
 
@@ -109,7 +109,7 @@ class Reads:
                 self.expression(line, options)
 
     def is_kept(self, line: ast.stmt) -> bool:
-        """Return whether a constructor line only stores an argument as `self.x`, or a replacement for None."""
+        """Return whether a constructor line only stores an argument, or its replacement for None, as `self.x`."""
         if not isinstance(line, ast.Assign | ast.AnnAssign) or line.value is None:
             return False
         target = line.targets[0] if isinstance(line, ast.Assign) else line.target
@@ -117,7 +117,7 @@ class Reads:
         return any(isinstance(each, ast.Name) and getattr(target, "attr", "") == each.id for each in kept)
 
     def is_check(self, line: ast.stmt) -> bool:
-        """Return whether a constructor line only checks the range of an argument."""
+        """Return whether a line of the constructor only checks the range of an argument."""
         call = line.value if isinstance(line, ast.Expr) else None
         return isinstance(call, ast.Call) and getattr(call.func, "id", "") in CHECKS
 

@@ -24,7 +24,7 @@ from lightning_modules.robustness.certificates.votes import Certified
 COMMUNITY = ("idx", "label", "predict", "radius", "correct", "time")
 """Columns that plotting scripts of other projects read. Here, `radius` is rounded to three significant digits."""
 EXACT = ("exact_radius", "selected", "outcome", "hits", "n", "p_lower", "draws", "stage")
-"""Columns that the published log leaves out. With several votes, `hits` and `p_lower` contain one number per vote."""
+"""Columns that logs of the published code lack. With several votes, `hits` and `p_lower` have one number per vote."""
 SIDECAR = (*COMMUNITY[:5], "outcome", "selected", "hits", "n", "p_lower", "draws", "stage")
 """Columns of `certification.csv`, in which `radius` has all digits."""
 

@@ -38,7 +38,7 @@ def random_sides(
 ) -> tuple[Numbers, Numbers]:
     """Sample heights and widths in pixels, each `[B, ATTEMPTS]`, with uniform area and log-uniform aspect ratio.
 
-    For a single image, pass `uniform` as a NumPy array, which is four times as fast as a tensor.
+    For a single image, pass `uniform` as a NumPy array. This is four times as fast as a tensor.
 
     Args:
         uniform: uniform numbers in [0, 1), `[B, NUM_UNIFORM]`.

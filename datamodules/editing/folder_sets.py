@@ -183,8 +183,8 @@ def _files(folder: Path, pattern: str = "*") -> list[Path]:
 def _masks(folder: Path, name: str) -> tuple[list[Path], list[Path]]:
     """Find the masks of an image.
 
-    The first list has the seen masks, which the protection knows. The second list has the unseen masks, which it does
-    not know.
+    The first list contains the seen masks, which the protection knows. The second list contains the unseen masks, which
+    the protection does not know.
     """
     seen, unseen = _files(folder / name, "seen*"), _files(folder / name, "unseen*")
     seen = seen or [path for path in _files(folder) if path.stem == name]

@@ -25,7 +25,7 @@ class ImagesWithEllipses(ProtectedSet):
 
     Args:
         images: any dataset of labelled images, such as `Digits(image_size=16)`. The labels are ignored.
-        unseen_change: largest difference between the two ellipses, in [0, 1], as a fraction of the ranges of position,
+        unseen_change: largest difference between the two ellipses, as a fraction, in [0, 1], of the ranges of position,
             size and angle.
         num_test_images: number of test images to use, starting with the first image. Use a small number for slow
             methods. None means all images.

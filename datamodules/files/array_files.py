@@ -33,7 +33,7 @@ def _check_header(stream: IO[bytes], size: int) -> None:
     read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
     shape, _, dtype = read(stream)
     if dtype.kind not in PLAIN_KINDS or dtype.itemsize == 0:
-        raise ValueError(f"it has the type {dtype}, neither numbers nor text")
+        raise ValueError(f"it is of type {dtype}, neither numbers nor text")
     content = size - stream.tell()
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != content or max(shape, default=0) > size:
         raise ValueError(f"it declares an array {list(shape)} of {dtype}, but has {content} bytes of data")

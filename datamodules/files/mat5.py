@@ -100,7 +100,7 @@ def read_mat5(path: Path, key: str) -> tuple[NDArray | None, list[str]]:
 
     Returns:
         Two values: the array, in the dtype of the file, or None if the file has no array with the name `key`; and the
-            names of all arrays in the file.
+        names of all arrays in the file.
 
     Raises:
         NotImplementedError: if the file has the format of MATLAB 7.3.

@@ -259,7 +259,7 @@ def remove_ended_ranks(folder: Path, before: float) -> None:
     Args:
         folder: folder of the job.
         before: time in nanoseconds since the Unix epoch. Only older folders are removed, and only if rank 0 of their
-            run holds no lock, which means that the run has ended.
+            run holds no lock. If this lock is free, the run has ended.
     """
     for ranks in folder.parent.glob(f".{folder.name}.ranks-*"):
         with suppress(OSError):

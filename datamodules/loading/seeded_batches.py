@@ -134,7 +134,7 @@ class SeededBatches(LightningDataModule, ABC):
     def num_train_samples(self) -> int:
         """Number of training samples, not counting held-out samples."""
         if self.train_set is None:
-            raise RuntimeError('num_train_samples is known after setup("fit")')
+            raise RuntimeError('num_train_samples is known only after setup("fit")')
         return len(self.train_set)
 
     def setup(self, stage: str) -> None:

@@ -134,7 +134,7 @@ class NoisePairs(SeededBatches):
     def prompt_loader(self) -> DataLoader:
         """Return a DataLoader of the prompts for which noise pairs are collected, sharded over ranks."""
         if self.prompts is None:
-            raise ValueError("pairs are collected for data.prompts, which is not given: set a PromptFile")
+            raise ValueError("pairs are collected for the prompts of data.prompts: set it, for example to a PromptFile")
         return self.evaluation_loader(PromptRows(self.prompts.prompts()))
 
     def set_up_prediction(self) -> None:
@@ -145,7 +145,7 @@ class NoisePairs(SeededBatches):
 
     def set_up_test(self) -> None:
         if self.test_prompts is None:
-            raise ValueError("test generates images for data.test_prompts, which is not given: set a PromptFile")
+            raise ValueError("test generates images for data.test_prompts: set it, for example to a PromptFile")
         self.test_set = PromptRows(self.test_prompts.prompts())
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Sample random numbers for a training step, independently of the number of ranks.
 
 The generators of all ranks have the same seed. Each rank samples numbers for the whole global batch and keeps the rows
-of its own samples, which are those of its shard in `GlobalBatches`. The noise of a sample therefore depends only on
-(seed, stage, epoch, batch, position in the batch). A run with a single rank uses torch's default generators.
+of its own samples: the samples of its shard in `GlobalBatches`. The noise of a sample therefore depends only on (seed,
+stage, epoch, batch, position in the batch). A run with a single rank uses torch's default generators.
 
 Each rank samples as many numbers as a run with a single rank, and keeps all of them in memory for a short time. With a
 counter per sample (`sample_uniform`), each rank would sample only its own rows. However, a counter needs about twenty

@@ -112,8 +112,8 @@ class SIDD(PairSet):
             key = f"Validation{kind}BlocksSrgb"
             if not (directory / f"{key}.mat").is_file():
                 raise FileNotFoundError(
-                    f"SIDD: found neither {directory / f'{key}.mat'} nor {directory / 'SIDD_Val' / 'noisy'} with "
-                    f"images. {self.source}"
+                    f"SIDD: found neither {directory / f'{key}.mat'} nor images in "
+                    f"{directory / 'SIDD_Val' / 'noisy'}. {self.source}"
                 )
             blocks.append(read_blocks(directory / f"{key}.mat", key))
         return Images(block_names(len(blocks[0])), blocks[1], blocks[0])

@@ -81,7 +81,7 @@ class MeasuredImages(ImagePairs):
             seed=seed,
         )
         if predict_dir is not None and not operator.measures_images:
-            raise ValueError(f"predict_dir reads images, but measurements of {type(operator).__name__} are not images")
+            raise ValueError(f"predict_dir must be null: measurements of {type(operator).__name__} are not images")
         self.operator = operator
         self.sigma = sigma
 

@@ -76,7 +76,7 @@ class SID(PairSet):
         ratio: exposure ratio of the selected pairs: 100, 250 or 300. None selects all pairs.
         crop: height and width of the centre crop of test images, in packed pixels. The tables in the ELD paper use 512.
             None means whole images.
-        pairs: whether to train on pairs of a short and a long exposure, which `ratio` selects. False trains on long
+        pairs: whether to train on pairs of a short and a long exposure. `ratio` selects the pairs. False trains on long
             exposures only.
         camera: Sony (Bayer sensor) or Fuji (X-Trans sensor).
     """
@@ -113,7 +113,9 @@ class SID(PairSet):
             names = sorted({long for _, long in pairs})
             raws = [read_raw(find_raw(folder / "long", name), xtrans) for name in names]
             if len(ranges := {raw.white - raw.black for raw in raws}) > 1:
-                raise ValueError(f"SID: long exposures have different ranges of levels: {sorted(ranges)}")
+                raise ValueError(
+                    f"SID: white minus black level must be the same in all long exposures, got {sorted(ranges)}"
+                )
             return Images(names, [raw.packed() for raw in raws], data_range=ranges.pop())
         rated = [(short, long, light_ratio(short, long)) for short, long in pairs]
         chosen = [each for each in rated if self.ratio in (None, round(each[2]))]

@@ -142,7 +142,7 @@ class Rollouts(SeededBatches):
 
     def _check_processes(self) -> None:
         if self.environments % (processes := self.processes()[1]):
-            raise ValueError(f"data.environments {self.environments} is not divisible by the {processes} ranks")
+            raise ValueError(f"data.environments must be a multiple of the {processes} ranks, got {self.environments}")
 
     def evaluation_loader(self, samples: RequestedSet) -> DataLoader:
         """Return a DataLoader for a dataset.

@@ -60,7 +60,7 @@ class CorrectedMasks:
 
         Args:
             index: positions of the samples, `[B]`, int64.
-            given: original masks of these samples, each `[H, W]`, uint8. They are not modified.
+            given: original uint8 masks `[H, W]` of these samples. They are not modified.
         """
         changed = self.changed[index]
         if not changed.any():

@@ -46,8 +46,8 @@ class EllipseImages(MaskSet):
         num_training: number of training images.
         num_validation: number of validation images, which have true masks.
         num_test: number of test images, which have true masks.
-        shapes: shape model of the structures and the auxiliary masks, which also sets the number of auxiliary masks.
-            None means `Ellipses()`.
+        shapes: shape model of the structures and the auxiliary masks. It also sets the number of auxiliary masks. None
+            means `Ellipses()`.
         annotated: whether training batches contain the true masks as labels. Use it to train a supervised network as an
             upper bound.
     """

@@ -41,8 +41,9 @@ def ellipse_masks(
 class Ellipses(AuxiliaryMasks):
     """Auxiliary masks that are sampled from an elliptical shape model and do not belong to any image.
 
-    Centre, angle, semi-axis and axis ratio are uniformly distributed. The centre is in the central region of the image,
-    whose size is set by `centre`. Choose ranges of semi-axis and axis ratio that match the structure to be segmented.
+    Centre, angle, semi-axis and axis ratio are uniformly distributed. The centre is in a central region of the image.
+    `centre` sets the size of this region. Choose ranges of semi-axis and axis ratio that match the structure to be
+    segmented.
 
     Args:
         number: number of masks. Masks are generated on access, so they take no memory.

@@ -183,7 +183,7 @@ class MaskFolders(MaskSet):
     the structure.
 
     Args:
-        data_dir: folder that contains these folders. None means the NOISEWORKS_DATA directory.
+        data_dir: folder that contains the folders listed above. None means the NOISEWORKS_DATA directory.
         image_size: height and width of the network's input images, in pixels.
         channels: 1 for grey images, 3 for colour images.
         training_masks: folder of training masks, relative to `data_dir`, such as a run's pseudo labels. Masks have the

@@ -102,8 +102,8 @@ class LabelledMasks(SeededBatches):
         predict_dir: folder of images, including subfolders, that `predict` reads instead of the test set. It requires a
             dataset whose files are resized to one size, such as `MaskFolders`.
         evaluation_batch_size: global batch size in validation, testing and prediction. None means `batch_size`, or one
-            image per rank if image sizes differ. The images of a batch are padded to the size of the largest one, which
-            can change the output of a network.
+            image per rank if image sizes differ. The images of a batch are padded to the size of the largest image.
+            This can change the output of a network.
         num_workers: number of DataLoader workers. None means 0 for images in memory, and otherwise one per free core,
             at most 8.
         prefetch_factor: number of batches that each worker prefetches.
@@ -196,7 +196,7 @@ class LabelledMasks(SeededBatches):
     def set_up_training(self) -> None:
         source = self.images.prepared(self.seed).training()
         if self.augmentation is not None and not hasattr(source, "cropped"):
-            raise ValueError(f"augmentation needs images in files, but {type(self.images).__name__} has none")
+            raise ValueError(f"augmentation needs images in files, but {type(self.images).__name__} reads no files")
         if self.mask_noise is not None:
             source.make_wrong(seeded(self.mask_noise, self.seed), self.num_classes)
         path, writes = None, True

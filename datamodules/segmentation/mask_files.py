@@ -27,8 +27,8 @@ class MaskFiles(MaskSource):
             values are class indices.
         names: names of the images without suffix, `[N]`.
         num_classes: number of classes, K.
-        clean: folders that are searched for the true mask of an image, in this order. If no folder contains the mask of
-            an image, all pixels of its true mask are 255. None means that the masks in `given` are the true masks.
+        clean: folders that are searched, in this order, for the true mask of an image. If no folder contains the mask
+            of an image, all pixels of its true mask are 255. None means that the masks in `given` are the true masks.
 
     Raises:
         FileNotFoundError: if an image or a mask in `given` is missing. The message names the first missing file.

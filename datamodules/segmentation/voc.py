@@ -20,9 +20,9 @@ class VOCSegmentation(MaskSet):
     Args:
         data_dir: folder that contains `VOCdevkit`, or `VOCdevkit` itself. None means the NOISEWORKS_DATA directory.
         pseudo_label_dir: folder of the training masks, such as pseudo labels from AffinityNet or SEAM. A mask
-            `<image>.png` has one channel or a palette, and 255 for ignored pixels. None trains on the true masks. With
-            pseudo labels, metrics need the true masks, which are read from `SegmentationClassAug` or, if a mask is
-            missing there, from `SegmentationClass`.
+            `<image>.png` has one channel or a palette, and 255 for ignored pixels. None trains on the true masks. If
+            pseudo labels are used, metrics also need the true masks. They are read from `SegmentationClassAug` or, if a
+            mask is missing there, from `SegmentationClass`.
         train_list: text file with the name or path of one training image per line, such as `trainaug.txt` (10,582
             images). None means `ImageSets/Segmentation/train.txt` (1,464 images).
         download: whether to download missing images and masks (2 GB). The download does not include the list

@@ -15,7 +15,7 @@ class DrawnPaths(SequenceSource):
     Args:
         law: dataset that defines the distribution of paths.
         count: number of paths in the split.
-        stream: index of the split, which selects its random numbers.
+        stream: index of the split. It selects the random numbers of the split.
     """
 
     in_memory = True
@@ -94,7 +94,7 @@ class FractionalPaths(SequenceSet):
         return DrawnPaths(self, self.num_test, 2000)
 
     def truth(self) -> dict[str, Tensor]:
-        """Return ground truth about all paths, which is added to the batches."""
+        """Return ground truth about all paths. It is added to the batches."""
         return {"sigma": torch.full((self.num_times,), self.sigma, dtype=torch.float64)}
 
     def seen(self, path: Tensor, numbers: CounterRNG) -> Tensor:

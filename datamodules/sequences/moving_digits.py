@@ -76,7 +76,7 @@ class DrawnVideos(SequenceSource):
         law: dataset that defines the distribution of the videos.
         images: digits from which the videos are made.
         count: number of videos.
-        stream: index of the split, which selects its random numbers.
+        stream: index of the split. It selects the random numbers of the split.
     """
 
     def __init__(self, law: "MovingDigits", images: ImageSource, count: int, stream: int) -> None:

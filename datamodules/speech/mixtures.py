@@ -18,10 +18,10 @@ class Mixtures(SpeechSet):
     """Dataset of clean recordings, each of which is mixed once with noise at a random signal-to-noise ratio.
 
     The noise excerpt of a mixture and its signal-to-noise ratio depend only on (seed, index). Each recording is in only
-    one split, and so is each subfolder, which may contain the recordings of one speaker. In both folders, recordings
-    and subfolders are sorted by name, and the last ones are used for validation and testing. Noise that is shorter than
-    an utterance is looped. The signal-to-noise ratio is computed over whole utterances, as in the recipe of
-    WSJ0-CHiME3. That recipe uses the same noise recordings in all splits, whereas this dataset uses different noise
+    one split. All recordings of a subfolder, for example of one speaker, are in the same split. In both folders,
+    recordings and subfolders are sorted by name, and the last ones are used for validation and testing. Noise that is
+    shorter than an utterance is looped. The signal-to-noise ratio is computed over whole utterances, as in the recipe
+    of WSJ0-CHiME3. That recipe uses the same noise recordings in all splits, whereas this dataset uses different noise
     recordings in each split. The file `mixtures_<split>.csv` in the run directory lists the sources of each mixture.
 
     Args:

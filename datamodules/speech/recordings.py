@@ -16,7 +16,7 @@ Split = Literal["training", "validation", "test"]
 
 @dataclass(frozen=True)
 class Recordings:
-    """Noisy and clean recordings of one split, which may have different lengths.
+    """Noisy and clean recordings of one split. The recordings may have different lengths.
 
     Args:
         names: names of the recordings without suffix, `[N]`.

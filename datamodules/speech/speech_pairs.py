@@ -26,7 +26,7 @@ class SpeechPairs(WholeImageSets):
 
     Training batches are crops of recordings in memory. They are cut on the device at positions that depend only on
     (seed, epoch, index). Recordings that are shorter than a crop are zero-padded on both sides. Validation, test and
-    prediction batches contain whole recordings of similar lengths, which are zero-padded at the end.
+    prediction batches contain whole recordings of similar lengths. These recordings are zero-padded at the end.
 
     Args:
         training: training dataset. None for a run that only tests or predicts.
@@ -38,8 +38,8 @@ class SpeechPairs(WholeImageSets):
         crop_length: length of a training crop, in audio samples.
         evaluation_batch_size: largest number of recordings in a validation, test or prediction batch, over all ranks.
             On each rank, a batch has at least one recording.
-        length_step: width of the length buckets, in audio samples. A batch contains only recordings of one bucket,
-            which are zero-padded at the end to the same length.
+        length_step: width of the length buckets, in audio samples. A batch contains only recordings of one bucket. They
+            are zero-padded at the end to the same length.
         predict_dir: folder of noisy recordings for prediction. None predicts the test recordings.
         resample: whether to resample recordings in `predict_dir` that have a different sample rate. False rejects these
             recordings.
@@ -187,7 +187,7 @@ class WholeRecordings:
 
 
 class RecordingFolder:
-    """A folder of the user's noisy recordings, which are decoded on access.
+    """A folder of the user's noisy recordings. The recordings are decoded on access.
 
     All files are decoded once at the start to find damaged files. This check takes little time compared with
     enhancement. Damaged, silent or unsupported files are skipped, and `unreadable` lists them with the reasons.

@@ -1,4 +1,4 @@
-"""Synthetic tones in coloured noise, and synthetic notes in rooms, which can be used instead of speech."""
+"""Synthetic tones in coloured noise, and synthetic notes in rooms. Both can be used instead of speech."""
 
 import numpy as np
 from numpy.typing import NDArray

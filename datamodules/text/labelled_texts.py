@@ -92,7 +92,7 @@ class LabelledTexts(SeededBatches):
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The tokenizer from the library transformers, which is loaded on first access."""
+        """The tokenizer from the library transformers. It is loaded on first access."""
         try:
             from transformers import AutoTokenizer
         except ImportError as error:

@@ -205,7 +205,7 @@ class Windows:
 
 
 def turned(frames: np.ndarray, ways: np.ndarray) -> np.ndarray:
-    """Flip frames `[..., S, S]` horizontally, vertically and along the diagonal, as the booleans in `ways` say."""
+    """Flip frames `[..., S, S]`. The Booleans in `ways` select horizontal, vertical and diagonal flips."""
     frames = frames[..., ::-1] if ways[0] else frames
     frames = frames[..., ::-1, :] if ways[1] else frames
     frames = frames.swapaxes(-1, -2) if ways[2] else frames

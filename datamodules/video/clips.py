@@ -1,4 +1,4 @@
-"""Interface of video datasets, and the clips of one split, whose frames are read on access."""
+"""Interface of video datasets, and the clips of one split. Frames of clips are read on access."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ Split = Literal["training", "validation", "test"]
 
 
 class Frames(Protocol):
-    """Interface of the frames of one clip, which are in memory or in files."""
+    """Interface of the frames of one clip. The frames are in memory or in files."""
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Shape T, C, H, W of the clip, which is known without reading all frames."""
+        """Shape T, C, H, W of the clip. It is known without reading all frames."""
         ...
 
     def read(self, first: int, count: int) -> NDArray[np.uint8]:
@@ -45,7 +45,7 @@ class ArrayFrames:
 
 @dataclass(frozen=True)
 class Clips:
-    """The clips of one split, which may have different lengths and sizes.
+    """The clips of one split. The clips may have different lengths and sizes.
 
     Args:
         names: names of the clips, `[N]`.
@@ -54,7 +54,7 @@ class Clips:
             None if there are no degraded clips.
         scale: number of clean pixels per noisy pixel, along each axis.
         rates: frame rate of each clip in frames per second, for video files.
-        in_memory: whether frames are in memory, so that DataLoader workers would not help.
+        in_memory: whether frames are in memory. If so, DataLoader workers do not help.
 
     Raises:
         ValueError: if there are no clips, or if a noisy clip does not match its clean clip. The message names the clip.

@@ -1,4 +1,4 @@
-"""Synthetic structured noise, which can replace noise that is extracted from videos."""
+"""Synthetic structured noise. It can replace noise that is extracted from videos."""
 
 from collections.abc import Callable
 from typing import Literal, get_args

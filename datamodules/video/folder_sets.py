@@ -150,7 +150,7 @@ def named_clips(folder: Path, what: str) -> dict[str, Path]:
 
 
 def opened(path: Path, channels: int) -> Frames:
-    """Open a clip, which is a frame folder or a video file."""
+    """Open a clip: a frame folder or a video file."""
     return FolderFrames(path, channels) if path.is_dir() else VideoFrames(path, channels)
 
 
@@ -161,8 +161,8 @@ class FrameFolders(ClipSet):
 
     Args:
         clean_dir: folder of clean clips. None if there is no ground truth.
-        noisy_dir: folder of degraded clips, which have the same names. None means that `data.degradation` degrades the
-            clean clips.
+        noisy_dir: folder of degraded clips. They have the names of the clean clips. None means that `data.degradation`
+            degrades the clean clips.
         scale: number of clean pixels per degraded pixel, along each axis.
         channels: 1 for grey frames, 3 for colour frames.
         names: names of the clips to use. None means all clips.

@@ -1,4 +1,4 @@
-"""Clips of crops that move over photographs, which can be used instead of real videos."""
+"""Clips of crops that move over photographs. They can be used instead of real videos."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,7 @@ from datamodules.video.clips import ArrayFrames, Clips, ClipSet, Split
 
 
 class MovingPhotographs(ClipSet):
-    """Clips of crops that move over bundled photographs in a straight line, by whole numbers of pixels per frame.
+    """Clips of crops that move straight over bundled photographs, by whole numbers of pixels per frame.
 
     The photograph, the direction and the position of each clip are random. Training clips are cut from ten photographs.
     Validation and test clips are cut from three other photographs.

@@ -93,7 +93,7 @@ def collected(
 
     Args:
         name: name of the clip.
-        clip: frames of the clip, which are read twice, one frame at a time.
+        clip: frames of the clip. They are read twice, one frame at a time.
         library: folder of the library.
         test: criterion for windows that contain only noise.
         frames: number of frames of a sequence. The clip is split into parts of this length, and the remainder is

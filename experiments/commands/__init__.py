@@ -57,7 +57,7 @@ def run(name: str, argv: Sequence[str], *more: Any) -> int:
         more: additional arguments for the `run` function of the command.
 
     Returns:
-        The exit status of the command, or 2 for invalid input, which is reported in one sentence on standard error.
+        The exit status of the command. It is 2 for invalid input, which is reported in one sentence on standard error.
     """
     command = _imported(name)
     if not hasattr(command, "arguments"):

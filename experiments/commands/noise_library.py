@@ -1,8 +1,9 @@
 """Extract noise sequences from videos into a library for negative augmentation, and draw a contact sheet.
 
-A window of a clip is kept if it shows only noise, which means that its content is nearly constant in space and time.
-Clips are folders of frames or video files. Sequences are written to LIBRARY/<clip>_<k>/00000000.png and so on. For each
-sequence, contact_sheet.png shows the first, middle and last frame, and the first frame with enhanced contrast.
+Each clip is divided into windows. A window is kept if it shows only noise: its content must be nearly constant in space
+and time. Clips are folders of frames or video files. Sequences are written to LIBRARY/<clip>_<k>/00000000.png and so
+on. For each sequence, contact_sheet.png shows the first, middle and last frame, and the first frame with enhanced
+contrast.
 """
 
 from argparse import ArgumentParser, Namespace

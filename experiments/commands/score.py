@@ -6,14 +6,14 @@
     python train.py score GENERATED --scores hpsv2 aesthetic --weights hpsv2=HPS_v2.1_compressed.pt aesthetic=FILE
     python train.py score GENERATED --scores mps --weights mps=MPS_overall_checkpoint.pth
 
-GENERATED is a folder written by `generate`, which includes the prompts. For any other folder of images, --prompts must
-list one prompt per image, in the order of file names. If there are fewer prompts than images, each prompt is used for
-the same number of successive images. The scores use CLIP models of transformers (pip install 'noiseworks[pipelines]').
-`--models` sets the Hub name or the local folder of a model. A score is 100 times the cosine similarity of image and
-prompt. ImageReward instead uses BLIP with an MLP, and its score is standardised; for this score, --weights takes
-ImageReward.pt or a Hub name, and --models takes a BERT tokenizer. The aesthetic score ignores prompts. The published
-checkpoint of MPS is a pickle: its tensors are read, but no code in it is executed. The command prints the mean of each
-score with the standard error, and writes all scores to scores.csv.
+GENERATED is a folder that `generate` has written. The folder includes the prompts. For any other folder of images,
+--prompts must list one prompt per image, in the order of file names. If there are fewer prompts than images, each
+prompt is used for the same number of successive images. The scores use CLIP models of transformers (pip install
+'noiseworks[pipelines]'). `--models` sets the Hub name or the local folder of a model. A score is 100 times the cosine
+similarity of image and prompt. ImageReward instead uses BLIP with an MLP, and its score is standardised; for this
+score, --weights takes ImageReward.pt or a Hub name, and --models takes a BERT tokenizer. The aesthetic score ignores
+prompts. The published checkpoint of MPS is a pickle: its tensors are read, but no code in it is executed. The command
+prints the mean of each score with the standard error, and writes all scores to scores.csv.
 """
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace

@@ -129,7 +129,7 @@ def write_program(folder: Path, chosen: str, traced: Traced, exported: Any, conf
         )
     except Exception as error:
         reason = " ".join(str(error.__cause__ or error).split())[:200]
-        raise ValueError(f"the model has no ONNX equivalent, use --format torch ({reason})") from error
+        raise ValueError(f"the model has no ONNX equivalent ({reason}): use --format torch") from error
     model.model.metadata_props["config.json"] = json.dumps(config)
     model.save(path)
     _check_onnx(path, traced, exported)
@@ -150,7 +150,7 @@ def _check_onnx(path: Path, traced: Traced, exported: Any) -> None:
             largest = difference(found, exported.function(*inputs))
             if largest > TOLERANCE:
                 raise ValueError(
-                    f"the outputs of the ONNX model differ from the run's by {largest:.1e}: use --format torch"
+                    f"the outputs of the ONNX model differ by {largest:.1e} from the run's: use --format torch"
                 )
 
 

@@ -180,8 +180,8 @@ def _traced(module: nn.Module, exported: Any, sizes: Mapping[str, int], multiple
         sizes: sizes of the fixed dimensions, and default height and width, by name.
         multiple: see `Traced`.
         limited: whether to trace with an upper limit on the batch size. The limit is removed from the graph afterwards.
-            It is needed because upsampling in diffusers has a branch for batches of 64 or more images, which changes
-            only the memory layout.
+            It is needed because upsampling in diffusers has a branch for batches of 64 or more images. The branch
+            changes only the memory layout.
     """
     sizes = {**sizes, "B": 2, "N": 2}
     if multiple:

@@ -19,7 +19,7 @@ def download_run(address: str) -> Path:
         address: `hf://owner/name` or `hf://owner/name@revision`, with a branch, tag or commit.
 
     Returns:
-        Folder with `config.yaml` and `model.safetensors`, which may be symbolic links.
+        Folder with `config.yaml` and `model.safetensors`. The two files may be symbolic links.
 
     Raises:
         FileNotFoundError: if the repository or a file does not exist, or the Hub cannot be reached.

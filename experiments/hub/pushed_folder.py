@@ -63,7 +63,7 @@ def write_folder(run: Path, folder: Path, checkpoint: str | None = None, picture
 
     Args:
         run: run directory.
-        folder: path of the folder, which is created.
+        folder: path of the new folder.
         checkpoint: `best` or `last`. None selects the checkpoint that the run sets as `checkpoint.test_checkpoint`.
         picture: name of a PNG file in `figures/`. None selects a picture automatically.
 
@@ -80,7 +80,7 @@ def write_folder(run: Path, folder: Path, checkpoint: str | None = None, picture
     settings, named = portable(saved)
     model = settings.get("model")
     if not isinstance(model, dict) or not isinstance(model.get("class_path"), str):
-        raise ValueError(f"{config} names no class of the model")
+        raise ValueError(f"{config} must name the class of the model as model.class_path")
     folder.mkdir(parents=True)
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
     write_text(folder / "config.yaml", text)

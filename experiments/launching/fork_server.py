@@ -1,10 +1,10 @@
 """Server process that imports modules once and starts each run as a fork of itself.
 
-Importing torch, Lightning and a method's modules takes seconds, which is too long to repeat in every run of a sweep. A
-run is therefore a forked copy of the server, which has imported all modules. The copy contains no state of earlier
-runs: random number generators, default dtype, threads, logging and signal handlers are the same as in a new process. A
-crash affects only one run, and the memory of a run is freed when the run ends. If one process were reused for several
-runs, all this state would have to be reset explicitly.
+Importing torch, Lightning and a method's modules takes seconds. This is too long to repeat in every run of a sweep. A
+run is therefore a forked copy of a server that has imported all modules. The copy contains no state of earlier runs:
+random number generators, default dtype, threads, logging and signal handlers are the same as in a new process. A crash
+affects only one run, and the memory of a run is freed when the run ends. If one process were reused for several runs,
+all this state would have to be reset explicitly.
 
 Before a run ends, it reports which modules it had to import itself. The server imports these modules for later runs.
 The server does not start threads, compute anything or use a GPU, because a process that does so cannot be forked

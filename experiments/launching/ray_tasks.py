@@ -59,7 +59,7 @@ def run_job(job: Job, no_fork: bool) -> int:
 def _listens(address: str) -> bool:
     """Return whether `host:port` or `ray://host:port` accepts connections.
 
-    Without this check, Ray would wait for minutes for an address that does not.
+    Without this check, Ray would wait for minutes if the address accepts none.
     """
     host, _, port = address.rpartition("//")[2].rpartition(":")
     if not port.isdigit():  # "auto" and other values that Ray interprets

@@ -1,7 +1,7 @@
 """Queue of runs of `train.py`: start the unfinished runs with any launcher, and show their progress.
 
-The output of a run is written to `log.txt` in its directory. All state of the queue is in the run directories, so if
-the queue is killed, repeating the command continues it.
+The output of a run is written to `log.txt` in its directory. All state of the queue is in the run directories. If the
+queue is killed, repeating the command therefore continues it.
 """
 
 import contextlib
@@ -198,7 +198,7 @@ def run_all(
         runs: the runs, in the order in which they start.
         launcher: launcher of the runs.
         console: console for the progress, which is shown as progress bars on a terminal and otherwise as lines.
-        locks: file descriptors from `lock`, which processes on this machine inherit.
+        locks: file descriptors from `lock`. Processes on this machine inherit them.
         run_command: command to start a run, to which `fit ...` is appended.
         look_at: function that is called with each finished run. If it raises an exception, all runs are stopped.
 

@@ -23,7 +23,7 @@ def count_classes(config: Namespace) -> None:
     """Replace all placeholders in the model's configuration with the number of classes of the data.
 
     Args:
-        config: parsed configuration with `model` and `data`, which is changed in place. If it has no placeholder, the
+        config: parsed configuration with `model` and `data`. It is changed in place. If it has no placeholder, the
             DataModule is not built.
 
     Raises:

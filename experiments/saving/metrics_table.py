@@ -150,7 +150,7 @@ class MetricsTable(Logger):
 
         Args:
             saved: state of the table that is stored in the checkpoint.
-            checkpoint: path of the checkpoint, whose run directory contains the table.
+            checkpoint: path of the checkpoint. Its run directory contains the table.
         """
         kept = saved.get("kept", 0)  # checkpoints of earlier versions contain all rows
         folders = dict.fromkeys((self.path.parent, *checkpoint.absolute().parents[:2]))

@@ -189,7 +189,7 @@ def _draw_best(ax: Any, grids: Mapping[str, Any], metric: str, words: Mapping[st
     Args:
         ax: matplotlib axes on which to draw.
         grids: means `[rows, columns]` by config.
-        metric: name of the metric, which determines whether smaller values are better.
+        metric: name of the metric. It determines whether smaller values are better.
         words: display names of metrics.
     """
     from matplotlib.colors import ListedColormap

@@ -54,7 +54,7 @@ def tile_spans(length: int, tile: int, overlap: int) -> list[tuple[slice, slice]
 
     Returns:
         For each tile, two slices along the side: the input pixels of the tile, and those output pixels that are taken
-            from this tile. Neighbouring output slices meet in the middle of the overlap.
+        from this tile. Neighbouring output slices meet in the middle of the overlap.
     """
     starts = range(0, max(length - overlap, 1), tile - overlap)
     spans = []

@@ -23,13 +23,13 @@ Report = Callable[[str, float, str], None]
 SIGMA = 0.25
 GRID = np.array([0.0, 0.25, 0.5, 0.75])
 ROBUST = Path("runs/consistency/cifar10_resnet20")
-"""Runs of configs/consistency/cifar10_resnet20.yaml; the latest one is certified."""
+"""Folder of the runs of configs/consistency/cifar10_resnet20.yaml; the latest of these runs is certified."""
 
 
 def published_certify(
     network: Callable[[Tensor], Tensor], image: Tensor, n0: int, n: int, batch_size: int
 ) -> tuple[int, float]:
-    """Run CERTIFY as in the published pseudocode: one image at a time, with counts on the host after each batch."""
+    """Run CERTIFY like the published pseudocode: one image at a time, with a copy of counts to the host per batch."""
 
     def sample(num: int) -> np.ndarray:
         counts = np.zeros(10, dtype=int)

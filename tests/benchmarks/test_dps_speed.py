@@ -39,7 +39,7 @@ class Counted(nn.Module):
 
 
 def test_beside_deepinv(report: Callable[[str, float, str], None]) -> None:
-    """The sampler of deepinv uses its default precision; its network is in single precision, like ours."""
+    """deepinv's sampler uses its default precision; the network is in single precision in both cases."""
     deepinv, name = peer("deepinv", "deepinv")
     sampling = peer("deepinv.sampling", "deepinv")[0]
     random = torch.Generator().manual_seed(0)

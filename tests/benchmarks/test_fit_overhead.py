@@ -145,7 +145,7 @@ class Method:
     after: Callable[[Any], None] = lambda module: None
     """Function that runs after the optimizer's step."""
     round: Callable[[Any, Batch, Any], Tensor] | None = None
-    """The whole step, for methods that do not minimise a loss."""
+    """Function that takes the whole step, for methods that do not minimise a loss."""
     clip: float | None = None
 
 

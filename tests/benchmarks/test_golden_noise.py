@@ -1,4 +1,4 @@
-"""Cost of NPNet relative to generating an image: the paper's network compared with Stable Diffusion 1.5's U-Net."""
+"""Cost of the paper's NPNet, relative to generating an image with the U-Net of Stable Diffusion 1.5."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Cost of an imitation round, which provides one gradient, relative to a step on the surrogate of this gradient."""
+"""Cost of an imitation round, which provides one gradient, relative to a step on the surrogate for this gradient."""
 
 import time
 from collections import Counter

@@ -22,7 +22,7 @@ def situation(nodes: int, size: int) -> Round:
 
 
 def by_trials(situation: Round) -> Tensor:
-    """Run 16 trials; each measures the distances of all models, finds each node's nearest models, and averages them."""
+    """Run 16 trials; a trial measures all distances between models, and averages each node's nearest models."""
     honest, byzantine = situation.honest, situation.byzantine
     mean, deviation = honest.mean(dim=0), honest.std(dim=0)
 

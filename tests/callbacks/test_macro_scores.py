@@ -21,7 +21,7 @@ CLASSES, COUNT = 4, 61
 
 
 class Unequal(ImageSet):
-    """Classes with 40, 15, 6 and no images; the pixels are used as logits."""
+    """Four classes with 40, 15, 6 and 0 images; the pixels of an image serve as its logits."""
 
     num_classes = CLASSES
     image_shape = (1, 2, 2)

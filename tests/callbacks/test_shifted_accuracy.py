@@ -14,7 +14,7 @@ from tests.trainers import quiet
 
 
 class Pixels(ImageSet):
-    """Sets of 7 and 5 images, with 3 and 4 correct predictions; the second set has only the classes 1 and 3."""
+    """Two sets, of 7 and 5 images, with 3 and 4 correct predictions; the second set has only the classes 1 and 3."""
 
     num_classes = 4
     image_shape = (1, 2, 2)

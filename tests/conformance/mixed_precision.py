@@ -64,7 +64,7 @@ def autocast(policy: str, func: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def enable() -> None:
-    """Enable mixed precision on the device, if a Trainer requests it, until the process ends."""
+    """Until the process ends, let Trainers use mixed precision on the device."""
     rest, library = torch.library.Library("_", "IMPL"), torch.library.Library("aten", "IMPL")
     rest.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
     for name, policy in LISTS.items():

@@ -107,7 +107,7 @@ def join(rank: int, ranks: int, port: int) -> None:
 
 
 def forked(command: list[str], rank: int, ranks: int, port: int, log: int) -> int:
-    """Run a command line in a fork of this process, with its output in a file, and return its process id."""
+    """Run a command line in a fork of this process, write its output to a file, and return the fork's process id."""
     from tests.conformance import host_syncs
 
     child = os.fork()

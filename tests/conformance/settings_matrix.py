@@ -110,7 +110,7 @@ class Outcome(NamedTuple):
 
 @functools.cache
 def classes() -> dict[str, str]:
-    """Return each module class that a demo trains, with its first row in the table of methods."""
+    """Return the module classes that demos train, each with the name of its first row in the table of methods."""
     found: dict[str, str] = {}
     for name, method in methods().items():
         found.setdefault(class_path(method).rpartition(".")[-1], name)

@@ -30,7 +30,7 @@ aten: Any = torch.ops.aten
 COPIES = {aten.copy_.default, aten.copy.default}
 INDEXED = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
 MADE = "arange arange.start arange.start_step eye eye.m linspace logspace randperm randperm.generator range range.step"
-"""Factories that PyTorch implements by resizing an empty tensor, which tensors of this device do not support."""
+"""Factories that PyTorch implements by resizing an empty tensor; tensors of this device cannot be resized."""
 
 
 BEFORE: list[Any] = []

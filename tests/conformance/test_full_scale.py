@@ -41,7 +41,7 @@ class Trainer:
 
 
 def take_a_step(module: LightningModule, trainer: Any, batch: dict[str, Any]) -> Tensor:
-    """Call the hooks of a fit up to the end of its first batch, in Lightning's order, and return the loss."""
+    """Call all hooks of `fit` up to the end of the first batch, in the order of Lightning, and return the loss."""
     module.to("meta")
     if trainer.precision == "64-true":
         module.double()

@@ -27,7 +27,7 @@ BEGINNING = "--trainer.callbacks+={class_path: tests.conformance.runs.Beginning}
 
 @pytest.fixture(scope="module", params=ROWS)
 def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, small_pictures: None) -> Path:
-    """Complete a run in a directory with the method's name, next to its configuration."""
+    """Complete a run, in a directory that has the row's name and also contains the configuration."""
     directory = tmp_path_factory.mktemp("runs") / request.param
     directory.mkdir()
     run("fit", "--config", written(request.param, directory), "--run_directory", directory, BEGINNING)
@@ -122,7 +122,7 @@ def largest_norm() -> Iterator[list[float]]:
 def test_another_seed_half_precision_and_clipping(
     whole: Path, tmp_path: Path, no_pictures: None, largest_norm: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The test of the stopped run already covers that equal seeds give equal runs."""
+    """That equal seeds give equal runs is already tested with the stopped run."""
     method = METHODS[whole.name]
     clipped = (f"--{method.clips}", "0.01") if method.clips else ()
     more = () if method.double else ("--trainer.precision", "bf16-mixed")

@@ -85,7 +85,7 @@ def test_a_step_sums_the_terms_and_centre_taps_learn_after_the_ramp_begins(
 
 
 class Seeing(nn.Module):
-    """A network that is a blind-spot network with its mask, and returns its input without the mask."""
+    """With the mask, a blind-spot network; without the mask, the identity."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

@@ -75,7 +75,7 @@ def test_a_random_sigma_of_each_image_is_normal_with_the_annealed_deviation() ->
 
 @pytest.mark.parametrize("noise", [Gaussian(25), Poisson(0.05), Gamma(50)])
 def test_value_and_gradient_of_a_step_are_the_equation(noise: Any) -> None:
-    """In the second step of an epoch, sigma has decreased by the images of both batches; Poisson noise uses counts."""
+    """In an epoch's second step, sigma has decreased for the images of both batches; Poisson images are counts."""
     method = module(noise, sigma=(0.4, 0.1), anneal_images=10, score_scale=3.0)
     noisy = torch.rand(2, 1, 3, 3, dtype=torch.float64)
     batch: Any = {"noisy": noisy, "index": torch.arange(2), "global_batch_size": 2}

@@ -29,7 +29,7 @@ class GaussianImages(nn.Module):
 
 
 def shrinkage(t: int, v0: float = V0) -> float:
-    """Return the factor a of the image's estimate a x_t = E[x | x_t]."""
+    """Return the factor a of the estimate of the image, E[x | x_t] = a x_t."""
     return float(ABAR[t] ** 0.5 * v0 / (ABAR[t] * v0 + 1 - ABAR[t]))
 
 

@@ -17,7 +17,7 @@ PATH = [900, 600, 250, 30, -1]
 
 
 class Nothing(LinearOperator):
-    """Measures nothing: its measurements are zero."""
+    """An operator whose measurements are always zero."""
 
     def forward(self, image: Tensor) -> Tensor:
         return 0 * image

@@ -29,7 +29,7 @@ Base = Callable[[str], Path]
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
-    """Train each base run once."""
+    """Return a function that trains a base run on its first call, and then returns this run."""
 
     @cache
     def trained(name: str) -> Path:

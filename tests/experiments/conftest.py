@@ -43,7 +43,7 @@ def config(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Callable[..., list[list[str]]]:
-    """Read the events of the runs of a folder's configurations: config, seed, event, detail."""
+    """Return a function that reads the events (config, seed, event, detail) of runs of a folder's configurations."""
 
     def read(folder: str = "method") -> list[list[str]]:
         path = tmp_path / "configs" / folder / "journal.txt"

@@ -108,7 +108,7 @@ def test_what_a_configuration_of_version_0_1_is_called_now_is_said(
     now = MOVED[gone] if gone == file else f"{MOVED[gone]}/demo.yaml"
     for subcommand in (["fit", "--config", file], ["compare", file, "--seeds", "0"]):
         assert train.main(subcommand) in (1, 2)
-        assert capsys.readouterr().err == f"error: {file} is called {now} since version 0.2\n"
+        assert capsys.readouterr().err == f"error: {file} has been called {now} since version 0.2\n"
 
 
 def test_a_changed_base_is_another_run(folder: Path) -> None:
@@ -171,5 +171,5 @@ def test_a_key_of_version_0_1_is_named_as_it_is_called_now(
     layer = tmp_path / "layer.yaml"
     layer.write_text(text)
     assert train.main(["fit", "--config", str(DEMO), "--config", str(layer)]) == 1
-    said = "since version 0.2, checkpoint.tested is checkpoint.test_checkpoint"
+    said = "since version 0.2, checkpoint.tested is called checkpoint.test_checkpoint"
     assert capsys.readouterr().err == f"error: {layer}: {said}\n"

@@ -1,4 +1,4 @@
-"""A run in Python: a notebook keeps its random state, and objects that cannot be pickled raise a clear error."""
+"""Loading a run in Python: a notebook keeps its random state, and objects that cannot be pickled give a clear error."""
 
 import os
 import pickle

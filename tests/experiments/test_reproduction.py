@@ -61,7 +61,7 @@ def test_runs_are_compared_recorded_and_kept(config: Config, fit: list[str], jou
 def test_an_exponent_is_fitted_over_a_varied_key(
     reach: int, verdict: str, config: Config, fit: list[str], tmp_path: Path
 ) -> None:
-    """If any value of the metric is infinite, no exponent is fitted to the remaining values."""
+    """If the metric is infinite for one value of the key, no exponent is fitted, not even to the other values."""
     file = stated(config("demo", start=0.5, width=1, reach=reach).with_name("reproduced.yaml"), metric="test/risk",
                   published=-0.5, direction="equal", vary={"model.width": [1, 2, 4, 16]})  # fmt: skip
     record = tmp_path / "reproduced.csv"

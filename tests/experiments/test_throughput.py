@@ -20,7 +20,7 @@ SAMPLES, LEFT = "throughput/samples_per_second", "throughput/hours_left"
 
 
 class Clock(LightningModule):
-    """A step takes two seconds, the first step sixty more, and a validation a hundred."""
+    """By a simulated clock, a step takes two seconds, the first step sixty more, and a validation a hundred seconds."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -33,7 +33,7 @@ from tests.gpu.place import Place, read_rows
 SLACK = 1.5
 """Factor by which an item may exceed its estimate."""
 GRACE = 60.0
-"""Seconds after its time limit in which an item may still end by itself."""
+"""Seconds for which an item may continue after its time limit, to end by itself."""
 FORKABLE = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 """Makes PyTorch detect GPUs without initialising CUDA; a process that has initialised CUDA cannot be forked."""
 OUT_OF_TIME = 9

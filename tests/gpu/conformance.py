@@ -57,7 +57,7 @@ def work(at: Place, part: int, parts: int) -> int:
     """Check this worker's share of the remaining rows.
 
     Returns:
-        0, or `LOST` if an error has made the device unusable, which ends the process.
+        Exit status: 0, or `LOST` if an error has made the device unusable, so that the process ends.
     """
     for name in rows_of(at)[part::parts]:
         if at.has(name):

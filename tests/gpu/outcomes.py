@@ -24,7 +24,7 @@ class Outcome(NamedTuple):
 
 
 def read_outcomes(folder: Path) -> dict[str, Outcome]:
-    """Read the outcomes in a folder; return none if the file is damaged."""
+    """Read the outcomes in a folder; if their file is missing or damaged, return an empty dictionary."""
     path = folder / "items.json"
     if not path.is_file():
         return {}

@@ -72,7 +72,7 @@ class Place:
 
     @property
     def left(self) -> float:
-        """Seconds until the item should end."""
+        """Seconds that are left until the item should end."""
         return self.until - time.time()
 
     def pending(self, labels: Mapping[str, str]) -> Iterator[tuple[str, str]]:

@@ -65,7 +65,7 @@ def test_gradient_at_an_opposite_pixel_vanishes_as_gamma_grows() -> None:
 
 
 def test_weights_carry_no_gradient() -> None:
-    """The gradient is that of the weighted loss with constant weights, confirmed by finite differences."""
+    """The gradient treats the weights as constants; finite differences confirm it."""
     p, y = example()
     w = disagreement_weight(p, y, 3.0)
     p.requires_grad_()

@@ -66,7 +66,7 @@ def test_squares_are_averaged_over_channels_and_images_measured_apart() -> None:
 
 @pytest.mark.parametrize("measure", [psnr, ssim])
 def test_rounding_reaches_the_clean_image_whose_own_copy_is_perfect(measure: Any) -> None:
-    """Both images are rounded like `img_as_ubyte` in code for SIDD."""
+    """Both images are rounded, as `img_as_ubyte` does in published code for SIDD."""
     clean = photographs() * 0.999
     files = [(255 * each).round() / 255 for each in (noisy(clean, 40).clamp(0, 1), clean)]
     found, expected = measure(noisy(clean, 40), clean, "rounded"), measure(*files, "unclipped")

@@ -1,4 +1,4 @@
-"""Lanczos eigenvalues compared with scipy's and numpy's, Lanczos quadrature with moments, and noise with a spike."""
+"""Lanczos eigenvalues equal those of SciPy and NumPy; Lanczos quadrature gives moments; noise with a spike."""
 
 import math
 
@@ -65,7 +65,7 @@ def test_there_are_no_ghosts_in_single_precision() -> None:
 def test_noise_shifts_a_spike_or_hides_it(spike: float, expected: float) -> None:
     """Symmetric Gaussian noise of variance 1 / P moves an eigenvalue l > 1 to l + 1 / l.
 
-    A smaller eigenvalue is hidden: the largest eigenvalue is then 2, that of the noise alone.
+    An eigenvalue below 1 is hidden by the noise: the largest eigenvalue is then 2, as for the noise alone.
     """
     noise = symmetric(400, seed=1) * math.sqrt(2 / 400)
     noise[0, 0] += spike

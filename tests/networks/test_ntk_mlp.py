@@ -1,4 +1,4 @@
-"""Perceptrons in the tangent kernel's scaling: comparison with their formula, and the size of the initial outputs."""
+"""Perceptrons with the scaling of the tangent kernel equal their formula; the size of their initial outputs."""
 
 import math
 

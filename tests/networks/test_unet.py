@@ -22,7 +22,7 @@ def test_the_parameters_are_those_of_the_authors_layout(in_channels: int, num_cl
 
 
 def functional(state: dict[str, Tensor], image: Tensor, levels: int) -> Tensor:
-    """Compute the network explicitly with running statistics; two matrices interpolate rows and columns."""
+    """Compute the network step by step with running statistics, and interpolate rows and columns by matrices."""
 
     def convolutions(x: Tensor, name: str) -> Tensor:
         for conv, norm in ((0, 1), (3, 4)):

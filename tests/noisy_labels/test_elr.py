@@ -18,7 +18,7 @@ def elr_loss(logits: Tensor, label: Tensor, target: Tensor, strength: float) -> 
 
 @pytest.fixture
 def example() -> tuple[Tensor, Tensor, Tensor]:
-    """Return logits near zero, so that no probability is clamped, labels, and targets with row sums below one."""
+    """Return logits (near zero, so that no probability is clamped), labels, and targets (with row sums below one)."""
     torch.manual_seed(0)
     logits = torch.randn(B, K, dtype=torch.float64, requires_grad=True)
     return logits, torch.randint(K, (B,)), 0.7 * torch.rand(B, K, dtype=torch.float64).softmax(dim=1)

@@ -24,7 +24,7 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
 
 
 def gradients(layer: nn.Module, inputs: Tensor, target: Tensor) -> dict[str, Tensor]:
-    """Compute gradients of a mean loss, including those of the inputs; layers and inputs are unchanged."""
+    """Return the gradients of a mean loss with respect to weights and inputs; layer and inputs are not changed."""
     inputs = inputs.clone().requires_grad_()
     output = layer(inputs)
     ((output - target) ** 2).flatten(1).sum(dim=1).mean().backward()

@@ -32,7 +32,7 @@ def grid(n: int, end: float = 1e-5) -> list[float]:
 
 
 def moments(process: Process, update: Any, n: int) -> tuple[float, float]:
-    """Compute the exact mean and deviation of samples: each step is x -> a x + c + b z, found with three probes."""
+    """Compute the exact mean and deviation of samples: a step is x -> a x + c + b z; three probes find a, b and c."""
     score = gaussian_score(process, MEAN, DEVIATION)
     end = torch.ones(1, dtype=torch.float64)
     mean, variance = float(shrinkage(process, end)) * MEAN, float(variance_of(process, end, DEVIATION))

@@ -35,7 +35,7 @@ class Logged(nn.Module):
 
 
 class Means(LightningModule):
-    """Logs the mean of each batch's numbers, and counts calls of `log`."""
+    """Logs the mean of the numbers in each batch, and counts how often `log` is called."""
 
     def __init__(self) -> None:
         super().__init__()

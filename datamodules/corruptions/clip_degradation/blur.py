@@ -114,7 +114,7 @@ class RandomBlur(ClipOperator):
 
 
 def filtered(clip: Tensor, kernel: Tensor) -> Tensor:
-    """Correlate each frame of `clip`, `[T, C, H, W]`, with its own kernel, `[T, k, k]`, using reflection padding."""
+    """Correlate the frames of `clip`, `[T, C, H, W]`, with their kernels, `[T, k, k]`, after padding by reflection."""
     (height, width), reach = clip.shape[2:], kernel.shape[-1] // 2
     wide = clip[:, :, reflected(height, reach, clip.device)][..., reflected(width, reach, clip.device)]
     size = wide.shape[2:]

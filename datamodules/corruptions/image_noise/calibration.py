@@ -156,7 +156,7 @@ def line(gains: Sequence[float], scales: Sequence[float]) -> Line:
         ValueError: if there are fewer than three gains; the spread of the residuals cannot be estimated from fewer.
     """
     if len(gains) < 3:
-        raise ValueError(f"to estimate the spread of a linear fit, at least 3 gains are needed, got {len(gains)}")
+        raise ValueError(f"to estimate its spread, a linear fit needs at least 3 gains, got {len(gains)}")
     slope, intercept = np.polyfit(np.log(gains), np.log(scales), 1)
     rest = np.log(scales) - slope * np.log(gains) - intercept
     return float(slope), float(intercept), float(np.sqrt((rest**2).sum() / (len(gains) - 2)))

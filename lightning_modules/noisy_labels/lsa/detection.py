@@ -222,8 +222,8 @@ def detection_metrics(found: FlaggedImages, wrong: NDArray[np.bool_] | None) -> 
 
     Returns:
         Metrics by name. `noisy` is the fraction of flagged images. If `wrong` is given, there are also
-            `detection_precision`, `detection_recall`, `detection_auroc`, and `clean_flagged`, the fraction of clean
-            images that are flagged. Undefined metrics are omitted.
+        `detection_precision`, `detection_recall`, `detection_auroc`, and `clean_flagged`, the fraction of clean images
+        that are flagged. Undefined metrics are omitted.
     """
     metrics = {"noisy": float(found.is_noisy.mean())}
     if wrong is None:

@@ -60,7 +60,7 @@ class Certificate:
     selected: int
     """Class with the most votes among the selection samples."""
     hits: tuple[float, ...] = ()
-    """Number of estimation votes for `selected` in each stream; for `MeanProbability`, sums of its scores instead."""
+    """Number of estimation votes for `selected` in each stream; for `MeanProbability`, sums of this class's scores."""
     n: int = 0
     """Number of estimation samples."""
     p_lower: tuple[float, ...] = ()

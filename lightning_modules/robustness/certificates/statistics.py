@@ -268,8 +268,8 @@ def certified_accuracy(correct: ArrayLike, radius: ArrayLike, radii: ArrayLike) 
 def average_certified_radius(correct: ArrayLike, radius: ArrayLike) -> float:
     """Compute the average certified radius (ACR), where wrong predictions count as radius 0.
 
-    The ACR is the integral of the certified accuracy over r. Because easy images dominate the ACR, report it together
-    with the certified-accuracy curve.
+    The ACR is the integral of the certified accuracy over the radius. Because easy images dominate the ACR, report it
+    together with the curve of the certified accuracy.
 
     Source: Zhai et al., MACER: Attack-free and Scalable Robust Training via Maximizing Certified Radius, ICLR 2020.
     """

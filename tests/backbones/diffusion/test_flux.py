@@ -34,7 +34,7 @@ def noise(n: int = 2) -> Tensor:
 
 
 def packed(latent: Tensor) -> Tensor:
-    """Pack 2 x 2 patches in row-major order; in a patch, the four pixels of a channel are adjacent."""
+    """Pack 2 x 2 patches in row-major order; within a packed patch, the four pixels of a channel are adjacent."""
     return torch.nn.functional.unfold(latent, 2, stride=2).transpose(1, 2)
 
 

@@ -54,7 +54,7 @@ def test_the_network_alone_computes_in_another_precision(tmp_path: Path, precisi
 
 
 def test_a_smoothed_half_space_is_the_half_space(tmp_path: Path) -> None:
-    """Gaussian noise does not move the plane of the majority vote."""
+    """The majority vote under Gaussian noise has the same boundary as the half-space itself."""
     smoothed = [PGD("linf", LINF, steps=10, num_draws=16, name="box")]
     metrics = run(tmp_path, callback(attacks=smoothed, sigma=0.1, num_draws=1000))
     table = pd.read_csv(tmp_path / "robust_accuracy.csv")
@@ -187,9 +187,9 @@ def test_autoattack_refuses_a_classifier_with_random_numbers_of_its_own() -> Non
 def test_an_attack_takes_its_steps_a_look_at_their_end_and_one_at_the_images_that_it_gives(
     attacks: int, tmp_path: Path
 ) -> None:
-    """7 of 31 images are misclassified before the attack.
+    """Of the 31 images, 7 are misclassified before the attack.
 
-    All images are predicted once, and once more by the trainer's own test loop.
+    The attack predicts every image once, and the trainer's test loop predicts it once more.
     """
     module = HalfSpace()
     run(tmp_path, callback(attacks=[PGD("linf", LINF, steps=10, name=f"box{n}") for n in range(attacks)]), module)

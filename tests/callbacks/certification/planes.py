@@ -62,7 +62,7 @@ class OwnVotes(Planes):
 
 
 class Images(Dataset):
-    """Images with correct labels, except every fifth one."""
+    """Images of which every fifth has a wrong label."""
 
     def __init__(self, count: int = 12, scale: float = 1.0) -> None:
         self.image = scale * torch.rand(count, 1, 2, 2, generator=torch.Generator().manual_seed(1))
@@ -95,7 +95,7 @@ def certification(mode: Mode | None = None, **arguments: Any) -> Certification:
 
 
 def certified(index: int = 4, radius: float = 0.49996, seconds: float = 1.5, **changed: Any) -> Certified:
-    """Create a finished certificate of an image of class 2, with two votes."""
+    """Create the finished certificate of an image of class 2, based on two votes."""
     values: dict[str, Any] = {"prediction": 2, "outcome": "complete", "selected": 2, "hits": (9, 8), "n": 10}
     return Certified(index, 2, Certificate(**{**values, "radius": radius, "p_lower": (0.1, 0.2), **changed}), seconds)
 

@@ -147,7 +147,7 @@ def test_fast_dev_run_certifies_one_image_and_leaves_nothing(tmp_path: Path) -> 
 
 def test_a_module_with_votes_and_radius_of_its_own(tmp_path: Path) -> None:
     class Twice(OwnVotes):
-        """Two equal votes, and half the radius."""
+        """The classifier with two equal votes, for which the radius is halved."""
 
         certificate = "two votes"
 

@@ -65,7 +65,7 @@ def test_a_finished_certification_is_not_computed_again(finished: Finished) -> N
 
 
 def interrupted(finished: Path, directory: Path, keep: int, torn: str = "") -> None:
-    """Create the state after a process was killed: some complete rows, and one incomplete row."""
+    """Create the state that a killed process leaves: some complete rows, and one incomplete row."""
     (directory / "certification_rows").mkdir(parents=True)
     shutil.copy(finished / "certification_settings.json", directory)
     lines = (finished / "certification_rows" / "rank0.tsv").read_text().splitlines(keepends=True)
@@ -146,7 +146,7 @@ def test_settings_of_a_log_without_rows_are_replaced(finished: Finished, tmp_pat
 
 
 def test_nothing_of_other_settings_stays_where_their_rows_were_removed(finished: Finished, tmp_path: Path) -> None:
-    """Old files are removed at the first new row, because the new run may be interrupted or read before it ends."""
+    """Files of old rows are removed with the first new row, as the new run may be stopped or read before it ends."""
     shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
     shutil.rmtree(tmp_path / "certification_rows")
     log = CertificationLog(tmp_path, {"sigma": 1.0}, with_radius=True)

@@ -1,4 +1,4 @@
-"""Features of real images: cached, resumed, identified, and rejected if they are not features."""
+"""Features of real images: computed once, resumed, named after their extractor, and rejections."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Blocks of generated images depend only on seed and number, and leave the run's random state unchanged."""
+"""A block of generated images depends only on the seed and its number; the random state of the run is unchanged."""
 
 from pathlib import Path
 

@@ -145,7 +145,7 @@ def test_a_fine_tuned_model_without_texts_takes_no_prompts(unconditional: Path) 
 
 
 class OfClasses(TinyGenerator):
-    """Paints each class in a different grey level."""
+    """A generator that paints each class in a different grey level."""
 
     generated_classes = 2
 

@@ -219,5 +219,5 @@ def test_what_does_not_fit_is_rejected_before_training(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=message):
             grid(**wrong)
     for module, data in ((tuning(pixel_space()), digits()), (TinyGenerator(), digits())):
-        with pytest.raises(TypeError, match="PromptGrid needs a module that generates images for texts"):
+        with pytest.raises(TypeError, match="PromptGrid needs a module that generates each image from a text"):
             trainer(tmp_path, callbacks=[grid()]).fit(module, data)  # type: ignore[arg-type]

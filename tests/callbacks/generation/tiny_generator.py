@@ -1,4 +1,4 @@
-"""A generator of 8 x 8 images with one weight, whose random numbers and calls a test can track."""
+"""A generator of 8 x 8 images with a single weight; tests can track its random numbers and its calls."""
 
 from pathlib import Path
 from typing import Any

@@ -34,7 +34,7 @@ class Brightest(nn.Module):
 
 
 def pictures(*bright: int) -> Tensor:
-    """Return images of two by two pixels, with one pixel brighter than white."""
+    """Return 2 x 2 images, in each of which one pixel is brighter than white."""
     return 1.5 * nn.functional.one_hot(torch.tensor(bright), 4).float().view(-1, 1, 2, 2)
 
 

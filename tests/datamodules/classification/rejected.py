@@ -71,7 +71,7 @@ def harmed(write: Callable[[Path], Path], harm: Called, read: Called) -> Called:
 
 
 def nothing(root: Path) -> None:
-    """Leave a folder as it was written."""
+    """Change nothing in the folder."""
 
 
 def write(file: str, content: str | bytes) -> Called:
@@ -169,7 +169,7 @@ def domains(*arguments: Any, harm: Called = nothing, **more: Any) -> Called:
 
 
 def listed(line: str) -> Called:
-    """Test on a domain whose list has changed since its classes were read."""
+    """Return a call that tests on a domain whose list changes after the classes have been read."""
 
     def read(root: Path) -> object:
         data = DomainNet(str(folder_of_domains(root)), "real", ["clipart"], **SMALL)
@@ -242,7 +242,7 @@ def images(stage: str = "fit", **options: Any) -> Called:
 
 
 def of_processes(count: int, stage: str, **options: Any) -> Called:
-    """Request the batches of a stage on the first of several processes."""
+    """Return a call that requests the batches of a stage as the first of several processes."""
 
     def loader(root: Path) -> object:
         data = ready(patterns(**options), stage)

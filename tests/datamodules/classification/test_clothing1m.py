@@ -15,7 +15,7 @@ from tests.datamodules.image_folders import save
 
 
 def folder_of_clothing(tmp_path: Path) -> Path:
-    """Write k + 1 noisy images for class k, two clean validation images and three test images."""
+    """Write k + 1 images with noisy labels for each class k, two clean validation images and three test images."""
     root, random = tmp_path / "clothing1m", np.random.default_rng(0)
     noisy = [(f"images/{k}/{i}.jpg", k) for k in range(14) for i in range(k + 1)]
     noisy = [noisy[i] for i in random.permutation(len(noisy))]

@@ -60,7 +60,7 @@ def test_a_users_shifted_sets_are_tested_on_after_training(own_folders: Path, th
 
 
 class ByRed(Known):
-    """Classifies an image, or its flattened pixels, by its red value: 100 per class."""
+    """Classifies images, or their flattened pixels, by the red value, which increases by 100 per class."""
 
     def forward(self, image: Tensor) -> Tensor:
         red = 255 * image.flatten(1)[:, :1]

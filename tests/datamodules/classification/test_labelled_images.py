@@ -80,7 +80,7 @@ def test_labels_are_the_same_on_every_process_whatever_its_generators(tmp_path: 
 
 def test_validation_images_of_their_own_keep_their_labels() -> None:
     data = patterns(label_noise=Symmetric(0.9), own_validation=True)
-    with pytest.raises(RuntimeError, match="num_train_samples is known after setup"):
+    with pytest.raises(RuntimeError, match="num_train_samples is known only after setup"):
         _ = data.num_train_samples
     assert ready(data).num_train_samples == 40
     assert data.validation_set is not None
@@ -154,7 +154,7 @@ def test_each_image_of_an_epoch_is_augmented_three_times_in_a_batch_on_any_ranks
 
 
 def test_training_images_that_are_read_to_judge_labels_are_whole_and_in_order(tmp_path: Path) -> None:
-    """They are also read whole and in order while training is running."""
+    """This also holds if they are read while training is running."""
     data, read = patterns(augmentation=Augmentation(2, True), seed=5), list[dict[str, Any]]()
 
     def keep(module: Any, data: Any) -> None:
@@ -232,7 +232,7 @@ def everything_drawn(images: ImageSet, seed: int) -> dict[str, Any]:
     ids=lambda value: type(value).__name__,
 )
 def test_all_that_is_drawn_follows_the_seed(images: ImageSet, drawn: set[str]) -> None:
-    """Equal seeds give equal draws, and different seeds different draws, for any state of the global generators."""
+    """Equal seeds give equal draws, and different seeds different ones, whatever the global generators' state."""
     one, again, other = (everything_drawn(images, seed) for seed in (1, 1, 2))
     for key in drawn:
         assert torch.equal(one[key], again[key]), key

@@ -58,7 +58,7 @@ def test_labels_that_were_written_give_another_run_the_same(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_run_does_not_go_on_with_other_labels(tmp_path: Path, rank: int) -> None:
-    """All readers of the training set reject a label table that the user has edited in place, and a changed dataset."""
+    """Whatever reads the training set rejects a label table that the user has edited, and a changed dataset."""
     label = np.random.default_rng(0).integers(NUM_CLASSES, size=40)
     table = tmp_path / "mine.csv"
 

@@ -1,4 +1,4 @@
-"""A user's folders as in configs/own_data: suitable sizes; validation and test samples if their folders are missing."""
+"""A user's folders with the settings in configs/own_data: image sizes, and splits if folders for them are missing."""
 
 from pathlib import Path
 from typing import Any

@@ -45,7 +45,7 @@ def test_arrays_come_out_of_pickles_of_any_protocol(protocol: int, tmp_path: Pat
 
 
 class Calls:
-    """Pickles as a function call with arguments, and a state."""
+    """An object that is pickled as a call of a function with arguments, and a state."""
 
     def __init__(self, function: Any, *arguments: Any, state: Any = None) -> None:
         self.reduced = (function, arguments) if state is None else (function, arguments, state)

@@ -83,7 +83,7 @@ def test_numpys_files_are_read_and_checked(tmp_path: Path) -> None:
 
 
 def test_files_of_cameras_are_read_by_rawpy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stub with rawpy's attributes is used, because rawpy's test files are not available."""
+    """A stub with the attributes of rawpy stands in for it, because its test files are not available."""
     (tmp_path / "a.ARW").touch()
     monkeypatch.setitem(sys.modules, "rawpy", None)
     with pytest.raises(

@@ -135,7 +135,7 @@ HUGE = [
 
 @st.composite
 def hostile(draw: st.DrawFn, name: str) -> bytes:
-    """Draw a file of this or a different reader, truncated or with bytes changed, repeated, removed or replaced."""
+    """Draw a file for this or another reader, and truncate it, or change, repeat, remove or replace bytes."""
     content = bytearray(WHOLE[draw(st.sampled_from([name] * 9 + sorted(WHOLE)))])
     for _ in range(draw(st.integers(0, 4))):
         place = draw(st.integers(0, len(content)))

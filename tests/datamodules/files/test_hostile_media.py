@@ -1,4 +1,4 @@
-"""Malicious images, recordings, raw images and videos, and named pipes in their place."""
+"""Malicious images, recordings, raw images and videos, and named pipes in place of such files."""
 
 import os
 import struct

@@ -41,10 +41,10 @@ def pixels_of(root: Path, kind: str, data_range: int | None) -> object:
 REJECTED: list[Row] = [
     ("paired what 1",
      lambda _: paired(["a.wav", "b.wav"], ["a.wav"], Path("x"), kinds=("reverb", "anechoic"), what="recording"),
-     ValueError, "x: b has a reverb recording, no anechoic counterpart; names must agree"),
+     ValueError, "x: b has a reverb recording but no anechoic counterpart; their names must agree"),
     ("paired what 2",
      lambda _: paired(["a.wav"], ["a.wav", "b.wav"], Path("x"), kinds=("reverb", "anechoic"), what="recording"),
-     ValueError, "x: b has an anechoic recording, no reverb counterpart"),
+     ValueError, "x: b has an anechoic recording but no reverb counterpart"),
     ("ResizedCrop 1", lambda _: ResizedCrop(0, 8), ValueError, "image_size"),
     ("Crop", lambda _: Crop(8, 8, "nearest"), ValueError,
      "interpolation must be one of bilinear, bicubic, got 'nearest'"),

@@ -83,7 +83,7 @@ def test_training_visits_every_sample_once_a_pass_but_for_a_last_batch_too_small
 def test_global_batches_do_not_depend_on_the_number_of_processes(
     num_samples: int, batch_size: int, world_size: int, seed: int, epoch: int, passes: int
 ) -> None:
-    """Only batches that exist for both world sizes are compared; they may drop different numbers of samples."""
+    """Compare only batches that exist for both world sizes, because these may drop different numbers of samples."""
     batch_size = min(batch_size, num_samples)
     options = {"shuffle": True, "seed": seed, "epoch": epoch, "passes": passes}
     alone, shared = (merged(shares(num_samples, batch_size, world, **options)) for world in (1, world_size))

@@ -7,7 +7,7 @@ from datamodules.loading.whole_images import WholeImageSets
 
 
 class Sized:
-    """Images of which only the sizes matter."""
+    """Images whose sizes are given; the pixels do not matter."""
 
     def __init__(self, *sizes: tuple[int, int]) -> None:
         self.sizes = sizes

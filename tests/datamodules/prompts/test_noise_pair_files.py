@@ -48,7 +48,7 @@ def test_pairs_are_kept_whose_first_score_rises_by_more_than_the_margin(
 
 
 def theirs(folder: Path, **lists: Any) -> None:
-    """Write a pair and its line as the authors' scripts do: in half precision, in a folder, without a seed."""
+    """Write a pair and its line like the authors' scripts: in half precision, in a subfolder, without a seed."""
     noise = np.ones((1, 4, 2, 2), dtype=np.float16)
     (folder / "part").mkdir()
     np.savez(folder / "part" / "3.npz", noise, 2 * noise, 3)

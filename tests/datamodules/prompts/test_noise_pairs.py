@@ -44,11 +44,11 @@ def test_noise_of_several_sizes_and_missing_arguments_are_refused(folder: Path) 
         NoisePairs(str(folder)).setup("fit")
     for stage, message in (
         ("fit", "training needs data.data_dir, a folder of pairs, or data.prompts"),
-        ("test", "test generates images for data.test_prompts, which is not given"),
+        ("test", "test generates images for data.test_prompts: set it"),
     ):
         with pytest.raises(ValueError, match=message):
             NoisePairs().setup(stage)
-    with pytest.raises(ValueError, match=r"pairs are collected for data.prompts, which is not given"):
+    with pytest.raises(ValueError, match=r"pairs are collected for the prompts of data.prompts: set it"):
         NoisePairs().predict_dataloader()
     with pytest.raises(ValueError, match="margin must be at least 0, got -1"):
         NoisePairs(margin=-1)

@@ -118,7 +118,10 @@ def with_a_gap(root: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (without_caption, r"0\.tar .* captioned images: the sample b has no caption, neither b\.txt nor b\.json"),
+        (
+            without_caption,
+            r"0\.tar .* captioned images: the sample b has no caption: it has neither b\.txt nor b\.json",
+        ),
         (without_key, r"a\.json does not contain 'text'"),
         (without_image, "the sample b has 0 images, but must have one; its columns are txt"),
         (of_another_encoding, r"0\.tar cannot be read as a tar shard of captioned images: 'utf-8' codec"),

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.data
 
 
 def mean_psnr(data: ImagePairs) -> float:
-    """Compute the mean PSNR over the noisy images, neither clipped nor rounded."""
+    """Compute the mean PSNR of the noisy images, without clipping or rounding them."""
     data.setup("test")
     assert data.test_sets is not None
     (images,) = data.test_sets.values()

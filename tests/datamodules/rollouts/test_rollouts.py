@@ -84,7 +84,7 @@ def test_the_regulator_balances_and_its_share_makes_the_states_its_own() -> None
 
 
 def returned(processes: int = 1) -> float:
-    """Play three episodes with processes that cannot reduce tensors on the host, as with NCCL."""
+    """Play three episodes; collectives of tensors on the host are rejected, as with NCCL."""
     policy: Any = nn.Linear(4, 1, bias=False, dtype=torch.float64)
     nn.init.constant_(policy.weight, 0.1)
     data = following(rollouts(episodes=3), policy)
@@ -146,7 +146,7 @@ def test_what_is_out_of_range_is_named(arguments: dict[str, Any], message: str) 
 def test_processes_must_divide_the_environments_and_other_data_have_no_episodes() -> None:
     data = rollouts(environments=3)
     data.trainer = standing(global_rank=0, world_size=2)  # type: ignore[assignment]
-    with pytest.raises(ValueError, match=r"data\.environments 3 is not divisible by the 2 ranks"):
+    with pytest.raises(ValueError, match=r"data\.environments must be a multiple of the 2 ranks, got 3"):
         data.setup("fit")
     with pytest.raises(TypeError, match="EpisodeReturns needs a EpisodeSource"):
         quiet(max_steps=1, callbacks=[EpisodeReturns()]).fit(imitator(), datamodule=Tables(Points()))

@@ -39,7 +39,7 @@ def save_mask(folder: Path, name: str, mask: np.ndarray) -> None:
 
 @pytest.fixture
 def voc(tmp_path: Path) -> Path:
-    """Write images whose brightness encodes the category; a, b, c for training and d for validation."""
+    """Write images a, b, c for training and d for validation; brightness encodes the category."""
     root = tmp_path / "VOCdevkit" / "VOC2012"
     lists = root / "ImageSets" / "Segmentation"
     for folder in (root / "JPEGImages", lists):
@@ -81,7 +81,7 @@ def by_index(batches: list[dict[str, Any]], key: str) -> dict[int, Tensor]:
 
 
 def test_images_and_masks_are_cut_alike(voc: Path) -> None:
-    """Brightness encodes a pixel's category, within one pixel of borders; pixels outside the image are ignored."""
+    """Brightness must match the category, except within a pixel of borders; pixels outside the image are ignored."""
     module = run(data_of(voc, batch_size=3, crop_size=48, seed=1), epochs=8)
     assert len(module.trained) == 8
     around = 0

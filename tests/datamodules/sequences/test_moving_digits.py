@@ -16,7 +16,7 @@ from datamodules.sequences.moving_digits import MovingDigits, bouncing_places, p
 
 
 def walked(uniform: list[list[float]], room: int, speed: int) -> list[list[int]]:
-    """Return the positions of one digit in the original generator's order: rows before columns in each frame."""
+    """Return the positions of one digit like the original generator, which treats rows before columns in a frame."""
 
     def drawn(number: float, low: int, high: int) -> int:
         return low + int(number * (high - low))

@@ -86,7 +86,7 @@ def test_both_layouts_give_the_split_of_ratings_in_memory(
 
 
 def rows_of_a_process(folder: Path) -> dict[str, NDArray[Any]]:
-    """Read each split; both processes start when no cache exists."""
+    """Read each split in one of two processes, which both start without a cache."""
     dist.init_process_group("gloo")
     ours = ratings(folder, 7)
     splits = {"training": ours.training(), "validation": ours.validation(), "test": ours.test()}

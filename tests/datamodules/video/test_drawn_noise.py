@@ -1,4 +1,4 @@
-"""Types of synthetic noise: their distribution and their distinguishing features."""
+"""The types of synthetic noise: their distributions, and the features that distinguish them."""
 
 import numpy as np
 import pytest

@@ -74,7 +74,7 @@ def test_class_images_are_not_for_a_controlnet(text_to_image: Path, tmp_path: Pa
 def test_a_pipeline_whose_family_is_looked_up_is_checked_before_it_is_loaded(
     text_to_image: Path, pixart_sigma: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Loading would fail, because there are no weights."""
+    """If the pipeline were loaded first, another error would be raised, because there are no weights."""
     ignored = shutil.ignore_patterns("*.safetensors")
     for source, name in ((text_to_image, "sd"), (pixart_sigma, "pixart")):
         shutil.copytree(source, tmp_path / name, ignore=ignored)

@@ -1,4 +1,4 @@
-"""Pairs do not depend on batch size or world size, resume after a kill, and are rejected with different settings."""
+"""Collected pairs are the same for any batch size and world size, after a kill, and rejected for other settings."""
 
 import json
 from pathlib import Path

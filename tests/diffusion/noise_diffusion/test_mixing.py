@@ -61,7 +61,7 @@ def test_parallel_latents_stay_finite(factor: float) -> None:
 
 
 def test_without_correction_it_is_slerp_of_orthogonal_latents() -> None:
-    """With mu = alpha and nu = beta, no image signal is added back; z = 0 has the same effect."""
+    """With mu = alpha and nu = beta, or with z = 0, no image signal is added back."""
     first, second = orthogonal_latents()
     zero = torch.zeros_like(first)
     mixture = corrected_mixture(first, second, zero, zero, randn(3, 1, 8, 8), POSITIONS, 0.1, math.inf, 0.0, 1.2)

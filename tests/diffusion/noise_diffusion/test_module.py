@@ -1,4 +1,4 @@
-"""Encoding, decoding, and the whole path from a pair to its images, compared with closed forms and pipelines."""
+"""Encoding, decoding, and the path from a pair to its images agree with closed forms and with pipelines."""
 
 import math
 import os

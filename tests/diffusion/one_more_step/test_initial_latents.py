@@ -1,4 +1,4 @@
-"""The initial state compared with its distribution, DDPM's posterior, diffusers scales, and Gaussian brightness."""
+"""The initial state: its distribution, DDPM's posterior, the scales of diffusers, and Gaussian brightness."""
 
 import math
 from typing import Any
@@ -153,7 +153,7 @@ def test_brightness_is_compared_by_its_law_and_by_pairs() -> None:
 
 
 def test_samples_are_tabulated_in_groups_from_dark_to_bright_real_images() -> None:
-    """Each group contains two of twenty images; the samples are half as bright as these images."""
+    """There are twenty images, two per group; each sample is half as bright as its image."""
     real = torch.linspace(0, 0.95, 20)[torch.randperm(20, generator=torch.Generator().manual_seed(0))]
     columns = brightness_table(real / 2, real).columns
     expected = np.arange(0.025, 1, 0.1)

@@ -22,7 +22,7 @@ def centred(z: Tensor) -> Tensor:
 
 
 def test_planes_and_paraboloids_are_exact_and_a_batch_is_its_images() -> None:
-    """The mean of two neighbouring derivatives is the exact difference for a quadratic function."""
+    """For a quadratic function, the mean of two neighbouring derivatives equals the difference of the values."""
     i, j = grid(7, 10)
     plane = normals(torch.full_like(i, 0.3), torch.full_like(i, -0.7))
     bowl = normals(0.04 * (j - 4), -0.1 * (i - 2) + 0.02)

@@ -33,7 +33,7 @@ def digits(**arguments: Any) -> LabelledImages:
 
 
 class Watched(Callback):
-    """Records weights at the start of each epoch and at the end, and the logged terms."""
+    """Records the weights at the start of each epoch and at the end of training, and the logged terms."""
 
     def __init__(self) -> None:
         self.states: list[dict[str, Any]] = []

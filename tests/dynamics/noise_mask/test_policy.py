@@ -73,7 +73,7 @@ def test_the_objective_is_that_of_the_code() -> None:
 
 
 def test_gradients_of_the_objective() -> None:
-    """The policy gets its gradient only from the density, and the classifier from cross-entropy times the factor."""
+    """The policy's gradient comes only from the density, the classifier's from the cross-entropy times the factor."""
     log_a, log_b = numbers(B, K).requires_grad_(), numbers(B, K, seed=1).requires_grad_()
     logits, label = numbers(B, 4, seed=2).requires_grad_(), torch.arange(B) % 4
     density = log_densities(cells(), log_a, log_b)

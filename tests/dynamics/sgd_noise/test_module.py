@@ -1,4 +1,4 @@
-"""Training until all points are fitted: its end, its duration, its tables, and rejections."""
+"""Training until all points are fitted: when it ends, how long it takes, its tables, and rejections."""
 
 import math
 from typing import Any

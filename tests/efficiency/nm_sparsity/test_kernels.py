@@ -1,4 +1,4 @@
-"""2:4 layers in torch's semi-structured format: their selection, their weights, and rejections."""
+"""Layers with 2:4 weights in torch's semi-structured format: which layers, their weights, and rejections."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Measured errors of the layers' gradients; measuring does not change the training step."""
+"""The errors of the layers' gradients are measured, without changing the training step."""
 
 from functools import partial
 from typing import Any

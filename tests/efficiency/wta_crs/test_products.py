@@ -1,4 +1,4 @@
-"""Sampled layers and products compared with plain ones: exact values, saved tensors, and measured errors."""
+"""Sampled layers and products next to plain ones: values that agree exactly, saved tensors, and measured errors."""
 
 import copy
 from typing import Any

@@ -39,7 +39,7 @@ def score(model: Any, x: Tensor, t: Tensor) -> Tensor:
 
 
 def vote_fractions(model: Any, image: Tensor, noise: Tensor) -> Tensor:
-    """Count the votes of one image after another, at the sigma of the configuration."""
+    """Return the vote fractions, computed image by image with the sigma of the configuration."""
     counts = torch.zeros(len(image), 10)
     for row, each in enumerate(image):
         for sample in noise:

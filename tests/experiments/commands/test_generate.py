@@ -220,7 +220,7 @@ def test_a_wrong_source_is_one_sentence(
 
 @pytest.mark.nightly
 def test_killed_processes_of_a_group_continue(base: Base, tmp_path: Path) -> None:
-    """Two processes of the command are killed by SIGKILL during their work; two torchrun processes complete it."""
+    """Two processes of the command are killed by SIGKILL during generation; two torchrun processes complete it."""
     line = [str(word) for word in ("generate", "--resume", base("score_sde"), "--num_images", "40", *CPU, "--output")]
     steps = ("--", "--model.sampler.num_steps", "100")
     command.run(*line, tmp_path / "alone", *steps)

@@ -68,7 +68,7 @@ def test_a_forked_process_finds_what_a_fresh_one_finds(fails: bool, tmp_path: Pa
 
 
 def test_numpys_global_numbers_differ_between_processes_and_torchs_do_not(tmp_path: Path) -> None:
-    """Fresh processes, which nothing has seeded, behave in the same way."""
+    """In new processes that are not forked and not seeded, this is also the case."""
     script = tmp_path / "draws.py"
     script.write_text("import random, numpy, torch; print(random.random(), numpy.random.rand(), torch.rand(()).item())")
     server, drawn = ForkServer(script, environment(), imports=["torch", "numpy"]), []

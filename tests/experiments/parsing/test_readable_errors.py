@@ -1,4 +1,4 @@
-"""Unusual files give one-line errors without blocking: pipes, names in other encodings, a removed directory."""
+"""Pipes, names in other encodings and a removed directory give one-line errors, and never block."""
 
 import os
 import shutil

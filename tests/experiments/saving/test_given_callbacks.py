@@ -1,4 +1,4 @@
-"""Every Lightning callback, once and twice, works with a run's own callbacks or is rejected in one sentence."""
+"""Every Lightning callback, given once or twice, works with a run's own callbacks or is rejected in one sentence."""
 
 import json
 import re

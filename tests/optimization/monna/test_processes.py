@@ -45,7 +45,7 @@ CASES: dict[str, tuple[type[ByzantineAttack], dict[str, Any]]] = {
 
 
 class WithBatchNorm(nn.Sequential):
-    """Has statistics that are separate for each node."""
+    """A network with BatchNorm, whose statistics each node keeps separately."""
 
     def __init__(self) -> None:
         layers = [nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 10)]

@@ -119,7 +119,7 @@ def test_without_a_hint_it_is_gradient_descent_of_the_same_steps() -> None:
 
 
 def test_a_round_costs_what_the_theory_says_at_most_and_steps_shrink() -> None:
-    """The two projections of a round bound <g_t, x_t - u> for every u; all regret bounds are sums of this bound."""
+    """A round's two projections bound <g_t, x_t - u> for every u; regret bounds are sums of these bounds."""
     optimizer, gradients = learner(OptimisticOMD, G=1.0, delta=1.0), numbers(80, 3)
     everyone, before = project(2 * numbers(500, 3, seed=3), 1.0), math.inf
     for t, gradient in enumerate(gradients):

@@ -19,7 +19,7 @@ from lightning_modules.optimization.sso.target_steps import (
 
 
 def at_step(step: int = 1, outputs: Tensor | None = None, index: list[int] | None = None) -> Target:
-    """Return a batch for the sum of squares, whose gradient is 2 z."""
+    """Return a batch whose loss is the sum of squares of the outputs z, with gradient 2 z."""
     outputs = torch.tensor([[1.0], [-2.0], [0.5]], dtype=torch.float64) if outputs is None else outputs
     place = torch.tensor(index or list(range(len(outputs))))
     return Target(outputs, 2 * outputs, lambda z: (z**2).sum(), place, len(outputs), 5, step, 9)

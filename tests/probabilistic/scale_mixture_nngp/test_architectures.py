@@ -31,7 +31,7 @@ def kernel_of(architecture: Architecture, tangent: bool = False) -> NetworkKerne
 
 
 class Finite(torch.nn.Module):
-    """A wide network, built as a network instead of a kernel; strides use the padding of TensorFlow and JAX."""
+    """The same architecture as a wide finite network, not a kernel; strides use the padding of TensorFlow and JAX."""
 
     def __init__(self, architecture: Architecture, x: Tensor, width: int) -> None:
         super().__init__()

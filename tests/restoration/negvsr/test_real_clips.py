@@ -1,4 +1,4 @@
-"""Noise extracted from a real video, its negatives, and a network trained for minutes that enlarges real clips by 4."""
+"""Noise is extracted from a real video, and makes negatives; a network enlarges real clips by 4 after minutes."""
 
 import os
 from pathlib import Path
@@ -38,7 +38,7 @@ def written(frames: NDArray[np.uint8], folder: Path) -> None:
 
 
 def two_libraries(video: Path, folder: Path) -> list[str]:
-    """Extract noise sequences from a video; every other one is for training, and the rest for testing."""
+    """Extract noise sequences from a video; every other sequence is for training, and the rest is for testing."""
     (folder / "videos").mkdir()
     (folder / "videos" / video.name).symlink_to(video)
     assert train.main(["noise_library", str(folder / "videos"), str(folder / "all"), "--frames", "30"]) == 0

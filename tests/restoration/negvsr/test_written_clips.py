@@ -20,7 +20,7 @@ from tests.two_processes import in_two_processes
 
 
 class Doubled(ClipWriter, LightningModule):
-    """Enlarges each pixel to four, and counts its output frames."""
+    """Doubles the height and width of frames, and counts the frames that it returns."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -148,7 +148,7 @@ def test_what_is_certified_is_the_smoothed_robust_classifier_at_the_least_alpha(
 
 
 def test_every_attack_has_as_many_clean_copies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Repeated clean images change neither the statistics of BN nor the mean of their losses."""
+    """Repeating the clean images changes neither the batch-norm statistics nor their mean loss."""
     one, every = module(), module(every_attack=True)
     losses = []
     for built, copies in ((one, 1), (every, 4)):

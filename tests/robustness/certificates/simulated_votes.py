@@ -26,7 +26,7 @@ def radius(p_lower) -> float:
 
 
 def drive(mode: Mode, votes: Callable[[Draws], list], of=radius, label: int = 0) -> tuple[Certificate, list[Draws]]:
-    """Certify with votes from a function of the request; return the certificate and all requests."""
+    """Certify with the votes that a function returns for each request; return the certificate and all requests."""
     certifying, requests = mode.certify(of, label), []
     request = next(certifying)
     try:

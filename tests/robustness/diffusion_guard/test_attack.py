@@ -108,7 +108,7 @@ def of_numpy(count: int = 1) -> tuple[Tensor, Tensor, Tensor, np.ndarray, np.nda
 
 
 def test_objectives_have_their_gradients_by_hand() -> None:
-    """Objectives: ||z + c A y|| at a timestep and the scheduler's sigma, and the distance to grey's encoding, 0."""
+    """The objectives: ||z + c A y|| for a timestep and the scheduler's sigma; the distance to 0, grey's encoding."""
     image, keep, noise, a, k = of_numpy(3)
     inpainter = LinearInpainter()
     inpainter.scheduler.init_noise_sigma = 2.0

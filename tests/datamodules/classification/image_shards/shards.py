@@ -1,4 +1,4 @@
-"""Shards of small images whose pixels identify them: red is the class, green the position in the class."""
+"""Shards of small images; the red value of an image is its class, and the green value its position in the class."""
 
 import io
 import json

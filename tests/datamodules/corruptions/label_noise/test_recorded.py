@@ -114,7 +114,7 @@ def test_a_table_labels_files_by_name_with_classes_by_name(tmp_path: Path) -> No
 
 
 TWELVE = sorted(str(number) for number in range(1, 13))
-"""Class names in the order of their numbers: 1, 10, 11, 12, 2 ..., like sorted folders 1 ... 12."""
+"""Class names in the order of class numbers. Folders 1 ... 12 are sorted as text: 1, 10, 11, 12, 2, ..."""
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_names_of_a_table_by_position_must_be_those_of_the_set(tmp_path: Path) -
     label, noise = np.array([0, 0]), FromCSV(str(path))
     assert noise.apply(label, 2).tolist() == [0, 1]
     assert noise.apply(label, 2, names=["a.png", "b.png"]).tolist() == [0, 1]
-    with pytest.raises(ValueError, match=r"has b.png at index 1, but this dataset has a.png there; `key: name`"):
+    with pytest.raises(ValueError, match=r"has b.png at index 1, but this dataset has a.png there; set `key: name`"):
         noise.apply(label, 2, names=["b.png", "a.png"])
     by_name = FromCSV(str(path), key="name")
     assert by_name.apply(label, 2, names=["b.png", "a.png"]).tolist() == [1, 0]

@@ -50,7 +50,7 @@ def test_what_cannot_be_blurred_is_refused() -> None:
     operator = NonlinearBlur(Blur())
     with pytest.raises(ValueError, match="multiples of 128, got 128 x 130 pixels"):
         operator.of(torch.tensor([0]), (128, 130))
-    with pytest.raises(TypeError, match=r"NonlinearBlur.of\(index, size\) returns the operator"):
+    with pytest.raises(TypeError, match=r"call NonlinearBlur.of\(index, size\) to get the operator"):
         operator.forward(torch.zeros(1, 1, 128, 128))
     with pytest.raises(TypeError, match="network must have `code_channels`, but Linear has none"):
         NonlinearBlur(nn.Linear(1, 1))

@@ -13,7 +13,7 @@ IMAGE = torch.linspace(-1, 1, 2 * 3 * 8 * 8).view(2, 3, 8, 8)
 
 
 class Halved(nn.Module):
-    """A stand-in with the part of deepinv's interface that this project uses: A x = x / 2, on a buffer's device."""
+    """A stand-in for deepinv's physics, with the methods that this project uses: A x = x / 2; has a buffer."""
 
     def __init__(self) -> None:
         super().__init__()
