@@ -98,7 +98,9 @@ class CaptionedImages(SeededBatches):
         order = np.random.default_rng([self.seed, 1]).permutation(count)
         held_out = round(self.validation_fraction * count)
         if held_out == count:
-            raise ValueError(f"validation_fraction {self.validation_fraction} leaves none of {count} images for training")
+            raise ValueError(
+                f"validation_fraction {self.validation_fraction} leaves none of {count} images for training"
+            )
         if self.augmentation.crop_padding and self.buckets is not None:
             raise ValueError("augmentation.crop_padding does not work with buckets: set data.images.resize for crops")
         kept, held = (torch.from_numpy(np.sort(part)) for part in (order[held_out:], order[:held_out]))

@@ -40,8 +40,7 @@ class AnnotationEfficient(StructureSteps, MethodModule):
     its labels to the folder `pseudo_labels` in the run directory.
 
     Args:
-        network: segmentation network S, which maps images `[B, C, H, W]` in [0, 1] to logits `[B, 2, H, W]` of
-            background and structure.
+        network: segmentation network S from images `[B, C, H, W]` in [0, 1] to logits `[B, 2, H, W]` of both classes.
         vae: VAE of masks, which D_vae and the label quality use; None omits both.
         translation: generators and discriminators of stage 1; None uses the pseudo labels of the DataModule instead.
         vae_epochs: number of epochs of stage 0. (All numbers of epochs are our choice.)
@@ -172,8 +171,7 @@ class AnnotationEfficient(StructureSteps, MethodModule):
         p = at_least_float32(logits).softmax(dim=1)[:, 1]
         gamma = self.gamma if self.stages.round(self.trainer.current_epoch) > 0 else 0.0
         loss = mean_over_kept(noise_weighted_dice(p, batch["label"].to(p.dtype), gamma), self.kept[batch["index"]])
-        # log_training multiplies the loss by loss_weight(batch).
-        return {"dice_loss": loss / loss_weight(batch)}, {"logits": logits.detach()}
+        return {"dice_loss": loss / loss_weight(batch)}, {"logits": logits.detach()}  # log_training multiplies again
 
     def on_train_epoch_end(self) -> None:
         stage, after = self.stages.stage(self.trainer.current_epoch), self.trainer.current_epoch + 1

@@ -43,7 +43,7 @@ def test_noise_of_several_sizes_and_missing_arguments_are_refused(folder: Path) 
     with pytest.raises(ValueError, match=r"has noise \[4, \d, \d\], but .* must come from one model and have one size"):
         NoisePairs(str(folder)).setup("fit")
     for stage, message in (
-        ("fit", "training needs data.data_dir, a folder of pairs, or data.prompts"),
+        ("fit", "training needs pairs: set data.data_dir to a folder of pairs, or data.prompts"),
         ("test", "test generates images for data.test_prompts: set it"),
     ):
         with pytest.raises(ValueError, match=message):

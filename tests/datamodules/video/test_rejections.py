@@ -37,7 +37,7 @@ REJECTED: list[Row] = [
      ValueError, "Numbered has only clean clips: set data.degrad"),
     ("batches num_frames 2",
      lambda _: batches(ClipPairs(training=Numbered(True), degradation=HALVED, batch_size=3, patch_size=4,
-     num_frames=2)), ValueError, "has degraded clips already: leave data.d"),
+     num_frames=2)), ValueError, "has degraded clips already: do not set data.d"),
     ("batches validation",
      lambda _: batches(ClipPairs(**{"training": Numbered(), "degradation": NOTHING, "batch_size": 3,
      "validation": Numbered(True), **SMALL})), ValueError, "has scale 2, but the training data have scale 1"),
