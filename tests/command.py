@@ -17,7 +17,7 @@ def environment() -> dict[str, str]:
 
 
 def start(*arguments: str | Path, launcher: tuple[str, ...] = (sys.executable,), **more: str) -> subprocess.Popen[str]:
-    """Start `train.py` with the arguments; `more` contains environment variables."""
+    """Start `train.py` with the given arguments; `more` contains additional environment variables."""
     return subprocess.Popen(
         [*launcher, str(ROOT / "train.py"), *map(str, arguments)],
         cwd=ROOT,

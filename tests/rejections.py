@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 Row = tuple[str, Callable[[Path], object], type[Exception], str]
-"""Name of the case; the function, called with an empty folder; the exception; the pattern of its message."""
+"""A case: its name; the function, which is called with an empty folder; the exception; a pattern of its message."""
 
 
 def rejections(*rows: Row) -> pytest.MarkDecorator:

@@ -92,7 +92,7 @@ TwoProcesses = Callable[..., list[Process]]  # type of the fixture `two_processe
 
 
 def start_two(function: Callable[..., Any], *arguments: Any, count: int = 2) -> list[Process]:
-    """Start both processes, or `count` processes."""
+    """Start two processes, or `count` processes, that call the function."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

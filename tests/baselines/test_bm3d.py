@@ -15,7 +15,7 @@ from lightning_modules.metrics.image_quality import psnr
 
 @pytest.fixture
 def filtered_with(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Replace the filter by subtracting the noise's standard deviation, and record the deviations."""
+    """Replace BM3D by a function that subtracts the noise's standard deviation, and records it."""
     deviations: list[float] = []
 
     def filtered(noisy: np.ndarray, sigma: float) -> np.ndarray:

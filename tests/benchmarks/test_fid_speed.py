@@ -19,9 +19,9 @@ pytestmark = pytest.mark.benchmark
 
 
 def test_images_in_a_second(tmp_path: Path, report: Callable[[str, float, str], None]) -> None:
-    """The time includes reading, resizing, feature files and their sums.
+    """The time includes reading and resizing images, writing features to files, and summing the features.
 
-    The fixed cost of a set is shared by only 64 images here.
+    Each set has a fixed cost, which is divided among only 64 images here.
     """
     network = FIDInception()
     network.network.to_empty(device="cpu")

@@ -225,7 +225,7 @@ def epochs_time(trainer: Trainer, *arguments: Any) -> float:
 
 
 class Ways:
-    """Three ways to train a demo for some epochs; each returns its CPU time. All three take the same steps."""
+    """Three ways to train a demo for some epochs with the same steps; each way returns its CPU time."""
 
     def __init__(self, method: Method) -> None:
         self.method = method

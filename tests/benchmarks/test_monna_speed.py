@@ -1,4 +1,4 @@
-"""Cost of the attack "a little is enough" on MoNNA, relative to recomputing all distances, and for more nodes."""
+"""Cost of the attack "a little is enough" on MoNNA, relative to recomputing all distances; its growth with nodes."""
 
 import time
 from collections.abc import Callable

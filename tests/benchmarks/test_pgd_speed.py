@@ -1,4 +1,4 @@
-"""PGD compared with torchattacks, with the same budget, number of steps and network."""
+"""Speed of PGD relative to torchattacks, with the same budget, number of steps and network."""
 
 import time
 from collections.abc import Callable

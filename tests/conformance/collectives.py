@@ -6,7 +6,7 @@
 Call these functions in this order in each process of a group, as `on_device(command, ranks=2)` in
 `tests/conformance/on_device.py` does. The modules and batches of a multi-process Trainer are then on the simulated
 device. A group created with `new_group(backend="gloo")` also accepts CPU tensors. Object collectives accept any
-tensors, because PyTorch moves their bytes. If DDP searches for unused parameters, each rank keeps its own gradients,
+tensors, because PyTorch moves their bytes. If DDP searches for unused parameters, gradients are not synchronised,
 because this search needs pinned memory of the device.
 """
 

@@ -64,7 +64,7 @@ def _late(result: Tensor) -> None:
 
 
 def _order(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Complete all pending copies at a synchronisation, and pending copies to the host before a copy to the device."""
+    """At a synchronisation, complete all pending copies; before a copy to the device, complete those to the host."""
     if kind_of(func, args, kwargs) is not None:
         wait()
     elif func is aten.copy_.default and not on_device(args[1]):

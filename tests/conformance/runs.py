@@ -88,7 +88,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def tables(directory: Path) -> dict[str, Path]:
-    """Find the tables that a run has written, except those in folders whose names contain a hash of the weights."""
+    """Return the tables that a run has written, except those in folders whose names contain a hash of the weights."""
     found = (path for path in sorted(directory.rglob("*.csv")) if "_rows/" not in str(path))
     return {str(path.relative_to(directory)): path for path in found}
 

@@ -60,7 +60,7 @@ class Backend(_DummyBackendModule):
 
 
 class DeviceTensor(Tensor):
-    """Stands for a CPU tensor, `host`, and shares its memory."""
+    """A tensor of the device; it shares the memory of the CPU tensor `host`, which contains its values."""
 
     host: Tensor
 
@@ -175,7 +175,7 @@ class AnyGenerator(type(_Generator)):
 
 
 class Generator(_Generator, metaclass=AnyGenerator):
-    """Replacement for `torch.Generator`; a device generator wraps the CPU's and reports the device."""
+    """Replacement for `torch.Generator`; a generator of the device is a CPU generator that reports this device."""
 
     def __new__(cls, device: Any = "cpu") -> Any:
         return _Generator.__new__(cls if torch.device(device).type == DEVICE.type else _Generator, "cpu")

@@ -1,4 +1,4 @@
-"""Autocast, the gradient scaler, pinned memory, late copies and compiled networks on the simulated device."""
+"""Autocast, gradient scaler, pinned memory, late copies and compiled networks work on the simulated device."""
 
 from pathlib import Path
 

@@ -105,7 +105,7 @@ def of(path: Path) -> dict[str, Any]:
 
 
 def unknown(text: str, own: Path | None = None) -> Iterator[str]:
-    """Find keys in a text that neither its own configuration nor any configuration named in it has.
+    """Yield keys in a text that exist neither in its own configuration nor in any configuration that it names.
 
     A class that the text assigns to a key replaces the one in the configuration.
     """

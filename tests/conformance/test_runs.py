@@ -38,7 +38,7 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def fit(whole: Path, directory: Path, *arguments: str) -> None:
-    """Train again with different arguments."""
+    """Train again with the same configuration and additional arguments."""
     config = whole / f"{whole.name}.yaml"
     run("fit", "--config", config, "--run_directory", directory, BEGINNING, *arguments)
 

@@ -25,7 +25,7 @@ def grey(path: Path, level: int, size: int = 20) -> None:
 
 
 def shades(root: Path, split: str, classes: list[str], per_class: int = 4) -> None:
-    """Write images whose pixels identify them: red is the class, green the position in the class."""
+    """Write images that are identified by their pixels: red is the class, and green the position in the class."""
     for category, name in enumerate(classes):
         for position in range(per_class):
             colour = (10 * category, 10 * position, 100)

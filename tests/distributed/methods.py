@@ -197,7 +197,7 @@ TRANSLATION = ("mask_generator", "image_generator", "image_discriminator", "mask
 
 
 def flow_finetuning(family: str) -> Method:
-    """Tune adapters of a tiny flow-matching pipeline: 17 images in batches of 6, 6 and 5, and 3 held-out images."""
+    """Tune adapters of a tiny flow-matching pipeline on 17 images, in batches of 6, 6 and 5; 3 images are held out."""
     return Method(
         "finetuning/demo",
         {

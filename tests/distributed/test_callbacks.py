@@ -124,7 +124,7 @@ def fid(directory: Path, *folders: Path) -> str:
 
 
 def test_fid_of_folders_may_be_asked_for_by_two_processes_at_once(tmp_path: Path) -> None:
-    """Each process computes separately: a launcher's processes, or two users, fill one cache with the same values."""
+    """Two processes of a launcher, or two users, compute separately and fill the same cache with the same values."""
     torch.manual_seed(0)
     torch.save(create_model("resnet10t", num_classes=0).state_dict(), tmp_path / "weights.pth")
     folders = [images_in(tmp_path / name, [(32, 32)] * 7) for name in ("generated", "real")]

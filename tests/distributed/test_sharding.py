@@ -40,7 +40,7 @@ def test_shared_out_over_two_processes_equals_one(tmp_path: Path) -> None:
 
 @pytest.mark.nightly
 def test_grids_for_prompts_are_those_of_one_process(tmp_path: Path) -> None:
-    """With five images in blocks of two, ranks with sharded weights must generate equal numbers of blocks."""
+    """Ranks with sharded weights must generate equal numbers of blocks, here of five images in blocks of two."""
     given = {"prompts": ["a", "b", "c", "d", "e"], "num_seeds": 1, "every_n_steps": 2, "batch_size": 2}
     grid = {"class_path": "callbacks.generation.PromptGrid", "init_args": given}
     sgd = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.02, "momentum": 0.9}}

@@ -69,7 +69,7 @@ def test_every_class_and_configuration_exists() -> None:
 
 @functools.cache
 def defined(file: Path) -> set[str]:
-    """Collect the classes and functions of a file, and its imported names."""
+    """Return the names of the classes and functions that a file defines, and the names that it imports."""
     body = ast.parse(file.read_text()).body
     own = {node.name for node in body if isinstance(node, (ast.ClassDef, ast.FunctionDef))}
     return own | {alias.name for node in body if isinstance(node, ast.ImportFrom) for alias in node.names}
@@ -77,7 +77,7 @@ def defined(file: Path) -> set[str]:
 
 @functools.cache
 def needs_data(path: str) -> dict[str, bool]:
-    """Map each test of a file to whether it needs real data."""
+    """Return, for each test of a file, whether it needs real data."""
     body = ast.parse((ROOT / path).read_text()).body
     of_file = any(isinstance(node, ast.Assign) and "mark.data" in ast.unparse(node) for node in body)
     return {

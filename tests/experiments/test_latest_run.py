@@ -14,7 +14,7 @@ QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summa
 
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Create run directories; the second-latest is the latest of ELR's demo."""
+    """Create run directories; the second-latest of all runs is the latest run of ELR's demo."""
     monkeypatch.chdir(tmp_path)
     for name in (
         "elr/demo/2026-11-24_10-00-00-000000",

@@ -52,7 +52,7 @@ def passes(network: nn.Module, image: Tensor) -> dict[str, Tensor]:
 
 
 def networks(at: Place) -> None:
-    """Compare forward and backward passes."""
+    """Compare forward and backward passes of networks on the CPU and on the device."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     chosen = list(NETWORKS)[: at.of(len(NETWORKS), 2)]
     for name in chosen:

@@ -59,7 +59,7 @@ class DrawsOnTheHost(TorchDispatchMode):
         return tree_map(back, result)
 
     def twin(self, generator: torch.Generator) -> torch.Generator:
-        """Return the CPU generator for a device generator; create a new one after reseeding."""
+        """Return the CPU generator that replaces a device generator; it is created anew after each reseeding."""
         if generator.device.type == "cpu":
             return generator
         seed = generator.initial_seed()

@@ -61,7 +61,7 @@ def appetite(network: nn.Module, size: int, batch: int, at: Place) -> float:
 
 
 def given(data: Any, batches: int, at: Place) -> float:
-    """Measure the images per second that a DataModule supplies, augmented and on the device."""
+    """Measure how many images per second a DataModule supplies, on the device and after augmentation."""
     trainer = Trainer(accelerator=at.accelerator, devices=1, logger=False, barebones=True)
     data.setup("fit")
     data.trainer = trainer

@@ -33,7 +33,7 @@ def test_mixing_keeps_the_larger_part_and_permutes() -> None:
 def test_soft_labels_are_distributions_of_the_mixed_images(
     mixup: float, cutmix: float, smoothing: float, size: int
 ) -> None:
-    """If each pixel of an image is the one-hot vector of its class, the mixed pixels contain the mixing weights."""
+    """Each pixel of an image is the one-hot vector of the image's class, so mixed pixels contain the mixing weights."""
     label = torch.arange(size) % 3
     image = F.one_hot(label, 3).double()[:, :, None, None].expand(-1, -1, 6, 6)
     mixed, soft = SoftLabels(mixup, cutmix, smoothing)(image, label, 3)

@@ -1,4 +1,4 @@
-"""Published U-Nets with diffusers names, compared with this file's forward pass in the published layout."""
+"""Published U-Nets under the names of diffusers give the same result as this file's own forward pass of them."""
 
 import math
 from collections import OrderedDict

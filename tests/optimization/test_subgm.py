@@ -27,7 +27,7 @@ def measured(measurements: int, noise: Any = OUTLIERS, seed: int = 0, dim: int =
 
 
 def recovered(table: LowRankMeasurements, steps: int = 12, **arguments: Any) -> SubGM:
-    """Run fifty iterations per step."""
+    """Train a module that runs fifty iterations in each training step."""
     torch.manual_seed(0)
     module = SubGM(**{"dim": table.dim, "start": "random", "iterations_per_step": 50, **arguments})
     quiet(max_epochs=1, precision="64-true").fit(module, datamodule=Tables(table, passes_per_epoch=steps))

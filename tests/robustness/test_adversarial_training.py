@@ -26,9 +26,9 @@ def batch() -> LabelledImageBatch:
 
 
 def test_a_step_is_the_cross_entropy_at_the_worst_corner_of_the_budget() -> None:
-    """For two linearly separated classes, the worst perturbation is epsilon sign(w_other - w_y), far from 0 and 1.
+    """Far from pixel values 0 and 1, the worst perturbation is epsilon sign(w_other - w_y) for two linear classes.
 
-    The gradient is that at the attacked image; the attack itself is not differentiated.
+    The gradient is the one at the attacked image; it does not pass through the attack.
     """
     module, given = training(steps=20, step_size=0.05), batch()
     loss = module.training_step(given, 0)["loss"]

@@ -39,7 +39,7 @@ def test_complex_data_are_moved_by_the_same_map() -> None:
 
 @pytest.mark.parametrize("process", PROCESSES, ids=lambda process: type(process).__name__)
 def test_log_density_of_gaussian_data_is_exact(process: Process) -> None:
-    """The Jacobian is diagonal, so random signs estimate its trace exactly; x_1 nearly follows the prior."""
+    """The Jacobian is diagonal, so the trace estimate with random signs is exact; x_1 nearly follows the prior."""
     score = gaussian_score(process, 0.0, DEVIATION)
     x = randn(5, 1, 2, 2) * DEVIATION
     signs = torch.where(randn(5, 1, 2, 2) > 0.3, 1.0, -1.0).double()

@@ -87,7 +87,7 @@ class OwnData(LightningDataModule):
 
 @pytest.mark.parametrize("kind", ["loader", "workers", "datamodule"])
 def test_targets_belong_to_their_samples_in_whatever_order(kind: str) -> None:
-    """A network with learning rate zero always predicts p, so the target after k visits is t = (1 - beta^k) p."""
+    """With learning rate zero, the network always predicts p, so after k visits, the target is t = (1 - beta^k) p."""
     train, _ = clusters()
     module = ELR(network(), NUM_CLASSES, momentum=0.7, optimizer=frozen)
     workers = {"num_workers": 1, "persistent_workers": True} if kind == "workers" else {}

@@ -80,9 +80,7 @@ class ScoreSDE(KnownParts, Latents, MethodModule):
         if len(image_shape) != 3 or min(image_shape) < 1:
             raise ValueError(f"image_shape must be three positive integers C, H and W, got {list(image_shape)}")
         if num_levels is not None and (likelihood_weighting or likelihood_repeats):
-            raise ValueError(
-                "num_levels must be None: likelihood_weighting and likelihood_repeats need continuous times"
-            )
+            raise ValueError("num_levels must be None: likelihood_weighting and likelihood_repeats need continuous t")
         if isinstance(sampler, PredictorCorrector):
             sampler.check(process)
         self.network = network

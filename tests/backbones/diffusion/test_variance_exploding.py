@@ -41,7 +41,7 @@ def test_gaussian_images_keep_their_quantile_in_the_encoder_of_a_ve_model() -> N
 
 
 def test_the_score_follows_from_a_denoiser_by_tweedies_formula() -> None:
-    """For N(0.3, 0.04) images with noise of variance s^2, the posterior mean gives the score of N(0.3, 0.04 + s^2)."""
+    """For N(0.3, 0.04) images and noise of variance s^2, the posterior mean implies the score of N(0.3, 0.04 + s^2)."""
     noisy = torch.linspace(-1, 2, 24, dtype=torch.float64).view(2, 3, 2, 2)
     level = torch.tensor([0.5, 2.0], dtype=torch.float64)
     variance = level.view(-1, 1, 1, 1) ** 2

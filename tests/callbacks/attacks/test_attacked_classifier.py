@@ -113,7 +113,7 @@ def test_autoattack_leaves_no_image_of_a_smoothed_classifier_alone(tmp_path: Pat
 def test_votes_of_a_modules_own_are_attacked_and_count_as_in_the_certificate(
     votes: tuple[float, ...], accuracy: float, tmp_path: Path
 ) -> None:
-    """Two uncertain votes outweigh one confident vote for a different class."""
+    """Two uncertain votes for a class outweigh a confident vote for a different class."""
 
     class Voting(HalfSpace):
         certificate = "none"
@@ -147,10 +147,10 @@ def test_the_class_is_that_of_most_draws(tmp_path: Path) -> None:
 @needs_autoattack
 @pytest.mark.nightly
 def test_autoattack_is_one_more_attack(tmp_path: Path) -> None:
-    """AutoAttack is exact even where cross-entropy gradients point to the more distant of two neighbouring classes."""
+    """AutoAttack is exact, even if the cross-entropy gradient points to the more distant of two adjacent classes."""
 
     class Bands(HalfSpace):
-        """Ten adjacent classes along w; an attack can change each class to its neighbour."""
+        """Ten classes, which are adjacent bands along w; the nearest other class is always a neighbouring band."""
 
         num_classes = 10
 

@@ -45,7 +45,7 @@ def authors_update_epoch(y: np.ndarray, r: float, n: int, epochs_per_record: flo
 
 
 def predictions(epoch: int) -> Tensor:
-    """Predict the given label for a share f(epoch + 1/2) of each class, and a wrong label for its last samples."""
+    """Predict the given label for the first share f(epoch + 1/2) of each class, and a wrong label for the rest."""
     predicted = (GIVEN + 2) % NUM_CLASSES
     for k, curve in enumerate(CURVE_OF_CLASS):
         members = (k == GIVEN).nonzero().flatten()

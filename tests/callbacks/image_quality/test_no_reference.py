@@ -21,7 +21,7 @@ from tests.trainers import quiet
 
 
 class Brightness(nn.Module):
-    """Stand-in for the pyiqa metric of the same name: the mean of three channels, or the difference of two means."""
+    """Replaces a pyiqa metric: returns the mean of an RGB image, or with a reference, the difference of the means."""
 
     def __init__(self, name: str) -> None:
         super().__init__()

@@ -34,7 +34,7 @@ def encoded(image: np.ndarray) -> dict[str, Any]:
 
 
 def pickled(path: Path, value: dict[Any, Any]) -> tuple[str, str]:
-    """Write a file, and return its name and its checksum, as torchvision lists them."""
+    """Pickle a value to a file, and return the file's name and checksum, as in torchvision's lists."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(pickle.dumps(value))
     return path.name, hashlib.md5(path.read_bytes()).hexdigest()

@@ -34,7 +34,7 @@ def test_the_first_classes_of_imagenet(imagenet: Path) -> None:
 
 
 def test_a_list_of_classes_is_numbered_by_wnid(imagenet: Path, tmp_path: Path) -> None:
-    """Classes are numbered as torchvision numbers the folders of a subset, whatever the order of the list."""
+    """Whatever the order of the list, classes get the numbers that torchvision gives to the folders of this subset."""
     listed = tmp_path / "imagenet2.txt"
     listed.write_text(f"{WNIDS[3]} hammerhead\n\n{WNIDS[1]}\n")
     data = loaded(ImageNet, str(imagenet), classes=str(listed), batch_size=2)

@@ -54,7 +54,7 @@ def test_noise_takes_the_seed_of_the_data_unless_it_has_its_own() -> None:
 
 
 def test_noise_that_depends_on_the_image_sees_it_as_a_network_does(tmp_path: Path) -> None:
-    """The image is scaled to [0, 1] for any stored range, also with cached features."""
+    """The noise receives the image scaled to [0, 1], whatever the stored range, also if features are cached."""
     source = Digits().training()
     assert source.data_range == 16
     expected = InstanceDependent(0.4, seed=0).apply(source.label, 10, source.image.float() / 16)

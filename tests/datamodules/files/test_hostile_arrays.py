@@ -36,7 +36,7 @@ class Pointers:
 
 
 class Followed:
-    """Pickles as an array whose shape contains such pointers, so that they are dereferenced while the file is read."""
+    """Pickles as an array with such pointers in its shape, so that they are dereferenced while the file is read."""
 
     def __reduce__(self) -> Any:
         return np.ndarray, (Pointers(),)

@@ -5,7 +5,7 @@ from datamodules.files.xtrans import CHANNELS, COLOURS, XTRANS, packed_xtrans, s
 
 
 def of_the_authors(im: np.ndarray) -> np.ndarray:
-    """Positions of the channels in the cell, from the authors' code: in blocks (0, 0), (0, 1), (1, 0), (1, 1)."""
+    """Pack a mosaic with the authors' places of each channel in the blocks (0, 0), (0, 1), (1, 0), (1, 1)."""
     places = [
         [(0, 0), (0, 4), (3, 1), (3, 3)],
         [(0, 2), (0, 5), (3, 2), (3, 5)],

@@ -47,7 +47,7 @@ WHOLE = np.arange(NUMBERS * ROWS * 2, dtype=np.float32).reshape(-1, 2)
 
 
 def one_of_several(folder: Path, failing: int | None = None) -> str | np.ndarray:
-    """Return the result that a process reads, or its error."""
+    """Return the array that this process reads, or its error message."""
     dist.init_process_group("gloo")
     try:
         return np.array(computed(folder, fails=rank() == failing))

@@ -85,7 +85,7 @@ def test_what_is_missing_or_wrong_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.data
 def test_real_scenes_have_their_axes_to_the_right_up_and_to_the_viewer() -> None:
-    """The stored normals of four Kinect scenes agree with those computed from depth, and only with these signs."""
+    """Only with these signs do the stored normals of four Kinect scenes agree with normals computed from depth."""
     folder = Path(os.environ["NOISEWORKS_DATA"], "kinect_rgbd")
     cameras = json.loads((folder / "intrinsics.json").read_text())
     source = NormalFolder(str(folder), image_end="_rgb.png").source("test")

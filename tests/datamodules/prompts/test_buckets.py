@@ -29,7 +29,7 @@ def test_an_image_goes_to_the_bucket_that_loses_least_of_it() -> None:
     for (height, width), number in zip(sizes, nearest_bucket(sizes, buckets), strict=True):
 
         def kept(tall: int, wide: int, height: int = height, width: int = width) -> float:
-            """Return the fraction of the image that a crop with this aspect ratio keeps."""
+            """Return the fraction of the image that remains after a crop to the aspect ratio `tall` : `wide`."""
             return min(width / height, wide / tall) / max(width / height, wide / tall)
 
         assert kept(*buckets[number]) == max(kept(*bucket) for bucket in buckets)

@@ -85,7 +85,7 @@ def splitmix64(state: int) -> int:
 
 
 def reference_uniform(seed: int, epoch: int, index: int, count: int, stream: int) -> list[float]:
-    """Compute the definition without tensors: key by (seed, epoch, stream), state by the sample, then a sequence."""
+    """Compute the numbers without tensors: a key from seed, epoch and stream, a state from the sample, a sequence."""
     key = 0
     for word in (seed, epoch, stream):
         key = splitmix64(key ^ (word % WORD))

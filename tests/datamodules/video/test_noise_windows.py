@@ -1,4 +1,4 @@
-"""The window test for noise sequences: each threshold, the edges, and the loop in the authors' code."""
+"""The test that selects windows for noise sequences: each threshold, the image edges, and the authors' loop."""
 
 from pathlib import Path
 

@@ -50,7 +50,7 @@ def test_the_components_divergence_at_equal_weights() -> None:
 
 
 def test_reconstruction_is_the_expected_log_likelihood(rho: Tensor) -> None:
-    """Compare with the mean over draws of precision and image, apart from log(2 pi) / 2."""
+    """Compare with the mean over samples of precision and image, up to the constant log(2 pi) / 2."""
     y, mu = numbers(4, 1, 1, C, H, W), numbers(5, 1, K, C, H, W)
     variance = 0.5 * numbers(6, 1, K, C, H, W).exp()
     log_alpha, log_beta = 0.3 * numbers(7, 1, K, C, H, W), 0.3 * numbers(8, 1, K, C, H, W)

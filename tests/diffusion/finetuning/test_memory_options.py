@@ -19,7 +19,7 @@ DORA: dict[str, Any] = {"lora_alpha": 3, "use_rslora": True, "use_dora": True}
 def fitted(
     text_to_image: Path, folder: Path, epochs: int, options: tuple[dict[str, Any], dict[str, Any]], resumed: Any = None
 ) -> DiffusionFineTuning:
-    """Train with warm-up for some epochs of one step each, from a checkpoint if one is given."""
+    """Train with a warm-up for `epochs` epochs of one step each, starting from a checkpoint if one is given."""
     torch.manual_seed(0)
     network = TextToImage(str(text_to_image), tuning="lora", lora_rank=2, **options[0])
     module = tuning(

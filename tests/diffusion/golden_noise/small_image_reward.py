@@ -58,7 +58,7 @@ def weights() -> dict[str, Tensor]:
 
 
 def save_image_reward(folder: Path) -> Path:
-    """Save the file, including the tensors of the released one that ImageReward does not use, and the tokenizer."""
+    """Save the tokenizer and the weights, including tensors that are in the released file but unused by ImageReward."""
     from transformers import BertTokenizer
 
     folder.mkdir(parents=True)

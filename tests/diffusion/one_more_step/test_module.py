@@ -147,7 +147,7 @@ def test_plain_samples_are_the_models_own_and_all_starts_share_their_noise() -> 
 
 
 class NoSignal(nn.Module):
-    """Returns v for constant images of value .3 and states of pure noise; records the requested times."""
+    """Returns the v of pure-noise states if all images have the constant value .3, and records the requested times."""
 
     def __init__(self) -> None:
         super().__init__()

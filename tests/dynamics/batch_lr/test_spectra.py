@@ -26,7 +26,7 @@ NOISE = NoiseStatistics(0.1, 0.2, 0.3, 0.4)
 
 
 def measured(**arguments: Any) -> tuple[BatchLR, MeasuredSpectra, Tensor, Tensor]:
-    """Train a small network for an epoch, and return its measurements, with all samples in order."""
+    """Train a small network for an epoch; return the module, its measurements, and all samples in order."""
     torch.manual_seed(0)
     spectra = BatchSpectra([10, 30], **{"draws": 3, "steps": 40, "noise_batch": 20, "directions": 150, **arguments})
     net = BatchLR(nn.Sequential(nn.AvgPool2d(4), MLP(4, [3], 10, "tanh")), 10, spectra=spectra)

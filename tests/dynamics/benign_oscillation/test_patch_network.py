@@ -24,7 +24,7 @@ def weights(replicas: int = 1, dim: int = 12, seed: int = 0) -> Tensor:
 
 
 def drawn(**arguments: int) -> tuple[Tensor, Tensor, PatchPoints]:
-    """Draw patches and labels of some sets, and their components."""
+    """Draw several sets of patches; return the patches, the labels, and the components of the patches."""
     table = FeatureNoise(**{"num_points": 6, "num_weak": 2, "dim": 12, "replicas": 4, "seed": 3, **arguments})
     rows = table.training().columns
     return rows["features"], rows["target"], points_of(rows["features"], rows["target"], table.signals)

@@ -54,7 +54,7 @@ def trained(net: NoiseMask, epochs: int) -> Watched:
 
 
 def moves(watched: Watched, part: str, epoch: int) -> list[bool]:
-    """Return which weights of a part, and which buffers of this name, an epoch changes."""
+    """Return, for each weight of a part or for the buffer of this name, whether an epoch changes it."""
     before, after = watched.states[epoch : epoch + 2]
     names = [name for name in before if name == part or (name.startswith(f"{part}.") and name.endswith("weight"))]
     return [not after[name].equal(before[name]) for name in names]

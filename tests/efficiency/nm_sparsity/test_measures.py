@@ -1,4 +1,4 @@
-"""Costs counted by hand and by torch, densities during an epoch, and Adam's second moment."""
+"""Costs equal those counted by hand and by torch; densities during an epoch; Adam's second moment."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""GLUE texts through a pre-trained MiniLM: a few WTA-CRS steps compared with exact ones, and their saved memory."""
+"""A pre-trained MiniLM on GLUE texts: a few steps with WTA-CRS next to exact steps, and the memory that they save."""
 
 import copy
 import importlib.metadata

@@ -1,4 +1,4 @@
-"""The templates for own data: classes are counted, and the README's statements about them hold."""
+"""The configurations for a user's own data: classes are counted, and what the README says about them holds."""
 
 import shutil
 from pathlib import Path

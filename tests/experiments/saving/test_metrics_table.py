@@ -1,4 +1,4 @@
-"""A checkpoint stores the number of rows of the metrics table, and restores these rows whatever was written later."""
+"""A checkpoint stores how many rows the metrics table has, and restores these rows; later rows are removed."""
 
 import csv
 import os
@@ -135,7 +135,7 @@ def test_a_table_of_something_else_is_kept_and_said(
 
 
 def test_a_checkpoint_of_an_earlier_version_has_its_rows_itself(tmp_path: Path) -> None:
-    """A run that resumes from such a checkpoint, and a fork of it, end with the table of an uninterrupted run."""
+    """Resuming from such a checkpoint, and starting another run from it, lead to the table of an uninterrupted run."""
     whole, resumed, fork = tmp_path / "whole", tmp_path / "resumed", tmp_path / "fork"
     demo = ("fit", "--config", "configs/elr/demo_baseline.yaml", *QUIET)
     assert train.main([*demo, "--trainer.max_epochs", "2", "--run_directory", str(whole)]) == 0

@@ -55,7 +55,7 @@ EVALUATION_PASS = {"threshold": 0.4, "scales": [0.75, 1.0], "flip_from_epoch": 3
 
 
 def small_adele(rule: str, **settings: Any) -> ADELE:
-    """Create a module that corrects labels from epoch 2 on, where early learning ends for r = 0."""
+    """Create a module that corrects labels from epoch 2 on, because with r = 0, early learning ends at epoch 2."""
     correction = TrainingPassCorrection(**TRAINING_PASS) if rule == "training" else None
     if rule == "evaluation":
         correction = EvaluationPassCorrection(**EVALUATION_PASS)
@@ -140,7 +140,7 @@ def test_labels_are_merged_with_what_was_predicted_in_training(tmp_path: Path) -
 
 
 def defined_loss(module: ADELE, image: Tensor, label: Tensor) -> Tensor:
-    """Compute the loss for SegTHOR from its definition."""
+    """Compute the loss that ADELE uses for SegTHOR from its definition."""
     z = []
     for scale in (0.7, 1.0, 1.5):
         size = [int(scale * side) for side in image.shape[-2:]]

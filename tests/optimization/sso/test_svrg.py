@@ -1,4 +1,4 @@
-"""SVRG's gradient with respect to the outputs compared with closed forms, and SSO with SVRG compared with SVRG."""
+"""SVRG's gradient with respect to the outputs equals closed forms, and SSO with SVRG equals SVRG itself."""
 
 from itertools import combinations
 from pathlib import Path

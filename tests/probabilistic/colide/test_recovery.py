@@ -24,7 +24,7 @@ def random_dag(size: int, probability: float, random: np.random.Generator) -> np
 
 
 def wrong_by_definition(true: np.ndarray, estimated: np.ndarray, i: int, j: int) -> bool:
-    """Apply the adjustment criterion, with networkx' d-separation in the graph without first edges of causal paths."""
+    """Apply the adjustment criterion: d-separation (networkx) in the graph without the first edges of causal paths."""
     graph, parents = nx.DiGraph(true), set(np.flatnonzero(estimated[:, i]).tolist())
     if j in parents:
         return j in nx.descendants(graph, i)

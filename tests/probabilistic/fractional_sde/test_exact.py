@@ -15,7 +15,7 @@ TIME = torch.arange(101, dtype=torch.float64) * 0.02
 
 
 def closed_form(noise: FractionalNoise, s: Tensor, t: Tensor) -> Tensor:
-    """Return E Bhat(s) Bhat(t) for s <= t."""
+    """Return the covariance E Bhat(s) Bhat(t) of the approximated motion for s <= t."""
     i, j, weight = noise.gamma[:, None], noise.gamma, noise.omega()
     s, t = s[..., None, None], t[..., None, None]
     if noise.kind == "I":

@@ -15,7 +15,7 @@ from lightning_modules.probabilistic.meco.objectives import (
 
 
 def energies(shift: float = 0.0, count: int = 6) -> tuple[LocationEnergy, list[Tensor]]:
-    """Return a location energy at data around 2 and at noise N(0, 2), with the values of its parameters."""
+    """Return a location energy, and samples that its objectives need: data around 2, and noise from N(0, 2)."""
     torch.manual_seed(1)
     network = LocationEnergy().double()
     x, z = 2 + torch.randn(count, 1, dtype=torch.float64), 2 * torch.randn(count, 1, dtype=torch.float64)

@@ -159,7 +159,7 @@ def test_arguments_out_of_range_are_named(options: dict[str, Any], message: str)
     "name", ["bostonHousing", "concrete", "energy", "kin8nm", "power-plant", "wine-quality-red", "yacht"]
 )
 def test_processes_on_the_uci_sets(name: str) -> None:
-    """With 150 rows and 100 steps, both beat a normal distribution of the targets; so does the unfitted t process."""
+    """After 100 steps on 150 rows, both processes beat a normal law of the targets; so does the unfitted t process."""
     if "NOISEWORKS_DATA" not in os.environ:
         pytest.skip("NOISEWORKS_DATA is not set")
     nll = {}

@@ -19,7 +19,7 @@ from tests.trainers import quiet
 
 
 class Doubling(ClipRestorerSteps, LightningModule):
-    """Enlarges clips and brightens them."""
+    """Doubles the size of clips, and brightens them."""
 
     def __init__(self) -> None:
         super().__init__()

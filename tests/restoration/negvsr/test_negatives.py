@@ -13,7 +13,7 @@ def clip(*shape: int, seed: int = 0) -> Tensor:
 
 
 def one_turn(given: Tensor, quarters: Tensor) -> Tensor:
-    """Rotate patch by patch, as the authors do."""
+    """Rotate the patches one by one in a loop, like the authors' code."""
     made, side = given.clone(), given.shape[3] // quarters.shape[2]
     for place in torch.cartesian_prod(*(torch.arange(size) for size in quarters.shape)).tolist():
         b, t, r, s = place

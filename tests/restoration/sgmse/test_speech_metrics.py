@@ -108,7 +108,7 @@ def test_quality_of_the_packages_example_is_what_it_states() -> None:
 
 
 class Told:
-    """A network whose raw scores are the mean of its windows and their number."""
+    """Replaces DNSMOS's network; its raw scores are the mean value of the windows and the number of windows."""
 
     def get_inputs(self) -> list:
         return [type("Input", (), {"name": "x"})]

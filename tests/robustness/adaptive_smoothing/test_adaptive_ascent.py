@@ -32,7 +32,7 @@ def test_checkpoints_are_those_of_the_paper() -> None:
 
 
 def test_the_step_is_halved_until_a_parabola_is_solved() -> None:
-    """A fixed step of 2 epsilon would oscillate around the maximum, which differs for each image."""
+    """The maximum differs between images; steps of constant length 2 epsilon would oscillate around it."""
     image = torch.full((3, 1, 1, 1), 0.5, dtype=torch.float64)
     centre, budget = torch.tensor([0.52, 0.41, 0.9], dtype=torch.float64), torch.full((3,), 0.2, dtype=torch.float64)
 

@@ -103,7 +103,7 @@ def test_an_ascent_keeps_its_budgets_and_raises_its_objective(norm: Any) -> None
 
 
 def test_momentum_keeps_a_part_of_the_former_gradient() -> None:
-    """A linear objective has a constant gradient, so the sum only grows; a changing sign shows what is retained."""
+    """If an objective is linear, its gradient is constant and the sum only grows; a sign change shows what is kept."""
     image = torch.full((2, 1, 1, 1), 0.5, dtype=torch.float64)
     slopes = iter([1.0, -0.5, -0.5])
     seen = []

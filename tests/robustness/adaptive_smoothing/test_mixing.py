@@ -114,7 +114,7 @@ def test_flipping_a_smoothed_half_space_takes_the_certified_radius_whatever_g_is
 
 @pytest.mark.parametrize("alpha", [0.5, 0.6, 0.9, 1.0])
 def test_lipschitz_radius_is_where_the_worst_classifier_flips(alpha: float) -> None:
-    """h_y falls and h_i rises as fast as their constants allow, and g assigns everything to class i."""
+    """In the worst case, h_y falls and h_i rises as fast as their constants allow, and g always predicts class i."""
     h, slope = np.array([0.7, 0.2, 0.06, 0.04]), np.array([0.5, 0.3, 0.9, 2.0])
     radius = float(lipschitz_radius(h[0], h[1:], alpha, slope[0], slope[1:]))
     margins = [

@@ -48,7 +48,7 @@ def test_the_optimum_within_the_box_is_the_clipped_one() -> None:
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_robust_accuracy_of_a_half_space_is_known(norm: Norm) -> None:
-    """An image at distance |w.x - c| / ||w||_* withstands every smaller budget and no larger one."""
+    """An image at distance |w.x - c| / ||w||_* from the plane withstands every smaller budget, and no larger one."""
     weight = numbers(18)
     image = 0.5 + 0.2 * (torch.rand(200, *SHAPE, generator=torch.Generator().manual_seed(2)).double() - 0.5)
     score = image.flatten(1) @ weight - 0.5 * weight.sum()

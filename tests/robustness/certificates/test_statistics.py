@@ -98,7 +98,7 @@ def test_wealth_is_the_mixture_of_likelihood_ratios() -> None:
 
 
 def test_wealth_is_a_fair_game() -> None:
-    """If p is true, the expected wealth after one more draw is the current wealth; below p, one-sided wealth falls."""
+    """At p, the expected wealth after one more draw equals the current wealth; below p, one-sided wealth falls."""
     for k, n, p in [(0, 0, 0.3), (3, 7, 0.5), (90, 100, 0.95)]:
         for wealth in (log_wealth, log_wealth_above):
             now = math.exp(wealth(k, n, p))

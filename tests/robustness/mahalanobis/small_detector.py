@@ -26,7 +26,7 @@ FGSM = PGD("linf", 0.3, steps=1, step_size=0.3, random_start=False, name="fgsm")
 
 
 def samples(seed: int = 0, rank: int = D) -> tuple[Tensor, Tensor]:
-    """Draw features far from zero, with a covariance of this rank, different class means, and unequal class sizes."""
+    """Draw features far from zero; their covariance has the given rank, and classes differ in mean and size."""
     random = torch.Generator().manual_seed(seed)
     label = torch.randint(K, (N,), generator=random).clamp(max=K - 1)
     label[:K] = torch.arange(K)

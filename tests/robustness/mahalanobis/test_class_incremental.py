@@ -16,7 +16,7 @@ from tests.robustness.mahalanobis.small_detector import D, K, in_double, samples
 
 
 def swept(scores: np.ndarray, label: np.ndarray, base: int) -> float:
-    """Compute the area by a sweep of the bias over all midpoints between margins."""
+    """Compute the area under the curve by sweeping the bias over the midpoints between neighbouring margins."""
     margins = np.sort(scores[:, :base].max(axis=1) - scores[:, base:].max(axis=1))
     biases = np.concatenate([[margins[0] - 1], (margins[1:] + margins[:-1]) / 2, [margins[-1] + 1]])
     is_new, curve = label >= base, []

@@ -24,7 +24,7 @@ from tests.robustness.mahalanobis.small_detector import D, K, N, fitted, ready, 
 
 
 def centred(features: Tensor, label: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Compute class means, and features relative to them, with a loop."""
+    """Compute in a loop the class means, and the features minus the mean of their class."""
     means = np.stack([features.numpy()[label == c].mean(0) for c in range(K)])
     return means, features.numpy() - means[label]
 
@@ -151,7 +151,7 @@ def test_a_new_class_of_the_same_covariance_leaves_it_and_equal_counts_give_the_
 
 
 def test_digits_that_join_one_class_after_the_other_are_told_apart() -> None:
-    """Digits 8 and 9, which the network was not trained on, are added to the eight known ones, as a user would do."""
+    """As a user would, add the digits 8 and 9, on which the network was not trained, to the eight known ones."""
     module, test = ready(), Digits(num_classes=8).test()
     mean, covariance = module.gaussians.means(1), module.gaussians.covariance(1)
     image, label = [test.image], [test.label]

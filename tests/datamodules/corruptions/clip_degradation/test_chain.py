@@ -11,7 +11,7 @@ from datamodules.corruptions.clip_degradation.resizing import RandomResize
 
 
 class Append(ClipOperator):
-    """Appends its digit to the existing ones."""
+    """Appends its digit to the decimal digits of the pixel values."""
 
     def __init__(self, digit: int) -> None:
         self.digit = digit

@@ -88,7 +88,7 @@ def test_parameters_are_drawn_around_their_lines() -> None:
 
 
 def test_images_of_much_light_have_little_noise_and_the_light_factor_cancels() -> None:
-    """With much light, the noise vanishes; the mean of noisy images does not depend on the light factor."""
+    """With much light, the noise vanishes. The light factor does not change the mean of noisy images."""
     clean = torch.full((1, 4, 30, 30), 0.5, dtype=torch.float64)
     bright = Sensor(levels=1e9, light_factors=(1, 1)).sample(clean, numbers(1))
     torch.testing.assert_close(bright, clean, rtol=1e-3, atol=0)

@@ -8,7 +8,7 @@ from datamodules.corruptions.operators import NonlinearBlur
 
 
 class Blur(nn.Module):
-    """A smooth function of image and code, with a weight."""
+    """A smooth function of the image and the code, which has a trainable weight."""
 
     code_channels = 2
 

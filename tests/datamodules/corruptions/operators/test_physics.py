@@ -1,4 +1,4 @@
-"""deepinv operators in place of ours: equal measurements if both libraries have the operator, and further operators."""
+"""deepinv operators: if this project has the same operator, the measurements are equal; further operators also work."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Each distribution compared with scipy's of the same moments, and its draws compared with both."""
+"""Each distribution equals SciPy's with the same moments, and its samples follow both."""
 
 import math
 from typing import Any
