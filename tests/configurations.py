@@ -18,7 +18,7 @@ def whole(path: Path) -> dict[str, Any]:
 
 
 def merge(settings: dict[str, Any], changes: dict[str, Any]) -> None:
-    """Change settings as the command line does: if a class replaces another, it keeps the arguments that it accepts."""
+    """Change settings like the command line: a class that replaces another inherits those arguments that it has."""
     for key, value in nested(changes).items():
         old = settings.get(key)
         if isinstance(old, str) and isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Errors of callbacks and modules if the data lack something that they need."""
+"""The errors of callbacks and modules if something that they need is missing in the data."""
 
 from collections.abc import Callable
 from typing import Any

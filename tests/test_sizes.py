@@ -39,7 +39,7 @@ def test_a_class_of_a_method_is_short() -> None:
 
 
 def test_contributing_names_places_that_exist() -> None:
-    """The names in the table and rules exist: folders, and files under the folder of their row or anywhere."""
+    """Folders and files that the table and the rules name exist; a file is in the folder of its row or anywhere."""
     text = (ROOT / "CONTRIBUTING.md").read_text().partition("## Where does it go?")[2].partition("\n## ")[0]
     places = set(re.findall(r"`([\w/]+(?:/|\.py))`", text))
     files = {f"/{path.relative_to(ROOT)}" for folder in (*PACKAGES, "tests") for path in (ROOT / folder).rglob("*.py")}

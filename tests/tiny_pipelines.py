@@ -104,7 +104,7 @@ def save_xl(folder: Path) -> Path:
 
 
 def save_hunyuan_dit(folder: Path) -> Path:
-    """Save a Hunyuan-DiT pipeline with v-prediction: images of 64 x 64, prompts of letters for two encoders."""
+    """Save a Hunyuan-DiT pipeline for 64 x 64 images, with v-prediction; its two encoders read single letters."""
     from diffusers import DDPMScheduler, HunyuanDiT2DModel, HunyuanDiTPipeline
     from transformers import BertConfig, BertModel, T5Config, T5EncoderModel
 
@@ -140,7 +140,7 @@ def t5_encoder(width: int) -> Any:
 
 
 def save_stable_diffusion_3(folder: Path, t5: bool = True, dual: bool = False) -> Path:
-    """Save a Stable Diffusion 3 pipeline: images of 16 x 16, 16 letters for CLIP; `dual` as in 3.5 Medium."""
+    """Save a Stable Diffusion 3 pipeline for 16 x 16 images; CLIP reads 16 letters; `dual` is as in 3.5 Medium."""
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -186,7 +186,7 @@ def save_flux(folder: Path, guidance_embeds: bool = True) -> Path:
 
 
 def save_pixart_sigma(folder: Path, transformer_class: str = "PixArtTransformer2DModel") -> Path:
-    """Save a PixArt-Sigma pipeline with a learned variance: images of 16 x 16, prompts of letters for T5."""
+    """Save a PixArt-Sigma pipeline for 16 x 16 images, with a learned variance; T5 reads single letters."""
     from diffusers import DPMSolverMultistepScheduler, PixArtSigmaPipeline, PixArtTransformer2DModel
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -208,7 +208,7 @@ def save_pixart_sigma(folder: Path, transformer_class: str = "PixArtTransformer2
 
 
 def save_sana(folder: Path) -> Path:
-    """Save a Sana pipeline with the authors' solver: images of 32 x 32, prompts of letters for a language model."""
+    """Save a Sana pipeline for 32 x 32 images, with the authors' solver; its language model reads single letters."""
     from diffusers import AutoencoderDC, DPMSolverMultistepScheduler, SanaPipeline, SanaTransformer2DModel
     from transformers import Gemma2Config, Gemma2Model
 
@@ -282,7 +282,7 @@ def save_qwen_image(folder: Path) -> Path:
 
 
 def save_z_image(folder: Path) -> Path:
-    """Save a Z-Image pipeline: images of 16 x 16, prompts of letters for a language model."""
+    """Save a Z-Image pipeline for 16 x 16 images; its language model reads prompts letter by letter."""
     from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
     from transformers import Qwen3Config, Qwen3Model
 
@@ -309,7 +309,7 @@ def save_z_image(folder: Path) -> Path:
 
 
 def save_flux2(folder: Path, klein: bool = False) -> Path:
-    """Save a FLUX.2-dev or FLUX.2-klein pipeline: images of 16 x 16, prompts of letters for a language model.
+    """Save a FLUX.2-dev or FLUX.2-klein pipeline for 16 x 16 images; its language model reads single letters.
 
     The language models have as many layers as the pipelines read by default.
     """

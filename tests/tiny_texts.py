@@ -49,7 +49,7 @@ def save_tokenizer(folder: Path, special: bool = True, model_max_length: int = 6
 
 
 def save_rte(folder: Path, train: int = 11, dev: int = 5) -> Path:
-    """Write RTE in GLUE's layout; a pair is an entailment if the second sentence is the beginning of the first."""
+    """Write RTE data in GLUE's layout; the label is entailment if the first sentence begins with the second."""
     (folder / "RTE").mkdir(parents=True)
     for name, count in (("train.tsv", train), ("dev.tsv", dev)):
         lines = ["index\tsentence1\tsentence2\tlabel"]

@@ -23,7 +23,7 @@ TREES: dict[Path, ast.Module] = {
 
 
 def strings_of(annotation: ast.AST | None) -> frozenset[str]:
-    """Return the strings of a `Literal` anywhere in an annotation."""
+    """Return the strings of the `Literal` that an annotation contains."""
     found: set[str] = set()
     for node in ast.walk(annotation) if annotation is not None else ():
         if isinstance(node, ast.Name) and node.id in ALIASES:

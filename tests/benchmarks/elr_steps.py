@@ -19,7 +19,7 @@ SETTINGS = {"lr": 0.02, "momentum": 0.9, "weight_decay": 1e-3}
 
 
 class RandomImages(ImageSet):
-    """Random CIFAR-sized images, as many as an epoch of the benchmark needs."""
+    """Random images of CIFAR's size; their number is the number that an epoch of the benchmark needs."""
 
     num_classes = 10
     image_shape = (3, 32, 32)

@@ -1,4 +1,4 @@
-"""Costs of EDiffSR: its network relative to SR3's, the network's share of the time, and tiles relative to one pass."""
+"""Costs of EDiffSR: its network relative to SR3's, its network's share of the time, and tiles relative to one pass."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""RandAugment on a batch, compared with one image at a time: torchvision's on tensors, and timm's on PIL images."""
+"""Speed of RandAugment on a batch, relative to torchvision on single tensors and to timm on single PIL images."""
 
 import time
 from collections.abc import Callable

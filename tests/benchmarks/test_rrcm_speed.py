@@ -17,7 +17,7 @@ Report = Callable[[str, float, str], None]
 
 
 def one_draw(method: str, dataset: str, side: int, device: str) -> Callable[[], object]:
-    """Classify one noisy copy of one image with a configuration's smoothed classifier, with arbitrary weights."""
+    """Return a call that classifies a noisy copy of an image with a configuration's classifier and random weights."""
     module = experiments().built("--config", CONFIGS / method / f"{dataset}.yaml").model.eval()
     if device != "meta":
         module.to_empty(device=device)

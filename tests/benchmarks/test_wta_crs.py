@@ -21,7 +21,7 @@ pytestmark = pytest.mark.benchmark
 Report = Callable[[str, float, str], None]
 VIT, T5 = "ViT-Ti/16, all linear layers", "T5 of width 256, 128 tokens"
 FULL = {"layers": ["*.o", "*.wi", "*.wo"], "attention": ["*Attention"], "compact": True}
-"""The paper's selection of products for T5, with masks stored as bits and normalisation recomputed from its output."""
+"""The products that the paper samples in T5; masks are stored as bits, and normalisations recomputed from outputs."""
 
 
 def vit() -> nn.Module:

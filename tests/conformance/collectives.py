@@ -51,7 +51,7 @@ _gloo: list[Any] = []  # groups created explicitly with gloo
 
 
 def check(name: str, group: Any, tensors: list[Tensor], op: Any = None) -> None:
-    """Record the tensors that are passed to a collective, and raise an error where NCCL would not accept them."""
+    """Record the tensors that are passed to a collective, and raise an error if NCCL would not accept them."""
     says_gloo = any(group is each for each in _gloo)
     for tensor in tensors:
         place, shape = str(tensor.device), tuple(tensor.shape)

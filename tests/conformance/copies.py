@@ -96,7 +96,7 @@ def pinned(self: Tensor, device: Any = None) -> Tensor:
 
 
 def make_late() -> None:
-    """Make copies late and emulate pinned memory in this process from now on."""
+    """From now on, make copies in this process late, and emulate pinned memory."""
     tolist = simulated_device.DeviceTensor.tolist
 
     def listed(self: Any) -> Any:

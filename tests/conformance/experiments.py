@@ -58,8 +58,8 @@ def experiments() -> Experiments:
 def at_paper_scale(*, dear: set[str] | frozenset[str] = frozenset()) -> list[Any]:
     """List the configs that are not demos.
 
-    By default, the tests run for three configs of each folder and the first config of each module; all others run
-    nightly.
+    In the default suite, tests run for three configs of each folder, and for the first config of each module. The tests
+    of all other configs run nightly.
 
     Args:
         dear: names of configs that take more than two core-seconds and run nightly.

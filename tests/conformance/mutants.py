@@ -15,7 +15,7 @@ class Mutant(NamedTuple):
         old: text that occurs exactly once in the file.
         new: replacement for this text.
         method: row of the method whose demo triggers the fault.
-        says: message of the failing check, or the kind of host synchronisation that a completed run counts.
+        says: message of the check that fails, or if the run completes, the kind of host synchronisation that it counts.
         command: command that triggers the fault.
         ranks: world size.
     """

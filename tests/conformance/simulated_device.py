@@ -44,7 +44,7 @@ class DifferentDevices(RuntimeError):
 
 
 class Backend(_DummyBackendModule):
-    """The device module that PyTorch expects; its generator is the CPU's."""
+    """The module that PyTorch expects for each type of device; its generator is that of the CPU."""
 
     def set_device(self, device: Any) -> None:
         pass
@@ -117,7 +117,7 @@ def on_device(tensor: Any) -> bool:
 
 
 def host(value: Any) -> Any:
-    """Return the CPU tensor behind a device tensor, or the CPU for the device; return anything else unchanged."""
+    """Return the CPU tensor of a device tensor, or the CPU in place of the device; return other values unchanged."""
     if isinstance(value, torch.device):
         return torch.device("cpu") if value.type == DEVICE.type else value
     return value.host if isinstance(value, DeviceTensor) else value
@@ -202,7 +202,7 @@ _KEPT: list[Any] = []  # a library object that is garbage-collected removes its 
 
 
 def register() -> None:
-    """Register the device until the process ends; a single-process CPU Trainer uses it from now on."""
+    """Register the device until the process ends; Trainers on the CPU with a single process then use this device."""
     global DEVICE
     _setup_privateuseone_for_python_backend("simulated", backend_module=Backend())
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device=...) creates a CPU tensor and copies it

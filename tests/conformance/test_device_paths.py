@@ -93,7 +93,7 @@ ROUNDING = {"score_sde": 1e-5, "nm_sparsity": 1e-5}  # group norm and attention 
 
 @pytest.mark.parametrize("name", ["elr", "lsa", "score_sde", "nm_sparsity", "mbbo_ndcg"])
 def test_checkpoints_go_to_the_cpu_and_back(name: str, tmp_path: Path) -> None:
-    """A run with one half on each device ends like a run on the CPU, up to rounding errors."""
+    """A run with one half on each device ends like a run on the CPU, bit by bit unless kernels round differently."""
     plain = {"model.init_args.optimizer": DESCENT} if name == "nm_sparsity" else {}  # Adam amplifies rounding errors
     config = written(name, tmp_path, {**SHORT, "trainer.max_epochs": 2, **plain})
     run("fit", "--config", config, "--run_directory", tmp_path / "whole")

@@ -65,7 +65,7 @@ def resolved(name: str) -> Any:
 
 
 def takes(kind: Any, parts: list[str]) -> bool:
-    """Return whether a class has the argument; the rest of the name is looked up in the type of the argument."""
+    """Return whether a class has an argument; further parts of the name are looked up in the argument's type."""
     owners = [one for one in inspect.getmro(kind) if one is not object] if inspect.isclass(kind) else [kind]
     for owner in owners:
         try:

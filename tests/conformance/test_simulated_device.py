@@ -72,7 +72,7 @@ def rest(name: str, directory: Path) -> list[Command]:
 
 @pytest.fixture(scope="module")
 def counted() -> dict[str, str]:
-    """Return the output of the fits of all demos."""
+    """The output of each demo's `fit`, which the tests add."""
     return {}
 
 

@@ -18,7 +18,7 @@ OTHERWISE = {
     "noise_mask_reinforce",  # computes its own average at the end of training, which the callback's average replaces
 }
 COUNT = "average._extra_state"
-"""Updates counted by a method's own average, in the callback's copy; a resumed run has the correct number."""
+"""Number of updates of a method's own average; it is wrong in the callback's copy, but right in resumed runs."""
 
 
 @pytest.mark.parametrize("name", sorted(methods().keys() - OTHERWISE))

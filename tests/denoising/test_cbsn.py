@@ -17,7 +17,7 @@ def patches() -> Tensor:
 
 
 def parts_by_hand(network: nn.Module, x: Tensor, index: Tensor, cut: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute L_blind with stride 3, and L_self and L_inv with stride 2, slice by slice and cell by cell."""
+    """Compute L_blind (stride 3), L_self and L_inv (stride 2) in loops over slices and cells."""
     given = torch.zeros_like(x)
     for row in range(3):
         for column in range(3):

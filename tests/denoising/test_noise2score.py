@@ -175,7 +175,7 @@ def test_noise_of_the_data_must_be_that_of_the_formula() -> None:
 
 @pytest.mark.parametrize("name", ["grey", "colour", "train400", "demo"])
 def test_the_perturbation_reaches_its_last_size_by_the_end_of_an_epoch(name: str) -> None:
-    """The authors anneal over 22,000 images, nearly one of their epochs; the configs use an equal share of an epoch."""
+    """The authors anneal over 22,000 images, nearly one of their epochs; the configs use the same share of an epoch."""
     settings = settings_of(CONFIGS / "noise2score" / f"{name}.yaml")
     images = {"grey": 800 + 400, "colour": 800, "train400": 400, "demo": 10}[name]
     part = settings["model.anneal_images"] / (images * settings["data.patches_per_image"])

@@ -31,7 +31,7 @@ def randn(seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("official_offset", [False, True])
 def test_golden_noise_is_a_guided_euler_step_and_one_back(official_offset: bool, stable_diffusion_3: Path) -> None:
-    """Compare with transformer calls as in the pipeline, at the times of a shift of 3."""
+    """Compare with the transformer calls that the pipeline would make, at the times that a shift of 3 gives."""
     model = text_to_image_pipeline(str(stable_diffusion_3)).double()
     noise = randn().double()
     method = GoldenNoise(Identity(), model, pair_guidance=40.0, official_offset=official_offset)

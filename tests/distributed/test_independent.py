@@ -153,7 +153,7 @@ def killed(start: TwoProcesses, directory: Path, victim: int, how: int, patience
 def test_a_lost_process_is_named_within_a_minute(
     victim: int, how: int, two_processes: TwoProcesses, tmp_path: Path
 ) -> None:
-    """The strategy's default patience is used; a stopped process does not close its connections."""
+    """The strategy waits for its default time. Unlike a killed process, a stopped one keeps its connections open."""
     for said in killed(two_processes, tmp_path, victim, how, Independent().patience):
         assert f"process {victim} of 3 (" in said
         assert "resume from the last checkpoint with --resume" in said

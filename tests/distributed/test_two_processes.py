@@ -70,7 +70,7 @@ def test_resuming_with_another_number_of_processes(one_process: Path, tmp_path: 
 
 
 def on_its_own_node(*arguments: str | Path) -> None:
-    """Run as the only process of a node, as indicated by these environment variables."""
+    """Run the command line as the only process of a node; environment variables state the node."""
     os.environ |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "GROUP_RANK": os.environ["RANK"]}
     here(*arguments)
 

@@ -1,4 +1,4 @@
-"""Imitate `train.py fit` and `test` in milliseconds, with the same arguments and files. `model` in the config sets:
+"""Imitate `train.py fit` and `test`, with the same arguments and files, in milliseconds. `model` in the config sets:
 
 start         test accuracy of seed 0; each further seed adds `per_seed`
 best_epoch    if set, accuracy of the best epoch

@@ -21,7 +21,7 @@ SENTENCE = "The method | keeps the network\n from memorising."
 
 
 def stated(path: Path, *claims: dict, **changes: object) -> Path:
-    """Write a claim file; without claims, write one about accuracy, with changes (None removes a key)."""
+    """Write a claim file with the given claims, or with a claim about accuracy and `changes` (None removes a key)."""
     entry = {
         "paper": SENTENCE,
         "method": "demo.yaml",

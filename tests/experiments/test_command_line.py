@@ -347,7 +347,7 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(
 
 
 def test_a_start_that_fails_keeps_results_that_it_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Noise pairs and features may have taken days to compute before the first batch."""
+    """Computing noise pairs or features may have taken days before the first batch."""
 
     def made_and_failed(module: LightningModule) -> None:
         Path(module.trainer.log_dir, "pairs.npz").write_text("days of work")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""`--resume latest` resumes the run that was started last; `--help` of a class describes this class."""
+"""`--resume latest` resumes the run that was started last, and `--help` of a class describes this class."""
 
 from pathlib import Path
 

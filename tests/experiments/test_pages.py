@@ -1,4 +1,4 @@
-"""The committed pages equal the generator's output for the committed data."""
+"""The committed pages are those that the generator makes from the committed data."""
 
 import re
 import shutil

@@ -39,7 +39,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def forged(trained: Path, tmp_path: Path) -> Forged:
-    """Copy the run directory, with changes to its configuration by dotted keys."""
+    """Return a function that copies the run directory and changes dotted keys of the copy's configuration."""
 
     def forge(changes: dict[str, Any], at: Path | None = None, keep: bool = True) -> Path:
         directory = at or tmp_path / "run"
@@ -241,7 +241,7 @@ def test_what_runs_fetches_or_writes_elsewhere_is_refused(
 
 
 def test_what_the_command_line_says_is_not_the_strangers(forged: Forged, tmp_path: Path) -> None:
-    """The command line sets a logger that writes elsewhere, and the untrusted file contains the same logger."""
+    """The command line sets a logger that writes to another folder; the untrusted file contains the same logger."""
     logger = {"class_path": f"{LIGHTNING}loggers.CSVLogger", "init_args": {"save_dir": str(tmp_path / "mine")}}
     directory = forged({"trainer.logger": logger})
     assert train.main(["test", "--resume", str(directory), "--trainer.logger", yaml.safe_dump(logger), *QUIET]) == 0

@@ -54,7 +54,7 @@ def parser() -> ArgumentParser:
 
 
 def card(rehearse: bool) -> str | None:
-    """Return the name of the GPU, or None if there is none."""
+    """Return the name of the GPU; if there is no GPU, return None."""
     if rehearse:
         return REHEARSAL
     if not torch.cuda.is_available():

@@ -77,7 +77,7 @@ def work(at: Place, part: int, parts: int) -> int:
 
 
 def conformance(at: Place) -> None:
-    """Check all rows in several processes that share the device; restart a process that dies, after its current row."""
+    """Check all rows in several processes that share the device; if one dies, a new one continues after its row."""
     at.forget(lambda row: row.figure == UNENDED)  # from a command that was stopped
     parts = at.of(max(1, min(6, cores() // 2)), 1)
     call = [sys.executable, "-m", "tests.gpu.conformance", str(at.folder), str(at.until), str(int(at.rehearse))]

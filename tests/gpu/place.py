@@ -67,7 +67,7 @@ class Place:
         return 0 if self.rehearse else torch.cuda.device_count()
 
     def of(self, full: T, small: T) -> T:
-        """Choose the value for the GPU or the one for the rehearsal."""
+        """Return `full` on the GPU, and `small` in a rehearsal."""
         return small if self.rehearse else full
 
     @property
@@ -90,7 +90,7 @@ class Place:
 
     @property
     def scratch(self) -> Path:
-        """A folder for temporary files."""
+        """The item's folder for temporary files."""
         path = self.folder / "scratch"
         path.mkdir(parents=True, exist_ok=True)
         return path
@@ -112,7 +112,7 @@ class Place:
         return (time.perf_counter() - start) / repeats
 
     def peak(self, work: Callable[[], object], network: nn.Module) -> int:
-        """Measure the peak device memory, in bytes, of a function; in a rehearsal, the bytes that autograd saves."""
+        """Measure a function's peak device memory in bytes; in a rehearsal, measure the bytes that autograd saves."""
         if self.device.type != "cuda":
             with SavedBytes(network) as counted:
                 work()
@@ -135,7 +135,7 @@ class Place:
 
     @property
     def kept(self) -> dict[str, Row]:
-        """Rows by name; of equal names, the latest."""
+        """The saved rows by name; of several rows with the same name, the latest one."""
         return {row.name: row for row in read_rows(self.file)}
 
     def forget(self, which: Callable[[Row], bool]) -> None:

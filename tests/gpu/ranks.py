@@ -20,7 +20,7 @@ KEPT_ELSEWHERE = {"callbacks", "loops", "metrics_table"}  # results, counts and 
 
 
 def ranks(at: Place) -> None:
-    """Check rows in order until the time is over."""
+    """Check the rows one after the other, until no time is left."""
     count = at.of(min(2, max(1, at.gpus)), 2)
     rows = methods()
     names = [name for name in (*FIRST, *sorted(rows.keys() - set(FIRST))) if not rows[name].alone]

@@ -83,7 +83,7 @@ def given(data: Any, batches: int, at: Place) -> float:
 
 
 def images(at: Place) -> None:
-    """Compare the images per second that DataModules supply with those that networks consume."""
+    """Measure the images per second that DataModules supply and that networks consume in training, and compare them."""
     held, batch = at.of(51_200, 256), at.of(128, 64)
     files = photographs(at)
     stores: dict[str, tuple[Any, int]] = {
@@ -116,7 +116,7 @@ def images(at: Place) -> None:
 
 
 def photographs(at: Place) -> Any:
-    """Write JPEG files of noise, smoothed to the level of detail of photographs, once."""
+    """Once, write JPEG files of noise that is smoothed until it has as much detail as photographs."""
     folder = at.scratch / "photographs"
     for number in range(at.of(2_048, 16)):
         path = folder / "train" / f"class_{number % 2}" / f"{number}.jpg"

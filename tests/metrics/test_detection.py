@@ -26,7 +26,7 @@ def test_metrics_are_scikit_learns_whatever_the_scale_and_order(seed: int, scale
 
 
 def counted(in_distribution: list[float], other: list[float]) -> float:
-    """Compute TNR as published: remove inputs in order of increasing scores; on ties, in-distribution inputs first."""
+    """Compute the published TNR: remove inputs by increasing score; at equal scores, in-distribution inputs first."""
     left_in, left_out = sorted(in_distribution), sorted(other)
     best = (abs(1 - 0.95), 0.0)
     while left_in or left_out:

@@ -1,4 +1,4 @@
-"""Parameter names of the tiny Stable Diffusion pipeline in the original single-file format."""
+"""The weights of the tiny Stable Diffusion pipeline under the names of the original single-file format."""
 
 import re
 from typing import Any

@@ -9,7 +9,7 @@ from lightning_modules.networks.blind_spot import BlindSpotNetwork, CentreMasked
 
 
 def opened(**arguments: Any) -> BlindSpotNetwork:
-    """Build a small network with all ReLUs active and no cancellation, so that every path has a gradient."""
+    """Build a small network whose ReLUs are all active and whose paths do not cancel, so every path has a gradient."""
     network = BlindSpotNetwork(channels=4, **arguments).double()
     with torch.no_grad():
         for parameter in network.parameters():

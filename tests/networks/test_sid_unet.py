@@ -45,7 +45,7 @@ def test_images_of_any_size_are_reflected_to_a_multiple_of_the_stride_and_cut_ag
 
 
 def test_tiles_that_overlap_by_twice_the_reach_give_what_the_whole_image_gives() -> None:
-    """Three levels reach 2 (1 + 2) + 2 * 4 + 2 (2 + 1) = 20 pixels, plus up to 3 due to the pooling cells."""
+    """With three levels, the reach is 2 (1 + 2) + 2 * 4 + 2 (2 + 1) = 20 pixels, plus up to 3 due to pooling cells."""
     torch.manual_seed(0)
     network = SIDUNet(4, widths=[2, 3, 4]).double()
     image = torch.rand(1, 4, 140, 84, dtype=torch.float64)

@@ -64,7 +64,7 @@ def test_a_clamped_prediction_is_made_to_sum_to_one_again() -> None:
 
 
 def test_value_and_gradient_of_a_step_are_the_equations() -> None:
-    """Images are seen for the second time, with beta = .9, so t = .1 (.9 p_before + p); t has no gradient."""
+    """The step sees the images for the second time, with beta = .9: t = .1 (.9 p_before + p), which is constant."""
     module = ELR(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3, 3)), 3, strength=4.0, momentum=0.9).double()
     module.log = lambda *arguments, **options: None  # type: ignore[method-assign, assignment]
     module.targets.allocate(4, "cpu", torch.float64)

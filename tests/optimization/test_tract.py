@@ -188,7 +188,7 @@ def test_without_gradients_nothing_is_solved(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_patches_of_photographs_are_regressed_at_rates_where_plain_descent_diverges() -> None:
-    """The regression target is a teacher's embedding of patches whose covariance is ill-conditioned."""
+    """The targets are a teacher's embeddings of the patches, whose covariance is ill-conditioned."""
     photographs = [torch.from_numpy(image).double().permute(2, 0, 1)[None] for image in load_sample_images().images]
     cut = torch.cat([F.unfold(image, 4, stride=7)[0].T for image in photographs])
     cut = (cut - cut.mean()) / cut.std()

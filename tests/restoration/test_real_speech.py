@@ -22,7 +22,7 @@ pytestmark = [
 
 
 def gathered_noise(speech: Path, folder: Path) -> None:
-    """Write the noise recordings, and the difference of VoiceBank's noisy and clean training recordings."""
+    """Write all noise to a folder: the noise recordings, and VoiceBank's noisy minus its clean training recordings."""
     folder.mkdir()
     for file in (speech / "noise").glob("*.wav"):
         soundfile.write(folder / file.name, *soundfile.read(file))

@@ -68,7 +68,7 @@ def test_a_scheduler_may_be_given_its_arguments_by_their_position(kind: Any) -> 
 
 
 class Oracle(nn.Module):
-    """Predicts as a perfect model would, from the known image; records its inputs."""
+    """Makes the prediction of a perfect model, from the known image, and records its inputs."""
 
     def __init__(self, image: Tensor, scheduler: DDPMScheduler) -> None:
         super().__init__()

@@ -137,7 +137,7 @@ def test_a_frozen_diffusion_model_is_not_evaluated_in_training(folder: Path) -> 
 
 
 def test_the_schedule_is_part_of_the_state(folder: Path) -> None:
-    """Certificates are identified by the state."""
+    """This is necessary because the state identifies the rows of a certification."""
     torch.testing.assert_close(module(folder).state_dict()["alphas_cumprod"], DDPMScheduler().alphas_cumprod)
 
 

@@ -8,7 +8,7 @@ from lightning_modules.tasks.single_image import SingleImageBaseline, with_new_w
 
 
 class Drawn(SingleImageBaseline):
-    """Adds random numbers to an image after a step of gradient descent."""
+    """A method that takes a step of gradient descent, and then adds random numbers to the image."""
 
     def fitted_estimate(self, noisy: Tensor) -> Tensor:
         network = with_new_weights(nn.Conv2d(1, 1, 1).requires_grad_(False).eval())

@@ -10,7 +10,7 @@ from tests.trainers import quiet
 
 
 class Watched(LightningModule):
-    """Records the input, output and modes of each call."""
+    """Records the input and output of each call, and the modes of the modules."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

@@ -97,7 +97,7 @@ def expected(values: Tensor, epoch: int) -> Any:
 
 
 def test_uneven_shares_give_gradient_and_logged_values_of_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """DDP and the logger average over processes, which have five and two samples in this test."""
+    """DDP and the logger average over the two processes, which have five and two samples here."""
     monkeypatch.setattr(batches, "world_size", lambda: 2)
     gradients, losses, terms = [], [], []
     for part in (X[:5], X[5:]):
@@ -179,7 +179,7 @@ def test_a_value_that_is_the_same_on_all_is_no_mean_over_processes() -> None:
 
 
 def test_a_value_on_the_host_is_brought_to_the_device_that_processes_reduce_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """NCCL has no collectives for host tensors, and averages are computed on the device of the value."""
+    """Values are averaged on their own device, but NCCL has no collectives for host tensors."""
     monkeypatch.setattr(logging, "is_distributed", lambda: True)
     module: Any = Logged()
     module.device = torch.device("meta")  # represents a GPU

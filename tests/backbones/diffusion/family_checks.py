@@ -13,7 +13,7 @@ from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from tests.diffusion.finetuning.models import captioned, tuning
 
 CAPTIONS = ["a cat", "dog", "bird of prey"]
-"""Captions of different lengths, so that some are padded."""
+"""Captions of different lengths, so that the shorter ones are padded."""
 
 
 def noise(model: TextToImage, n: int = 2, side: int | None = None, seed: int = 0) -> Tensor:

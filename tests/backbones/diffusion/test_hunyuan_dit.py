@@ -67,7 +67,7 @@ def test_half_precision_is_inside_and_float64_where_it_is_asked_for(hunyuan_dit:
 
 
 def test_a_steps_loss_and_gradient_are_those_of_calls_as_the_pipeline_makes_them(hunyuan_dit: Path) -> None:
-    """The transformer's additional arguments are recorded while the pipeline runs."""
+    """The transformer's additional arguments are those that are recorded while the pipeline runs."""
 
     def expected(alone: Any, image: Tensor, captions: list[str]) -> Tensor:
         called: dict[str, Any] = {}

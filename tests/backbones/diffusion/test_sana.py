@@ -36,7 +36,7 @@ def test_it_generates_what_diffusers_alone_generates(sana: Path) -> None:
 
 
 def test_a_step_of_the_sampler_is_eulers(sana: Path) -> None:
-    """The first step of the second-order solver is a first-order step: z + (t' - t) v."""
+    """The solver has order two, but its first step has order one: z + (t' - t) v."""
     model = Sana(str(sana))
     prompts = model.encode_prompts(CAPTIONS[:2])
     found: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""Text encoders can be moved to the CPU, or freed; prompts have the same embeddings as on the network's device."""
+"""Text encoders can be moved to the CPU or freed; embeddings are the same as with encoders on the network's device."""
 
 import gc
 import weakref

@@ -20,9 +20,9 @@ class Exact(nn.Module):
 
 
 def test_gaussian_images_keep_their_quantile_in_the_encoder_of_a_ve_model() -> None:
-    """(u_t - m) / sqrt(v + s_t^2) is constant along the flow of the noisy image u_t.
+    """For a noisy image u_t, (u_t - m) / sqrt(v + s_t^2) is constant along the flow.
 
-    The noise of the latents has variance 1, and the latents decode to the images.
+    The latents have variance 1, and decoding them gives the images.
     """
     model = VarianceExploding(Exact(), 0.01, 10.0).double()
     levels = noise_levels(scheduler_levels(model.scheduler))

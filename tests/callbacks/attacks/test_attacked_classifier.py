@@ -81,7 +81,7 @@ def test_an_adaptive_attack_gets_the_mixture_of_the_predictions(tmp_path: Path) 
 @needs_autoattack
 @pytest.mark.nightly
 def test_autoattack_leaves_no_image_of_a_smoothed_classifier_alone(tmp_path: Path) -> None:
-    """The classifier has four half-spaces with margins so small that a single noisy vote is usually wrong."""
+    """The classifier has four classes with margins so small that a single noisy vote is usually wrong."""
     between = torch.randn(16, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     between = (between - between.mean(1, keepdim=True)) / between.norm(dim=0)
 

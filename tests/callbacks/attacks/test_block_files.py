@@ -49,7 +49,7 @@ def test_an_interrupted_evaluation_goes_on(finished: Finished, tmp_path: Path) -
 
 
 def test_each_checkpoint_keeps_its_picture_and_its_rows(tmp_path: Path) -> None:
-    """The order and number of tests do not matter."""
+    """This holds for any order and any number of tests."""
     pictures: dict[str, list[bytes]] = {"last": [], "best": []}
     checkpoints = {"last": save(tmp_path, "last"), "best": save(tmp_path, "best", -1.0)}
     for name in ("last", "best", "last"):

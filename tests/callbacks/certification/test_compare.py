@@ -52,7 +52,7 @@ def test_the_table_goes_on_to_the_last_radius_of_its_grid(tmp_path: Path, furthe
 
 
 def test_each_log_is_bounded_at_its_own_alpha(tmp_path: Path) -> None:
-    """A log uses its run directory's alpha, even if the log file itself is given; the argument applies to others."""
+    """A log in a run directory has that run's alpha, even if only the file is given; `alpha` applies to other logs."""
     own = certified(tmp_path / "own", [0.9, 0.8, 0.1, 0.3], alpha=0.2)
     without, other = certified(tmp_path / "without", [0.5, 0.5, 0.5]), published(tmp_path / "other.tsv")
     table = overlay([own, without, other], tmp_path / "out", alpha=0.1)

@@ -104,7 +104,7 @@ def test_other_settings_are_refused_by_name_and_the_result_stays(
 
 
 def changed(what: str) -> Images:
-    """Return the same images, with one label changed or with all images except the first reordered."""
+    """Return the same dataset with one changed label, or with all images except the first in a different order."""
     images = Images()
     images.label[7] = (images.label[7] + (what == "labels")) % 3
     images.image[1:] = images.image[1:].flip(0) if what == "images" else images.image[1:]

@@ -94,7 +94,7 @@ def test_a_curve_without_a_jump_never_ends() -> None:
 
 
 def test_the_threshold_has_its_limits_and_a_flat_curve_no_end() -> None:
-    """A relative change never exceeds r = 1; with r = 0, epoch 2, the first possible epoch, is reported."""
+    """No relative change exceeds r = 1, so the horizon is reported; with r = 0, it is the first possible epoch, 2."""
     for curve in CURVES:
         assert end_of_early_learning(curve, r=1.0, horizon=30) == 30
         assert end_of_early_learning(curve, r=0.0, horizon=30) == 2

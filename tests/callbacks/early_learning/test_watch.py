@@ -194,7 +194,7 @@ def test_the_fit_is_measured_against_the_labels_asked_for(tmp_path: Path, refere
     ("per_pixel", "metric", "value"), [(False, "label_accuracy", 3 / 4), (True, "label_miou", 2 / 3)]
 )
 def test_the_quality_of_corrected_labels_is_logged(tmp_path: Path, per_pixel: bool, metric: str, value: float) -> None:
-    """The true labels are 0, 0, 1, 2. The third was corrected to its true class, and the second is 1 instead of 0."""
+    """The true labels are 0, 0, 1, 2. The third label was corrected to 1, and the second is still 1 instead of 0."""
     labels = {"label": [0, 1, 1, 2], "original_label": [0, 1, 2, 2], "clean_label": [0, 0, 1, 2]}
     trainer = trainer_in(tmp_path, EarlyLearning(), max_epochs=1)
     trainer.fit(OneBatch([0, 1, 1, 2], per_pixel, **labels))

@@ -1,4 +1,4 @@
-"""Real images as bytes: from image datasets, image-pair datasets and folders."""
+"""Real images with 8 bits, from image datasets, image-pair datasets and folders."""
 
 from pathlib import Path
 

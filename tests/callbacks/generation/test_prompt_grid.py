@@ -163,7 +163,7 @@ def test_batches_of_one_step_draw_one_grid_and_blocks_change_nothing(text_to_ima
 
 
 class FlowLogger(MLFlowLogger):
-    """Imitates MLflow, which is not installed."""
+    """Imitates the logger of MLflow, which need not be installed."""
 
     experiment: Any = None
     run_id = "7"

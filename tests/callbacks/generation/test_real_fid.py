@@ -17,7 +17,7 @@ FEW = 40
 
 
 class OfBytes(nn.Module):
-    """Computes 32 features from bytes, the input type of torchmetrics; for so few features, 40 images are enough."""
+    """Computes 32 features of 8-bit images, the input type of torchmetrics. With so few features, 40 images suffice."""
 
     def __init__(self, network: FIDInception) -> None:
         super().__init__()

@@ -62,7 +62,7 @@ def test_fid_of_diagonal_gaussians_is_the_closed_form() -> None:
 
 
 def test_fid_of_few_images_has_no_rounding_noise_in_the_directions_without_any() -> None:
-    """The trace of the matrix square root is the nuclear norm of the product of the centred features."""
+    """The trace of the matrix square root must equal the nuclear norm of the product of the centred features."""
     first, second = features(20, 1, 200), features(15, 2, 200)
     centred = [each.double() - each.double().mean(dim=0) for each in (first, second)]
     traces = sum(float(each.square().sum()) / (len(each) - 1) for each in centred)

@@ -105,7 +105,7 @@ def test_a_bad_run_is_not_validated(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("weights_only", [False, True])
 def test_the_last_good_checkpoint_stays(tmp_path: Path, weights_only: bool) -> None:
-    """Save a checkpoint per step, or per epoch for weights only, and keep only the newest."""
+    """Save a checkpoint after each step, or of only the weights after each epoch, and keep only the newest one."""
     when = {"every_n_epochs": 1} if weights_only else {"every_n_train_steps": 1}
     keep = ModelCheckpoint(
         tmp_path, filename="{step}", save_last=True, save_top_k=1, save_weights_only=weights_only, **when
@@ -158,7 +158,7 @@ def test_the_first_bad_batch_is_kept_and_its_first_samples_are_shown() -> None:
 
 @pytest.mark.parametrize("first", [0, 63, 64, 130])
 def test_the_first_bad_one_of_many_batches_is_found_among_those_that_are_looked_at_together(first: int) -> None:
-    """Batches 40 and 41 have no loss, each batch overwrites the previous loss tensor, and batch sizes differ."""
+    """In this test, batches 40 and 41 have no loss, all batches share one loss tensor, and batch sizes differ."""
     callback, loss = FiniteLoss(), torch.zeros(())
     for batch in range(200):
         if batch not in (40, 41):

@@ -140,7 +140,7 @@ def test_refusals(tmp_path: Path) -> None:
 
 
 def test_any_image_metric_of_torchmetrics_is_a_column(tmp_path: Path) -> None:
-    """Metrics can have a reference or not, are named by class or user, computed per image, and not synchronised."""
+    """Metrics may need a reference, are named after their class or by the user, and are computed image by image."""
 
     def synced(*args: Any) -> Any:
         raise AssertionError("ranks have different numbers of images, so that this would wait for ever")

@@ -14,7 +14,7 @@ from datamodules.classification.digits import Digits
 
 
 class NearestMean(nn.Module):
-    """Classifies by the nearest class mean; dropout at the output reveals a network in training mode."""
+    """Classifies by the nearest class mean; dropout at the output would reveal that it is in training mode."""
 
     mean: Tensor
 

@@ -61,7 +61,7 @@ def scaled(factor: float) -> Encoder:
 
 
 def harmed(write: Callable[[Path], Path], harm: Called, read: Called) -> Called:
-    """Write a folder, damage it, and read it."""
+    """Return a call that writes a folder, damages it, and reads it."""
 
     def call(root: Path) -> object:
         harm(folder := write(root))
@@ -91,7 +91,7 @@ def torn_torchvision_layout(root: Path) -> object:
 
 
 def parquet(harm: Called) -> Called:
-    """Set up CIFAR-10 from parquet tables, one of which has been damaged."""
+    """Return a call that sets up CIFAR-10 from parquet tables, one of which is damaged."""
 
     def read(root: Path) -> object:
         write_parquet_layout(CIFAR10, root)

@@ -16,7 +16,7 @@ CLASSES = ("cat", "dog", "emu")
 
 
 def shifted_folders(tmp_path: Path) -> Path:
-    """Red is 100 * class, in `photos` that of the next class; `sketches` has no cats, and one dog in a cat's red."""
+    """Red is 100 * class, but in `photos`, that of the next class; `sketches` has no cats, and a dog in a cat's red."""
     for label, name in enumerate(CLASSES):
         for split in ("train", "test"):
             paint(tmp_path / "own" / split / name / "a.png", 100 * label)

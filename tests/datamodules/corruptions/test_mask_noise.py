@@ -201,7 +201,7 @@ def test_proportional_noise_equals_an_independent_computation(seed: int, times: 
 
 @pytest.mark.parametrize("mode", ["erode", "dilate"])
 def test_the_error_is_in_proportion_to_an_object(mode: Any) -> None:
-    """A square of n pixels becomes one with side sqrt(n) (1 -+ 2 k / sqrt(1000)), up to rounding to pixels."""
+    """A square of n pixels becomes a square of side sqrt(n) (1 -+ 2 k / sqrt(1000)), rounded to pixels."""
     for side in (30, 60, 120):
         mask = rectangle(side, side, size=256)
         pixels = int(OverUnderSegmentation(3, 3, mode, seed=0).apply(mask, 2).sum())

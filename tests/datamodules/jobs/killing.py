@@ -53,7 +53,7 @@ class Points:
 
 
 def run_until(fatal: int | None, function: Callable[[Points], None]) -> int:
-    """Run a function in a forked process that dies at a point; return the number of points, or -1 if it died."""
+    """Run a function in a forked process that dies at point `fatal`; return the number of points, or -1 if it died."""
     result, sender = FORK.Pipe(duplex=False)
 
     def main() -> None:

@@ -102,7 +102,7 @@ def fill(kind: str, folder: Path, points: Points) -> None:
 
 IN_LOOPS = ("pairs", "strips")
 AS_OTHERS = ("array", "recording")
-"""Further formats of the store classes of `csv` (without digests) and of `png` (with digests)."""
+"""Formats with the same store class as `csv` (without digests) or `png` (with digests); tested only nightly."""
 CASES = [
     *(("run", kind) for kind in (*VALUES, "cached") if kind not in (*IN_LOOPS, *AS_OTHERS)),
     *(("fill", kind) for kind in ("png", "pairs")),
@@ -138,7 +138,7 @@ def one_of_two(way: str, kind: str, folder: str, victim: int, fatal: int | None)
 
 
 def check_two(way: str, kind: str, directory: Path, every: int) -> None:
-    """Kill either process at each `every`-th point: the other process reports the cause, and a rerun completes."""
+    """At each `every`-th point, kill one process or the other: the other reports the cause, and a rerun completes."""
     whole = directory / "whole"
     counts = in_two_processes(one_of_two, way, kind, str(whole), 0, None)
     for victim, count in enumerate(counts):

@@ -17,7 +17,7 @@ from tests.two_processes import in_two_processes
 
 
 def ended(folder: Path, act: Any) -> str:
-    """Perform an action together with other processes, and return how this process ends."""
+    """Perform an action together with the other processes, and return the result or the error of this process."""
     dist.init_process_group("gloo")
     try:
         with Peers(folder) as all_ranks:
@@ -90,7 +90,7 @@ def test_a_folder_that_cannot_be_made_is_reported_by_all(tmp_path: Path) -> None
 
 
 def elsewhere(folder: Path) -> str:
-    """Give rank 1 a different folder, as if the storage were not shared."""
+    """Use a different folder on rank 1, as if the ranks had no shared storage."""
     return ended(folder / "first" / "job" if os.environ["RANK"] == "0" else folder / "second" / "job", no_folder)
 
 

@@ -109,9 +109,10 @@ def draws_of(path: Path) -> list[str]:
 
 
 def test_modules_draw_for_samples_by_these_functions_or_by_generators_of_their_own() -> None:
-    """Otherwise, draws would depend on the process.
+    """With any other function, the random numbers would depend on the process.
 
-    Mixing draws within `shared_rng`; methods that fit one image seed torch for each image.
+    There are two exceptions: mixing, which draws within `shared_rng`, and methods that fit a single image, which seed
+    torch for each image.
     """
     found = {path.relative_to(ROOT).as_posix() for path in (ROOT / "lightning_modules").rglob("*.py") if draws_of(path)}
     fitted = {"denoising/scoredvi/module.py", "baselines/deep_image_prior.py", "baselines/self2self.py"}

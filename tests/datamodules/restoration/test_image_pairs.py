@@ -148,7 +148,7 @@ def test_patches_tell_the_level_of_their_noise_where_it_is_a_range() -> None:
 
 
 def test_test_images_have_the_noise_of_the_published_tables() -> None:
-    """The seeding follows KAIR's test scripts: each image starts with the same seed."""
+    """As in the test scripts of KAIR, the generator is seeded with the same seed for each image."""
     data = ImagePairs(test={"first": Few(), "second": Few()}, noise=Gaussian((5, 50)), test_noise=Gaussian(50))
     batches = whole_images(data)
     assert data.test_names == ["first", "second"]

@@ -51,7 +51,7 @@ def blocks_of_another_shape(root: Path) -> object:
 
 
 def folders(files: list[str], **arguments: str) -> Callable[[Path], object]:
-    """Read pairs from folders of images; special properties of a file are encoded in its name."""
+    """Return a function that reads pairs from folders; the name of a file encodes what is special about it."""
 
     def read(root: Path) -> object:
         kinds = {"deep": np.zeros((3, 3), np.uint16), "clear": np.zeros((3, 3, 4), np.uint8)}
@@ -111,7 +111,7 @@ def eld(**arguments: Any) -> Callable[[Path], object]:
 
 
 def raw_pairs(split: Any = "training", ratio: int | None = None, where: str = "", **exposures: Any) -> Any:
-    """Read SID with changed long exposures, keyed by their number; None deletes one."""
+    """Return a call that reads SID with changed long exposures, keyed by number; None deletes an exposure."""
 
     def read(root: Path) -> object:
         sid(root)

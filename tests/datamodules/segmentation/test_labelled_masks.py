@@ -206,7 +206,7 @@ def test_a_file_of_corrections_takes_room_for_what_is_corrected_alone(tmp_path: 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=8), st.data())
 def test_masks_of_any_sizes_come_back_as_they_were_written(sizes: list[tuple[int, int]], draw: st.DataObject) -> None:
-    """Checkpoints also restore the masks. If an array is larger than its mask, its upper left part is used."""
+    """Checkpoints restore the masks, too. Of an array that is larger than its mask, the upper left part is used."""
     masks = CorrectedMasks(torch.tensor(sizes))
     chosen = draw.draw(st.lists(st.integers(0, len(sizes) - 1), unique=True))
     label = torch.randint(256, (len(chosen), 10, 11), dtype=torch.uint8)

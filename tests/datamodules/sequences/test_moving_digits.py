@@ -97,7 +97,7 @@ def test_refusals(arguments: dict[str, Any], message: str) -> None:
 
 
 def stands_still(images: ImageSet, size: int) -> int:
-    """Return the largest distance between a digit that cannot move and its nearest test image, enlarged by PIL."""
+    """Return the largest difference between digits that cannot move and the nearest test image, enlarged by PIL."""
     law = MovingDigits(images, num_digits=1, image_size=size + 1, digit_size=size, num_times=2, seed=0)
     frames = law.test().fetch(torch.arange(20), 0)[:, 1, 0, :size, :size]
     source = images.test()

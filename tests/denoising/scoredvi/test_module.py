@@ -85,7 +85,7 @@ def test_the_estimate_averages_the_mean_of_each_step() -> None:
 
 
 def copies(method: ScoreDVI) -> list[Tensor]:
-    """Return the weights of the architecture that `module` creates."""
+    """Return the weights of the template network of a new module."""
     return [parameter.detach() for parameter in module().network.parameters()]
 
 

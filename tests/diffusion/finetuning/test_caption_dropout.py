@@ -16,7 +16,7 @@ TEXTS = ["a cat", "dog"]
 
 
 def by_encoder(network: Any, texts: list[list[str]]) -> Prompts:
-    """Embed prompts with the diffusers pipeline, with separate texts for each encoder."""
+    """Embed prompts with the diffusers pipeline, giving each encoder its own list of texts."""
     pipeline = network.pipeline
     if isinstance(network, Flux):
         embedding, pooled, _ = pipeline.encode_prompt(*texts, device="cpu")

@@ -64,7 +64,7 @@ def opened(module: ControlNet) -> ControlNet:
 
 
 def loss_alone(alone: Any, family: str, controlnet: Any, image: Tensor, condition: Tensor) -> Tensor:
-    """Compute the loss by the pipeline's networks; random numbers are drawn for latents, noise, times, conditions."""
+    """Compute the loss with the pipeline's networks; the random numbers are for latents, noise, times, conditions."""
     draw, e = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
     config = alone.vae.config
 

@@ -50,7 +50,7 @@ def test_the_shift_is_the_schedulers_unless_it_is_given() -> None:
 @pytest.mark.parametrize("kind", ["exponential", "linear"])
 @pytest.mark.parametrize(("side", "patch_size"), [(64, 2), (128, 2), (32, 1), (192, 2)])
 def test_a_shift_by_the_resolution_is_that_of_sampling(kind: Any, side: int, patch_size: int) -> None:
-    """The shifted training times are the scheduler's, computed with diffusers' `calculate_shift`."""
+    """The shifted training times equal those of the scheduler with the shift from `calculate_shift` of diffusers."""
     given = {"base_shift": 0.4, "max_shift": 1.2, "base_image_seq_len": 300, "max_image_seq_len": 5000}
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, time_shift_type=kind, **given)
     objective = FlowObjective(scheduler, FlowMatching(density="uniform"), patch_size)

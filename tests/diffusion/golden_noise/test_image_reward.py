@@ -1,4 +1,4 @@
-"""ImageReward compared with independent implementations of BLIP and the MLP, and rejections."""
+"""ImageReward equals independent implementations of BLIP and the MLP; wrong files are rejected."""
 
 import pickle
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Prediction on image pairs: files for each pair, resumed after a kill, rejected with different settings."""
+"""`predict` writes files for each pair of images, resumes after a kill, and is rejected with different settings."""
 
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ class Shrinks(nn.Module):
 
 
 class Seen(Callback):
-    """Stores the tested images, and the images that FID would use from one block and from two."""
+    """Stores the tested images, and the images that FID would get if they were generated in one block or in two."""
 
     def on_test_batch_end(self, trainer: Any, module: Any, outputs: Any, *rest: Any) -> None:
         self.tested = torch.cat([*([self.tested] if hasattr(self, "tested") else []), outputs["frames"].flatten(0, 1)])

@@ -239,7 +239,7 @@ def test_a_saved_pipeline_is_trained_for_and_left_alone(kind: str, request: pyte
 
 
 def test_an_unmodified_pipeline_takes_the_state(text_to_image: Path, tmp_path: Path) -> None:
-    """The test uses two samplers, and plain diffusers reloads the network."""
+    """This is tested for two samplers; plain diffusers reloads the network."""
     model = TextToImage(str(text_to_image))
     unet: UNet2DConditionModel = conditional_unet()
     module = built(TimeFreeUNet(unet), model=model, text_encoder=None)

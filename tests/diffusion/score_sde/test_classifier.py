@@ -8,7 +8,7 @@ from lightning_modules.sde.processes import VE, VP
 
 
 class Linear(nn.Module):
-    """Logits that depend on pixels and noise level; stores the level."""
+    """A classifier whose logits depend on pixels and noise level; it stores the noise level."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -66,7 +66,7 @@ def test_grey_values_are_kept_and_lead_to_the_colours_that_have_them() -> None:
 
 
 class Nearest(nn.Module):
-    """The exact classifier of noisy copies of two sets of images."""
+    """The exact classifier that tells noisy copies of two sets of images apart."""
 
     def __init__(self, first: Tensor, second: Tensor) -> None:
         super().__init__()

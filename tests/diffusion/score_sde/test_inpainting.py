@@ -22,7 +22,7 @@ PREDICTED = PredictorCorrector("reverse_diffusion", "none", num_steps=20)
 
 
 class GaussianPixels(PairSet):
-    """Colour images with the density for which `Exact` is the best network."""
+    """Colour images with independent Gaussian pixels, for which `Exact` is the best network."""
 
     channels = 3
 

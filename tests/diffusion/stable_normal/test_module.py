@@ -119,7 +119,7 @@ SMALLEST: dict[str, Any] = {
 
 
 def test_the_start_decides_what_noise_is_left_in_the_result() -> None:
-    """A refiner that returns the truth does so from any start; the first stage alone depends on the remaining noise."""
+    """Without a refiner, noise in the start remains in the result; a refiner that knows the truth always returns it."""
     truth = batch(1)["normal"]
     image = torch.rand(1, 3, 8, 8, dtype=torch.float64)
 

@@ -1,4 +1,4 @@
-"""Training with scaled and learned rates: when the rates are set, what is logged and resumed, and rejections."""
+"""Training with scaled and learned rates: when rates change, what is logged, resumed runs, and rejections."""
 
 from functools import partial
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Spectra of batches compared with explicit Hessians, their summary statistics, and the values that are kept."""
+"""Spectra of batches equal those of explicit Hessians; their summary statistics; which values are saved."""
 
 import math
 from statistics import fmean, pvariance

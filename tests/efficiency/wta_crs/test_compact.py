@@ -75,7 +75,7 @@ def test_a_normalisation_with_a_weight_of_nought_stays() -> None:
     [(nn.LayerNorm(6), 0.0), (nn.LayerNorm(6), -1e-16), (nn.LayerNorm(6, bias=False), 0.0), (T5Norm(6), 0.0)],
 )
 def test_a_weight_that_trains_towards_nought_is_not_divided_by(plain: Any, least: float) -> None:
-    """Before the first epoch, the gradients of all other entries are exact; afterwards, all gradients are exact."""
+    """Before the first epoch starts, only the gradients of the other entries are exact; afterwards, all are exact."""
     plain = copy.deepcopy(plain).double()
     network = nn.Sequential(nn.Identity(), copy.deepcopy(plain))
     compact_layers(network)
@@ -104,7 +104,7 @@ def test_a_weight_that_trains_towards_nought_is_not_divided_by(plain: Any, least
 
 
 def test_a_run_that_goes_on_within_an_epoch_computes_the_same_gradients() -> None:
-    """Within an epoch, Lightning calls no epoch-start hook after resuming, and the weight may have grown again."""
+    """Lightning calls no hook at an epoch's start if a run resumes within it, and weights may have grown again."""
     network = nn.Sequential(nn.LayerNorm(4), nn.LayerNorm(4))
     compact_layers(network)
     network[1].weight.data[0] = 0

@@ -29,7 +29,7 @@ P = pair_probabilities(H, G.norm(dim=1))
 
 
 def estimates(estimator: Estimator, p: Tensor = P, k: int = K, draws: int = DRAWS) -> Tensor:
-    """Draw estimates of G^T H, `[draws, 2, 3]`; each row of p is a separate product with the same winners."""
+    """Return estimates of G^T H, `[draws, 2, 3]`; each row of p is a separate sampled product with the same winners."""
     position, weight = chosen_pairs(p.expand(draws, -1), k, uniform(draws, k), estimator)
     return torch.einsum("nk,nkod->nod", weight, PAIRS[position])
 

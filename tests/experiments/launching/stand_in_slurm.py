@@ -1,4 +1,4 @@
-"""Replacement for sbatch, srun, sacct and scancel, selected by the called name; array jobs are local processes.
+"""Replaces sbatch, srun, sacct and scancel, depending on the name of the call; array jobs are local processes.
 
 The folder `STAND_IN_SLURM` stores their state: `calls`, `<job>.sh`, `<job>_<index>.pid`, and `.state` after a job is
 cancelled.

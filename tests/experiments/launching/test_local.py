@@ -36,7 +36,7 @@ def test_children_that_run_together_share_the_cores(
 
 @pytest.mark.skipif(not AVAILABLE, reason="processes are forked on Linux alone")
 def test_what_is_asked_before_the_runs_imports_for_them_and_locks_reach_them_all_the_same(tmp_path: Path) -> None:
-    """In earlier versions, the preflight process and the server of the runs each imported all modules."""
+    """In earlier versions, all modules were imported twice: in the preflight process and in the server of the runs."""
     asked, run, engine = tmp_path / "asked.py", tmp_path / "run.py", local.Local()
     asked.write_text("import os, sys, colorsys; print(sys.argv[1:], sys.stdin.read(), os.getppid(), *sys.path[:1])")
     run.write_text("import os, sys, time; print(os.getppid(), 'colorsys' in sys.modules, flush=True); time.sleep(600)")

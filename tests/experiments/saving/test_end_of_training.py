@@ -121,7 +121,7 @@ STOPPED = {
 
 
 def test_a_run_that_was_stopped_early_trains_no_more(tmp_path: Path) -> None:
-    """The run has saved its last epoch's checkpoint; a different run may continue from this checkpoint."""
+    """The run has saved the checkpoint of its last epoch, and another run may continue from it."""
     config = written("elr", tmp_path, {"trainer.max_epochs": 3})
     stop = f"--trainer.callbacks+={STOPPED}"
     run("fit", "--config", config, stop, "--run_directory", tmp_path / "run")

@@ -35,7 +35,7 @@ def test_the_interval_of_one_seed_is_that_of_the_regression() -> None:
 
 @pytest.mark.parametrize(("seeds", "shared"), [(1, 0.0), (2, 0.5), (6, 0.5)])
 def test_the_interval_covers_the_truth_as_often_as_it_says(seeds: int, shared: float) -> None:
-    """The test includes noise that all values of a seed share: each seed has a different slope."""
+    """Also with noise that is common to all values of a seed, so that the slope differs between seeds."""
     random, covered = np.random.default_rng(1), 0
     for _ in range(1000):
         slopes = -0.5 + shared * random.normal(size=(seeds, 1))

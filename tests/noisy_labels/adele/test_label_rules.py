@@ -100,7 +100,7 @@ def test_update_gives_images_of_background_alone_any_category_that_is_on() -> No
 
 
 def test_a_category_is_corrected_at_the_first_epoch_of_each_stretch_of_ten_at_which_it_has_ended() -> None:
-    """Categories 1 and 2 end at epochs 5 and 12 (1-based); category 1 is not ended from 18 to 23."""
+    """In 1-based epochs, early learning has ended for category 1 from 5 to 17 and from 24, for category 2 from 12."""
     corrected = torch.zeros(3, dtype=torch.bool)
     found: dict[int, list[int]] = {}
     for number in range(1, 41):

@@ -50,7 +50,7 @@ def data() -> UnpairedMasks:
 
 
 class Watch(Callback):
-    """Records at the end of each epoch which parts have changed, learning rates and labels."""
+    """Records, for each epoch, which parts of the module it changed, the learning rates, and the labels at its end."""
 
     def __init__(self) -> None:
         self.changed: list[set[str]] = []

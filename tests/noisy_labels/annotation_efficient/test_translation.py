@@ -145,7 +145,7 @@ def test_each_step_moves_its_own_networks_alone() -> None:
 
 
 def test_one_step_of_both_is_cyclegans_two_steps() -> None:
-    """Generators are updated first, with the old discriminators; then discriminators, on the old generators' fakes."""
+    """The generators are updated with the old discriminators, then these on the images of the old generators."""
     networks, shapes, (image, mask) = translation(calibrated=False), vae(), images_and_masks()
     apart = copy.deepcopy(networks)
     descent = torch.optim.SGD(networks.parameters(), lr=0.1)

@@ -116,7 +116,7 @@ def test_the_first_epochs_are_plain_cross_entropy_and_each_of_two_networks_guess
 
 
 class Watching(EarlyLearning):
-    """A user's own subclass, which is also recognised."""
+    """A user's own subclass of the callback, which the module must also recognise."""
 
 
 @pytest.mark.parametrize("make", [one_network, two_networks])

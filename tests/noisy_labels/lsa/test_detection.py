@@ -106,7 +106,7 @@ def test_a_hyperplane_corrects_verdicts_of_which_a_tenth_is_wrong_whatever_the_u
 
 
 def test_classes_of_any_size_weigh_the_same() -> None:
-    """Along one feature, balanced classes place the plane midway, although the sets have different sizes."""
+    """With one feature and classes of different sizes, class weights place the plane midway between the classes."""
     random = np.random.default_rng(0)
     feature = np.concatenate([random.normal(-1, 1, 2000), random.normal(1, 1, 100)])[:, None]
     verdict, _ = linear_separation(feature, np.arange(2100) >= 2000)

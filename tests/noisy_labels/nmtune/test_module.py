@@ -176,7 +176,7 @@ def test_linear_probing_trains_the_classifier_alone() -> None:
 
 
 def test_learning_rate_of_a_schedule_by_steps_is_the_authors_cosine_over_all_steps() -> None:
-    """lr_k = lr (1 + cos(pi k / K)) / 2; 400 images in batches of 64 give 7 steps per epoch."""
+    """In step k, lr_k = lr (1 + cos(pi k / K)) / 2; 400 images in batches of 64 give 7 steps per epoch."""
     steps = 14
     tuned = module(lr_scheduler=lambda optimizer: CosineOverSteps(optimizer, T_max=steps))
     rates: list[float] = []

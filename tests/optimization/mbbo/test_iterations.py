@@ -99,7 +99,7 @@ class Algorithm:
 
 
 def recorded(variant: Any, steps: int = 1, **arguments: Any) -> tuple[BSVRB, list[Any], list[dict[str, Tensor]]]:
-    """Train; return the module, its batches (of the start and of each iteration), and its states after each."""
+    """Train; return the module, its batches (for the start and each iteration), and its states after each of them."""
     settings = {**SMALL, "samples": 40, "blocks": 4, "sampled_blocks": 2, "batch_size": 5, "eta": 3.0}
     arguments |= {"tau_v": 0.7} if variant == "v2" else {}
     module = BSVRB(**{**settings, "iterations_per_step": 1, "variant": variant, "spread": 2.0, **arguments})

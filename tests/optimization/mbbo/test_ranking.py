@@ -1,6 +1,6 @@
 """The surrogate of NDCG compared with finite differences of its objective, and NDCG compared with scikit-learn's.
 
-Lower-level problems of rankings are compared with the authors' code, and thresholds with their minimum.
+The lower-level problems for ranks agree with the authors' code, and thresholds with the minimum that defines them.
 """
 
 import pytest

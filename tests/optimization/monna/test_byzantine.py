@@ -1,4 +1,4 @@
-"""Attacks compared with their formulas, the line search with a plain one, and the direction that Mimic follows."""
+"""Attacks equal their formulas, and the line search a plain one; the direction that Mimic follows."""
 
 from collections.abc import Callable
 
@@ -93,7 +93,7 @@ def test_attacks_are_their_formulas() -> None:
 
 
 def test_against_averaging_the_factor_doubles_as_long_as_there_are_evaluations() -> None:
-    """The harm grows without bound, so the search never contracts: the factor is 1 + 2 + 4 + ... with 15 steps."""
+    """The damage grows without bound, so the search never contracts: after 15 steps, the factor is 1 + 2 + 4 + ..."""
     honest = 1 + numbers(9, 4)
     sent = FallOfEmpires()(situation(honest, Average()))
     torch.testing.assert_close(sent, honest.mean(dim=0) * (1 - (2.0**15 - 1)))

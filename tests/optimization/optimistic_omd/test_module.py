@@ -155,7 +155,7 @@ def _starts(rows: int, batch_size: int, rows_per_round: int) -> list[tuple[int, 
 
 
 def test_without_noise_the_hint_follows_what_turns() -> None:
-    """Regrets of 2 (OMD) and 175 were measured for 4,000 rounds and eight turns; this test has a quarter of both."""
+    """For 4,000 rounds and eight turns, the regret is 2 for OMD and 175 for OGD; this test has a quarter of both."""
     table = LinearLosses(rounds=1000, sigma=0.0, changes=2)
     omd = figures(played(table, 100, optimizer=partial(OptimisticOMD, D=2.0, G=1.0, delta=1.0)))
     ogd = figures(played(table, 100, optimizer=partial(OnlineGradientDescent, D=2.0, G=1.0)))

@@ -140,7 +140,7 @@ def test_a_round_costs_what_the_theory_says_at_most_and_steps_shrink() -> None:
 
 @pytest.mark.parametrize("rounds", [100, 1000])
 def test_a_constant_loss_is_learned_at_a_cost_that_no_horizon_changes(rounds: int) -> None:
-    """Only the first gradient differs from its hint; afterwards, all steps are equal.
+    """Only the first gradient differs from its hint; after the first round, the step size is constant.
 
     The regret is at most D^2 / (2 eta) plus the loss of the first round.
     """

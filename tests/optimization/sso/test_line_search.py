@@ -1,4 +1,4 @@
-"""Armijo's search returns the first step of the sequence with sufficient decrease; without one, nothing moves."""
+"""Armijo's search returns the first step size with a sufficient decrease; if there is none, nothing moves."""
 
 import pytest
 import torch

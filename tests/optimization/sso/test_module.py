@@ -48,7 +48,7 @@ class Points(TableSet):
 
 
 def network(*layers: nn.Module) -> nn.Sequential:
-    """Create a network whose parameters are values of sine."""
+    """Create a network whose parameters are set to values of the sine function."""
     made = nn.Sequential(*(layers or (nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 1)))).double()
     for number, parameter in enumerate(made.parameters()):
         sines = torch.sin(torch.arange(parameter.numel(), dtype=torch.float64) + number)

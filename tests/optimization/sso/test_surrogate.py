@@ -1,4 +1,4 @@
-"""The surrogate touches the loss, is nowhere below it, and has the minimum that its scaling implies."""
+"""The surrogate touches the loss, is never below it, and has its minimum where its scaling implies."""
 
 import pytest
 import torch

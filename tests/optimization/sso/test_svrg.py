@@ -16,7 +16,7 @@ from tests.optimization.sso.test_module import LOSS, Points, X, Y, network
 from tests.trainers import quiet
 
 N, B, K = 30, 4, 3
-"""Number of points, of sampled points per step, and of steps between snapshots."""
+"""The number of points, the number of points sampled in a step, and the number of steps between snapshots."""
 
 
 def test_the_estimate_is_unbiased_with_its_variance_and_is_the_gradient_of_the_surrogate() -> None:

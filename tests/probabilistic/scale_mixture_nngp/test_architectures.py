@@ -81,7 +81,7 @@ class Finite(torch.nn.Module):
 
 @pytest.mark.parametrize("architecture", [*ROWS, *IMAGES])
 def test_kernels_are_those_of_wide_networks(architecture: Architecture) -> None:
-    """The tangent kernel is the product of gradients; restricted to the last layer's weights, it is the covariance."""
+    """The tangent kernel is a product of gradients; for the last layer's weights alone, it is the covariance."""
     torch.manual_seed(1)
     x, (width, times) = inputs(architecture), ((500, 20) if architecture in ROWS else (60, 80))
     tangent, covariance = torch.zeros(3, 3).double(), torch.zeros(3, 3).double()

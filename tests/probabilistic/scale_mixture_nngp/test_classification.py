@@ -31,9 +31,11 @@ def classifier(scale: Scale | None = None, network: Architecture | None = None, 
 
 @pytest.mark.parametrize("scale", [InverseGamma(1.0, 0.5), FixedScale()])
 def test_a_draw_has_one_scale_for_all_classes(scale: Scale) -> None:
-    """With two classes, one scale makes the difference of the outputs t-distributed or normal. A probability is the
-    mean of the logistic function of this difference. With one scale per class, the error would be three times the
-    tolerance."""
+    """With two classes, one scale makes the difference of the outputs t-distributed or normal.
+
+    A probability is the mean of the logistic function of this difference. With one scale per class, the error would be
+    three times the tolerance.
+    """
     module = ScaleMixtureClassifier(NetworkKernel(DenseNetwork(1)), 2, [1, 2, 2], scale, inducing=3)
     mean, variance = torch.tensor([[1.0, -0.4]]).double(), torch.tensor([[0.7, 9.0]]).double()
     torch.manual_seed(0)

@@ -28,7 +28,7 @@ def test_untrained_networks_have_the_t_law_of_their_kernel_and_not_a_normal_one(
 
 
 def test_networks_with_a_trained_last_layer_have_the_t_law_of_the_posterior_and_not_a_normal_one() -> None:
-    """Gradient descent on squared errors keeps the sampled scale: the law of y - f(X) transfers to f(x)."""
+    """Gradient descent on squared errors keeps the sampled scale, so the law of y - f(X) carries over to f(x)."""
     torch.manual_seed(0)
     x, y = torch.tensor([[1.0, 0.2], [-0.7, 1.0]]), torch.tensor([0.8, -0.5])
     new = torch.tensor([[0.9, -1.0]])

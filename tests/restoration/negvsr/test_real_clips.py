@@ -23,7 +23,7 @@ from lightning_modules.restoration.negvsr import Negatives, NegVSR
 from tests.trainers import quiet
 
 STEPS = 300
-"""About two minutes on one core."""
+"""Training steps, which take about two minutes on one core."""
 
 pytestmark = [
     pytest.mark.data,

@@ -11,7 +11,7 @@ def complex_of(channels: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("transposed", [False, True])
 def test_convolutions_are_those_of_complex_numbers(transposed: bool) -> None:
-    """Compare with PyTorch's convolutions of complex tensors."""
+    """Compare with the convolutions of PyTorch for complex tensors."""
     torch.manual_seed(0)
     layer = ComplexConvolution(3, 2, (2, 1), (2, 1), transposed).double()
     x = torch.randn(2, 6, 9, 8, dtype=torch.float64)

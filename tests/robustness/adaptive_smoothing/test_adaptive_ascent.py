@@ -80,7 +80,7 @@ def test_apgd_is_that_of_its_authors(norm: Any) -> None:
 
 
 def test_every_kind_of_attack_is_run_on_each_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The objective of copy k targets the class with rank k; copies of one image are never adjacent in a batch."""
+    """The objective of copy k of an image targets the class with rank k; an image's copies are never adjacent."""
     mixture, seen = pair().eval(), []
     image, label = images(6)
 

@@ -174,7 +174,7 @@ def test_the_evaluated_mixture_is_that_of_the_predictions() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_votes_of_weights_in_half_precision_are_counted(dtype: torch.dtype) -> None:
-    """Noise is added in float32, and the sum is rounded."""
+    """The noise is added in float32, and the noisy image is then rounded to the weights' precision."""
     built = module().to(dtype).eval()
     image, noise = images(5)[0].float(), normal(5, 1, 4, 4).float()
     votes = built.smoothed_logits(image, noise, 0.25)

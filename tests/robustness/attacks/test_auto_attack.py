@@ -16,7 +16,7 @@ needs_autoattack = pytest.mark.skipif(
 
 
 def test_fixed_draws_have_their_mean_and_its_gradient_in_the_memory_of_one() -> None:
-    """The classifier has two votes for each of five draws."""
+    """The classifier draws five noisy copies, and has two votes for each of them."""
     weight, noise, image = numbers(2, 18, 4), numbers(5, *SHAPE, seed=1), numbers(3, *SHAPE)
     kept = []
 

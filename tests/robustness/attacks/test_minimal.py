@@ -203,7 +203,7 @@ def test_a_constant_that_is_too_small_grows_and_one_that_is_too_large_shrinks() 
 def test_the_constant_grows_tenfold_until_it_succeeds_and_then_halves_the_interval(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """For two linearly separated classes, the minimum crosses the boundary from c = 2 |f| / ||w||^2 on."""
+    """For two linearly separated classes, the minimum is across the boundary if c is at least 2 |f| / ||w||^2."""
     image = images(3, 0.4, 0.6)
     network, label, f, w = half_spaces(image)
     image = image - (0.3 + f).view(-1, 1, 1, 1) * (w / w.square().sum(dim=1, keepdim=True)).view_as(image)  # f = -.3

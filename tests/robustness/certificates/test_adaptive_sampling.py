@@ -60,7 +60,7 @@ def test_looks_grow_by_a_twentieth_in_whole_blocks() -> None:
 
 
 def test_stages_share_the_level_of_giving_up() -> None:
-    """If two stages may give up, each of them tests at level beta / 2."""
+    """If two of the stages may give up, each of the two tests at level beta / 2."""
     mode = Stages(radius=0.25, n=(100, 100, 1000), beta=0.05)
     needed = stats.norm.cdf(1.0)
     hits = np.arange(101)
@@ -163,7 +163,7 @@ def test_anytime_decides_a_radius_as_fixed_does_with_fewer_draws() -> None:
 
 @pytest.mark.parametrize("p", [0.9, 0.99, 0.999, 1.0])
 def test_anytime_stops_where_more_draws_are_worth_little(p: float) -> None:
-    """For 100 more draws, the expected share of hits equals the share so far."""
+    """The mode expects that of 100 more draws, the share of hits equals the share so far."""
 
     def expected(request: Draws) -> list:
         hits, draws = round(p * request.stop) - round(p * request.start), request.stop - request.start
@@ -187,7 +187,7 @@ def test_anytime_stops_at_a_radius_that_is_large_enough() -> None:
 
 @pytest.mark.nightly
 def test_curve_is_a_lower_bound_close_to_that_of_a_hundred_thousand_draws() -> None:
-    """For 400 classifiers with known probabilities: below the truth, near `FixedSampling`, with far fewer draws."""
+    """For 400 known probabilities, the curve is below the truth, near `FixedSampling`, and needs far fewer draws."""
     random = np.random.default_rng(11)
     truth = random.uniform(-0.1, 1.1, 400)
     curve, fixed = [], []

@@ -42,10 +42,10 @@ def wrong_claims(mode: Mode, p: float, repeats: int) -> float:
 
 @every_mode
 def test_every_mode_keeps_its_level(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The probability is just below that of a radius of the grid and of the target, so any overstatement is detected.
+    """The true radius is just below a radius of the grid and the target, so that any overstatement is detected.
 
-    Confidence sequences are far from their level after few looks. The controls therefore raise the level of `Curve`
-    more, and give `Anytime` a bound that is valid for a single look only.
+    As a control, a mode with a raised level must fail. After few looks, confidence sequences are far from their level.
+    Therefore, the level of `Curve` is raised more, and `Anytime` gets a bound that is valid for a single look only.
     """
     p, repeats = float(stats.norm.cdf(0.3 / SIGMA)) - 1e-9, 2000
     limit = 0.05 + 3 * math.sqrt(0.05 * 0.95 / repeats)
@@ -83,7 +83,7 @@ def test_draws_are_fresh_counted_and_bounded(mode: Mode) -> None:
 
 @every_mode
 def test_selection_votes_never_bound_the_probability(mode: Mode) -> None:
-    """All selection draws vote for class 1, all estimation draws for class 0: class 1 cannot be certified."""
+    """Draws for selection vote for class 1, and draws for estimation for class 0, so class 1 is not certified."""
     claim, _ = drive(mode, lambda r: [[0, r.stop - r.start]] if r.stage % 2 == 0 else unanimous(r), label=1)
     assert (claim.selected, claim.hits, claim.prediction, claim.radius) == (1, (0,), ABSTAIN, 0.0)
 

@@ -47,7 +47,7 @@ def test_a_pixel_inpainter_that_knows_the_noise_paints_the_image() -> None:
     assert inpainter.denoising_error(image, keep, noise, noise, timestep).max() < 1e-4
 
     def expected(clean: Tensor) -> Tensor:
-        """The noise of the first step remains; the last step leaves the initial noise level of the schedule."""
+        """The noise of the first step remains; after the last step, it has the lowest level of the schedule."""
         abar = inpainter.scheduler.alphas_cumprod
         first, last = abar[inpainter.first_timestep(12)], abar[0]
         constant = (noise - first.sqrt() * clean) / (1 - first).sqrt()

@@ -32,7 +32,7 @@ def test_the_budget_is_kept_and_what_is_never_kept_does_not_move(objective: Any,
 
 
 def test_an_image_is_protected_alike_in_whatever_batch() -> None:
-    """The batches may contain images with more regions: empty regions are added to the image."""
+    """If other images of the batch have more regions, empty regions are added to the image."""
     image, regions, index = images()
     guard = DiffusionGuard(LinearInpainter(), iterations=4, epsilon=0.1, step_size=0.02)
     together = guard.protect(image, regions, index)
@@ -65,7 +65,7 @@ def test_the_encoder_objective_draws_the_encoding_to_grey() -> None:
 def test_protection_climbs_the_norm_or_the_error_with_the_numbers_of_the_image(
     objective: Any, timestep: int | None
 ) -> None:
-    """Compute gradients by hand: of ||z + c A y|| at a given timestep, of ||z_t + c A y - z||^2 / D at a random one."""
+    """Gradients by hand: of ||z + c A y|| at a given timestep, and of ||z_t + c A y - z||^2 / D at a random one."""
     image, regions, index = images(1)
     options: dict[str, Any] = {"iterations": 3, "epsilon": 0.05, "step_size": 0.02, "augmentation": "single"}
     inpainter = LinearInpainter()

@@ -109,8 +109,8 @@ def test_votes_see_their_halves_of_the_noisy_image() -> None:
 def test_unequal_noise_is_certified_up_to_the_exact_radius() -> None:
     """The margins of the halves are 1.5 and 0.5, and the noise is 2 sqrt(8) sigma and twice as much.
 
-    A perturbation of length a in the first half and b in the second half flips the sum of the votes if
-    a / sigma + b / (2 sigma) reaches the sum of the two margins, each divided by its noise.
+    A perturbation has length a in the first half and b in the second half. It changes the prediction if a / sigma + b /
+    (2 sigma) reaches the sum of the two margins, each divided by its noise.
     """
     sigma, ratio = 0.25, 2.0
     module = halved_planes()
@@ -182,7 +182,7 @@ def test_a_step_adds_the_losses_of_the_halves(copies: int) -> None:
 
 
 def test_both_networks_can_begin_as_a_classifier_of_whole_images(tmp_path: Path) -> None:
-    """The keys of a `Consistency` checkpoint match the names in the full-scale configs."""
+    """The keys of a checkpoint of `Consistency` match the names that the full-scale configs give."""
 
     def network() -> torch.nn.Module:
         return Normalized(CIFARResNet(8), mean=[0.5], std=[0.25])

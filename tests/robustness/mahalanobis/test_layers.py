@@ -32,7 +32,7 @@ def test_layers_of_timm_models_are_named_inside_the_normalisation() -> None:
 
 
 def test_channels_may_be_last() -> None:
-    """A layer with a wrongly declared order would give the means of its rows, or the rows themselves."""
+    """If the order of a layer's dimensions were declared wrongly, features would be means of rows, or the rows."""
     network = timm.create_model(
         "swin_tiny_patch4_window7_224", num_classes=4, img_size=32, window_size=2, embed_dim=6, depths=(1, 1),
         num_heads=(1, 2),

@@ -21,7 +21,7 @@ def slow(point: list[float], reference: list[list[float]], k: int) -> float:
 
 @pytest.mark.parametrize("d", [2, 5, 12])
 def test_the_centre_of_a_uniform_ball_has_its_dimension(d: int) -> None:
-    """At the centre, -log(r_j / r_k) is exponential with rate d for each j < k, so the mean of LID is k d / (k - 2)."""
+    """There, -log(r_j / r_k) is exponentially distributed with rate d for j < k, so LID has mean k d / (k - 2)."""
     trials, total = 1500, torch.zeros(len(NEIGHBOURS), dtype=torch.float64)
     direction, random = numbers(trials, 99, d, seed=d), torch.Generator().manual_seed(d)
     radius = torch.rand(trials, 99, 1, generator=random, dtype=torch.float64) ** (1 / d)
@@ -36,7 +36,7 @@ def test_the_centre_of_a_uniform_ball_has_its_dimension(d: int) -> None:
 @settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 2**31), scale=st.sampled_from([1e-6, 1.0, 1e6]))
 def test_it_is_the_formula(seed: int, scale: float) -> None:
-    """The images are inside or outside the mini-batch, and may be far from the origin."""
+    """Some images are in the mini-batch and some are not; the features are not centred on the origin."""
     reference, others = scale * (numbers(40, 6, seed=seed) + 10), scale * (numbers(3, 6, seed=seed + 1) + 10)
     features = torch.cat([reference[:3], others])
     found = local_dimension(features, reference, [2, 7, 39])

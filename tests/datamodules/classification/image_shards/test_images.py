@@ -237,7 +237,7 @@ def test_labels_and_positions_alone_are_held(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS[2:])
 def test_a_damaged_shard_is_raised_where_all_processes_read(kind: str, tmp_path: Path) -> None:
-    """The error is raised on each process, not only on the one that prepares the data while the others wait."""
+    """Every process raises the error, not only the one that prepares the data while the others wait."""
     source = images(tmp_path, kind)
     shard = tmp_path / f"train-001.{kind.split()[-1]}"
     shard.write_bytes(shard.read_bytes()[:900])

@@ -32,7 +32,7 @@ def test_each_image_draws_its_level_log_uniformly() -> None:
 
 
 def dense(noise: CorrelatedGaussian, height: int, width: int) -> np.ndarray:
-    """Compute the covariance of an image's noise from the kernel, summed over all pairs of white-noise pixels."""
+    """Compute the covariance of an image's noise from the kernel, as a sum over the white-noise pixels."""
     kernel = noise.kernel(torch.empty(0, dtype=torch.float64)).numpy()
     along = [
         np.array([[sum(kernel[k] * kernel[k + a - b] for k in range(len(kernel)) if 0 <= k + a - b < len(kernel))

@@ -55,7 +55,7 @@ def test_moments_in_the_dark_and_in_even_light_are_those_of_the_model() -> None:
 
 
 def test_two_colours_share_the_noise_of_a_row() -> None:
-    """R and one G share a sensor row; B and the other G share the next, independent row."""
+    """R and one G are in the same sensor row; B and the other G are in the next row, whose noise is independent."""
     state = fixed(3, gain=1e-9, read=0.0)._replace(bias=torch.zeros(3, 4, 1, 1, dtype=torch.float64))
     recorded = Sensor().expose(torch.zeros(3, 4, 200, 30, dtype=torch.float64), state, numbers(3))
     rows = recorded.mean(dim=3)  # averaging removes the quantisation
@@ -124,7 +124,7 @@ def test_banding_and_colour_bias_can_be_changed() -> None:
 
 
 def test_the_range_of_levels_is_the_cameras(tmp_path: Path) -> None:
-    """White is 16383 in ELD; black is 512, 400 and 2048 in the raw images of these cameras."""
+    """In ELD, white is 16383; in the raw images of the three cameras, black is 512, 400 and 2048."""
     ranges = {"SonyA7S2": 15871, "NikonD850": 15983, "CanonEOS70D": 14335, "CanonEOS700D": 14335}
     assert {name: Sensor(name).signal_range for name in ranges} == ranges
     clean = torch.full((1, 4, 8, 8), 0.5, dtype=torch.float64)

@@ -52,7 +52,7 @@ def test_gamma_noise_of_an_inverse_gamma_prior_has_its_posterior_mean() -> None:
 
 
 def test_poisson_noise_of_a_gamma_prior_has_nearly_its_posterior() -> None:
-    """The rates are from Gamma(shape a, rate b), and x is proportional to zeta."""
+    """The rates x / zeta have the distribution Gamma(shape a, rate b), so that x is proportional to zeta."""
     z, a, b = torch.arange(60, dtype=torch.float64), 2.5, 0.3
     digamma = torch.special.digamma
     score = digamma(z + a) - digamma(z + 1) - np.log(1 + b)

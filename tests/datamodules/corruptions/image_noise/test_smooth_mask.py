@@ -1,4 +1,4 @@
-"""Smooth masks: enlarged with nearest neighbours, blurred, in [0, 1]."""
+"""Smooth masks are enlarged with nearest neighbours and then blurred; their values are in [0, 1]."""
 
 import pytest
 import torch

@@ -19,7 +19,7 @@ def test_means_of_blocks_are_those_of_pooling_and_the_inverse_repeats_them() -> 
 
 @pytest.mark.parametrize("factor", [2, 4])
 def test_bicubic_reduction_is_a_correlation_with_reflected_borders(factor: int) -> None:
-    """scipy's `reflect` repeats the border pixel; the even kernel is shifted by half a pixel to the left."""
+    """SciPy's `reflect` repeats the border pixel; the kernel has even length, so it is half a pixel to the left."""
     offset = np.abs(np.arange(4 * factor) - 2 * factor + 0.5) / factor
     kernel = np.where(
         offset <= 1, 1.5 * offset**3 - 2.5 * offset**2 + 1, -0.5 * offset**3 + 2.5 * offset**2 - 4 * offset + 2
