@@ -182,7 +182,7 @@ def test_rows_that_are_kept_are_not_gone_through_again_and_time_that_is_up_is_sa
     labels = {"first": "first row", "second": "second row"}
     assert list(at.pending(labels)) == [("second", "second row")]
     at = Place(True, tmp_path, None, time.time() + 10, "steps")
-    with pytest.raises(TimeoutError, match="from second on are left"):
+    with pytest.raises(TimeoutError, match="from second on are missing"):
         list(at.pending(labels))
 
 

@@ -74,7 +74,7 @@ class DomainNet(ImageSet):
         for name, label in zip(source.names, source.label.tolist(), strict=True):
             known = self._class_names.setdefault(label, Path(name).parent.name)
             if known != Path(name).parent.name:
-                raise ValueError(f"{path}: the classes {known} and {name} have the same label {label}")
+                raise ValueError(f"{path}: {name} has label {label}, which other files give to the class {known}")
         if sorted(self._class_names) == list(range(self.num_classes)):
             self.class_names = [self._class_names[label] for label in range(self.num_classes)]
         return source

@@ -124,7 +124,7 @@ REJECTED: list[Row] = [
     ("replaced 6", lambda _: replaced(nn.Sequential(Doubled("", nn.Linear(2, 2))), ["0"]), ValueError,
      "layers: 0 is a Doubled, whose computation differs from"),
     ("replaced 7", lambda _: replaced(nn.Sequential(weight_norm(nn.Linear(2, 2))), ["0"]), ValueError,
-     "layers: 0 is a ParametrizedLinear, which computes"),
+     "layers: 0 is a ParametrizedLinear, whose computation differs"),
     ("Resized", lambda _: Resized(nn.Identity(), 0), ValueError, "image_size must be at least 1, got 0"),
     ("smp 1", lambda _: smp({"name": "Ynet"}), ValueError,
      "name: segmentation-models-pytorch has no Ynet; it has .*Unet"),

@@ -144,9 +144,11 @@ def kib(what):
     return int(re.search(what + r":\s+(\d+)", Path("/proc/self/status").read_text())[1])
 
 
-Path("/proc/self/clear_refs").write_text("5") # the peak so far equals the current memory before = kib("VmRSS") epoch =
-ours(folder, kind == "parquet", 0) if who == "ours" else theirs(datasets, folder, kind, 0) epoch() print(kib("VmHWM") -
-before)
+Path("/proc/self/clear_refs").write_text("5")  # the peak so far equals the current memory
+before = kib("VmRSS")
+epoch = ours(folder, kind == "parquet", 0) if who == "ours" else theirs(datasets, folder, kind, 0)
+epoch()
+print(kib("VmHWM") - before)
 """
 
 

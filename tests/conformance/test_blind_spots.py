@@ -16,8 +16,13 @@ DEVICE = simulated_device.DEVICE
 
 sent = torch.ones(3).pin_memory()
 there = sent.to(DEVICE, non_blocking=True)
-assert (there + 1).sum().item() == 6 # the host has synchronised sent.zero_() assert there.sum().item() == 3 late =
-torch.ones(3) there = late.to(DEVICE, non_blocking=True) late.zero_() try:
+assert (there + 1).sum().item() == 6  # the host has synchronised
+sent.zero_()
+assert there.sum().item() == 3
+late = torch.ones(3)
+there = late.to(DEVICE, non_blocking=True)
+late.zero_()
+try:
     there.sum().item()
 except copies.ChangedTooEarly as error:
     print(error)
@@ -49,7 +54,7 @@ for dtype in (torch.float16, torch.bfloat16):
             raise AssertionError("binary cross-entropy in half precision was not refused")
 optimizer, scaler = torch.optim.SGD(layer.parameters(), lr=0.1), torch.amp.GradScaler(DEVICE.type, init_scale=1024.0)
 before = layer.weight.detach().clone()
-for factor in (1.0, float("inf")): # one step is taken, and one is skipped
+for factor in (1.0, float("inf")):  # one step is taken, and one is skipped
     optimizer.zero_grad()
     with torch.autocast(DEVICE.type, dtype=torch.float16):
         loss = layer(x).float().square().mean()

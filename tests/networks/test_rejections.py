@@ -165,7 +165,7 @@ REJECTED: list[Row] = [
     ("TimeConditionedViT width 7", lambda _: vit(width=7), ValueError, "width"),
     ("TimeConditionedViT width 10", lambda _: vit(width=10), ValueError, "width"),
     ("TimeConditionedMLP width", lambda _: TimeConditionedMLP(16, width=7), ValueError, "width"),
-    ("UNet levels", lambda _: UNet(1, 2, [64]), ValueError, "widths must .*at least two levels"),
+    ("UNet levels", lambda _: UNet(1, 2, [64]), ValueError, "widths must have at least two entries, one per level"),
     ("UNet widths", lambda _: UNet(1, 2, [4, 0]), ValueError, "widths must .*at least 1"),
     ("UNetDiscriminator input", lambda _: UNetDiscriminator(1, 2)(torch.rand(1, 1, 16, 20)), ValueError,
      "multiples of 8"),

@@ -77,8 +77,11 @@ HOSTILE_ARRAYS = {
     "fields": (npy(np.zeros(2, dtype=[("x", "f8")])), "neither numbers nor text"),
     "dates": (npy(np.array(["2020"], dtype="M8[Y]")), "neither numbers nor text"),
     "no bytes an item": (with_header("{'descr': '|S0', 'fortran_order': False, 'shape': (9,)}"), "neither numbers nor"),
-    "a huge shape": (HUGE, r"declares \[1099511627776\]"),
-    "a negative size": (with_header("{'descr': '<f8', 'fortran_order': False, 'shape': (-1,)}"), r"declares \[-1\]"),
+    "a huge shape": (HUGE, r"declares an array \[1099511627776\]"),
+    "a negative size": (
+        with_header("{'descr': '<f8', 'fortran_order': False, 'shape': (-1,)}"),
+        r"declares an array \[-1\]",
+    ),
     "a huge shape of nothing": (
         with_header("{'descr': '<f8', 'fortran_order': False, 'shape': (1099511627776, 0)}"),
         "declares",
@@ -161,7 +164,7 @@ def test_a_small_file_does_not_become_gigabytes(tmp_path: Path, monkeypatch: pyt
     np.savez_compressed(path := tmp_path / "a.npz", a=np.zeros(1 << 20, np.uint8))
     assert len(read_npz(path, ["a"])["a"]) == 1 << 20
     monkeypatch.setattr(limits, "BUDGET", 1 << 20)
-    assert "more than 1048576" in refused(lambda: read_npz(path, ["a"]), path)
+    assert "more than the limit of 1048576" in refused(lambda: read_npz(path, ["a"]), path)
     np.savez(path, a=np.zeros(1 << 21, np.uint8))  # has the declared size
     assert len(read_npz(path, ["a"])["a"]) == 1 << 21
 

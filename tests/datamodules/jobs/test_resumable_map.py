@@ -116,7 +116,7 @@ def test_two_ranks_share_what_is_left(tmp_path: Path) -> None:
         (tmp_path / "tables" / f"{key}.csv").unlink()
     assert in_two_processes(of_two, tmp_path, "settings") == [[1, 4], [3]]
     first, other = in_two_processes(of_two, tmp_path, "rejected")
-    assert first.startswith("ValueError: what ")
+    assert first.startswith("ValueError: the content of ")
     assert other == f"PeerFailure: rank 0 failed: {first}"
 
 

@@ -25,7 +25,7 @@ REJECTED: list[Row] = [
      r"category 2, but num_classes 2 allows 0\.\.\.1"),
     ("blocks", lambda _: blocks(0), ValueError, "batch_size must be at least 1, got 0"),
     ("MaskAugmentation", lambda _: blocks(augmentation=MaskAugmentation()).setup("fit"), ValueError,
-     "needs images in files, but Blocks has none"),
+     "needs images in files, but Blocks reads no files"),
     ("SegTHOR image_size", lambda _: SegTHOR(image_size=0), ValueError, "image_size must be at least 1, got 0"),
     ("SegTHOR test_patients", lambda _: SegTHOR(test_patients=[]), ValueError,
      "train_patients and test_patients must each name at least one patient"),

@@ -230,7 +230,7 @@ def test_damaged_files_are_named(voc: Path) -> None:
         MaskFiles(images, masks, [name], 21).masks(torch.tensor([0]))
 
     save_mask(masks, "a", np.full(SIZES["a"], 21, dtype=np.uint8))
-    with pytest.raises(UnreadableImage, match=r"a\.png has a pixel of category 21, and .* allows 0\.\.\.20"):
+    with pytest.raises(UnreadableImage, match=r"a\.png has a pixel of category 21, but .* allows 0\.\.\.20"):
         fetch("a")
     Image.new("RGB", (40, 64)).save(masks / "b.png")
     with pytest.raises(UnreadableImage, match=r"b\.png is not a mask: expected one channel of 8 bits"):

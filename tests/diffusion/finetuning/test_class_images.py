@@ -51,7 +51,7 @@ def test_missing_images_are_generated_once_whatever_exists(text_to_image: Path, 
 def test_images_of_another_prompt_and_a_fine_tuned_model_are_rejected(text_to_image: Path, tmp_path: Path) -> None:
     network = TextToImage(str(text_to_image)).eval()
     generate_class_images(network, classes(tmp_path, 1), 0, **SAMPLING)
-    with pytest.raises(ValueError, match=r"prompt.*give another data\.prior\.folder"):
+    with pytest.raises(ValueError, match=r"prompt.*set a different data\.prior\.folder"):
         generate_class_images(network, classes(tmp_path, 2, "a dog"), 0, **SAMPLING)
     with pytest.raises(ValueError, match=r"1 of 2 class images in .* are missing, but the resumed model"):
         generate_class_images(network, classes(tmp_path, 2), 7, **SAMPLING)

@@ -87,7 +87,13 @@ def test_a_pipeline_whose_family_is_looked_up_is_checked_before_it_is_loaded(
     for config, folder, pipeline, more, message in (
         ("controlnet", "images", "pixart", conditions, "to train a ControlNet, got PixArtSigma"),
         ("controlnet", "images", "sd", [], "set data.images.condition_dir"),
-        ("controlnet", "images", "sd", [*conditions, *prior], "data.prior must be null: ControlNet has no prior"),
+        (
+            "controlnet",
+            "images",
+            "sd",
+            [*conditions, *prior],
+            "data.prior must be null: ControlNet does not use prior preservation",
+        ),
         ("controlnet", "images", "sd", [*conditions, "--model.network.quantization", "int8"], "quantization: a Contr"),
         ("lora", "mine", "sd", [], "captions"),
         ("textual_inversion", "images", "sd", word, "captions must contain placeholder_token"),

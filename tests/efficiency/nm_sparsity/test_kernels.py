@@ -34,7 +34,7 @@ def test_two_of_four_are_put_in_the_format_and_give_the_same_logits(monkeypatch:
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (sparse(), "float16 or bfloat16 on a GPU, and blocks.0.mlp.fc1 is torch.float32 on cpu"),
+        (sparse(), "float16 or bfloat16 on a GPU, but blocks.0.mlp.fc1 is torch.float32 on cpu"),
         (sparse(1, 4), "2:4 sparse along their inputs, got none"),
         (sparse(along="outputs"), "2:4 sparse along their inputs, got none"),
     ],

@@ -69,7 +69,7 @@ def test_samples_go_from_the_end_of_the_data_to_their_start(monkeypatch: pytest.
     [
         ("32-true", data(), "precision must be 64-true"),
         ("64-true", data(batch_size=5), "batch_size must be left out"),
-        ("64-true", Tables(NoisedPoints(UniformCube(), samples=5001)), "up to 5000 samples, got 5001"),
+        ("64-true", Tables(NoisedPoints(UniformCube(), samples=5001)), "at most 5000 training rows, got 5001"),
         ("64-true", data(), "model.end must be the data's last time"),
     ],
 )

@@ -238,7 +238,7 @@ def test_two_votes_share_the_level_and_the_radius_is_the_modules_own() -> None:
         for index, claim in adaptive.items():
             assert claim.radius <= 1.05 * claims[index].radius + 0.02
         assert max(claim.radius for claim in adaptive.values()) > 0.1
-    with pytest.raises(ValueError, match="has 2: use mode fixed"):
+    with pytest.raises(ValueError, match="has 2 votes: use mode fixed"):
         certify(Predict(n=100), 100, pictures, smoothed)
 
 

@@ -79,7 +79,7 @@ def test_what_is_no_clip_model_is_named(folder: Path, tmp_path: Path) -> None:
         CLIP(str(tmp_path / "nowhere"))
     shutil.copytree(folder, tmp_path / "clip")
     (tmp_path / "clip" / "preprocessor_config.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no CLIP model: expected a folder .* with model, tokenizer and"):
+    with pytest.raises(FileNotFoundError, match=r"not a CLIP model: expected a folder .* with model, tokenizer and"):
         CLIP(str(tmp_path / "clip"))
 
 

@@ -60,7 +60,7 @@ def test_archives_of_every_format_are_read(tmp_path: Path) -> None:
     [
         ([("a.jpg", IMAGE)], r"the sample a has no label, neither a\.cls nor a\.json"),
         ([("a.cls", b"1")], r"the sample a has 0 images, but must have one; its columns are cls"),
-        ([("a.jpg", IMAGE), ("a.png", IMAGE), ("a.cls", b"1")], r"the sample a has 2 images .* cls, jpg, png"),
+        ([("a.jpg", IMAGE), ("a.png", IMAGE), ("a.cls", b"1")], r"the sample a has 2 images, .* cls, jpg, png"),
         ([("a.jpg", IMAGE), ("a.cls", b"cat")], r"the label in a\.cls must be a whole number, got 'cat'"),
         ([("a.jpg", IMAGE), ("a.cls", b"1" * 10)], r"the label in a\.cls must be a whole number"),
         ([("a.jpg", IMAGE), ("a.cls", b"1" * 99)], r"a\.cls has 99 bytes, more than the limit of 64 bytes"),

@@ -46,7 +46,7 @@ REJECTED: list[Row] = [
     ("camera gain", lambda _: changed(gain=(2.0, 1.0)), ValueError,
      "gain must be two positive numbers in ascending order"),
     ("camera row", lambda _: changed(row=(1.0, 0.0, -0.1)), ValueError, "row must be slope, intercept and spread"),
-    ("camera recordings", lambda _: changed(tukey_lambda=(0.1,)), ValueError, "one entry for each recording"),
+    ("camera recordings", lambda _: changed(tukey_lambda=(0.1,)), ValueError, "one entry per recording"),
     ("camera tukey_lambda", lambda _: changed(tukey_lambda=(-0.6,), colour_bias=((0.0,) * 4,)), ValueError,
      "tukey_lambda must be above -0.5"),
     ("camera colour_bias", lambda _: changed(tukey_lambda=(0.1,), colour_bias=((0.0,) * 3,)), ValueError,

@@ -78,7 +78,7 @@ def test_other_ranges_of_values_are_rescaled_and_too_few_images_are_refused() ->
     foreign = plain.image[:, 0, 0, 0] >= 100
     expected = (plain.image[foreign].double() * 255 / 200).round()
     assert torch.equal(bright.image[foreign].double(), expected)
-    with pytest.raises(ValueError, match="there are only 3 others"):
+    with pytest.raises(ValueError, match="there are only 3"):
         mixed(Numbered(3), 0.9, drawn=0)
     with pytest.raises(ValueError, match="noise_rate"):
         mixed(Numbered(), 1.0, drawn=0)
