@@ -92,12 +92,12 @@ def test_a_pipeline_whose_family_is_looked_up_is_checked_before_it_is_loaded(
             "images",
             "sd",
             [*conditions, *prior],
-            "data.prior must be null: ControlNet does not use prior preservation",
+            "data.prior must be null: ControlNet does not use",
         ),
         ("controlnet", "images", "sd", [*conditions, "--model.network.quantization", "int8"], "quantization: a Contr"),
         ("lora", "mine", "sd", [], "captions"),
         ("textual_inversion", "images", "sd", word, "captions must contain placeholder_token"),
-        ("textual_inversion", "mine", "sd", [*word, *prior], "data.prior must be null: TextualInversion has no prior"),
+        ("textual_inversion", "mine", "sd", [*word, *prior], "data.prior must be null: TextualInversion does not use"),
     ):
         command = ["fit", "--config", f"configs/finetuning/{config}.yaml", "--run_directory", str(tmp_path / "run")]
         command += ["--model.network", FAMILY, "--model.network.pipeline", str(tmp_path / pipeline)]

@@ -41,7 +41,7 @@ def test_human_labels_of_a_set_in_another_order_are_refused(tmp_path: Path) -> N
     path = write_cifar10n(tmp_path / "human.pt", clean_label=clean, worse_label=clean)
     noise = HumanCIFARN(path, "worse_label")
     with pytest.raises(
-        ValueError, match=r"differ from those of the data at 2 of 4 samples, first at 0.*a different order"
+        ValueError, match=r"differ from those of the data at 2 of 4 samples, first at 0.*different order"
     ):
         noise.apply(np.array([1, 0, 2, 2]), 3)
     with pytest.raises(ValueError, match=r"labels 4 samples, but the data have 3.*before any split"):
