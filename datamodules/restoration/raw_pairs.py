@@ -65,11 +65,11 @@ class SID(PairSet):
     camera are read (`.RAF`). Images of its X-Trans sensor have nine channels, see `datamodules.files.xtrans`. `rawpy`
     reads camera files. A `.npz` file with `bayer`, `black`, `white` and `pattern` can replace any camera file.
 
-    By default, the training images are all listed long exposures, uncropped. They take 4 GB of memory, and an epoch
-    uses each of them once. If `pairs` is true, the training images are all listed pairs. They take 27 GB of memory, and
-    twice as much memory while they are read. Patches are cropped at random positions in every epoch, whereas the
-    authors of ELD cut patches once along a grid. The short exposures of test pairs are brightened by the exposure
-    ratio, at most 300.
+    By default, the training set consists of every long exposure in the lists, uncropped. These images take 4 GB, and
+    an epoch uses each of them once. If `pairs` is true, it consists of every pair in the lists. The pairs take 27
+    GB of memory, and twice as much memory while they are read. Patches are cropped at random positions in every epoch,
+    whereas the authors of ELD cut patches once along a grid. The short exposures of test pairs are brightened by the
+    exposure ratio, at most 300.
 
     Args:
         data_dir: folder that contains `SID`. None means the NOISEWORKS_DATA directory.

@@ -6,7 +6,8 @@ The covariances are, with alpha = H + 1/2 and for s <= t,
     II: E B(s) B(t) = s^alpha t^(alpha - 1) F(1, 1 - alpha; alpha + 1; s / t) / (Gamma(alpha) Gamma(alpha + 1)).
 
 Type I (Mandelbrot and Van Ness) has stationary increments. Type II (Riemann and Liouville) is the integral of (t -
-v)^(H - 1/2) / Gamma(alpha) with respect to white noise, starting at time 0. V_H gives type I the same normalisation.
+v)^(H - 1/2) / Gamma(alpha) with respect to white noise, starting at time 0. With V_H, the integral of
+type I has the same factor 1 / Gamma(alpha).
 
 Source: Marinucci and Robinson, Alternative Forms of Fractional Brownian Motion, Journal of Statistical Planning and
 Inference 1999.

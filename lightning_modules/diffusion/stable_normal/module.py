@@ -39,7 +39,7 @@ def yoso_start(noise: Tensor, uniform: Tensor, zero_noise: float) -> Tensor:
 
 
 def weighted_square(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Average the squared error, weighted by `weight`, `[B, 1, h, w]`, over all entries, even those of weight 0."""
+    """Multiply the squared error by `weight`, `[B, 1, h, w]`, and average over all entries, also those of weight 0."""
     return (weight * (prediction - target).square()).mean()
 
 

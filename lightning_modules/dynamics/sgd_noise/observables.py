@@ -27,14 +27,14 @@ def fit_statistics(signed: Tensor, alpha: float, loss: Loss = "hinge") -> dict[s
 
     Args:
         signed: values of y F, `[n]`.
-        alpha: scale of the output.
+        alpha: scale of the output. Infinity means a loss without a margin.
         loss: name of the function phi in the loss.
 
     Returns:
-        `loss`: alpha times the mean loss, which is initially phi(0) (1 for the hinge); with zero margin, the mean of
-            max(0, -y F).
+        `loss`: alpha times the mean loss, which is initially phi(0) (1 for the hinge); if alpha is infinite, the mean
+            of max(0, -y F).
         `error`: fraction of points for which y F <= 0 or y F is not finite.
-        `margin`: minimum of alpha y F or, with zero margin, of y F.
+        `margin`: minimum of alpha y F, or of y F if alpha is infinite.
         `unfitted`: number of points that are not fitted.
     """
     scale = alpha if alpha < float("inf") else 1.0
@@ -68,7 +68,7 @@ def kernel_statistics(
         initial: tangent kernel K_0 at the initial weights, `[n, n]`.
         signed: values of y F of the points, `[n]`.
         sign: labels y of the points, `[n]`.
-        alpha: scale of the output.
+        alpha: scale of the output. Infinity means a loss without a margin.
         loss: name of the function phi in the loss.
 
     Returns:

@@ -69,7 +69,7 @@ def frames(way: Way, n: int, m: int, epochs: int, geometric_frames: int) -> dict
 
 
 class Flow:
-    """State that all sparse layers of a network share: the schedule, and the current position in it.
+    """The state shared by all sparse layers of a network: the schedule, and the current position in it.
 
     Layers are sparse until `place` is called for the first time.
 

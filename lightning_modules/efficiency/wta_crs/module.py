@@ -145,8 +145,8 @@ class WTACRS(ClassifierSteps, MethodModule):
 
     def _begin(self, samples: int, known: Tensor | None, batch_idx: int) -> None:
         shares = (self.shares or world_size()) // world_size()
-        # Samples are distributed over W ranks round robin. Part s of the global batch is therefore part s // W of the
-        # shard of rank s % W.
+        # The global batch has `self.shares` parts, distributed round robin over W ranks: part s is number s // W on
+        # rank s % W.
         place = (run_seed(), self.trainer.current_epoch, batch_idx)
         generators = [self._generator(*place, rank() + own * world_size()) for own in range(shares)]
         self.sampler.begin_step(samples, known, generators)

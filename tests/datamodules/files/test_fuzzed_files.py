@@ -135,7 +135,7 @@ HUGE = [
 
 @st.composite
 def hostile(draw: st.DrawFn, name: str) -> bytes:
-    """Draw a file for this or another reader, and truncate it, or change, repeat, remove or replace bytes."""
+    """Draw a file, usually of the reader `name`, and up to four times truncate it or change, repeat or remove bytes."""
     content = bytearray(WHOLE[draw(st.sampled_from([name] * 9 + sorted(WHOLE)))])
     for _ in range(draw(st.integers(0, 4))):
         place = draw(st.integers(0, len(content)))

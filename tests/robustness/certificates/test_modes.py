@@ -44,8 +44,9 @@ def wrong_claims(mode: Mode, p: float, repeats: int) -> float:
 def test_every_mode_keeps_its_level(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
     """The true radius is just below a radius of the grid and the target, so that any overstatement is detected.
 
-    As a control, a mode with a raised level must fail. After few looks, confidence sequences are far from their level.
-    Therefore, the level of `Curve` is raised more, and `Anytime` gets a bound that is valid for a single look only.
+    As a control, a mode with a raised level must fail. After only a few looks, a confidence sequence is wrong much less
+    often than its level allows. Therefore, the level of `Curve` is raised more, and `Anytime` gets a bound that is
+    valid for a single look only.
     """
     p, repeats = float(stats.norm.cdf(0.3 / SIGMA)) - 1e-9, 2000
     limit = 0.05 + 3 * math.sqrt(0.05 * 0.95 / repeats)
