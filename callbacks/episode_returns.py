@@ -11,7 +11,7 @@ class EpisodeReturns(Callback):
     """Log `test/return`, the sum of an episode's rewards under the policy, averaged over episodes.
 
     Raises:
-        TypeError: at the setup of a test, if the DataModule is not an `EpisodeSource`.
+        TypeError: at setup, if the DataModule is not an `EpisodeSource`.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

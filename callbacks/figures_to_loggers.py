@@ -8,7 +8,7 @@ from callbacks.drawing.logged_pictures import log_picture
 
 
 class FiguresToLoggers(Callback):
-    """At the end of each stage, send the figures of this stage to those loggers that accept images.
+    """At the end of each stage, send the figures drawn in this stage to those loggers that accept images.
 
     The figures are the files `figures/*.png` in the run directory. The loggers that accept images are TensorBoard,
     MLflow, and loggers with Lightning's method `log_image(key, images, step)`, such as the Weights & Biases logger.

@@ -199,8 +199,8 @@ class ClipBatch(TypedDict):
     """`[B, T, C, s h, s w]`, float32 in [0, 1]: ground truth where known, at s times the resolution. For supervised
     training and metrics only."""
     noise: NotRequired[Tensor]
-    """Like `noisy`, where available: recorded noise on nearly constant content, without the content of the clip. In
-    testing, the noise recordings differ from those used in training."""
+    """Like `noisy`, where available: noise on nearly constant content, without the content of the clip. In validation
+    and testing, it comes from a separate noise source."""
     index: Tensor
     """`[B]`, int64: position in the dataset. For training windows, it is the position among the windows of an epoch."""
     global_batch_size: int

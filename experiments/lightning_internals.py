@@ -13,7 +13,7 @@ from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
 FitLoop = _FitLoop
-"""Base class of our loop. Our loop returns at once if no training step remains. Lightning has no public loop class."""
+"""Base class of our loop. Lightning's own loop, which is not public, returns at once if no training step remains."""
 SignalConnector = _SignalConnector
 """Class that we override, because its signal handlers wait for other ranks and cannot be configured or disabled."""
 

@@ -249,7 +249,7 @@ def latest_checkpoint(directory: Path) -> Path:
     """
     found = [path for name in ("last", "step") if (path := directory / "checkpoints" / f"{name}.ckpt").is_file()]
     if not found and (best := directory / "checkpoints/best.ckpt").is_file():
-        return best  # the run was killed in the first epoch, before it wrote last.ckpt
+        return best  # of the first epoch: the run was killed before it wrote last.ckpt
     if not found:
         raise FileNotFoundError(f"{directory} cannot be resumed: it has no checkpoints/last.ckpt or step.ckpt")
     return max(found, key=lambda path: read_checkpoint(path)["global_step"])

@@ -354,7 +354,7 @@ class PictureSource(Protocol):
         This method is called on one rank only, in evaluation mode and without gradients.
 
         Args:
-            batch: a few unmodified training images, or the first batch of a validation or test epoch.
+            batch: a few unmodified training images, or one of the first batches of a validation or test epoch.
             outputs: return value of the step for this batch; None for training images.
         """
         ...

@@ -1,7 +1,7 @@
 """Private names of Lightning that this project needs because no public name exists, with the reason for each name.
 
-All other files use private names only through this file. If an upgrade of Lightning moves a name, the test that checks
-this name fails. `pyproject.toml` limits which versions of Lightning can be installed.
+All other files use these private names only through this file. If an upgrade of Lightning moves a name, the test that
+checks this name fails. `pyproject.toml` limits which versions of Lightning can be installed.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.trainer.connectors.data_connector import _DataLoaderSource
 
 ChildProcessObserver = _ChildProcessObserver
-"""Process observer that kills all processes without giving the reason; `Independent` uses a different observer."""
+"""Process observer that kills all processes without a reason; `Independent` stops it once `Heartbeats` runs."""
 SubprocessScriptLauncher = _SubprocessScriptLauncher
 """Launcher that starts one process per device; no public launcher accepts a different observer of its processes."""
 set_num_threads_if_needed = _set_num_threads_if_needed

@@ -243,7 +243,7 @@ ARGUMENTS = {
 
 
 SEEDED_AS_A_WHOLE = ("CosineDPMSolverMultistepScheduler", "DPMSolverSDEScheduler")
-"""Stochastic schedulers that do not accept random generators; these schedulers generate images one by one."""
+"""Stochastic schedulers that do not accept random generators; with them, images are generated one by one."""
 
 
 class PipelineGenerator:
@@ -251,7 +251,7 @@ class PipelineGenerator:
 
     Args:
         pipeline: the pipeline.
-        settings: settings with which the module samples. With an image, a text-to-image pipeline is converted to an
+        settings: settings with which the pipeline samples. With an image, a text-to-image pipeline is converted to an
             image-to-image pipeline; with an image and a mask, it is converted to an inpainting pipeline.
 
     Raises:
@@ -341,7 +341,7 @@ class PipelineGenerator:
 
 
 def classes_of(pipeline: Any) -> int | None:
-    """Return the number of classes of a class-conditional pipeline, such as DiT; None for other pipelines."""
+    """Return the number of classes of a class-conditional pipeline, such as DiT; None if its network states none."""
     network = pipeline.components.get("transformer") or pipeline.components.get("unet")
     count = getattr(getattr(network, "config", None), "num_embeds_ada_norm", None)
     return count if isinstance(count, int) else None

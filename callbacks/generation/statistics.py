@@ -60,7 +60,8 @@ def moment_sums(feature: Features, device: torch.device, share: int = 0, shares:
         shares: number of shards. The sum of the results of all shards is the sum over all rows.
 
     Returns:
-        `[D + 1, D]`, float64: the sum of f f^T over the features f of all images, and in the last row the sum of f.
+        `[D + 1, D]`, float64: the sum of f f^T over the features f of the shard's images, and in the last row the sum
+        of f.
     """
     dimensions = feature.shape[1]
     sums = torch.zeros(dimensions + 1, dimensions, dtype=torch.float64, device=device)
@@ -108,7 +109,7 @@ def _kernel_with_itself(rows: Tensor) -> Tensor:
 
 
 def _unbiased(within: tuple[Tensor, Tensor], across: Tensor, counts: tuple[int, int]) -> Tensor:
-    """Compute the unbiased squared MMD from sums of the kernel over pairs of rows, within and across the sets."""
+    """Compute the unbiased squared MMD from kernel sums over pairs of different rows in a set and pairs across sets."""
     (m, n), (xx, yy) = counts, within
     return xx / (m * (m - 1)) + yy / (n * (n - 1)) - 2 * across / (m * n)
 

@@ -51,8 +51,8 @@ class Clusters:
             on the other side.
         rare_offset: signed distance of the rare clusters from the hyperplane. With -`offset`, the rare clusters would
             be on the same side as the out-of-distribution clusters, at the same distance.
-        scale: norm of the centres' projections onto the hyperplane, divided by the average norm of a standard normal
-            vector.
+        scale: norm of the centres' projections onto the hyperplane, divided by the root-mean-square norm of a standard
+            normal vector.
         seed: seed of the centres.
     """
 
@@ -102,8 +102,8 @@ class Clustered(ImageSet):
             on the other side.
         rare_offset: signed distance of the rare clusters from the hyperplane. It is positive on the side of the common
             clusters.
-        scale: norm of the centres' projections onto the hyperplane, divided by the average norm of a standard normal
-            vector.
+        scale: norm of the centres' projections onto the hyperplane, divided by the root-mean-square norm of a standard
+            normal vector.
     """
 
     num_classes = NUM_CLASSES

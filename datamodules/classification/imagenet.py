@@ -32,7 +32,7 @@ def imagenet_split(directory: Path, split: str) -> Path:
     """Find the folder of an ImageNet split. It is in a directory, or in its subfolder `imagenet` or `ILSVRC2012`.
 
     Raises:
-        FileNotFoundError: if the folder or file does not exist.
+        FileNotFoundError: if the folder does not exist.
     """
     for folder in ("", "imagenet", "ILSVRC2012"):
         if (found := directory / folder / split).is_dir():
@@ -128,8 +128,8 @@ class ImageNet(ImageSet):
         found = class_folders(folder)
         if len(found) < self.num_classes or (self.classes is None and len(found) > self.num_classes):
             raise ValueError(
-                f"ImageNet: {folder} has {len(found)} class folders, but must have {self.num_classes} if classes is "
-                f"{self.classes}"
+                f"ImageNet: {folder} has {len(found)} class folders, but classes {self.classes} needs "
+                f"{self.num_classes}"
             )
         return found[: self.num_classes]
 
@@ -269,7 +269,7 @@ def batch_file(root: Path, name: str) -> Path:
     """Find a file of ImageNet32, a pickle or an `.npz` file, in the folder `root` or its subfolder `imagenet32`.
 
     Raises:
-        FileNotFoundError: if the folder or file does not exist.
+        FileNotFoundError: if the file does not exist.
     """
     for folder in (root, root / "imagenet32"):
         for file in (folder / name, folder / f"{name}.npz"):

@@ -218,14 +218,14 @@ def label_table(
 
 
 def keep_labels(path: Path, drawn: "pd.DataFrame", table: str | None, write: bool) -> None:
-    """Write the table of current labels to the run directory.
+    """Write the table of given labels to the run directory.
 
-    If the run already has a table, reject current labels that differ from this table.
+    If the run already has a table, reject given labels that differ from this table.
 
     Args:
         path: `labels.csv` of the run.
-        drawn: table of the current labels, built by `label_table`.
-        table: file from which the current labels were read, if any.
+        drawn: table of the given labels, built by `label_table`.
+        table: file from which the given labels were read, if any.
         write: whether this rank writes the file if it is missing.
 
     Raises:

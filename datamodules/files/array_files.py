@@ -106,7 +106,7 @@ def _check_budget(path: Path, members: dict[str, zipfile.ZipInfo]) -> None:
         if limit is None:
             raise ValueError(f"{name!r} is neither stored nor deflated, although NumPy writes no other format")
         if member.compress_size > size or member.file_size > limit * member.compress_size:
-            raise ValueError(f"{name!r} declares {member.file_size} bytes, but has only {member.compress_size} bytes")
+            raise ValueError(f"{name!r} declares {member.file_size} bytes, compressed to {member.compress_size} bytes")
     check_unpacked(path, sum(member.file_size for member in members.values()))
 
 

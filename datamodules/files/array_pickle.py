@@ -92,7 +92,7 @@ def _array(content: Any, kind: Any, shape: Any, order: Any) -> NDArray[Any]:
     if not isinstance(sizes, tuple) or not all(isinstance(size, int) and size >= 0 for size in sizes):
         raise pickle.UnpicklingError(f"it has an array of shape {shape!r}")
     if math.prod(sizes) * kind.dtype.itemsize != len(content):
-        raise pickle.UnpicklingError(f"it has an array {list(sizes)} of {kind.dtype}, but only {len(content)} bytes")
+        raise pickle.UnpicklingError(f"it has an array {list(sizes)} of {kind.dtype}, but {len(content)} bytes")
     if not len(content):
         return np.empty(sizes, kind.dtype)
     return np.frombuffer(bytearray(content), kind.dtype).reshape(sizes, order=order)

@@ -277,7 +277,7 @@ class ImagesFound(NamedTuple):
     folders: list[str]
     """Real paths of the folders that contain images."""
     linked: dict[str, str]
-    """Images that are found only through links: a dictionary from the real path of an image to the name of the link."""
+    """Images found only through a link to the image: a dictionary from the real path of an image to the link's name."""
 
 
 def images_in(folder: Path) -> ImagesFound:

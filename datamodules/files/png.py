@@ -29,8 +29,8 @@ def write_png(path: Path, pixels: NDArray, digest: str, texts: Mapping[str, str]
         path: path of the file. A missing folder is created.
         pixels: image `[C, H, W]`, uint8 or uint16, with one or three channels.
         digest: digest of the inputs of the image, in ASCII letters and digits.
-        texts: further metadata, a dictionary that maps keywords to texts. When Pillow opens the file, the dictionary is
-            `Image.text`.
+        texts: further metadata, a dictionary that maps keywords to texts. When Pillow opens the file, `Image.text`
+            contains these texts.
 
     Raises:
         ValueError: if the number of channels is not one or three.

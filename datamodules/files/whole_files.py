@@ -66,7 +66,8 @@ def whole_file(path: Path) -> Iterator[Path]:
 def remove_partial_files(folder: Path, pattern: str = "**/*") -> None:
     """Remove the partial files that killed processes have left in a folder (see `whole_file`).
 
-    A partial file is removed only if the name of the file that it was to become matches the pattern.
+    A partial file is removed only if the name of the file that it was to become, without its suffix, matches the
+    pattern.
     """
     place, _, stem = pattern.rpartition("/")
     for partial in folder.glob(f"{place or '.'}/.{stem}.partial-*"):

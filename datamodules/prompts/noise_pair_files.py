@@ -3,8 +3,9 @@
 A pair is a file `<index>_<seed>.npz` with three arrays. `arr_0` is the noise, `[1, c, h, w]`. `arr_1` is the better
 noise, `[1, c, h, w]`. `arr_2` is the index. A JSON-lines file has the keys `caption`, `seed`, `original_score_list` and
 `optimized_score_list` for each index. The two lists have the scores of the images that are generated from the noise and
-from the better noise, respectively. Only the first score of each list is compared. In this project, each pair file also
-contains the values of its line in the JSON-lines file. The JSON-lines file is assembled from the pair files.
+from the better noise, respectively. Only the first score of each list is compared. Each pair file that this project
+writes also contains the values of its line in the JSON-lines file. This project assembles the JSON-lines file from
+these pair files.
 """
 
 import json
@@ -115,7 +116,7 @@ def kept_pairs(folder: Path, scores: Path, margin: float | None) -> list[StoredP
     if not kept:
         raise ValueError(
             f"none of {len(paths)} pairs in {folder} improves the score by more than the margin, {margin}: nothing is "
-            f"left to train on; decrease margin"
+            f"left to train on; decrease margin, or set it to null"
         )
     return kept
 

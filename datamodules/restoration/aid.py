@@ -26,7 +26,7 @@ class AID(PairSet):
     """Aerial images of 30 kinds of scenes, `AID/<Kind>/<kind>_<number>.jpg`, centre-cropped to 512 x 512 pixels.
 
     Each kind has 100 training images and 30 test images (AID900). They are listed in `aid.yaml`, next to this file. The
-    authors of AID900 did not publish their random selection, so the listed images were selected at random for this
+    authors of EDiffSR did not publish their random selection, so the listed images were selected at random for this
     project.
 
     Args:

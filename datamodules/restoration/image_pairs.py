@@ -202,7 +202,7 @@ def flipped_and_transposed(image: Tensor, uniform: Tensor) -> Tensor:
 
 
 class Patches:
-    """Dataset of training images. Patches are cropped on the device if the images fit into its memory.
+    """Dataset of training images. They are cropped on the device if they take at most a quarter of its memory.
 
     Args:
         images: images of one split.

@@ -133,12 +133,11 @@ class Together(PairSet):
     """Concatenation of datasets, such as DIV2K and BSD400 for training.
 
     Args:
-        sets: datasets with the same number of channels. Either all datasets must have clean images, or all must have
-            noisy images.
+        sets: datasets with the same number of channels. Either all datasets must have noisy images, or none of them.
 
     Raises:
-        ValueError: if there is no dataset, if the datasets differ in channels or white levels, or if only some of them
-            have noisy images or clean images.
+        ValueError: if there is no dataset, if the datasets differ in channels, downsampling factor or white level, or
+            if only some of them have noisy images.
     """
 
     def __init__(self, sets: list[PairSet]) -> None:

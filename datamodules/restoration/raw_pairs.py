@@ -33,8 +33,9 @@ def amplified(
         xtrans: whether the sensor is an X-Trans sensor, with nine channels.
 
     Returns:
-        The noisy and the clean image, both float32 of shape `[4, H, W]`. The third array, `[4, 3]`, contains the
-        white-balance gains and colour matrix of the long exposure. It is None if they are unknown.
+        The noisy and the clean image, both float32 of shape `[C, H, W]`, with 4 channels, or 9 for X-Trans. The third
+        array, `[4, 3]`, contains the white-balance gains and colour matrix of the long exposure. It is None if they are
+        unknown.
 
     Raises:
         ValueError: if the two images differ in size.
@@ -65,11 +66,11 @@ class SID(PairSet):
     camera are read (`.RAF`). Images of its X-Trans sensor have nine channels, see `datamodules.files.xtrans`. `rawpy`
     reads camera files. A `.npz` file with `bayer`, `black`, `white` and `pattern` can replace any camera file.
 
-    By default, the training set consists of every long exposure in the lists, uncropped. These images take 4 GB, and
-    an epoch uses each of them once. If `pairs` is true, it consists of every pair in the lists. The pairs take 27
-    GB of memory, and twice as much memory while they are read. Patches are cropped at random positions in every epoch,
-    whereas the authors of ELD cut patches once along a grid. The short exposures of test pairs are brightened by the
-    exposure ratio, at most 300.
+    By default, the training set consists of every long exposure in the training list, uncropped. These images take 4
+    GB, and an epoch uses each of them once. If `pairs` is true, it consists of the pairs in the training list. The
+    pairs take 27 GB of memory, and twice as much memory while they are read. Patches are cropped at random positions in
+    every epoch, whereas the authors of ELD cut patches once along a grid. The short exposures of pairs are brightened
+    by the exposure ratio, at most 300.
 
     Args:
         data_dir: folder that contains `SID`. None means the NOISEWORKS_DATA directory.

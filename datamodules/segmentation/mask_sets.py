@@ -36,8 +36,8 @@ class MaskSource(Source, ABC):
 
         Args:
             index: positions of the images, `[B]`.
-            masks: whole masks of the images, each `[H, W]`, as a dict by batch key. They are masks that the method
-                `masks` has returned.
+            masks: whole masks of the images, each `[H, W]`, as a dict by batch key. They have the form in which the
+                method `masks` returns masks.
 
         Returns:
             Images `[B, C, H, W]` and masks `[B, H, W]`. Masks are padded with 255.

@@ -32,8 +32,8 @@ class SegTHOR(MaskSet):
     Slices are read from one of these layouts:
 
     * the published volumes: `Patient_07/Patient_07.nii.gz` with the mask `Patient_07/GT.nii.gz`, in `data_dir` or in
-      `data_dir/train`. A slice is a plane perpendicular to the last axis, and its rows are along the first axis.
-      Reading these files requires the `nifti` extra.
+      `data_dir/train`. A slice is a plane perpendicular to the last axis, and the first axis numbers its rows. Reading
+      these files requires the `nifti` extra.
     * `images/<name>.npy` (or `.png`) and `masks/<name>.npy` (or `.png`), one slice `[H, W]` per file. The first number
       in a file name is the number of the patient, as in `Patient_07_0123`. Folders named `img` and `label` also work.
     * the ADELE authors' `tr.pkl`, `val.pkl` and `ts.pkl`. Each file contains a dict of images and a dict of masks, both

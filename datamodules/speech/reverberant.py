@@ -95,9 +95,10 @@ class Reverberant(SpeechSet):
     one metre from the walls. The simulation uses image sources up to the third order, and ray tracing for later
     reflections. The room and the recording depend only on (seed, index). The anechoic recording includes the delay from
     speaker to microphone, and excludes reflections from walls. It ends with half a second of silence. The file
-    `rooms.csv` in the run directory lists the parameters of each room. The simulation follows the recipe of WSJ0-REVERB
-    with two differences. Reverberant recordings are scaled to a maximum absolute amplitude of .9, so that they can be
-    stored with 16 bits. The microphone is at the sampled position, whereas the recipe moves it by 16 centimetres.
+    `rooms_<split>.csv` in the run directory lists the parameters of each room. The simulation follows the recipe of
+    WSJ0-REVERB with two differences. Reverberant recordings are scaled to a maximum absolute amplitude of .9, so that
+    they can be stored with 16 bits. The microphone is at the sampled position, whereas the recipe moves it by 16
+    centimetres.
 
     The simulation of a recording takes about a second. If `written_to` is set, recordings are simulated only once, and
     an interrupted simulation can be resumed. Each rank starts at a different recording, and skips recordings that are
@@ -155,7 +156,7 @@ class Reverberant(SpeechSet):
     def _made(self, split: Split, index: int, name: str) -> tuple[NDArray, NDArray, dict[str, Any]]:
         """Simulate a reverberant and an anechoic recording, or read them if they are stored.
 
-        Return the reverberant and the anechoic signal, both int16, and the row of the table `rooms.csv`.
+        Return the reverberant and the anechoic signal, both int16, and the row of the table `rooms_<split>.csv`.
         """
         number = ("training", "validation", "test").index(split)
         room = drawn_room(np.random.default_rng([self.seed or 0, number, index]), self.reverberation)

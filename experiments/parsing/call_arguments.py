@@ -17,8 +17,8 @@ def config_files(args: list[str]) -> list[str]:
 def with_latest(args: list[str]) -> list[str]:
     """Replace `--resume latest` with the directory of the most recently started run.
 
-    If `--config` contains a model, only runs of this model are considered. Such a `--config` is then dropped, because
-    the settings of the run are used. A `--config` without a model is kept.
+    If `--config` contains a model, only runs of this configuration file are considered. Such a `--config` is then
+    dropped, because the settings of the run are used. A `--config` without a model is kept.
 
     Raises:
         FileNotFoundError: if no run is found.

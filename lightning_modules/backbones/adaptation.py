@@ -111,9 +111,9 @@ def frozen(network: nn.Module, trainable: list[str] | None = None) -> nn.Module:
 
 
 def _train(network: nn.Module, names: list[str], trains: bool, mode: bool = True) -> nn.Module:
-    """Set the mode of a whole network if `trains` is true, or only of the submodules `names` if it is false.
+    """Set the mode of all submodules except `names` if `trains` is true, or only of `names` if it is false.
 
-    In the second case, all other submodules stay in evaluation mode.
+    The remaining submodules stay in evaluation mode.
     """
     type(network).train(network, mode and trains)
     for submodule in _submodules(network, names):

@@ -30,7 +30,7 @@ class CrossEntropy(ClassifierSteps, MethodModule):
         soft_labels: settings of mixup, CutMix and label smoothing; None disables all three. If images are mixed, the
             training step returns no logits to callbacks.
         binary: whether to use the binary cross-entropy of each class. In this case, all classes that are part of a
-            mixed image have the target 1.
+            mixed image have the target 1, unless `soft_labels` has `all_right: false`.
         view: augmentation of the training images on the device, such as `lightning_modules.views.ThreeAugment`; None
             means no augmentation.
         optimizer: optimizer of the network's trainable parameters.

@@ -10,8 +10,9 @@ divergence is estimated from one random vector b, whose values are 1 or -1, and 
     div f(y) = b^T (f(y + epsilon b) - f(y)) / epsilon.
 
 Source: Soltanayev and Chun, Training Deep Learning Based Denoisers without Ground Truth Data, NeurIPS 2018, arXiv
-1803.01314; the divergence follows Ramani, Blu and Unser, IEEE Transactions on Image Processing 2008. Both papers sample
-b from a normal distribution. With random signs, as here, the estimate has the same mean and a smaller variance.
+1803.01314; the divergence follows Ramani, Blu and Unser, IEEE Transactions on Image Processing 2008. Soltanayev and
+Chun sample b from a normal distribution. With random signs, as here, the estimate has the same mean and a smaller
+variance.
 """
 
 from typing import Any

@@ -1,9 +1,9 @@
 """RED-diff reconstructs an image from a measurement by optimisation, regularised by a diffusion model's denoiser.
 
 The posterior distribution of an image x given the measurement y = H(x) + noise is approximated by a normal distribution
-with mean mu and a small or zero standard deviation sigma. The KL divergence between the two distributions is a sum with
-one term for each timestep t of a diffusion model, and its gradient does not require derivatives of the network. For
-each timestep, from the noisiest to the cleanest, Adam takes one step on the loss
+with mean mu and a small or zero standard deviation sigma. The KL divergence between the two distributions contains one
+term for each timestep t of a diffusion model, and its gradient does not require derivatives of the network. For each
+timestep, from the noisiest to the cleanest, Adam takes one step on the loss
 
     L(mu) = |y - H(x)|^2 / (2 dim y) + lambda f(r_t) <sg(e_theta(x_t, t) - e), x> / dim x,
     x = mu + sigma e_0,   x_t = sqrt(abar_t) x + sqrt(1 - abar_t) e,   e_0, e ~ N(0, I).

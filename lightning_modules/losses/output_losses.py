@@ -35,7 +35,7 @@ class CountedLoss(nn.Module):
             `reduction="sum"`.
 
     Raises:
-        ValueError: if the loss has a `reduction` other than `sum`.
+        ValueError: if the `reduction` of the loss is unknown or not `sum`.
     """
 
     gradients: Tensor

@@ -88,8 +88,8 @@ class BlindSpotNetwork(nn.Module):
         in_channels: channels of an image, C.
         channels: channels of all layers except the last layers, which have 64.
         modules: number of dilated modules in each branch.
-        module_relu: whether to apply a ReLU in each dilated module before its input is added, and to initialise all
-            weights with He-normal values. C-BSN uses both; AP-BSN and SDAP use neither.
+        module_relu: whether to apply a second ReLU in each dilated module before its input is added, and to initialise
+            all weights with He-normal values. C-BSN uses both; AP-BSN and SDAP use neither.
 
     Raises:
         ValueError: if an argument is out of range.

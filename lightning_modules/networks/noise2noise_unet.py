@@ -2,8 +2,8 @@
 
 The encoder has five pooling layers. At each level, the decoder concatenates its features with the encoder's pooled
 features, and at full resolution with the image itself. The convolutions before the second to fifth pooling layer share
-their weights: a single block is applied four times. In the decoder, all levels except the finest two share a second
-block, which is applied three times. This sharing keeps the network small: 698,017 parameters for grey images.
+their weights: a single block is applied four times. In the decoder, all levels except the coarsest and the finest share
+a second block, which is applied three times. This sharing keeps the network small: 698,017 parameters for grey images.
 
 Source: Lehtinen et al., Noise2Noise: Learning Image Restoration without Clean Data, ICML 2018, arXiv 1803.04189, with
 the weight sharing of the code of Kim and Ye, Noise2Score, NeurIPS 2021, arXiv 2106.07009. The code of Noise2Score

@@ -36,8 +36,8 @@ class TimeConditionedViT(nn.Module):
         in_channels: channels of an image, C.
         final_norm: whether to apply a last LayerNorm to the feature.
         initialization: initialisation of linear layers and patch embedding. `default` is that of PyTorch. `moco_v3`
-            samples weights uniformly from a range that depends on fan-in and fan-out (Xavier); the layers for queries,
-            keys and values have separate ranges. Its biases are zero.
+            samples weights uniformly from a range that depends on fan-in and fan-out (Xavier), where queries, keys and
+            values count as three separate layers. Its biases are zero.
         train_patches: whether to train the patch embedding; if false, it keeps its initial weights.
 
     Raises:

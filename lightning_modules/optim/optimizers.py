@@ -64,8 +64,8 @@ def optimizer_config(optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCall
     Args:
         optimizer: function that builds the optimizer from the parameters.
         lr_scheduler: function that builds the schedule from the optimizer. The scheduler steps after every epoch, or
-            after every batch if it has `interval = "step"`. A plateau scheduler monitors the metric given by its
-            attribute `monitor`.
+            after every optimizer step if it has `interval = "step"`. A plateau scheduler monitors the metric given by
+            its attribute `monitor`.
         parameters: trainable parameters, or parameter groups.
     """
     return scheduled(optimizer(parameters), lr_scheduler)

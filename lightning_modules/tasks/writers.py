@@ -133,6 +133,7 @@ class FolderWriter:
 
 class ImageWriter(FolderWriter, ABC):
     """Base class of LightningModules whose prediction step writes `<written>/<name>.png` into the run directory.
+
     Existing images are kept, so that an interrupted prediction can be resumed. An existing image is rejected if it was
     computed from a different input image.
     """

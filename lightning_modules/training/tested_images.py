@@ -118,8 +118,8 @@ class TestedImages:
         Args:
             pl_module: the tested module.
             positions: positions of the tested images. The result includes the pixels of only `NUM_COMPARED` of these
-                images. It includes the labels of all images if the dataset stores them in memory, in the attribute
-                `label` or `targets`; otherwise, it includes the labels of the same `NUM_COMPARED` images.
+                images. It includes the labels of all tested images if the dataset stores labels in memory, in the
+                attribute `label` or `targets`; otherwise, it includes the labels of the same `NUM_COMPARED` images.
         """
         compared = [self[at] for at in positions[:: -(-len(positions) // NUM_COMPARED)]]
         label = self._labels_in_memory(positions)

@@ -45,7 +45,8 @@ def erased_boxes(uniform: Tensor, height: int, width: int) -> Tensor:
         width: width of the images, in pixels.
 
     Returns:
-        Mask of the box, `[B, H, W]`, bool. It is false everywhere if the boxes of all ten attempts exceed the image.
+        Mask of the box, `[B, H, W]`, bool. It is false everywhere if no box of the ten attempts has a smaller height
+        and a smaller width than the image.
     """
     low, high = ERASED_AREA
     area = height * width * (low + uniform[:, 2::2] * (high - low))

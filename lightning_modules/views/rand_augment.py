@@ -322,7 +322,7 @@ class TimmRandAugment(nn.Module):
         recipe: string in the format of timm: `rand`, followed by parts in any order. The parts are the magnitude m
             (0...10, or 0...mmax), the number n of operations, the probability p, the standard deviation mstd of the
             magnitude, the upper bound mmax, and the flag inc. If mstd is above 100, the magnitude is uniform in [0, m].
-            With inc, all operations become stronger as m increases.
+            With inc, all operations that depend on m become stronger as m increases.
         fill: grey value of pixels whose source is outside the image, in [0, 1].
 
     Raises:

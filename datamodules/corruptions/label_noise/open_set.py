@@ -1,9 +1,8 @@
 """Open-set label noise: out-of-distribution images that are labelled with classes of the dataset.
 
 Web search results contain such images. Each training image is replaced, with probability r, by an image from a
-different dataset. The label of the original image is kept. Label noise can be added to the images that were not
-replaced. If its rate is r_in / (1 - r), a fraction r_in of all images is in distribution but has wrong labels, as in
-the protocol of PLS on CIFAR-100.
+different dataset. The label of the original image is kept. Label noise can be added. If its rate is r_in / (1 - r), a
+fraction r_in of all images is in distribution but has wrong labels, as in the protocol of PLS on CIFAR-100.
 
 Source: Albert, Arazo, Krishna, O'Connor and McGuinness, Is your noise correction noisy? PLS: Robustness to label noise
 with two stage detection, WACV 2023, arXiv 2210.04578, and the authors' code.
@@ -25,7 +24,7 @@ def replacements(num_images: int, num_pool: int, noise_rate: float, seed: int) -
     Args:
         num_images: number of images N.
         num_pool: number of images in the pool of replacements. Each image in the pool is used at most once.
-        noise_rate: fraction r of the images to replace, in [0, 1).
+        noise_rate: probability r that an image is replaced, in [0, 1).
         seed: seed of the random choice.
 
     Returns:
@@ -52,7 +51,7 @@ class OpenSetLabelNoise(ImageSet):
     Args:
         images: dataset whose training images are in memory.
         others: replacement images.
-        noise_rate: fraction r of the images to replace, in [0, 1).
+        noise_rate: probability r that an image is replaced, in [0, 1).
         seed: seed of the replacement. None means the value of `seed_everything`.
     """
 

@@ -72,8 +72,8 @@ class AdversarialFlips(SignFlips):
     """Flip all labels near the true boundary, but only where one coordinate is positive.
 
     Labels flip where |margin| <= t and the coordinate is positive. The threshold t is chosen such that, if the points
-    are standard normal, a fraction `rate` of all labels is flipped. Because all labels in this region are wrong, the
-    learned boundary is tilted towards this coordinate's axis.
+    are standard normal, a fraction `rate` of all labels is flipped. All labels in this region are wrong, which can tilt
+    the normal vector of a learned boundary towards this coordinate's axis.
 
     Args:
         rate: fraction of flipped labels for standard normal points, in [0, 1/2).

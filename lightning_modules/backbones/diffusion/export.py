@@ -18,11 +18,11 @@ def save_model(model: LatentDiffusion | PixelSpace, folder: Path, writes: bool, 
     """Save the trained model. This function must be called on every rank, but only one rank writes files.
 
     A fully trained text-to-image model is saved as a pipeline, for `DiffusionPipeline.from_pretrained(folder)`. Trained
-    adapters are saved separately, for `pipeline.load_lora_weights(folder)`. The PixArt-Sigma pipeline does not have
-    `load_lora_weights`. Its network is therefore saved to `folder/transformer` after its adapters are merged, and can
-    be loaded by `from_pretrained(base, transformer=...)`. A pixel-space U-Net is saved as a whole pipeline, with merged
-    adapters. If the network is not a diffusers class, only its weights are saved, and can be loaded by
-    `lightning_modules.backbones.with_weights`.
+    adapters are saved separately, for `pipeline.load_lora_weights(folder)`. Some pipelines, such as that of
+    PixArt-Sigma, do not have `load_lora_weights`. The network is then saved to `folder/transformer` after its adapters
+    are merged, and can be loaded by `from_pretrained(base, transformer=...)`. A pixel-space U-Net is saved as a whole
+    pipeline, with merged adapters. If the network is not a diffusers class, only its weights are saved, and can be
+    loaded by `lightning_modules.backbones.with_weights`.
 
     Args:
         model: model to save.

@@ -21,8 +21,8 @@ class PixelSpace(PixelModel):
         image_shape: shape (C, H, W) of an image; None reads the shape from the config of a diffusers U-Net.
 
     Raises:
-        ValueError: if `image_shape` is None and the network's config does not define the image size, or if the numbers
-            of input and output channels in the config differ.
+        ValueError: if `image_shape` is None, and the network's config does not define the image size or has different
+            numbers of input and output channels.
     """
 
     def __init__(

@@ -77,8 +77,8 @@ class Posterior(nn.Module):
 class ScoreDVI(SingleImageSteps, MethodModule):
     """Denoise each image by fitting a posterior to it. `fit` trains the blind denoisers, which define the prior.
 
-    `test` and `predict` take minutes per 512 x 512 image on a GPU, and need a batch size of 1. Initial weights and
-    samples depend only on the run's seed and the image's index.
+    `test` and `predict` take minutes per 512 x 512 image on a GPU. Use a batch size of 1: initial weights and samples
+    then depend only on the run's seed and the image's index.
 
     Args:
         denoisers: K blind denoisers of images `[B, C, H, W]` with white Gaussian noise. `fit` trains the denoisers that

@@ -97,8 +97,8 @@ def new_controlnet(network: TextToImage, num_layers: int | None, num_single_laye
             options[key] = number
         options |= {key: base.config[key] for key in ("attention_head_dim", "num_attention_heads") if key in defaults}
         options |= {key: 0 for key in ("num_extra_conditioning_channels",) if key in defaults}
-        # diffusers modifies the config of the network. It would overwrite those values that equal the defaults of the
-        # network's class.
+        # diffusers modifies the config of the network. In the ControlNet, it would replace those values that were left
+        # at the defaults of the network's class.
         kept = base._internal_dict
         base._internal_dict = FrozenDict({key: kept[key] for key in kept if key != "_use_default_values"})
         controlnet = kind.from_transformer(base, **options)

@@ -55,8 +55,8 @@ In three seeds of the demo network, the formula explains 22 % of the shift at B 
 0.8 %.
 
 Products with H - G, the Lanczos optimiser and K-FAC are not implemented. However, if an optimizer has a `damping`
-setting, this setting is scaled with the batch size. The implementation is based on the abstract, the authors' code and
-the theory of additive spikes, because the paper's full text was not available.
+setting, this setting is scaled in inverse proportion to the batch size. The implementation is based on the abstract,
+the authors' code and the theory of additive spikes, because the paper's full text was not available.
 
 Source: Granziol, Zohren and Roberts, Learning Rates as a Function of Batch Size: A Random Matrix Theory Approach to
 Neural Network Training, JMLR 23(173), 2022, arXiv 2006.09092.

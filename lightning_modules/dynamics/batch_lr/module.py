@@ -146,7 +146,7 @@ class BatchLR(ClassifierSteps, MethodModule):
 
     @property
     def tables(self) -> Mapping[str, Table]:
-        """Return tables of the batch spectra and of the optimizer settings that the learner computed in each epoch."""
+        """Return tables of the batch spectra, and of curvature and optimizer settings in each measured epoch."""
         found = dict(self._measured.tables()) if self._measured else {}
         if self._rows:
             names = dict.fromkeys(name for row in self._rows for name in row)

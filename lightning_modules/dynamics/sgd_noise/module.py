@@ -30,7 +30,7 @@ from lightning_modules.training.logging import log_same
 
 UNFIT_PRECISION = ("16-mixed", "16-true", "bf16-true")
 GROWTH = 1.25
-"""Minimum ratio between the iteration counts of two successive table rows."""
+"""Minimum ratio between the iteration counts of two successive table rows; the last row may be closer."""
 OF_TRAINING = {
     "loss": "training_loss",
     "error": "training_error",

@@ -50,9 +50,10 @@ This implementation differs from the authors' code in the following points:
 * weight decay follows timm's default, which excludes biases, scales and shifts, but does not use a network's own list
   of exclusions (such as the class token and the positional embedding of a ViT);
 * CGA is part of the same run, and continues with the current learning rate of the schedule, whereas it is a separate
-  run in the authors' code;
-* with QKR, all weights of q and k are trained during CGA, as in the authors' code, where a mask on the product has no
-  effect.
+  run in the authors' code.
+
+With QKR, all weights of q and k are trained during CGA, as in the authors' code, where a mask on the product has no
+effect.
 
 Source: Liu, Liu and Cheng, Oscillation-free Quantization for Low-bit Vision Transformers, ICML 2023, arXiv 2302.02210.
 """

@@ -36,8 +36,8 @@ class AnnotationEfficient(StructureSteps, MethodModule):
     """Train a segmenter on images without annotations and on unpaired masks.
 
     `trainer.max_epochs` must be at most the total number of epochs of all stages. A value below this total ends the run
-    before the last stages. On several devices, use the strategy `ddp_find_unused_parameters_true`. Each round writes
-    its labels to the folder `pseudo_labels` in the run directory.
+    before all stages are complete. On several devices, use the strategy `ddp_find_unused_parameters_true`. Each round
+    writes its labels to the folder `pseudo_labels` in the run directory.
 
     Args:
         network: segmentation network S from images `[B, C, H, W]` in [0, 1] to logits `[B, 2, H, W]` of both classes.
@@ -171,7 +171,7 @@ class AnnotationEfficient(StructureSteps, MethodModule):
         p = at_least_float32(logits).softmax(dim=1)[:, 1]
         gamma = self.gamma if self.stages.round(self.trainer.current_epoch) > 0 else 0.0
         loss = mean_over_kept(noise_weighted_dice(p, batch["label"].to(p.dtype), gamma), self.kept[batch["index"]])
-        return {"dice_loss": loss / loss_weight(batch)}, {"logits": logits.detach()}  # log_training multiplies again
+        return {"dice_loss": loss / loss_weight(batch)}, {"logits": logits.detach()}  # log_training multiplies by it
 
     def on_train_epoch_end(self) -> None:
         stage, after = self.stages.stage(self.trainer.current_epoch), self.trainer.current_epoch + 1

@@ -30,8 +30,8 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
     forward pass per step.
 
     Args:
-        network: network f that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. Its last layer must
-            be the linear classifier. The linear detector needs features that were pre-trained without labels.
+        network: network f that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. Its last linear layer
+            must be the classifier. The linear detector needs features that were pre-trained without labels.
         num_classes: number C of classes.
         weak_view: weak augmentation of a batch. The guess is computed from a new random weak view.
         contrastive_view: augmentation for the contrastive term.
@@ -137,8 +137,8 @@ class PLSLSAPlus(PLSLSA, MethodModule):
     images that both networks flag.
 
     Args:
-        network: network f_1 that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. Its last layer must
-            be the linear classifier. The linear detector needs features that were pre-trained without labels.
+        network: network f_1 that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. Its last linear
+            layer must be the classifier. The linear detector needs features that were pre-trained without labels.
         second_network: network f_2 with the same inputs and outputs as f_1. The classifier of f_2 is re-initialised.
         arguments: arguments of `PLSLSA`, except `guess_views` and `confidence_contrast`.
 

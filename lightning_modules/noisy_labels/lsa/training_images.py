@@ -166,8 +166,8 @@ def sweep(
     All ranks use the BatchNorm statistics of rank 0.
 
     Args:
-        trainer: trainer of the run. The images come from the `training_images_dataloader` of its DataModule or, without
-            a DataModule, from the user's dataloader.
+        trainer: trainer of the run. The images come from the `training_images_dataloader` of its DataModule or, if
+            there is none, from the user's dataloader.
         network: network that maps views to logits.
         evaluation_view: transform that is applied to the images.
         feature_layer: name of the layer whose outputs are collected.

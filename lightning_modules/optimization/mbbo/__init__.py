@@ -48,7 +48,8 @@ The authors' ranking code contains a branch for the top K items, but returns bef
 branch, psi' lacks the factor a. The authors' code also keeps v at zero for the previous iterate. At the beginning of
 the first epoch, the authors' code uses the network from the start of this epoch as the previous iterate. Here, the
 previous iterate is the network before the last step, evaluated with the same dropout masks. The NDCG metric here ranks
-all items that a user has not rated in training, whereas the authors' code ranks only the items in its files.
+all items that a user has not rated in training or, in tests, in validation, whereas the authors' code ranks only the
+items in its files.
 
 Source: Hu, Qiu, Guo, Zhang and Yang, Blockwise Stochastic Variance-Reduced Methods with Parallel Speedup for
 Multi-Block Bilevel Optimization, ICML 2023, arXiv 2305.18730.

@@ -24,11 +24,11 @@ reverted and repeated with half the learning rate. After the last stage, weights
 removed. If cycles remain, the smallest remaining weights are removed until the graph is acyclic. The diagonal of W is
 not masked, because h_s drives it to zero.
 
-The steps are those of the authors' code, with one exception. As in the paper, sigma is kept above a floor of 1e-4 times
-the smallest standard deviation of a column. The authors' code omits this floor. With ordinary data, sigma never reaches
-the floor. Because each Adam step depends on whether the previous step left the domain, the stages are computed on the
-CPU, with NumPy. A run uses one process and fits one graph. For several graphs or seeds, use separate runs. The argument
-`solver` selects NOTEARS or GOLEM as a baseline (see `baselines`).
+The steps are those of the authors' code, with one exception. As in the paper, sigma is kept above a floor, which is
+here 1e-4 times the smallest standard deviation of a column. The authors' code omits this floor. With ordinary data,
+sigma never reaches the floor. Because each Adam step depends on whether the previous step left the domain, the stages
+are computed on the CPU, with NumPy. A run uses one process and fits one graph. For several graphs or seeds, use
+separate runs. The argument `solver` selects NOTEARS or GOLEM as a baseline (see `baselines`).
 
 Source: Saboksayr, Mateos and Tepper, CoLiDE: Concomitant Linear DAG Estimation, ICLR 2024, arXiv 2310.02895.
 """

@@ -101,8 +101,8 @@ class RegularizationPath:
     def observe(self, cov: Array) -> None:
         """Set the covariance X^T X / n, `[d, d]`; call this method before the first iteration.
 
-        For a new path, sigma is initialised to the standard deviations of the columns or, for EV, to the smallest of
-        these standard deviations.
+        For a new path, sigma is initialised to the standard deviations of the columns (`nv`), to the smallest of these
+        standard deviations (`ev`), or to 1 (`ls`).
         """
         self.cov, self.identity = cov, np.eye(len(cov))
         self.floor = FLOOR * float(cov.diagonal().min()) ** 0.5

@@ -16,9 +16,9 @@ its output is 0.
 
 For paths and videos (`FractionalLatentSDE`), X is latent. An encoder maps the observations to the distribution of X(0)
 and to features, which are an input of the control u. Between the times of the observations, the features are
-interpolated. A decoder maps X and time-invariant content to observations. The loss of a video is the squared error of
-its frames. Predictions follow the posterior up to the last given frame, and the prior afterwards. This way of
-predicting is this project's interpretation of the paper.
+interpolated. A decoder maps X and time-invariant content to observations. For a video, the first term of the loss is
+the squared error of its frames. Predictions follow the posterior up to the last given frame, and the prior afterwards.
+This way of predicting is this project's interpretation of the paper.
 
 A bridge (`FractionalBridge`) is a path with a single observation, at its end. The exact solution of a bridge is known.
 Two references for comparison have closed forms: the standard deviation of the bridge of exact fractional Brownian

@@ -30,13 +30,13 @@ classifier minimises
 once for each network. The number of networks was chosen for this project.
 
 This implementation differs from the authors' code in the following points. In regression, the authors' code omits eps
-from the predicted variance and from the quadratic form. In all other places, the authors' code multiplies eps by the
-mean of the diagonal of K. `formulas: released` uses the authors' formulas. The authors' classifier samples values of a
-t distribution independently for each class and point, so these values are not samples of a t process. Here, all classes
-and points of a sample share one scale. In the authors' code, the inverse of K_ZZ contains eps, but the determinant of
-K_ZZ does not. In regression, the standard deviation of the last layer is frozen here, because it is redundant with b.
-The authors' code trains it. For the Burr distribution, the scales are mid-quantiles here, and samples in the authors'
-code. Rows are split with the seed of the run; the authors' code uses seed 10.
+from the predicted variance and from the quadratic form. In the rest of the prediction, the authors' code multiplies eps
+by the mean of the diagonal of K. `formulas: released` uses the authors' formulas. The authors' classifier samples
+values of a t distribution independently for each class and point, so these values are not samples of a t process. Here,
+all classes and points of a sample share one scale. In the authors' code, the inverse of K_ZZ contains eps, but the
+determinant of K_ZZ does not. In regression, the standard deviation of the last layer is frozen here, because it is
+redundant with b. The authors' code trains it. For the Burr distribution, the scales are mid-quantiles here, and samples
+in the authors' code. Rows are split with the seed of the run; the authors' code uses seed 10.
 
 The paper's tables were not available.
 

@@ -23,10 +23,10 @@ and the gradient is small, the angle between w* and w or -w is O(sigma / (1 - 2 
 distribution of x: if the mass and the moments in the bands pass the tests, a wrong direction causes a larger gradient.
 Without the tests, the returned halfspace may misclassify half of the points.
 
-With adversarial label noise, any fraction opt of the labels may be flipped. In this case, a learner with a nonconvex
-surrogate has an error of at most O(opt) + eps. For adversarial noise, `tests: strips` adds the test T4 (see the module
-`suites`). If two halfspaces form a small angle, T4 bounds the fraction of points on which they differ. `tests: moments`
-is a baseline that tests moments and ignores the labels.
+With adversarial label noise, a fraction opt of the labels is flipped, and these labels may be any labels. In this case,
+a learner with a nonconvex surrogate has an error of at most O(opt) + eps. For adversarial noise, `tests: strips` adds
+the test T4 (see the module `suites`). If two halfspaces form a small angle, T4 bounds the fraction of points on which
+they differ. `tests: moments` is a baseline that tests moments and ignores the labels.
 
 With `target: ball`, the points are assumed to have a different distribution, which is strongly log-concave: N(0, I),
 restricted to the ball of radius sqrt(d) and scaled to covariance I. T2 and T3 then compare the points with the mass and

@@ -38,7 +38,7 @@ def slices(clip: Tensor, height: int) -> Tensor:
     """Render x-t slices of clips `[B, T, C, H, W]`: the middle pixel rows of successive frames, one below the other.
 
     Returns:
-        Images `[B, C, height, W]`. All frames have the same number of rows in a slice.
+        Images `[B, C, height, W]`. All frames have the same number of rows in a slice, up to a difference of one row.
     """
     times = torch.arange(height, device=clip.device) * clip.shape[1] // height
     return clip[:, :, :, clip.shape[3] // 2].transpose(1, 2)[:, :, times]

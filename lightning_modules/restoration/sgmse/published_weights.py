@@ -16,7 +16,7 @@ from lightning_modules.networks.published_ncsnpp import in_own_names, published_
 from lightning_modules.restoration.sgmse.speech_ncsnpp import SpeechNCSNpp
 
 REQUIRED: dict[str, Any] = {"backbone": "ncsnpp", "sde": "ouve", "centered": True, "scale_by_sigma": True}
-"""Hyperparameters that a checkpoint must have, so that `SGMSE` with `SpeechNCSNpp` agrees with the authors' code."""
+"""Required values of hyperparameters that a checkpoint records, so that `SGMSE` agrees with the authors' code."""
 
 
 def with_published_weights(network: SpeechNCSNpp, path: str) -> SpeechNCSNpp:

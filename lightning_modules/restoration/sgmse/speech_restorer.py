@@ -189,7 +189,7 @@ class SpeechRestorerSteps(FolderWriter, ABC):
         return recordings(folder)
 
     def predict_step(self: Any, batch: SpeechPairBatch, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
-        """Enhance and write the recordings of a batch that are not yet on disk; return the names of all recordings."""
+        """Enhance the recordings of a batch that are not yet on disk, write them, and return their names."""
         # Names of recordings from a folder are file names; names from a dataset have no suffix.
         suffix = "" if getattr(self.trainer.datamodule, "predict_dir", None) is not None else ".wav"
         lengths = lengths_of(batch)

@@ -10,8 +10,9 @@ of L, so that the cross-entropy and L have the same maxima and parallel gradient
     -log p_y = log (1 + e^L),   grad L = -grad p_y / (p_y (1 - p_y)) = grad(-log p_y) / (1 - p_y).
 
 The steps below do not depend on the length of the gradient. In exact arithmetic, the steps are therefore the same for L
-and for the cross-entropy. In float32, p_y rounds to 1 if the logit of the label exceeds all other logits by 16 or more.
-In this case, the cross-entropy has gradient 0 and cannot rank two perturbations, whereas L still can.
+and for the cross-entropy. In float32 and with two classes, p_y rounds to 1 if the logit of the label exceeds the other
+logit by 17 or more. In this case, the cross-entropy is 0 and cannot rank two perturbations, and its gradient with
+respect to the logit of the label is 0. L does not have these problems.
 
 Projected gradient ascent repeats, with step size a,
 

@@ -54,7 +54,7 @@ class Certificate:
     prediction: int
     """Predicted class, or `ABSTAIN`."""
     radius: float
-    """Certified radius in pixel units; 0 if the classifier abstains."""
+    """Certified radius in pixel units; 0 if no radius is certified."""
     outcome: str
     """Why sampling stopped; see `adaptive_sampling.py`. Unless it is `complete`, more samples may raise the radius."""
     selected: int

@@ -176,10 +176,7 @@ class Defence:
 
 
 def noise_norm(predicted: Tensor) -> Tensor:
-    """Compute the norm
-
-    e ||_2 of each image's predicted noise e, `[B]`.
-    """
+    """Compute the norm ||e||_2 of the predicted noise e of each image, `[B]`."""
     return torch.linalg.vector_norm(predicted.flatten(1), dim=1)
 
 
@@ -205,7 +202,7 @@ def distance_to_grey(inpainter: Inpainter, image: Tensor, keep: Tensor) -> Tenso
 
 
 def _distance(inpainter: Inpainter, image: Tensor, keep: Tensor, target: Tensor) -> Tensor:
-    """Sum the squared distances between the encodings of the blanked images and the encodings `target`."""
+    """Sum the squared distances between the encodings of the blanked images and of the images `target`."""
     zero = torch.zeros(inpainter.noise_shape(image), dtype=image.dtype, device=image.device)
     encoded = inpainter.encode(target, zero).detach()
     return (inpainter.encode(inpainter.blanked(image, keep), zero) - encoded).square().sum()

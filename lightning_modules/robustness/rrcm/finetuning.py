@@ -60,7 +60,8 @@ class RRCM(AccuracyUnderNoise, MethodModule):
             `pretrained_encoder` loads weights from a run of `RRCMPretraining`.
         num_features: number of features of the encoder.
         num_classes: number of classes, K.
-        sigma: standard deviation of the noise in training and certification, in pixel units.
+        sigma: standard deviation of the noise in training, validation and test, in pixel units: the noise level that is
+            to be certified.
         num_copies: number m of noisy copies per image in a training step.
         consistency_weight: weight lambda of the KL divergence between the mean prediction and the prediction for each
             copy.
