@@ -30,10 +30,9 @@ from lightning_modules.training.logging import log_same, log_training
 
 
 class OODScores(ClassifierSteps, MethodModule):
-    """Train a classifier with cross-entropy, and test how well its logits and features detect out-of-distribution
-    images.
+    """Train a classifier with cross-entropy, and test how well its outputs detect out-of-distribution images.
 
-    `test` needs the DataModule `OutOfDistribution`. Before the test, detectors that need to be fitted are fitted to the
+    Detectors use the logits and features of the classifier. `test` needs the DataModule `OutOfDistribution`. Before the test, detectors that need to be fitted are fitted to the
     whole training set, without augmentation. The forward passes are sharded over ranks, and all ranks compute the same
     scores.
 

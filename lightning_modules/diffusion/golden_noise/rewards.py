@@ -67,8 +67,9 @@ def from_open_clip(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class CLIPReward(nn.Module):
-    """Cosine similarity between CLIP's embeddings of image and text, times 100. The weights decide whether this reward
-    is PickScore, HPSv2 or CLIPScore.
+    """Cosine similarity between CLIP's embeddings of image and text, times 100.
+
+    The weights decide whether this reward is PickScore, HPSv2 or CLIPScore.
 
     Images are resized and centre-cropped as CLIP expects, but they are not rounded to 8 bits. The weights of this
     module are not saved in checkpoints.

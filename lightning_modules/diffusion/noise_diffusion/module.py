@@ -149,10 +149,9 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
         return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.model))
 
     def encoded(self, clean: Tensor, prompts: Any) -> Tensor:
-        """Encode images, `[B, ...]`, to latents at the noise level of step K, without guidance. The images are given as
-        autoencoder latents or as pixels.
+        """Encode images, `[B, ...]`, to latents at the noise level of step K, without guidance.
 
-        In each step, the model receives the timestep at which the step ends.
+        The images are given as autoencoder latents or as pixels. In each step, the model receives the timestep at which the step ends.
         """
         model = guided(self.model, prompts, None, 1.0)
         return ddim(model, clean, self.path, self.levels, self.prediction, told=self.path[1:])

@@ -71,8 +71,7 @@ class PixelUNet(nn.Module):
 
 
 class ConditionedUNet(nn.Module):
-    """A diffusion model with two encoders: one conditions it on an image, and the other on the image's semantic
-    features.
+    """A diffusion model with two encoders, which condition it on an image and on the image's semantic features.
 
     Args:
         model: `lightning_modules.backbones.diffusion.text_to_image.TextToImage` with `tuning: full`, or a `PixelUNet`.

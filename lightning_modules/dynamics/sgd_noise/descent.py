@@ -63,7 +63,9 @@ def hinge(signed: Tensor, alpha: float) -> Tensor:
 
 
 def margin_loss(signed: Tensor, alpha: float, loss: Loss) -> Tensor:
-    """Compute the loss phi(alpha y F) / alpha. With r = 1 - alpha y F, phi at points that are not fitted is
+    """Compute the loss phi(alpha y F) / alpha.
+
+    With r = 1 - alpha y F, phi at points that are not fitted is
 
         r for the hinge,    r^2 for the quadratic hinge,    r exp(-1 / (2r)) for the soft hinge.
 
