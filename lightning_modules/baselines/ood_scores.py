@@ -32,9 +32,9 @@ from lightning_modules.training.logging import log_same, log_training
 class OODScores(ClassifierSteps, MethodModule):
     """Train a classifier with cross-entropy, and test how well its outputs detect out-of-distribution images.
 
-    Detectors use the logits and features of the classifier. `test` needs the DataModule `OutOfDistribution`. Before the test, detectors that need to be fitted are fitted to the
-    whole training set, without augmentation. The forward passes are sharded over ranks, and all ranks compute the same
-    scores.
+    Detectors use the logits and features of the classifier. `test` needs the DataModule `OutOfDistribution`. Before the
+    test, detectors that need to be fitted are fitted to the whole training set, without augmentation. The forward
+    passes are sharded over ranks, and all ranks compute the same scores.
 
     Args:
         network: classifier that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. Its last layer must

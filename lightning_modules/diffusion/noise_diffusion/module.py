@@ -151,7 +151,8 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
     def encoded(self, clean: Tensor, prompts: Any) -> Tensor:
         """Encode images, `[B, ...]`, to latents at the noise level of step K, without guidance.
 
-        The images are given as autoencoder latents or as pixels. In each step, the model receives the timestep at which the step ends.
+        The images are given as autoencoder latents or as pixels. In each step, the model receives the timestep at which
+        the step ends.
         """
         model = guided(self.model, prompts, None, 1.0)
         return ddim(model, clean, self.path, self.levels, self.prediction, told=self.path[1:])
