@@ -105,5 +105,5 @@ def test_what_cannot_work_is_refused() -> None:
             CrossEntropy(MLP(64, [16], 10), num_classes=10), datamodule=LabelledImages(TuningDigits(), 64)
         )
     deeper = NMTune(without_head(MLP(64, [16, 16], 6)), num_features=16, num_classes=10)
-    with pytest.raises(ValueError, match=r"other shapes: layers\.2\.weight, layers\.2\.bias"):
+    with pytest.raises(ValueError, match=r"or their shapes differ: layers\.2\.weight, layers\.2\.bias"):
         trainer(first_stage(max_epochs=1)).fit(deeper, datamodule=LabelledImages(TuningDigits(), 64))

@@ -79,4 +79,4 @@ def test_help_names_no_classes_of_other_packages(of: str, capsys: pytest.Capture
     assert "torch.nn.Linear" not in shown
     if of != "--help":
         assert len(shown.splitlines()) < 60
-        assert "lambda, weight of the regularisation. (type: float," in shown
+        assert "weight lambda of the regularisation. (type: float," in shown

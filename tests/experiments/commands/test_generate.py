@@ -196,7 +196,7 @@ def test_a_wrong_option_of_a_run_is_one_sentence(
     [
         (["--pipeline", "missing/folder/x"], "no pipeline at missing/folder/x"),
         (["--pipeline", "EMPTY"], "model_index.json, as save_pretrained writes it"),
-        (["--pipeline", "EMPTY", "--", "--model.a", "1"], "arguments after `--` belong to a run"),
+        (["--pipeline", "EMPTY", "--", "--model.a", "1"], "arguments after `--` apply only to a run"),
         (["--pipeline", "EMPTY", "--checkpoint", "best"], "--checkpoint and arguments after"),
         (["--pipeline", "EMPTY", "--resume", "EMPTY"], "not allowed with argument"),
         (["--pipeline", "EMPTY", "--mask", "a.png"], "--mask needs --image"),

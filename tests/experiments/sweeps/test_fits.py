@@ -54,7 +54,7 @@ def test_each_value_of_the_other_keys_has_an_exponent_and_too_few_points_have_no
     ("more", "said"),
     [
         (["--fit", "width"], "--fit width is not a key of --vary, which has model.start"),
-        (["--fit", "start", "--vary", "model.text=a,b,c", "--fit", "text"], "--vary gives it a"),
+        (["--fit", "start", "--vary", "model.text=a,b,c", "--fit", "text"], "but --vary has a"),
         (["--fit", "start", "--vary", "model.width=0,1,2", "--fit", "width"], "needs positive numbers, but --vary"),
         (["--fit", "start", "--vary", "model.width=1,2", "--fit", "width"], "needs 3 values, got 1, 2"),
     ],
