@@ -51,7 +51,7 @@ def test_runs_are_compared_recorded_and_kept(config: Config, fit: list[str], jou
     assert read(out / "reproduced.csv") == [row]
     assert float(row["mean"]) == pytest.approx(0.9)
     assert (row["verdict"], row["seeds"], row["overrides"]) == ("reproduced", "0 1", "--trainer.max_epochs 2")
-    assert 0 < float((out / "our_name/cpu_seconds.txt").read_text()) < 60
+    assert float((out / "our_name/cpu_seconds.txt").read_text()) > 0
     assert cells(row) == ["Our name", "Table 1", "test/accuracy", "0.9 ± 0.02", "0.9000 ± 0.0071", "0, 1",
                           row["cpu_hours"], "at most 0.01 below", "reproduced: no."]  # fmt: skip
     assert f"| [M](m.md) | [Our name](../{row['config']}) | Table 1 |" in page([row], {"method": "[M](m.md)"})
