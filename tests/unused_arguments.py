@@ -2,8 +2,8 @@
 
 A mode is an argument of a class whose annotation is a `Literal` of strings. Each read of `self.<argument>`, or of the
 argument itself in the constructor, is recorded with the options under which it is reached. Surrounding conditions and
-earlier returns limit these options. An argument that other files of a method read, or that the constructor passes on,
-counts as always read.
+earlier returns limit these options. If the constructor passes an argument on, or if another file of the same folder
+uses the argument, it counts as always read.
 """
 
 import ast

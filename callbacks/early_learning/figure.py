@@ -99,7 +99,8 @@ def _lines(
         panel.plot(fit_epochs, fits[:, category], ".-", color=color, markersize=4, linewidth=0.8, label=name)
         a, b, c, start, num_records = curves[category]
         if np.isfinite(a):
-            # The L records from `start` on were fitted at L equal steps from 0 to L times the record spacing.
+            # The fit placed the L records from `start` on at L equally spaced times, from 0 to L * per_record. The plot
+            # moves them back to their true epochs.
             t = np.linspace(0, num_records * per_record, 200)
             at = fit_epochs[int(start)] + t * (num_records - 1) / num_records
             panel.plot(at, learning_curve(t, a, b, c), color=color, linestyle="--", linewidth=1.2)

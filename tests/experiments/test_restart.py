@@ -1,4 +1,7 @@
-"""A command that torchrun restarts after a process has failed resumes its run; `test_clusters.py` kills a process."""
+"""If a process fails and torchrun restarts the command, the command resumes its run.
+
+The test that kills a process is in `test_clusters.py`.
+"""
 
 from pathlib import Path
 

@@ -55,7 +55,8 @@ class ImageReward(nn.Module):
         weights: released file `ImageReward.pt`, folder with this file, or name on the Hugging Face Hub. Code in the
             file is not run.
         tokenizer: tokenizer of BERT: local folder written by `save_pretrained`, or name on the Hub.
-        local_files_only: load models that are given by name only from the Hugging Face cache, without network access.
+        local_files_only: if a model is given by its name, load it from the Hugging Face cache only, without network
+            access.
 
     Raises:
         ImportError: if transformers is not installed.
