@@ -54,7 +54,7 @@ def test_every_layout_gives_the_saved_network(name: str, tmp_path: Path) -> None
 
 
 def test_published_networks_of_randomised_smoothing_load_with_their_own_names(tmp_path: Path) -> None:
-    """The configs of DRS and consistency use this network: a normalisation without state, then a ResNet with `fc`."""
+    """The names are those in the configs of DRS and consistency: a stateless normalisation, then a ResNet with `fc`."""
     saved, loaded = CIFARResNet(8, shortcut="B"), Normalized(CIFARResNet(8, shortcut="B"), [0.5] * 3, [0.25] * 3)
     published = {f"1.{key.replace('linear.', 'fc.')}": value for key, value in saved.state_dict().items()}
     torch.save({"epoch": 90, "state_dict": published, "optimizer": {"state": {}}}, tmp_path / "checkpoint.pth.tar")

@@ -27,7 +27,7 @@ def gradients(network: nn.Module, *inputs: Tensor) -> dict[str, Tensor]:
 
 
 def warmed(network: nn.Module, *shape: int) -> tuple[Any, Tensor]:
-    """Return the network in evaluation mode, in float64 and with trained running statistics, and an image."""
+    """Return the network in evaluation mode, in float64 and with updated running statistics, and an image."""
     image = torch.randn(shape, dtype=torch.float64)
     network.double().train()(image)
     return network.eval(), torch.randn(shape, dtype=torch.float64)

@@ -17,7 +17,7 @@ def small(**arguments: object) -> EANet:
 
 
 def awake(network: EANet) -> EANet:
-    """Change the weights of blocks that are initialised as the identity, so that these blocks have an effect."""
+    """Draw all parameters anew, because the blocks are initialised as the identity and would have no effect."""
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return network

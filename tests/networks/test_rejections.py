@@ -41,7 +41,7 @@ from tests.rejections import Row, rejections
 
 
 def deeplab(**options: Any) -> Callable[[Path], object]:
-    """Return a function that builds a network from a file whose weights do not fit it."""
+    """Return a function that builds a network next to `other.pth`, a file of weights that do not fit it."""
 
     def build(root: Path) -> object:
         torch.save({"linear.weight": torch.zeros(2)}, root / "other.pth")

@@ -177,8 +177,8 @@ def test_lumina_2_has_2_6_billion_parameters_and_takes_a_step_on_the_meta_device
 ) -> None:
     """The published configuration differs from the diffusers defaults in the text width, which is 2304 for Gemma 2 2B.
 
-    The network reads the text lengths on the host. Tensors on the meta device have no values, so this test passes the
-    lengths as an argument.
+    The network reads the text lengths on the host. Tensors on the meta device have no values, so this test replaces
+    `Tensor.tolist` with a function that returns the length.
     """
     with torch.device("meta"):
         network: Any = Lumina2Transformer2DModel(cap_feat_dim=2304)

@@ -21,7 +21,7 @@ def loaded(kind: type[ImageSet], *args: Any, **options: Any) -> LabelledImages:
 
 
 class Patterns(ImageSet):
-    """Random 6 x 6 images of four classes; each class has ten training images in mixed order, and seven test images."""
+    """Random 6 x 6 images of four classes: ten training images per class in mixed order, and seven test images."""
 
     num_classes = NUM_CLASSES
     image_shape = (2, 6, 6)

@@ -86,7 +86,7 @@ def test_every_visit_draws_one_of_the_passes_and_evaluation_takes_the_image_as_i
     counts = torch.stack(drawn).flatten().bincount(minlength=5).double()
     assert counts[0] == 0
     expected = counts.sum() / 4
-    assert ((counts[1:] - expected) ** 2 / expected).sum() < 16.3  # 0.1 % quantile, chi squared, 3 degrees
+    assert ((counts[1:] - expected) ** 2 / expected).sum() < 16.3  # chi squared, 3 degrees: exceeded in 0.1 %
     held_out = data.validation_set[Request(torch.arange(5), 0, 5)]["image"]
     assert torch.equal(held_out, torch.zeros(5, D, dtype=torch.float64))
 
@@ -106,7 +106,7 @@ def test_second_views_are_other_passes_each_as_often(tmp_path: Path) -> None:
         )
     assert counts[0].sum() == counts[:, 0].sum() == counts.trace() == 0
     found = counts[1:, 1:][~torch.eye(3, dtype=torch.bool)]
-    assert ((found - 1000) ** 2 / 1000).sum() < 20.5  # 0.1 % quantile, chi squared, 5 degrees
+    assert ((found - 1000) ** 2 / 1000).sum() < 20.5  # chi squared with 5 degrees: exceeded in 0.1 %
     with pytest.raises(ValueError, match="second_view needs images with at least 2 views, but CachedFeatures has 1"):
         LabelledImages(cached(tmp_path, augmented_passes=1), second_view=True)
 

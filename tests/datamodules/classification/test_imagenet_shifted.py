@@ -9,7 +9,7 @@ WNIDS = ["n01", "n02", "n05", "n09"]
 
 
 def imagenet(root: Path, **sets: list[str]) -> Path:
-    """Write one image per class in `train`, `val` and each shifted set; its red value is 10 times the class's place."""
+    """Write one image per folder of `train`, `val` and each shifted set; red is 10 times the place of the folder."""
     for split, folders in {"train": WNIDS, "val": WNIDS, **sets}.items():
         for number, folder in enumerate(folders):
             paint(root / split / folder / "a.png", 10 * number)

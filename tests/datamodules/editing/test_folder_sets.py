@@ -77,7 +77,7 @@ def test_prompts_that_do_not_fit_are_named(folder: Path) -> None:
     refused(
         json.dumps({"one": {"source": "a", "edits": ["a"]}, "two": ["a"]}), "some images have a source, but two has"
     )
-    MaskedPhotographs(str(folder), image_size=16).test(0, with_prompts=False)  # does not read any masks
+    MaskedPhotographs(str(folder), image_size=16).test(0, with_prompts=False)  # does not read the prompts
 
 
 def test_damaged_files_are_all_named_before_any_image_is_protected(folder: Path) -> None:

@@ -85,7 +85,7 @@ def tar() -> bytes:
 
 
 def whole() -> dict[str, bytes]:
-    """Write a small valid file for each reader."""
+    """Return the content of a small valid file for each reader."""
     labels = {"clean_label": np.arange(3), "worse_label": np.array([1, 1, 2])}
     slices = ({"a": NUMBERS[..., 0]}, {"a": NUMBERS[..., 1]})
     noise = np.ones((1, 2, 4, 4), np.float32)

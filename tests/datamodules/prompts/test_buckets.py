@@ -8,7 +8,7 @@ SDXL = {
     *((768, 1344), (832, 1216), (832, 1152), (896, 1152), (896, 1088), (960, 1088), (960, 1024), (1024, 1024)),
     *((704, 1472), (640, 1600), (576, 1792), (512, 2048)),
 }
-"""The table in the appendix of SDXL's paper, without the smallest area; each size is a short and a long side."""
+"""Short and long sides from the table in the appendix of SDXL's paper, without the sizes of least area."""
 
 
 @pytest.mark.parametrize("max_ratio", [1.0, 2.0, 4.0])

@@ -25,7 +25,7 @@ CLEAN = [np.random.default_rng(seed).integers(0, 256, (3, 16, 16), dtype=np.uint
 
 
 class Five(PairSet):
-    """Five images of the same size; a noisy version is optional."""
+    """Five images of the same size, which are given either as clean or as noisy images."""
 
     channels = 3
 

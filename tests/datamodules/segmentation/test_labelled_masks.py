@@ -242,7 +242,7 @@ def test_corrections_that_do_not_fit_are_refused(label: Tensor, message: str) ->
     data.setup("fit")
     with pytest.raises(ValueError, match=message):
         data.correct_labels(torch.tensor([0]), label)
-    data.correct_labels(torch.tensor([], dtype=torch.int64), torch.zeros(0, 6, 4))  # ignored pixels are not mistakes
+    data.correct_labels(torch.tensor([], dtype=torch.int64), torch.zeros(0, 6, 4))  # an empty correction is no error
 
 
 def test_a_run_keeps_how_wrong_its_masks_were_made(tmp_path: Path) -> None:

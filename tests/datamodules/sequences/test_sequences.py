@@ -42,7 +42,7 @@ def test_frames_are_in_the_unit_interval_and_new_in_each_epoch() -> None:
     assert first.keys() == {"observed", "interval", "index", "global_batch_size"}
     assert first["observed"].dtype == torch.float32
     assert (first["observed"].min(), first["observed"].max()) == (0, 1)
-    assert digits.seed is None  # that of the data is the value of its copy
+    assert digits.seed is None  # the data's seed is set only in their copy
     loader = data.train_dataloader()
     loader.sampler.set_epoch(1)  # type: ignore[union-attr, attr-defined]
     [second] = loader

@@ -81,7 +81,7 @@ def test_both_layouts_give_the_split_of_ratings_in_memory(
         assert all(torch.equal(chosen[key], wanted[key]) for key in wanted)
     assert Tables(ours).row_shapes == {"ratings": (12,)}
     again = ratings(tmp_path, 7)
-    monkeypatch.setattr(netflix, "write_by_user", None)  # they exist
+    monkeypatch.setattr(netflix, "write_by_user", None)  # the ratings by user are cached
     np.testing.assert_array_equal(again.test().sparse["held_out"].toarray(), ours.test().sparse["held_out"].toarray())
 
 

@@ -159,7 +159,7 @@ def test_fid_takes_it_as_a_generator_of_its_prompts(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*")
 @pytest.mark.parametrize(("name", "width"), [("sdxl", 2048), ("dreamshaper", 2048), ("hunyuan_dit", 1024)])
 def test_a_training_step_at_full_size_on_the_meta_device(name: str, width: int) -> None:
-    """Embeddings on the meta device replace the pipeline, because its pretrained weights are not available."""
+    """Embeddings on the meta device replace the pipeline, because a pipeline comes with its pretrained weights."""
     embedding = ("--model.model", "tests.diffusion.golden_noise.small.Embedding", "--model.model.width", str(width))
     more = ("--model.rewards", "null", "--data.data_dir", "pairs")
     arguments = ("--config", ROOT / f"configs/golden_noise/{name}.yaml", *embedding, *more)

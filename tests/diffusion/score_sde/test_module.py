@@ -55,7 +55,7 @@ def test_denoised_images_are_posterior_means(process: Process) -> None:
 
 @pytest.mark.parametrize("process", PROCESSES, ids=lambda process: type(process).__name__)
 def test_bits_per_dimension_are_those_of_the_density(process: Process) -> None:
-    """For any image range of the process, the result is 8 minus the log density on [0, 1], in bits per pixel."""
+    """For any image range of the process, the result is 8 minus the log density on [0, 1], in bits per dimension."""
     image = MEAN + DEVIATION * randn(3, 1, 4, 4)
     bits = module(process).bits_per_dim(image, torch.ones_like(image))
     normal = torch.distributions.Normal(torch.tensor(MEAN, dtype=torch.float64), DEVIATION)

@@ -19,7 +19,7 @@ def test_interpolation_is_that_of_pytorch(mode: str, size: tuple[int, int]) -> N
 
 def test_area_is_the_mean_over_the_new_pixel() -> None:
     torch.testing.assert_close(resized(IMAGE[..., :16], (4, 8), "area"), F.avg_pool2d(IMAGE[..., :16], (3, 2)))
-    fine = IMAGE[0, 0, 0].repeat_interleave(7 * 5)  # to 12 pixels: each is 17 * 35 / 7 fine ones, etc.
+    fine = IMAGE[0, 0, 0].repeat_interleave(7 * 5)  # from 17 to 7: each is 17 * 35 / 7 fine ones, etc.
     torch.testing.assert_close(resized(IMAGE, (12, 7), "area")[0, 0, 0], fine.view(7, -1).mean(dim=1))
     enlarged = resized(IMAGE, (12, 35), "area")[0, 0, 0]
     torch.testing.assert_close(enlarged, IMAGE[0, 0, 0].repeat_interleave(35).view(35, 17).mean(dim=1))

@@ -124,7 +124,7 @@ def test_banding_and_colour_bias_can_be_changed() -> None:
 
 
 def test_the_range_of_levels_is_the_cameras(tmp_path: Path) -> None:
-    """In ELD, white is 16383; in the raw images of the three cameras, black is 512, 400 and 2048."""
+    """In ELD, white is 16383; in the raw images, black is 512 (Sony), 400 (Nikon) and 2048 (both Canon cameras)."""
     ranges = {"SonyA7S2": 15871, "NikonD850": 15983, "CanonEOS70D": 14335, "CanonEOS700D": 14335}
     assert {name: Sensor(name).signal_range for name in ranges} == ranges
     clean = torch.full((1, 4, 8, 8), 0.5, dtype=torch.float64)

@@ -108,7 +108,7 @@ def test_flips_in_place_turn_some_cats_back() -> None:
     became_cats = (noisy[label == 5] == 3).sum()
     assert abs(became_dogs / count - rate * (1 - rate)) < 3 * math.sqrt(rate * 0.24 / count)
     assert abs(became_cats / count - rate) < 3 * math.sqrt(0.24 / count)
-    # a share of all dogs after the first flip, minus the cats among them that stayed dogs
+    # The second flip takes a share r of all dogs after the first flip: true dogs, and cats that turn back.
     assert became_cats + (rate * count - became_dogs) == rate * (count + rate * count)
     assert (noisy[np.isin(label, [0, 1, 6, 7, 8])] == label[np.isin(label, [0, 1, 6, 7, 8])]).all()
 

@@ -16,7 +16,7 @@ def test_magnitudes_are_those_of_the_padded_image() -> None:
 
 
 def test_the_first_estimate_has_the_size_of_the_image_and_undoes_a_transform_without_phases() -> None:
-    """An image that is even around its centre has a real transform; if it is positive, its magnitude loses nothing."""
+    """The transform of an image that is even around its centre is real; if it is positive, it equals its magnitude."""
     operator = PhaseRetrieval(2.0)
     assert operator.pseudo_inverse(operator.forward(IMAGE)).shape == IMAGE.shape
     assert operator.pseudo_inverse(torch.ones(1, 1, 384, 384)).shape == (1, 1, 256, 256)

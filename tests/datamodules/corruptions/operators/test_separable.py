@@ -43,7 +43,7 @@ def test_the_blur_is_the_same_correlation_in_every_channel_but_for_small_singula
     expected = correlate1d(correlate1d(IMAGE.numpy(), kernel, axis=2, mode="constant"), kernel, axis=3, mode="constant")
     found = operator.forward(IMAGE).numpy()
     lost = np.abs(found - expected).max()
-    assert lost < 0.03 * IMAGE.numpy().max() * 24  # the energy of the singular values below 0.03
+    assert lost < 0.03 * IMAGE.numpy().max() * 24  # the contribution of the singular values below 0.03
     if deviation == 0.4:  # no singular value is that small
         assert lost < 1e-12
     by_channel = torch.stack([operator.forward(IMAGE[:, c : c + 1])[:, 0] for c in range(3)], dim=1)
