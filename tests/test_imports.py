@@ -1,7 +1,7 @@
 """Rules on which module may import which, checked in the source without importing it.
 
-1. Imports have one direction: train -> experiments -> callbacks -> lightning_modules -> datamodules. `experiments`
-   imports only `datamodules.files` at import time; its commands import the modules that they need when they run.
+1. Imports have one direction: train -> experiments -> callbacks -> lightning_modules -> datamodules. Of the other
+   packages, `experiments` imports only `datamodules.files`; its commands also import what they need when they run.
 2. A file that defines a LightningModule or a Callback is imported only by the `__init__.py` of its own folder.
 3. A shared file has at least two users: files of different methods or subjects, or class paths in a YAML file.
 4. No import cycles exist, whether at import time, inside functions or for type annotations only.

@@ -66,7 +66,7 @@ def test_a_product_over_a_gradient_on_the_same_images(
 def test_learning_every_20_epochs_costs_little_of_the_training(report: Report) -> None:
     """A full run measures the curvature of 1,024 of 50,000 images in 20 steps; here, both numbers are divided by 64.
 
-    The test therefore measures 16 images, and trains for 20 epochs of 781 images.
+    The time for 16 images is thus compared with that of 20 epochs of 781 images, estimated from one training step.
     """
     net, learner = CIFARResNet(20), OnlineLearner("ssgdm", steps=20)
     with curvature_mode(net, "batch"):

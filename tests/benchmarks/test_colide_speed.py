@@ -31,7 +31,7 @@ def ours(cov: np.ndarray) -> np.ndarray:
 
 
 def theirs(cov: np.ndarray) -> np.ndarray:
-    """Run one stage with mu = s = 1; as in the authors' code, each matrix is recomputed wherever it is used."""
+    """Run one stage with mu = s = 1; each matrix is recomputed wherever it is used."""
     size = len(cov)
     weight, first, second = np.zeros_like(cov), np.zeros_like(cov), np.zeros_like(cov)
     sigma = np.sqrt(np.min(np.diag(cov)))

@@ -14,7 +14,10 @@ pytestmark = pytest.mark.benchmark
 
 
 def steps(noise: Noise) -> Callable[[], None]:
-    """Return a function that takes 100 steps of 32 paths in six dimensions, forward and backward."""
+    """Return a function that takes 100 steps of 32 paths in six dimensions, forward and backward.
+
+    The networks have the widths that the paper uses for videos.
+    """
     x = torch.zeros(32, 6)
     drift = tanh_layers(6, (200, 200), 6)
     control = tanh_layers(6 * (noise.num_processes + 1), (200, 200), 6)

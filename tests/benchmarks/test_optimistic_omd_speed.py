@@ -1,4 +1,4 @@
-"""Speed of online learners relative to PyNOL on squared losses, with the gradient formula and with autograd."""
+"""Speed of online learners relative to PyNOL on squared losses, with given gradients and with autograd."""
 
 import time
 from collections.abc import Callable

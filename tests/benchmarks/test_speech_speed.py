@@ -41,7 +41,7 @@ class Spoken(SpeechSet):
 
 
 class PerItem(Dataset):
-    """Files of noisy and clean recordings that are opened, cropped and normalised one by one."""
+    """Files of noisy and clean recordings that are opened and cropped one by one."""
 
     def __init__(self, folder: Path, signals: list[np.ndarray]) -> None:
         self.files = [(folder / f"{number}_noisy.wav", folder / f"{number}.wav") for number in range(len(signals))]

@@ -31,7 +31,7 @@ def test_each_storage_counts_once_and_whole_and_parameters_do_not() -> None:
 
 
 class Squares(LightningModule):
-    """Saves 250 kB for backward in each step; a chosen step fails."""
+    """Saves about 250 kB for backward in each step; with `fails`, each step raises an error."""
 
     def __init__(self, fails: bool = False) -> None:
         super().__init__()

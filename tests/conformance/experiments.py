@@ -58,8 +58,8 @@ def experiments() -> Experiments:
 def at_paper_scale(*, dear: set[str] | frozenset[str] = frozenset()) -> list[Any]:
     """List the configs that are not demos.
 
-    In the default suite, tests run for three configs of each folder, and for the first config of each module. The tests
-    of all other configs run nightly.
+    In the default suite, tests run for the first config of each module in a folder, but for at most three configs per
+    folder. The tests of all other configs run nightly.
 
     Args:
         dear: names of configs that take more than two core-seconds and run nightly.

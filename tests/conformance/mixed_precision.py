@@ -75,7 +75,7 @@ def enable() -> None:
     chosen, began = _AcceleratorConnector._check_and_init_precision, MixedPrecision.__init__
 
     def of_the_device(self: Any) -> Any:
-        flag, self._accelerator_flag = self._accelerator_flag, simulated_device.DEVICE.type  # has no fp16
+        flag, self._accelerator_flag = self._accelerator_flag, simulated_device.DEVICE.type  # a CPU has no fp16
         try:
             return chosen(self)
         finally:

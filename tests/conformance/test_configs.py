@@ -41,7 +41,7 @@ OWN_KEYS = {
     "fractional_sde": {"data.sequences.hurst"},  # one claim compares models trained on paths with two different indices
     "eld": {"data.noise.model", "data.fixed_noise"},  # the method is the training noise: fresh, or from fixed pairs
     "sgd_noise": {"data.table.num_points"},  # the measured exponents are those of the number of points
-    "tester_learner": {"data.table.marginal"},  # the alternative that the method must distinguish
+    "tester_learner": {"data.table.marginal"},  # the marginals that the method must distinguish
     "benign_oscillation": {"model.optimizer.lr"},  # the method is the learning rate
     "batch_lr": {"model.optimizer.lr"},  # the learner sets the rate; its baseline uses the best constant rate
     # the method is the optimizer
@@ -62,7 +62,7 @@ OWN_KEYS = {
     # the method and its baselines are optimizers, each with the best rate of its own grid
     "sso": {"model.optimizer.class_path", "model.optimizer.lr"},
 }
-"""Keys that a method's configurations may set although they are not among its arguments, with the reasons."""
+"""Keys other than a method's own arguments in which it may differ from its baseline, with the reasons."""
 
 
 def unknown_keys(value: Any, place: str = "") -> Iterator[str]:
@@ -113,7 +113,7 @@ def test_a_key_that_does_not_exist_is_found() -> None:
 
 
 def effective(path: Path) -> dict[str, Any]:
-    """Return settings by dotted name, without the base file's arguments that a replaced class does not have."""
+    """Return settings by dotted name, without the base file's arguments that a replacing class does not have."""
     settings = settings_of(path)
     for key, value in dotted(mapping_of(path)).items() if base_of(path) else []:
         if key.endswith(".class_path"):

@@ -75,7 +75,7 @@ def test_a_random_sigma_of_each_image_is_normal_with_the_annealed_deviation() ->
 
 @pytest.mark.parametrize("noise", [Gaussian(25), Poisson(0.05), Gamma(50)])
 def test_value_and_gradient_of_a_step_are_the_equation(noise: Any) -> None:
-    """In an epoch's second step, sigma has decreased for the images of both batches; Poisson images are counts."""
+    """In an epoch's second step, the decrease of sigma counts the images of both batches; Poisson images are counts."""
     method = module(noise, sigma=(0.4, 0.1), anneal_images=10, score_scale=3.0)
     noisy = torch.rand(2, 1, 3, 3, dtype=torch.float64)
     batch: Any = {"noisy": noisy, "index": torch.arange(2), "global_batch_size": 2}
@@ -175,7 +175,7 @@ def test_noise_of_the_data_must_be_that_of_the_formula() -> None:
 
 @pytest.mark.parametrize("name", ["grey", "colour", "train400", "demo"])
 def test_the_perturbation_reaches_its_last_size_by_the_end_of_an_epoch(name: str) -> None:
-    """The authors anneal over 22,000 images, nearly one of their epochs; the configs use the same share of an epoch."""
+    """The authors anneal over 22,000 images, nearly one of their epochs; the configs use at least this share."""
     settings = settings_of(CONFIGS / "noise2score" / f"{name}.yaml")
     images = {"grey": 800 + 400, "colour": 800, "train400": 400, "demo": 10}[name]
     part = settings["model.anneal_images"] / (images * settings["data.patches_per_image"])

@@ -64,7 +64,7 @@ BASES: dict[str, tuple[str, Mapping[str, Any]]] = {
     "scores": ("ood_scores", FEW),
     "shifted": ("noise_mask", FEW),
 }
-"""The runs that the rows modify: for each, the name of its row in `methods.py`, and changes to that row's settings."""
+"""The runs that the rows use: for each, the name of its row in `methods.py`, and changes to that row's settings."""
 
 
 def listed(*classes: str) -> str:

@@ -49,7 +49,7 @@ def test_curves_are_of_the_metrics_asked_for(tmp_path: Path, monkeypatch: pytest
 def test_a_colour_means_a_method_and_its_lightness_a_setting() -> None:
     """The later a setting, the darker its colour.
 
-    If there is only one method, its settings get a separate colour scale, instead of shades of the method's hue.
+    If there is only one method, its settings get a separate colour scale, instead of the hues of methods.
     """
     two = colours_of({"a 1": "a", "b 1": "b", "a 2": "a", "b 2": "b"})
     hues = {name: round(rgb_to_hsv(to_rgb(each))[0], 2) for name, each in two.items()}

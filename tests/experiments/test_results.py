@@ -76,7 +76,7 @@ def test_markdown_cells_cannot_break_the_table() -> None:
         ("test/tnr95_photograph", " ↑"),
         ("test/cross_entropy", " ↓"),
         ("test/memorized", " ↓"),
-        ("test/edit_psnr", ""),  # protection aims to degrade the edit, so there is no better direction
+        ("test/edit_psnr", ""),  # the better direction depends on the task: protection degrades edits
         ("test/noise_norm", ""),
         ("test/mean_draws", ""),
     ],

@@ -76,7 +76,7 @@ def test_batches_of_unknown_size_and_accumulated_ones(tmp_path: Path, monkeypatc
     assert [sorted(row) for _, row in rows] == [[LEFT]] * 4
     batches = [{"global_batch_size": 5, "index": torch.zeros(1)}] * 4
     _, rows = fit(tmp_path / "b", monkeypatch, batches, accumulate_grad_batches=2, max_epochs=1)
-    assert [(step, row[SAMPLES]) for step, row in rows] == [(2, pytest.approx(15 / 66))]  # without the first step
+    assert [(step, row[SAMPLES]) for step, row in rows] == [(2, pytest.approx(15 / 66))]  # without the first batch
 
 
 def test_the_progress_bar_shows_the_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,7 +90,7 @@ class Place:
 
     @property
     def scratch(self) -> Path:
-        """The item's folder for temporary files."""
+        """The folder for files that are not results; all items share it."""
         path = self.folder / "scratch"
         path.mkdir(parents=True, exist_ok=True)
         return path
@@ -182,7 +182,7 @@ def largest(fits: Callable[[int], bool], most: int) -> int:
 def largest_difference(one: Any, other: Any) -> float:
     """Find the largest difference of two nested states; each tensor's is divided by its largest value or 1, if larger.
 
-    If shapes, keys or types differ, the result is infinity.
+    If shapes, keys or lengths differ, the result is infinity.
     """
     if isinstance(one, dict) and isinstance(other, dict):
         if one.keys() != other.keys():

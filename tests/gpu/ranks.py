@@ -16,7 +16,7 @@ from tests.two_processes import in_two_processes
 FIRST = ("elr", "monna", "consistency", "score_sde", "adele", "lsa", "cbsn", "wta_crs", "diffusion_finetuning")
 """Methods that are checked first; each exchanges different data between ranks."""
 TOLERANCE = 1e-8
-KEPT_ELSEWHERE = {"callbacks", "loops", "metrics_table"}  # results, counts and tables that are compared elsewhere
+KEPT_ELSEWHERE = {"callbacks", "loops", "metrics_table"}  # results, counts and tables, which are not compared
 
 
 def ranks(at: Place) -> None:

@@ -54,7 +54,7 @@ def test_true_negative_rate_is_that_of_the_published_procedure(in_distribution: 
 def test_metrics_of_an_example_by_hand() -> None:
     in_distribution = torch.arange(1.0, 21)  # 95 % of 20 are above the lowest
     found = detection_metrics(in_distribution, torch.tensor([0.0, 0.5, 1.5, 30]))
-    assert found["tnr95"] == pytest.approx(0.5)  # 0 and 0.5 are below 1, the lowest rejected score
+    assert found["tnr95"] == pytest.approx(0.5)  # 0 and 0.5 are below 1, the rejected in-distribution score
     assert found["auroc"] == pytest.approx((20 + 20 + 19 + 0) / 80)
     assert found["detection_accuracy"] == pytest.approx(0.5 * (19 / 20 + 3 / 4))
     with pytest.raises(ValueError, match="other inputs is empty"):

@@ -101,7 +101,7 @@ def test_value_and_gradient_of_a_step_are_elr_of_mixed_images_with_the_other_ave
     assert torch.equal(out["logits"], teacher)
     for own, other in zip(module.parameters(), reference.parameters(), strict=True):
         if other.grad is None:
-            assert own.grad is None  # the second network and both averages are unchanged
+            assert own.grad is None  # the second network and both averages get no gradient
         else:
             torch.testing.assert_close(own.grad, other.grad, rtol=1e-10, atol=1e-14)
 

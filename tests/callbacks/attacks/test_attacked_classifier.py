@@ -189,7 +189,7 @@ def test_an_attack_takes_its_steps_a_look_at_their_end_and_one_at_the_images_tha
 ) -> None:
     """Of the 31 images, 7 are misclassified before the attack.
 
-    The attack predicts every image once, and the trainer's test loop predicts it once more.
+    The callback predicts every clean image once, and the trainer's test loop predicts it once more.
     """
     module = HalfSpace()
     run(tmp_path, callback(attacks=[PGD("linf", LINF, steps=10, name=f"box{n}") for n in range(attacks)]), module)

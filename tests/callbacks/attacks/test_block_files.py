@@ -91,7 +91,7 @@ def test_random_numbers_of_an_attack_do_not_depend_on_the_one_before(tmp_path: P
 
 
 def test_another_attack_on_a_checkpoint_adds_its_row(tmp_path: Path) -> None:
-    """A repeated attack replaces its own row; a checkpoint with new weights replaces all rows of the previous one."""
+    """A repeated attack replaces its own row; new weights in a checkpoint replace all rows of this checkpoint."""
     box, ball = attacks()
     shorter = PGD("linf", LINF, steps=5, restarts=2, name="box")
     checkpoint = save(tmp_path, "12")  # a name that looks like a number

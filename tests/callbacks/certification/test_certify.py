@@ -167,7 +167,7 @@ def test_a_module_with_votes_and_radius_of_its_own(tmp_path: Path) -> None:
 
 
 class Layer(Planes):
-    """A convolution that records the dtypes of its inputs."""
+    """A convolution that records the dtypes of its inputs and outputs."""
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()

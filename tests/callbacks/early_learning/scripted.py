@@ -81,7 +81,7 @@ class Samples(Dataset):
 
 
 class Scripted(LightningModule):
-    """A classifier, or a segmenter of 1 x 1 images, whose predictions are its inputs."""
+    """A classifier, or a segmenter of 1 x 1 images; in training, it predicts what `predictions` returns."""
 
     def __init__(self, per_pixel: bool = False, first_batch: int = 0, with_truth: bool = True) -> None:
         super().__init__()

@@ -50,7 +50,7 @@ def test_names_are_escaped_and_nothing_is_loaded(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Train on class folders of uniform grey images, and return the root folder; a table makes two labels wrong."""
+    """Train on two class folders of single-colour images, write a label report, and return the root folder."""
     root = tmp_path_factory.mktemp("labels")
     shades(root, "train", ["cat", "dog"], per_class=8)
     line = ["fit", "--config", "configs/own_data/classes.yaml", "--config", "configs/callbacks/label_report.yaml"]

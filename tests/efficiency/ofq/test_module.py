@@ -79,7 +79,7 @@ def test_scales_are_measured_once_and_are_trained(tmp_path: Path) -> None:
     assert (scales != 1).all()
     first.save_checkpoint(tmp_path / "stopped.ckpt")
     again = small()
-    again._begin = None  # type: ignore[assignment, method-assign]  # it was not requested
+    again._begin = None  # type: ignore[assignment, method-assign]  # must not be called
     quiet(max_epochs=2, limit_train_batches=3).fit(again, datamodule=digits(), ckpt_path=tmp_path / "stopped.ckpt")
     moved = torch.cat([part.scale.detach() for part in scaled_parts(again.network)])
     assert (moved != scales).float().mean() > 0.6  # in the last block, only one token is used

@@ -75,7 +75,7 @@ def test_a_normalisation_with_a_weight_of_nought_stays() -> None:
     [(nn.LayerNorm(6), 0.0), (nn.LayerNorm(6), -1e-16), (nn.LayerNorm(6, bias=False), 0.0), (T5Norm(6), 0.0)],
 )
 def test_a_weight_that_trains_towards_nought_is_not_divided_by(plain: Any, least: float) -> None:
-    """Before the first epoch starts, only the gradients of the other entries are exact; afterwards, all are exact."""
+    """Until the next epoch starts, only the gradients of the other entries are exact; from then on, all are exact."""
     plain = copy.deepcopy(plain).double()
     network = nn.Sequential(nn.Identity(), copy.deepcopy(plain))
     compact_layers(network)

@@ -1,4 +1,4 @@
-"""A pre-trained MiniLM on GLUE texts: a few steps with WTA-CRS next to exact steps, and the memory that they save."""
+"""A pre-trained MiniLM on GLUE texts: a few steps with WTA-CRS next to exact steps, and the memory that both keep."""
 
 import copy
 import importlib.metadata

@@ -91,7 +91,7 @@ assert not {"lightning_modules", "experiments", "datamodules", "callbacks", "lig
 
 
 def alone(*folders: Path) -> str:
-    """Run the example of each export's README in a separate process that cannot import this project."""
+    """Run the README's example and the model of each export in a separate process that cannot import this project."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     done = subprocess.run(
         [sys.executable, "-I", "-c", ALONE, *map(str, folders)],

@@ -1,4 +1,4 @@
-"""An export folder appears complete or not at all, and its README escapes text that a page would interpret."""
+"""An export folder appears complete or not at all, and its README omits characters that a page would interpret."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""SVRG's gradient with respect to the outputs equals closed forms, and SSO with SVRG equals SVRG itself."""
+"""SVRG's gradient with respect to the outputs equals closed forms, and small SSO steps are SVRG on the weights."""
 
 from itertools import combinations
 from pathlib import Path

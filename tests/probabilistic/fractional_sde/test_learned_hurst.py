@@ -55,7 +55,7 @@ def riccati(noise: FractionalNoise, scale: float, observed: Tensor, substeps: in
 def least_losses(hurst: float, substeps: int | None, indices: Sequence[float]) -> list[float]:
     """For each index of the noise, compute the mean loss over paths with H = `hurst`, with the optimal scale.
 
-    If `substeps` is None, the loss is the evidence instead of that of the optimal control with finite steps.
+    If `substeps` is None, the loss is minus the log evidence instead of that of the optimal control with finite steps.
     """
     law = FractionalPaths(hurst, THETA, 1.0, SIGMA, dim=1, num_times=TIMES, interval=INTERVAL, seed=0)
     observed = law.training().fetch(torch.arange(500), 0)[:, :, 0]

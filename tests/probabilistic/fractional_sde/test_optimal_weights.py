@@ -48,7 +48,7 @@ def test_incomplete_gamma_functions_and_their_derivative(alpha: float) -> None:
 
 @pytest.mark.parametrize(("hurst", "gamma"), [(0.3, 0.4), (0.7, 3.0)])
 def test_the_normal_equations_are_integrals_of_covariances(hurst: float, gamma: float) -> None:
-    """Compare the time integrals of E B(t) (Y(t) - Y(0)) and of Y's second moments with integrals over white noise."""
+    """Integrals of E B(t) D(t) and of D's second moments, D(t) = Y(t) - Y(0), equal integrals over white noise."""
     power, horizon = hurst - 0.5, 1.5
     unit = 1 / math.gamma(hurst + 0.5)
     recent, _ = quad(lambda v: (horizon - v) * math.exp(-gamma * v), 0, horizon, weight="alg", wvar=(power, 0))

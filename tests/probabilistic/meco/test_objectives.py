@@ -15,7 +15,7 @@ from lightning_modules.probabilistic.meco.objectives import (
 
 
 def energies(shift: float = 0.0, count: int = 6) -> tuple[LocationEnergy, list[Tensor]]:
-    """Return a location energy, and samples that its objectives need: data around 2, and noise from N(0, 2)."""
+    """Return a location energy, its objectives' arguments for data around 2 and noise of deviation 2, and the noise."""
     torch.manual_seed(1)
     network = LocationEnergy().double()
     x, z = 2 + torch.randn(count, 1, dtype=torch.float64), 2 * torch.randn(count, 1, dtype=torch.float64)

@@ -36,7 +36,7 @@ def fitted(module: TesterLearner, own: Tables, epochs: int = 8) -> dict[str, flo
 
 @pytest.mark.parametrize("surrogate", SURROGATES)
 def test_normal_points_are_accepted_and_learned_from(surrogate: Any) -> None:
-    beta = 0.02 if surrogate == "ramp" else 0.08  # its slope at the boundary is a quarter of the other's
+    beta = 0.02 if surrogate == "ramp" else 0.08  # the logistic slope at the boundary is a quarter of the ramp's
     found = fitted(TesterLearner(3, 0.2, surrogate=surrogate, beta=beta, **FAST), data())
     assert found["val/accepted"] == found["test/accepted"] == 1
     assert -0.001 < found["test/excess_error"] < 0.02

@@ -64,7 +64,7 @@ def test_recordings_of_unequal_length_are_enhanced_together_as_each_alone() -> N
         for key in ("noisy", "clean"):
             given[key][row, length:] = 0
     together = trained.estimated({**given, "length": torch.tensor(lengths)})
-    assert seen[:6] == [1] * 6  # exactly eight frames, the last ones
+    assert seen[:6] == [1] * 6  # the last recording alone, with exactly eight frames
     assert seen[6:] == [2] * 6
     for row, length in enumerate(lengths):
         alone = trained.estimated({"noisy": given["noisy"][row : row + 1, :length], "index": torch.tensor([row])})

@@ -42,7 +42,7 @@ def test_the_clean_signal_comes_back_from_its_own_score() -> None:
 
 
 def test_the_reverse_process_gives_the_law_of_gaussian_signals() -> None:
-    """The reverse process takes a thousand steps with the exact score of x_t, from the mean and variance of x_0."""
+    """The reverse process takes 500 steps with the exact score of x_t, from the mean and variance of x_0."""
     process = OUVE().towards(torch.full((4000, 1), Y, dtype=torch.complex128))
 
     def score(x: Tensor, t: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ def nearest_of_many(image: Tensor, classes: int = 6) -> tuple[Network, Tensor, T
 
 
 def at_the_ends(count: int, low: float) -> Tensor:
-    """Draw images; pixels with the largest weights are `low` away from the end (0 or 1) to which class 1 pushes."""
+    """Draw images; in class 1, an attack pushes the pixels with the largest weights to an end (0 or 1) `low` away."""
     image, most = images(count, 0.1, 0.9), numbers(PIXELS).abs().topk(5).indices
     image.flatten(1)[:, most] = torch.where(numbers(PIXELS)[most] > 0, low, 1 - low).double()
     return image

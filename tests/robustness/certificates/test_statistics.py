@@ -122,7 +122,7 @@ def test_anytime_bounds_are_ordered(alpha: float) -> None:
 @pytest.mark.parametrize("p", [0.5, 0.99])
 @pytest.mark.parametrize("wealth", [log_wealth, log_wealth_above])
 def test_anytime_bound_is_never_wrong_too_often(wealth: Callable, p: float) -> None:
-    """The bound is wrong, L_n > p, if at some n <= 2000, the wealth against p is 1/alpha and the mean is above p."""
+    """The bound is wrong, L_n > p, at an n <= 2000 with a mean above p and a wealth against p of at least 1/alpha."""
     alpha, n, repeats = 0.05, 2000, 1000
     hits = (np.random.default_rng(1).random((repeats, n)) < p).cumsum(axis=1)
     draws = np.broadcast_to(np.arange(1, n + 1), hits.shape)

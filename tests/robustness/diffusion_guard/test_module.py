@@ -159,9 +159,9 @@ def test_a_training_step_has_the_error_and_its_gradient() -> None:
 
 
 def test_the_demos_models_train_without_weight_decay() -> None:
-    """The config's optimizer must not inherit the module's default weight decay.
+    """The config's optimizer must not inherit arguments of the module's default optimizer.
 
-    This default once shrank the weights of the demo's network to zero.
+    An inherited weight decay once shrank the weights of the demo's network to zero.
     """
     for config in sorted(Path("configs/diffusion_guard").glob("demo*.yaml")):
         line = CommandLine(["fit", "--config", str(config)], run=False)

@@ -60,7 +60,7 @@ def test_copies_and_points_at_one_distance_have_finite_dimensions() -> None:
     twins = torch.cat([numbers(5, 2), numbers(5, 2)])
     found = local_dimension(twins, twins, [6])
     assert torch.isfinite(found).all()
-    assert float(found.max()) < 0.02  # the logarithm of a zero distance is replaced by the lowest finite number
+    assert float(found.max()) < 0.02  # a zero distance is replaced by the smallest positive number
 
 
 def test_where_neighbours_are_wanting_all_are_taken() -> None:
