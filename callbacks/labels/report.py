@@ -202,7 +202,7 @@ class LabelReport(Callback):
 
 
 def in_words(table: pd.DataFrame, metrics: dict[str, float], cleaned: Path) -> str:
-    """State the estimated fraction of wrong labels, and warn if the cleaned labels change more labels than that.
+    """State the estimated fraction of wrong labels, and warn if the cleaned labels change more than its upper bound.
 
     Args:
         table: label report.
