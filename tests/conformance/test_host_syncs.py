@@ -17,7 +17,11 @@ REASONS = {
     "lightning_modules/diffusion/golden_noise/npnet.py SVDBranch.forward": SINGULAR,
     **{
         f"lightning_modules/backbones/diffusion/{file} {family}.embedded": TOKENS
-        for file, family in (("flux.py", "Flux"), ("flow_transformer.py", "StableDiffusion3"))
+        for file, family in (
+            ("flux.py", "Flux"),
+            ("flow_transformer.py", "StableDiffusion3"),
+            ("text_to_image.py", "TextToImage"),
+        )
     },
     "lightning_modules/distributed/per_sample.py PerSample.update": (
         "the gradient norms of all samples are in host memory, as in the paper; each batch's rows are copied both ways"

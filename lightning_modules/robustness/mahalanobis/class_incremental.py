@@ -213,7 +213,7 @@ class ClassIncremental(StreamsStatistics, ClassifierSteps, MethodModule):
         return {"logits": logits}
 
     def on_test_epoch_end(self) -> None:
-        rows = self.collected.compute()[1]
+        rows = self.collected.compute()[1].to(self.device)  # they are collected on the CPU
         label, features = rows[:, 0].long(), rows[:, 1:]
         table: dict[str, list[Any]] = {"classes": [], "classifier": [], "area": []}
         for classifier in CLASSIFIERS:
