@@ -23,6 +23,9 @@ REASONS = {
             ("text_to_image.py", "TextToImage"),
         )
     },
+    "lightning_modules/optim/averages.py AveragedWeights._stage": (
+        "with average_on_cpu, weights are copied to the host in each step; only on CUDA, the copy is asynchronous"
+    ),
     "lightning_modules/distributed/per_sample.py PerSample.update": (
         "the gradient norms of all samples are in host memory, as in the paper; each batch's rows are copied both ways"
     ),

@@ -90,5 +90,5 @@ class SVRG:
             return new
         kept = self.snapshot.update(index, at.flatten(1), lambda old, value: old, batch_size).view_as(at)
         chosen = self.sampled(step, samples)
-        own = (chosen[chosen % world_size() == rank()] // world_size()).to(at.device)
+        own = (chosen[chosen % world_size() == rank()] // world_size()).to(at.device, non_blocking=True)
         return corrected(kept, own, gradients(own), samples / self.samples_per_step)
