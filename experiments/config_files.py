@@ -37,11 +37,10 @@ RENAMED_KEYS = {"checkpoint.tested": "checkpoint.test_checkpoint"}
 """Map from keys of version 0.1 to keys of version 0.2."""
 BASE_LINE = re.compile(r"^base:[^\n]*$", re.MULTILINE)
 # libyaml is several times as fast as PyYAML's loader and dumper in Python
-LOADER = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
-DUMPER = yaml.CSafeDumper if yaml.__with_libyaml__ else yaml.SafeDumper
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class Dumper(DUMPER):  # type: ignore[valid-type, misc]
+class Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
     """Dumper of plain values and enumerations. Default values may be enumerations."""
 
 

@@ -233,12 +233,9 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
         if prompts.pooled is not None:
             scale = self.pipeline.vae_scale_factor
             height, width = latent.shape[2] * scale, latent.shape[3] * scale
-            if size_conditions is None:
-                size = latent.new_zeros(6)  # filled on the device: a tensor made of a list would be copied there
-                size[0::4].fill_(height), size[1::4].fill_(width)
-            else:
-                size = size_conditions.to(latent)
-            added = {"text_embeds": prompts.pooled, "time_ids": size.expand(latent.shape[0], -1)}
+            size = torch.tensor([height, width, 0, 0, height, width]) if size_conditions is None else size_conditions
+            time_ids = size.to(latent, non_blocking=True).expand(latent.shape[0], -1)
+            added = {"text_embeds": prompts.pooled, "time_ids": time_ids}
         embedding = prompts.embedding.to(latent.dtype)
         given = {"sample": latent, "timestep": timestep}
         return {**given, "encoder_hidden_states": embedding, "added_cond_kwargs": added}
