@@ -115,7 +115,7 @@ class HunyuanDiT(TextToImage):
             device=latent.device,
             output_type="pt",
         )
-        sizes = (*ORIGINAL_SIZE, height * scale, width * scale, 0, 0)
+        sizes = torch.tensor([*ORIGINAL_SIZE, height * scale, width * scale, 0, 0]).to(latent, non_blocking=True)
         second = prompts.second
         return self.network(
             latent,
@@ -124,7 +124,7 @@ class HunyuanDiT(TextToImage):
             text_embedding_mask=prompts.mask,
             encoder_hidden_states_t5=None if second is None else second.to(latent.dtype),
             text_embedding_mask_t5=prompts.second_mask,
-            image_meta_size=torch.tensor(sizes, dtype=latent.dtype, device=latent.device).repeat(latent.shape[0], 1),
+            image_meta_size=sizes.repeat(latent.shape[0], 1),
             style=torch.zeros(latent.shape[0], dtype=torch.int64, device=latent.device),
             image_rotary_emb=tuple(part.to(latent.dtype) for part in rotary),
         ).sample[:, : latent.shape[1]]
