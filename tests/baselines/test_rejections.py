@@ -10,7 +10,6 @@ from lightning_modules.baselines import OODScores
 from lightning_modules.baselines.noise2noise import Noise2Noise
 from lightning_modules.baselines.noise2void import Noise2Void
 from lightning_modules.baselines.simclr import SimCLR
-from lightning_modules.baselines.supervised_restoration import SupervisedRestoration
 from lightning_modules.networks.mlp import MLP
 from tests.baselines.restoration import Restored, gradient_of_a_step
 from tests.baselines.test_noise2noise import CLEAN
@@ -60,8 +59,6 @@ REJECTED: list[Row] = [
      ValueError, "projection_features"),
     ("SimCLR temperature", lambda _: SimCLR(MLP(24, [8], 6), 6, nn.Identity(), temperature=0), ValueError,
      "temperature"),
-    ("SupervisedRestoration loss", lambda _: SupervisedRestoration(Restored(), loss="l2"), ValueError,
-     "loss must be one of mse, l1, got 'l2'"),
 ]
 # fmt: on
 

@@ -4,35 +4,22 @@ from typing import Any
 import pytest
 from lightning.pytorch import LightningModule, Trainer
 
-from callbacks.curvature import Curvature
 from callbacks.detection import DetectionReport
 from callbacks.export_effective_weights import ExportEffectiveWeights
-from callbacks.predictions import WritePredictions
 from callbacks.save_tables import SaveTables
 from callbacks.speech_metrics_table import SpeechMetricsTable
 from tests.callbacks import test_save_tables
-from tests.callbacks.test_curvature import trained
 from tests.callbacks.test_export_effective_weights import trainer_in
 from tests.rejections import Row, rejections
 from tests.trainers import quiet
 
 # fmt: off
 REJECTED: list[Row] = [
-    ("Curvature samples", lambda _: trained(Curvature(samples=301)), ValueError,
-     r"samples of Curvature must be in \[1, 300\], got 301"),
-    ("Curvature steps", lambda _: trained(Curvature(steps=1)), ValueError, "steps must be at least 2"),
-    ("Curvature matrix", lambda _: trained(Curvature(matrix="fisher")), ValueError,
-     "matrix must be one of hessian, gauss_newton"),
-    ("Curvature batch_norm", lambda _: trained(Curvature(batch_norm="train")), ValueError,
-     "batch_norm must be one of batch, running"),
-    ("DetectionReport 1", lambda _: DetectionReport(1), ValueError, "most_bins must be at least 2, got 1"),
     ("DetectionReport 2",
      lambda _: DetectionReport().setup(Trainer(logger=False, barebones=True), LightningModule(), "test"), TypeError,
      r"DetectionReport needs a Detector.* lacks detections, score"),
     ("ExportEffectiveWeights", lambda _: ExportEffectiveWeights().setup(trainer_in(None), LightningModule(), "test"),
      TypeError, "ExportEffectiveWeights needs a EffectiveNetwork, and LightningModule lacks effective_weights"),
-    ("WritePredictions", lambda _: WritePredictions("json"), ValueError,
-     "format must be one of parquet, csv, got 'json'"),
     ("SaveTables", lambda _: SaveTables().setup(test_save_tables.trainer_in(None), LightningModule(), "test"),
      TypeError, "SaveTables needs a TableSource, and LightningModule lacks tables"),
     ("SpeechMetricsTable", lambda _: SpeechMetricsTable().setup(quiet(), LightningModule(), "test"), TypeError,

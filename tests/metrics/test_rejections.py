@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_modules.metrics.image_quality import ImageQuality, ssim
+from lightning_modules.metrics.image_quality import ssim
 from lightning_modules.metrics.wasserstein import wasserstein
 from tests.rejections import Row, rejections
 
@@ -17,8 +17,6 @@ def samples_that_cannot_be_matched(sizes: tuple[int, int]) -> object:
 REJECTED: list[Row] = [
     ("ssim", lambda _: ssim(torch.zeros(1, 1, 10, 20), torch.zeros(1, 1, 10, 20)), ValueError,
      r"at least 11 pixels per side.*10, 20"),
-    ("ImageQuality", lambda _: ImageQuality("truncated"), ValueError,
-     "protocol must be one of rounded, clipped, unclipped, got 'truncated'"),
     ("samples that cannot be matched 1", lambda _: samples_that_cannot_be_matched((3, 4)), ValueError, "got 3 and 4"),
     ("samples that cannot be matched 2", lambda _: samples_that_cannot_be_matched((1501, 1501)), ValueError,
      "got 1501 and 1501"),

@@ -2,11 +2,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from diffusers import EulerDiscreteScheduler
 
 from lightning_modules.backbones.diffusion.pipelines import diffusers_pipeline
-from lightning_modules.backbones.diffusion.pixel_model import PixelModel
-from tests.backbones.diffusion.test_pixel_model import Copies
 from tests.rejections import Row, rejections
 
 # fmt: off
@@ -19,8 +16,6 @@ REJECTED: list[Row] = [
     ("diffusers_pipeline local_files_only 3",
      lambda _: diffusers_pipeline("missing.safetensors", local_files_only=True), FileNotFoundError,
      "expected one file with all weights"),
-    ("PixelModel prediction_type", lambda _: PixelModel(Copies(), EulerDiscreteScheduler(prediction_type="flow")),
-     ValueError, "prediction_type must be one of epsilon, v_prediction, sample, got 'flow'"),
 ]
 # fmt: on
 

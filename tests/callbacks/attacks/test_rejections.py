@@ -28,7 +28,6 @@ def smoothing_of_a_mixture(root: Path) -> object:
 REJECTED: list[Row] = [
     ("smoothing of a mixture",
      smoothing_of_a_mixture, ValueError, r"sigma must be 0 for Mixing, got 0\.1"),
-    ("callback sigma 1", lambda _: callback(sigma=0.1), ValueError, r"num_draws must be at least 2 with sigma 0.1"),
     ("callback num_draws 1", lambda _: callback(sigma=0.1, num_draws=10), ValueError,
      r"box: num_draws must be at least 2 with sigma 0.1"),
     ("callback attacks", lambda _: callback(attacks=[]), ValueError, "attacks"),

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from datamodules.files.file_pairs import paired
-from datamodules.files.image_files import Crop, ResizedCrop, UnreadableImage
+from datamodules.files.image_files import ResizedCrop, UnreadableImage
 from datamodules.files.limits import whole_numbers
 from datamodules.files.number_tables import read_numbers, read_svmlight
 from datamodules.files.pixels import read_pixels
@@ -46,8 +46,6 @@ REJECTED: list[Row] = [
      lambda _: paired(["a.wav"], ["a.wav", "b.wav"], Path("x"), kinds=("reverb", "anechoic"), what="recording"),
      ValueError, "x: b has an anechoic recording but no reverb counterpart"),
     ("ResizedCrop 1", lambda _: ResizedCrop(0, 8), ValueError, "image_size"),
-    ("Crop", lambda _: Crop(8, 8, "nearest"), ValueError,
-     "interpolation must be one of bilinear, bicubic, got 'nearest'"),
     ("ResizedCrop 2", lambda _: ResizedCrop(8, 7), ValueError, "resize"),
     ("ResizedCrop 3", lambda _: ResizedCrop(8, 8, 0.0), ValueError, "min_area"),
     ("ResizedCrop 4", lambda _: ResizedCrop(8, 8, 1.5), ValueError, "min_area"),

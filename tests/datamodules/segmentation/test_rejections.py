@@ -7,7 +7,6 @@ from datamodules.augmentation.masks import MaskAugmentation
 from datamodules.segmentation.ellipses import Ellipses
 from datamodules.segmentation.mask_sets import MasksInMemory
 from datamodules.segmentation.segthor import SegTHOR
-from datamodules.segmentation.shapes import Shapes
 from tests.datamodules.segmentation.test_labelled_masks import IMAGE, MASK, blocks
 from tests.rejections import Row, rejections
 
@@ -23,21 +22,12 @@ REJECTED: list[Row] = [
     ("MasksInMemory 3", lambda _: MasksInMemory(IMAGE, MASK.long(), 2), ValueError, "masks must be uint8"),
     ("MasksInMemory clean", lambda _: MasksInMemory(IMAGE, MASK, 2, clean=MASK + 2), ValueError,
      r"category 2, but num_classes 2 allows 0\.\.\.1"),
-    ("blocks", lambda _: blocks(0), ValueError, "batch_size must be at least 1, got 0"),
     ("MaskAugmentation", lambda _: blocks(augmentation=MaskAugmentation()).setup("fit"), ValueError,
      "needs images in files, but Blocks reads no files"),
-    ("SegTHOR image_size", lambda _: SegTHOR(image_size=0), ValueError, "image_size must be at least 1, got 0"),
     ("SegTHOR test_patients", lambda _: SegTHOR(test_patients=[]), ValueError,
      "train_patients and test_patients must each name at least one patient"),
     ("SegTHOR train_patients", lambda _: SegTHOR(train_patients=[1, 27]), ValueError,
      r"train_patients must not include .* got \[27\] in both"),
-    ("Shapes num_train", lambda _: Shapes(num_train=0), ValueError, "num_train must be at least 1, got 0"),
-    ("Shapes num_val", lambda _: Shapes(num_val=-1), ValueError, "num_val must be at least 0, got -1"),
-    ("Shapes image_size 1", lambda _: Shapes(image_size=8), ValueError, r"image_size must be in \[16, 191\], got 8"),
-    ("Shapes image_size 2", lambda _: Shapes(image_size=192), ValueError,
-     r"image_size must be in \[16, 191\], got 192"),
-    ("Shapes contrast", lambda _: Shapes(contrast=0.0), ValueError, r"contrast must be in \(0, 1\], got 0.0"),
-    ("Shapes noise_level", lambda _: Shapes(noise_level=-0.1), ValueError, "noise_level must be at least 0, got -0.1"),
 ]
 # fmt: on
 

@@ -11,7 +11,6 @@ from datamodules.sequences.sequences import Sequences
 from lightning_modules.probabilistic.fractional_sde import FractionalBridge, FractionalLatentSDE, FractionalNoise
 from lightning_modules.probabilistic.fractional_sde.integration import check_run, check_step
 from lightning_modules.probabilistic.fractional_sde.networks import FrameDecoder, FrameEncoder
-from tests.probabilistic.fractional_sde.test_module import of_points
 from tests.rejections import Row, rejections
 from tests.trainers import quiet
 
@@ -44,12 +43,6 @@ REJECTED: list[Row] = [
     ("check_run bfloat16", lambda _: run_of("bf16-true"), ValueError, "trainer.precision bf16-true"),
     ("FractionalBridge steps", lambda _: bridge_over_long_steps(), ValueError,
      r"gamma_max 20 with 1 substeps of an interval of 0\.2 gives 4"),
-    ("FractionalLatentSDE num_latents", lambda _: of_points(num_latents=0), ValueError,
-     "num_latents must be at least 1, got 0"),
-    ("FractionalLatentSDE num_given", lambda _: of_points(num_given=2), ValueError,
-     "num_given must be at least 3, got 2"),
-    ("FractionalLatentSDE solver", lambda _: of_points(solver="heun"), ValueError,
-     "solver must be one of euler, milstein, got 'heun'"),
     ("FractionalLatentSDE decoder", lambda _: videos(num_latents=4), ValueError,
      r"decoder\.in_features is 70, but num_contents and num_latents together are 68"),
     ("FractionalLatentSDE encoder", lambda _: videos(num_features=32), ValueError,
@@ -66,20 +59,6 @@ REJECTED: list[Row] = [
      "image_size must be a multiple of 16 for 4 blocks, got 40"),
     ("FrameDecoder channels", lambda _: FrameDecoder(channels=[12, 8]), ValueError,
      r"channels must be multiples of 8, got \[12, 8\]"),
-    ("FractionalNoise hurst 0", lambda _: FractionalNoise(hurst=0.0), ValueError,
-     r"hurst must be in \(0, 1\), got 0.0"),
-    ("FractionalNoise hurst 1", lambda _: FractionalNoise(hurst=1.0), ValueError,
-     r"hurst must be in \(0, 1\), got 1.0"),
-    ("FractionalNoise hurst -1", lambda _: FractionalNoise(hurst=-1.0), ValueError,
-     r"hurst must be in \(0, 1\), got -1.0"),
-    ("FractionalNoise kind", lambda _: FractionalNoise(0.5, kind="III"), ValueError,
-     "kind must be one of I, II, got 'III'"),
-    ("FractionalNoise num_processes", lambda _: FractionalNoise(0.5, num_processes=1), ValueError,
-     "num_processes must be at least 2, got 1"),
-    ("FractionalNoise gamma_max", lambda _: FractionalNoise(0.5, gamma_max=1.0), ValueError,
-     r"gamma_max must be in \(1, inf\), got 1.0"),
-    ("FractionalNoise horizon", lambda _: FractionalNoise(0.5, horizon=0.0), ValueError,
-     "horizon must be positive, got 0.0"),
 ]
 # fmt: on
 

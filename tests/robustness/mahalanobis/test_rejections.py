@@ -8,18 +8,10 @@ from tests.robustness.mahalanobis.small_detector import FGSM, detector
 
 # fmt: off
 REJECTED: list[Row] = [
-    ("detector score 1", lambda _: detector(score="tuned"), ValueError,
-     "score must be one of tuned_on_target, .*, got 'tuned'"),
     ("detector score 2", lambda _: detector(score="tuned_on_attack"), ValueError,
      "score tuned_on_attack needs attacks"),
     ("detector score 3", lambda _: detector(score="odin"), ValueError, "score odin needs odin: true"),
     ("detector epsilons", lambda _: detector(epsilons=[0.1]), ValueError, r"include 0, got \[0.1\]"),
-    ("detector num_validation", lambda _: detector(num_validation=3), ValueError,
-     "num_validation must be at least 4, got 3"),
-    ("detector shrinkage", lambda _: detector(shrinkage=2.0), ValueError, r"shrinkage must be in \[0, 1\], got 2.0"),
-    ("detector noise_std", lambda _: detector(noise_std=-1.0), ValueError, "noise_std must be at least 0, got -1.0"),
-    ("detector fgsm", lambda _: detector(noise_std={"fgsm": -1.0}, attacks=[FGSM]), ValueError,
-     "noise_std must be at least 0, got -1.0"),
     ("detector pgd", lambda _: detector(noise_std={"pgd": 1.0}, attacks=[FGSM]), ValueError,
      r"name each of the attacks \['fgsm'\], got \['pgd'\]"),
     ("detector lid", lambda _: detector(lid=True), ValueError, "lid needs attacks"),
