@@ -21,6 +21,7 @@ from lightning_modules.metrics.curvature import (
 from lightning_modules.metrics.lanczos import Spectrum, lanczos, spectral_density, unit_vector
 from lightning_modules.training.chosen_samples import chosen_samples, drawn_places
 from lightning_modules.training.logging import log_same
+from lightning_modules.training.run_length import is_last_epoch
 
 POINTS, WIDTH = 400, 0.01
 """Number of points of a density; and width of its Gaussians, as a fraction of the range of the eigenvalues."""
@@ -90,8 +91,7 @@ class Curvature(Callback):
         refuse_without_curvature(pl_module, few, self.batch_norm, "Curvature")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        last = trainer.current_epoch + 1 == trainer.max_epochs
-        if not last and (trainer.current_epoch + 1) % self.every_n_epochs:
+        if not is_last_epoch(trainer) and (trainer.current_epoch + 1) % self.every_n_epochs:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         places = drawn_places(data, self.samples, "Curvature", self.seed)

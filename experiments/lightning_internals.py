@@ -12,8 +12,19 @@ from jsonargparse._common import parsing_settings
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
-FitLoop = _FitLoop
-"""Base class of our loop. Lightning's own loop, which is not public, returns at once if no training step remains."""
+
+class FitLoop(_FitLoop):
+    """Base class of our loop. Lightning's own loop, which is not public, returns at once if no training step remains.
+
+    If `max_steps` is set, Lightning's loop repeats the end of an epoch when it resumes from a checkpoint of this end.
+    The epoch is counted twice, and all later epochs have the sampling order of their successors.
+    """
+
+    def _iteration_based_training(self) -> bool:
+        """Return False, so that a run with `max_steps` resumes as one with `max_epochs` alone does."""
+        return False
+
+
 SignalConnector = _SignalConnector
 """Class that we override, because its signal handlers wait for other ranks and cannot be configured or disabled."""
 

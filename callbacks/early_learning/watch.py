@@ -22,6 +22,7 @@ from datamodules.arguments import at_least, one_of, within
 from datamodules.files.whole_files import save_figure, write_text
 from lightning_modules.interfaces import Classifier, EarlyLearningFollower, LabelCorrector, class_names, require
 from lightning_modules.training.logging import log_same
+from lightning_modules.training.run_length import num_epochs
 
 
 class EarlyLearning(Callback):
@@ -53,8 +54,8 @@ class EarlyLearning(Callback):
 
     Args:
         r: threshold on the relative change of the slope of the curve, in [0, 1].
-        horizon: number of epochs n in which the end of early learning is searched for; the default is the trainer's
-            `max_epochs`.
+        horizon: number of epochs n in which the end of early learning is searched for; the default is the number of
+            epochs that the trainer's `max_epochs` or `max_steps` allows.
         interval: number of iterations (batches) between two records of the curve; the default is one record for each
             epoch. Each record covers the batches since the previous record or the start of the epoch. As in the
             authors' code for VOC, the first record consists of the first batch only.
@@ -115,8 +116,10 @@ class EarlyLearning(Callback):
         num_classes = require(pl_module, Classifier, "EarlyLearning").num_classes
         if self.background is not None and not 0 <= self.background < num_classes:
             raise ValueError(f"background must be a category in 0 ... {num_classes - 1}, got {self.background}")
-        if self.horizon is None and not (trainer.max_epochs or 0) > 0:
-            raise ValueError("EarlyLearning: set horizon, because the trainer has no max_epochs to use as default")
+        if self.horizon is None and max(trainer.max_epochs or -1, trainer.max_steps) <= 0:
+            raise ValueError(
+                "EarlyLearning: set horizon, since neither trainer.max_epochs nor max_steps gives a default"
+            )
         if num_classes != self.history.num_classes:
             self._start(num_classes)
         directory = trainer.log_dir if trainer.loggers else None  # a broadcast, so every rank must read it
@@ -220,7 +223,7 @@ class EarlyLearning(Callback):
                     callback.on_early_learning_end(trainer, pl_module, categories)
 
     def _detect(self, trainer: Trainer, categories: list[int]) -> list[int]:
-        horizon = self.horizon or trainer.max_epochs
+        horizon = self.horizon or num_epochs(trainer)
         assert horizon is not None
         return self.history.detect(categories, self._epochs_per_record(trainer), self.r, horizon, self.min_jump)
 

@@ -18,6 +18,7 @@ from lightning_modules.optim.optimizers import constant, scheduled, sgd, trainab
 from lightning_modules.tasks.classifier import ClassifierSteps, accuracies, cross_entropy_step
 from lightning_modules.training.chosen_samples import chosen_samples, drawn_places
 from lightning_modules.training.logging import log_same
+from lightning_modules.training.run_length import is_last_epoch
 
 
 class BatchLR(ClassifierSteps, MethodModule):
@@ -135,7 +136,7 @@ class BatchLR(ClassifierSteps, MethodModule):
         for name, value in (self._rows[-1] if self._rows else {}).items():
             if name != "epoch":
                 log_same(self, f"train/{'learned_' * (name in self._learned)}{name}", value)
-        if self.spectra is not None and self.current_epoch + 1 == self.trainer.max_epochs:
+        if self.spectra is not None and is_last_epoch(self.trainer):
             self._measured = self.spectra.measure(self.trainer, self.network)
 
     # Results

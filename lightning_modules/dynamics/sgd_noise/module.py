@@ -27,6 +27,7 @@ from lightning_modules.full_precision import in_full_precision
 from lightning_modules.interfaces import Table
 from lightning_modules.method_module import MethodModule
 from lightning_modules.training.logging import log_same
+from lightning_modules.training.run_length import is_last_epoch
 
 UNFIT_PRECISION = ("16-mixed", "16-true", "bf16-true")
 GROWTH = 1.25
@@ -169,8 +170,8 @@ class SGDNoise(MethodModule):
             self.trainer.should_stop = self.trainer.should_stop or self._left == 0 or self._diverged
             if self._diverged:
                 return
-            ends = self.trainer.should_stop or self.current_epoch + 1 == self.trainer.max_epochs
-            if ends or not self._rows or row["iterations"] >= GROWTH * self._rows[-1]["iterations"]:
+            kept = self._rows[-1]["iterations"] if self._rows else 0
+            if is_last_epoch(self.trainer) or not self._rows or row["iterations"] >= GROWTH * kept:
                 self._keep(row, signed)
 
     def _keep(self, row: dict[str, float], signed: Tensor) -> None:
