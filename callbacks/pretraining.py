@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 
 from datamodules.arguments import at_least
+from lightning_modules.interfaces import SeededData, data_with
 
 
 class Pretraining(Callback):
@@ -69,7 +70,8 @@ class Pretraining(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.ckpt_path is not None:
             return
-        self.data.seed = getattr(trainer.datamodule, "seed", 0)  # type: ignore[attr-defined]
+        data = data_with(trainer, SeededData)
+        self.data.seed = 0 if data is None else data.seed
         first = Trainer(
             max_epochs=self.max_epochs,
             accelerator=trainer.accelerator,

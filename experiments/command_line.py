@@ -10,12 +10,13 @@ import sys
 import traceback
 import warnings
 from argparse import ArgumentError
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
-from jsonargparse import Namespace, set_dumper
+from jsonargparse import set_dumper
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
@@ -25,6 +26,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import nn
 
 from datamodules.files.whole_files import write_text
 from experiments.arguments import COMPLETING, LARGEST_SEED, PROGRAM
@@ -36,6 +38,7 @@ from experiments.config_files import (
     located,
     mapping_of,
     reject_old_keys,
+    similar_file,
     text_of,
     with_base,
     with_new_keys,
@@ -44,8 +47,9 @@ from experiments.launching.preflight import metrics_of_short_run
 from experiments.lightning_internals import subcommand_parser, take_given_checkpoint_alone
 from experiments.options.compile_network import CompileNetwork
 from experiments.options.trainer_options import of_an_option, refuse_options
-from experiments.parsing.call_arguments import config_files, value_of, with_latest, with_restart
+from experiments.parsing.call_arguments import config_files, value_of, with_folder_of_logger, with_latest, with_restart
 from experiments.parsing.class_names import with_full_names
+from experiments.parsing.class_paths import imported
 from experiments.parsing.data_before_model import check_captioned_images, count_classes
 from experiments.parsing.guards import Guards, check_guards, from_list
 from experiments.parsing.parser import Parser
@@ -76,6 +80,7 @@ from experiments.saving.metrics_table import MetricsTable, ResumableMetrics
 from experiments.saving.stop_signals import StopSignals
 from experiments.strangers import known_imports, settings_of_run
 from experiments.throughput import Throughput
+from lightning_modules.interfaces import Generator, GivenLabels, Pretrained, Resumable
 
 set_dumper("yaml", dump_yaml)
 DEFAULTS = PROJECT / "configs" / "defaults.yaml"
@@ -143,7 +148,7 @@ class CommandLine(LightningCLI):
         self.imports = contextlib.ExitStack()
         self.begun = False
         """Whether this call created the run directory."""
-        args = with_restart(with_latest(with_full_names(args)))
+        args = with_folder_of_logger(with_restart(with_latest(with_full_names(args))))
         self.resumed = value_of(args, "--resume")
         if self.resumed is not None:
             config = Path(self.resumed, "config.yaml")
@@ -162,7 +167,9 @@ class CommandLine(LightningCLI):
             elif re.match(r"\w+:(//|:)", file):
                 raise ValueError(f"--config {file} is a URL: download the file and give its path")
             elif ":" not in file and not os.path.exists(path):  # not inline YAML
-                raise FileNotFoundError(f"--config {file} does not exist (working directory: {Path.cwd()})")
+                raise FileNotFoundError(
+                    f"--config {file} does not exist (working directory: {Path.cwd()}){similar_file(path)}"
+                )
         # These warnings are shown in every run, and the user cannot do anything about them.
         for message in (
             r".*treespec, LeafSpec.*",
@@ -311,7 +318,7 @@ class CommandLine(LightningCLI):
             return
         saved = load_yaml(Path(self.resumed, "config.yaml").read_text(encoding="utf-8"))
         now = load_yaml(self.parser.dump(self.config, skip_none=False, skip_validation=True))[self.requested]
-        if changed := differing(saved, now):
+        if changed := differing(saved, now, changeable(now)):
             key, (old, new) = min(changed.items())
             raise ValueError(
                 f"{self.resumed} was trained with {key} {old!r}, and cannot be resumed with {new!r}: "
@@ -381,7 +388,7 @@ class CommandLine(LightningCLI):
     @property
     def _validates_on_given_labels(self) -> bool:
         """Whether validation labels have the same noise as training labels."""
-        return any(getattr(self.datamodule, name, None) is not None for name in ("label_noise", "mask_noise"))
+        return isinstance(self.datamodule, GivenLabels) and self.datamodule.adds_label_noise
 
     def after_fit(self) -> None:
         if self.stop_signals.asked:
@@ -463,10 +470,11 @@ class CommandLine(LightningCLI):
         return self.config[self.requested].ckpt_path
 
     def _untrained(self) -> bool:
-        """Return whether the module has trainable weights and the configuration specifies no pre-trained weights."""
-        trains = is_overridden("training_step", self.model) and any(p.requires_grad for p in self.model.parameters())
+        """Return whether the module has trainable weights, and none of them belong to a network that was loaded."""
+        loaded = [network for network in self.model.modules() if isinstance(network, Pretrained)]
+        trains = is_overridden("training_step", self.model) and _trainable(self.model)
         dry = self.trainer.fast_dev_run  # type: ignore[attr-defined]
-        return trains and not dry and not _names_weights(self.config[self.requested].model)
+        return trains and not dry and not any(map(_trainable, loaded))
 
     def _set_checkpoint(self, path: Path | None) -> None:
         given = None if path is None else str(path)
@@ -477,6 +485,10 @@ class CommandLine(LightningCLI):
         path = self._given_checkpoint()
         if path is not None:
             check_checkpoint(Path(path), self.model)
+
+
+def _trainable(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())
 
 
 class ParsedOnly(CommandLine):
@@ -507,14 +519,17 @@ def parser_of(subcommand: str) -> Any:
     return subcommand_parser(line, subcommand)
 
 
-WHERE_AND_HOW_FAST = ("_dir", ".num_workers", "_batch_size")
-"""Suffixes of keys that may change when a run is resumed: they set the location and loading speed of data."""
-
-
-def differing(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+def differing(
+    saved: dict[str, Any], now: dict[str, Any], may_change: Mapping[str, Collection[str]]
+) -> dict[str, tuple[Any, Any]]:
     """Find changed settings among those that a resumed run must keep: model, data and seed.
 
     Keys that are missing in the saved configuration belong to newer arguments. They are ignored.
+
+    Args:
+        saved: settings of the run.
+        now: settings of this call.
+        may_change: see `changeable`.
 
     Returns:
         The saved and the current value of each changed key, such as `data.init_args.batch_size`.
@@ -525,7 +540,7 @@ def differing(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any
         if isinstance(old, dict) and isinstance(new, dict) and old.get("class_path") == new.get("class_path"):
             for name in old:
                 compare(f"{key}.{name}", old[name], new.get(name))
-        elif old != new and not key.endswith(WHERE_AND_HOW_FAST):
+        elif old != new and key.rpartition(".")[2] not in may_change.get(key.partition(".")[0], ()):
             found[key.replace(".init_args.", ".")] = (old, new)
 
     for key in ("model", "data", "seed_everything"):
@@ -534,28 +549,16 @@ def differing(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any
     return found
 
 
-def _names_weights(settings: Any) -> bool:
-    """Return whether any part of a configuration specifies pre-trained weights."""
-    if isinstance(settings, list | tuple):
-        return any(map(_names_weights, settings))
-    if not isinstance(settings, dict | Namespace):
-        return False
-    values = (settings if isinstance(settings, dict) else vars(settings)).items()
-    keys = ("path", "weights", "pretrained", "name_or_path")
-    return any((key in keys and bool(value)) or _names_weights(value) for key, value in values)
-
-
-@runtime_checkable
-class Samples(Protocol):
-    """Interface of modules that sample images."""
-
-    def sample(self, n: int) -> Any: ...
+def changeable(settings: dict[str, Any]) -> dict[str, Collection[str]]:
+    """Return the keys of model and data that may change when a run is resumed, as their classes declare them."""
+    named = {key: imported(settings[key]["class_path"]) for key in ("model", "data") if settings.get(key)}
+    return {key: kind.resume_may_change for key, kind in named.items() if isinstance(kind, Resumable)}
 
 
 def _instead_of_prediction(model: LightningModule) -> str:
     """Return an error message for a module without `predict_step`. It says what the module offers instead."""
     can = []
-    if isinstance(model, Samples):
+    if isinstance(model, Generator):
         can.append(
             "it samples images: generate --resume RUN_DIRECTORY writes them, and test --config "
             "configs/callbacks/fid.yaml evaluates"

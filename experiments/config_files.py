@@ -4,6 +4,7 @@ A file that begins with the line `base: demo.yaml` contains only its differences
 effect as a `--config` that precedes the file on the command line.
 """
 
+import difflib
 import os
 import re
 from enum import Enum
@@ -81,6 +82,15 @@ def located(path: Path) -> Path:
                 f"{path} has been called {now}{'' if each == path else f'/{path.name}'} since version 0.2"
             )
     return path
+
+
+def similar_file(path: Path) -> str:
+    """Suggest a configuration with a similar name, in the same folder or under `configs/`; empty if there is none."""
+    near = [path.parent, PROJECT / path.parent]
+    names = {str(path.parent / file.name) for folder in near if folder.is_dir() for file in folder.glob("*.y*ml")}
+    names |= {str(file.relative_to(PROJECT)) for file in PROJECT.glob(f"configs/*/{path.stem}.yaml")}
+    close = difflib.get_close_matches(str(path), names, 1, 0.75)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def text_of(path: Path) -> str:

@@ -61,8 +61,7 @@ def load_line(
     Raises:
         FileNotFoundError: if the run or the checkpoint does not exist, or if the Hub cannot be reached.
         PermissionError: if the run on the Hub is gated.
-        ValueError: if the checkpoint does not match the configuration, or if a setting is rejected.
-        ArgumentError: if one of `arguments` is invalid.
+        ValueError: if the checkpoint does not match the configuration, or if a setting or an argument is rejected.
     """
     with ExitStack() as stack:
         run, weights = str(directory), None
@@ -74,8 +73,8 @@ def load_line(
             shutil.copyfile(snapshot / "config.yaml", Path(run, "config.yaml"))
         try:
             line = _built(["test", "--resume", run, *arguments])
-        except (ArgumentError, ValueError) as error:
-            if not is_address:
+        except (ArgumentError, ValueError, TypeError, ImportError) as error:
+            if isinstance(error, ValueError) and not is_address:
                 raise
             raise ValueError(readable(error).replace(run, str(directory))) from error
         path = weights or tested_weights(Path(str(line.resumed)), checkpoint or line.checkpoints.test_checkpoint)

@@ -2,6 +2,65 @@
 
 In this file, "module" means the LightningModule. The file also defines the types that a module returns for figures and
 tables, and re-exports the two labels of `datamodules.batches` that do not denote a class.
+
+The protocols with their members and users. An optional protocol is tested by `data_with` or `isinstance`, the others by
+`require` at setup.
+
+Classifier: forward, num_classes; used by callbacks.attacks, callbacks.certification, callbacks.curvature,
+    callbacks.early_learning, callbacks.labels, callbacks.macro_scores, callbacks.predictions,
+    callbacks.shifted_accuracy
+Denoiser: denoise; used by robustness.denoised_classifier
+ImageMeasurer: quality; used by callbacks.guards, callbacks.image_quality
+SpeechMeasurer: quality, spectrogram; used by callbacks.speech_metrics_table
+Generator: sample; used by callbacks.generation, experiments.command_line
+PromptedGenerator: guidance_scale, num_inference_steps, prompts, sample, takes_prompts; used by callbacks.generation
+ConditionedGenerator: condition, sample; used by callbacks.generation
+ClassGenerator: generated_classes, sample; used by callbacks.generation
+SeededRows: generator_per_image; used by callbacks.generation
+TestSetGenerator: samples_test_set; used by callbacks.generation
+ImprovedNoise: plain_start, start; used by callbacks.generation
+SmoothedClassifier: certificate, certified_radius, smoothed_logits; used by callbacks.attacks, callbacks.certification,
+    robustness.certificates, robustness.smoothed_training
+MixedClassifier: chooses_alpha, mix, num_classes; used by callbacks.attacks
+AttackableMixture: evaluated_mixture; used by callbacks.attacks
+LabelCorrector: on_early_learning_end; used by callbacks.early_learning
+EarlyLearningFollower: on_early_learning_tested; used by callbacks.early_learning
+LabelStore: correct_labels; used by noisy_labels.adele, noisy_labels.annotation_efficient
+TrainingSamples: num_train_samples; used by callbacks.curvature, dynamics.batch_lr, dynamics.sgd_noise,
+    efficiency.wta_crs, noisy_labels.elr, noisy_labels.elr_plus, noisy_labels.lsa, optimization.mbbo, optimization.sso,
+    probabilistic.scale_mixture_nngp, probabilistic.singular_density
+TrainingRows: training_rows; used by optimization.mbbo, optimization.optimistic_omd, probabilistic.meco,
+    probabilistic.scale_mixture_nngp, probabilistic.score_estimation
+EpisodeSource: mean_return; used by callbacks.episode_returns
+TrainingImageSource: training_images_dataloader; used by baselines.ood_scores, callbacks.image_grid, callbacks.labels,
+    efficiency.ofq, experiments.commands.label_report, noisy_labels.adele, noisy_labels.lsa, probabilistic.meco,
+    probabilistic.scale_mixture_nngp, training.chosen_samples
+HeldOutImages: held_out_dataloader, training_images_dataloader; used by callbacks.labels
+Pretrained: weights_from; used by experiments.command_line
+Resumable: resume_may_change; used by experiments.command_line
+GivenLabels: adds_label_noise; used by experiments.command_line
+NamedClasses: class_names; used by callbacks.attacks, callbacks.early_learning, callbacks.image_grid, callbacks.labels,
+    callbacks.predictions, experiments.commands.export, tasks.segmenter
+FixedImageShape: image_shape; used by callbacks.guards, diffusion.finetuning, dynamics.noise_mask,
+    experiments.commands.export, robustness.diffusion_guard
+SeededData: seed; used by callbacks.generation, callbacks.pretraining
+TestOrigins: origin_names; used by baselines.ood_scores, probabilistic.meco, robustness.mahalanobis
+NoiseSource: noise; used by baselines.sure, denoising.noise2score
+NamedTestSets: test_names; used by tasks.writers
+PredictionSource: predict_set; used by restoration.sgmse, tasks.writers
+PartlyReadable: unreadable; used by tasks.writers
+ValidationSource: validation_set; used by probabilistic.tester_learner
+ReferenceImages: training_images; used by diffusion.noise_diffusion
+RowBatches: batch_size, rows_on_device, whole; used by dynamics.sgd_noise, optimization.subgm, training.requirements
+TimedSequences: interval, num_times; used by probabilistic.fractional_sde
+MeasurementSource: operator, sigma; used by diffusion.ddrm, diffusion.measured_restoration, diffusion.score_sde
+ShiftedTestSets: check_shifted_tests, shifted_test_loaders; used by callbacks.shifted_accuracy
+SavesPipeline: save_pipeline; used by experiments.commands.push
+PictureSource: image_columns; used by callbacks.image_grid
+TableSource: tables; used by callbacks.save_tables
+EffectiveNetwork: effective_weights; used by callbacks.export_effective_weights, experiments.commands.export
+Exportable: exported; used by experiments.commands.export
+Detector: detections, score; used by callbacks.detection
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -23,16 +82,10 @@ Required = TypeVar("Required")
 
 @runtime_checkable
 class Classifier(Protocol):
-    """A module that maps images `[B, C, H, W]` in [0, 1] to logits `[B, K]`, with K = `num_classes`."""
+    """A module that maps images `[B, C, H, W]` in [0, 1] to logits, with K = `num_classes`.
 
-    num_classes: int
-
-    def forward(self, image: Tensor) -> Tensor: ...
-
-
-@runtime_checkable
-class Segmenter(Protocol):
-    """A module that maps images `[B, C, H, W]` to logits `[B, K, H, W]`, with K = `num_classes`."""
+    The logits are `[B, K]`, or `[B, K, H, W]` if the module classifies pixels.
+    """
 
     num_classes: int
 
@@ -44,23 +97,6 @@ class Denoiser(Protocol):
     """A module that removes Gaussian noise of standard deviation sigma from images; its estimates are in [0, 1]."""
 
     def denoise(self, noisy: Tensor, sigma: float | Tensor | None = None) -> Tensor: ...
-
-
-@runtime_checkable
-class Restorer(Protocol):
-    """A module that estimates clean images or clips from degraded images or clips."""
-
-    def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Estimate clean images from degraded images.
-
-        Args:
-            degraded: images `[B, C, H, W]` or clips `[B, T, C, H, W]`; 1 is white, and values may lie outside [0, 1].
-            generator: random generator on the CPU.
-
-        Returns:
-            One estimate for each input, of the size of the input or upscaled. The values are not clipped.
-        """
-        ...
 
 
 @runtime_checkable
@@ -289,6 +325,123 @@ class HeldOutImages(TrainingImageSource, Protocol):
 
 
 @runtime_checkable
+class Pretrained(Protocol):
+    """A network whose weights were loaded when it was built. `backbones.weights.loaded_from` sets the attribute."""
+
+    weights_from: str
+    """File, folder or name on the Hugging Face Hub."""
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """A module or a DataModule with settings that may change when a run is resumed, as results do not depend on them.
+
+    The keys are those of its own constructor and of the objects in it, such as `num_workers` and `data_dir`.
+    """
+
+    resume_may_change: Collection[str]
+
+
+@runtime_checkable
+class GivenLabels(Protocol):
+    """A DataModule whose labels may be wrong on purpose."""
+
+    adds_label_noise: bool
+    """Whether label noise is added to the training labels, and therefore also to the held-out validation labels."""
+
+
+@runtime_checkable
+class NamedClasses(Protocol):
+    """A DataModule that knows the names of its classes."""
+
+    class_names: Sequence[str] | None
+
+
+@runtime_checkable
+class FixedImageShape(Protocol):
+    """A DataModule whose images all have one shape, which is known before they are read."""
+
+    image_shape: Sequence[int]
+
+
+@runtime_checkable
+class SeededData(Protocol):
+    """A DataModule with a seed of its own."""
+
+    seed: int
+
+
+@runtime_checkable
+class TestOrigins(Protocol):
+    """A DataModule with one test set in distribution and several test sets out of distribution, in the same order."""
+
+    origin_names: Sequence[str]
+
+
+@runtime_checkable
+class NoiseSource(Protocol):
+    """A DataModule that adds image noise of a known distribution."""
+
+    noise: Any
+
+
+@runtime_checkable
+class NamedTestSets(Protocol):
+    """A DataModule with several test sets."""
+
+    test_names: Sequence[str]
+    """Names of the test sets, in the order of the test dataloaders."""
+
+
+@runtime_checkable
+class PredictionSource(Protocol):
+    """A DataModule that can also predict data other than its test sets."""
+
+    predict_set: Any
+    """None predicts the test sets."""
+
+
+@runtime_checkable
+class PartlyReadable(Protocol):
+    """A dataset that leaves out damaged files."""
+
+    unreadable: Collection[str]
+
+
+@runtime_checkable
+class ValidationSource(Protocol):
+    """A DataModule that may have validation samples."""
+
+    validation_set: Any
+    """None means that there are none."""
+
+
+@runtime_checkable
+class ReferenceImages(Protocol):
+    """A DataModule that also returns the images on which a generative model was trained, to find copies of them."""
+
+    def training_images(self) -> tuple[Tensor, int] | None: ...
+
+
+@runtime_checkable
+class RowBatches(Protocol):
+    """A DataModule whose batches are rows of a table."""
+
+    whole: bool
+    """Whether a batch contains all training rows."""
+    batch_size: int
+    rows_on_device: bool
+
+
+@runtime_checkable
+class TimedSequences(Protocol):
+    """A DataModule of sequences that are observed at equal intervals."""
+
+    num_times: int
+    interval: float
+
+
+@runtime_checkable
 class MeasurementSource(Protocol):
     """A DataModule of images that are observed through measurements."""
 
@@ -485,8 +638,13 @@ def require(module: Any, protocol: type[Required], needed_by: str) -> Required:
 
 
 def _missing(thing: Any, protocol: type) -> list[str]:
-    members = [name for name in {*protocol.__annotations__, *vars(protocol)} if not name.startswith("_")]
-    return sorted(name for name in members if not hasattr(thing, name))
+    return [name for name in members(protocol) if not hasattr(thing, name)]
+
+
+def members(protocol: type) -> list[str]:
+    """List the members of a protocol, including inherited ones."""
+    found = {name for each in protocol.__mro__ for name in (*vars(each).get("__annotations__", ()), *vars(each))}
+    return sorted(name for name in found if not name.startswith("_"))
 
 
 def require_data(trainer: Any, protocol: type[Required], needed_by: str) -> Required:
@@ -506,6 +664,13 @@ def require_data(trainer: Any, protocol: type[Required], needed_by: str) -> Requ
     return require(data, protocol, needed_by)
 
 
+def data_with(trainer: Any, protocol: type[Required]) -> Required | None:
+    """Return the DataModule of a run if it has the members of a protocol, and otherwise None."""
+    data = getattr(trainer, "datamodule", None)
+    return data if isinstance(data, protocol) else None
+
+
 def class_names(trainer: Any) -> Sequence[str] | None:
     """Return the K class names, or None if they are unknown."""
-    return getattr(getattr(trainer, "datamodule", None), "class_names", None)
+    data = data_with(trainer, NamedClasses)
+    return None if data is None else data.class_names

@@ -1,7 +1,8 @@
 """Rules on which module may import which, checked in the source without importing it.
 
 1. Imports have one direction: train -> experiments -> callbacks -> lightning_modules -> datamodules. Of the other
-   packages, `experiments` imports only `datamodules.files`; its commands also import what they need when they run.
+   packages, `experiments` imports only `datamodules.files` and the protocols of `lightning_modules.interfaces`; its
+   commands also import what they need when they run.
 2. A file that defines a LightningModule or a Callback is imported only by the `__init__.py` of its own folder.
 3. A shared file has at least two users: files of different methods or subjects, or class paths in a YAML file.
 4. No import cycles exist, whether at import time, inside functions or for type annotations only.
@@ -95,7 +96,8 @@ def test_imports_run_one_way() -> None:
         for other in imported:
             outside = package == "experiments" and not other.startswith("experiments")
             if outside and (not command or other in AT_ONCE[name]):
-                assert other.startswith("datamodules.files"), f"{name} may not import {other}"
+                allowed = other.startswith("datamodules.files") or other == "lightning_modules.interfaces"
+                assert allowed, f"{name} may not import {other}"
             assert ORDER.index(package) <= ORDER.index(other.split(".")[0]), f"{name} may not import {other}"
 
 
@@ -214,6 +216,11 @@ def test_a_shared_file_has_two_users() -> None:
         assert len(users) >= 2, f"{name} is used by {sorted(users) or 'nobody'} alone: it belongs there"
 
 
+def is_method(name: str) -> bool:
+    """Return whether a file or folder defines a LightningModule, and is not a shared file of a field."""
+    return any(named_by_yaml(each) for each in MODULES if each == name or each.startswith(f"{name}."))
+
+
 def test_no_method_imports_another() -> None:
     for name, imported in IMPORTS.items():
         parts = name.split(".")
@@ -222,6 +229,8 @@ def test_no_method_imports_another() -> None:
                 theirs = other.split(".")
                 if theirs[0] == "lightning_modules" and len(theirs) >= 3 and theirs[1] not in NOT_FIELDS:
                     assert theirs[1] == parts[1], f"{name}: {other} is another field's; move what both use out of it"
+                    own = owner(name) == owner(other) or len(parts) == 2  # the __init__.py of a field
+                    assert own or not is_method(owner(other)), f"{name}: {other} is another method's"
 
 
 def test_no_shared_package_imports_a_field() -> None:
@@ -252,5 +261,7 @@ def test_folders_are_small() -> None:
 def test_the_rules_see_what_they_are_about() -> None:
     assert named_by_yaml("lightning_modules.noisy_labels.elr")
     assert not named_by_yaml("lightning_modules.losses.mixing")
+    assert is_method("lightning_modules.robustness.rrcm")
+    assert not is_method("lightning_modules.robustness.certificates")
     assert owner("lightning_modules.robustness.rrcm.pretraining") == "lightning_modules.robustness.rrcm"
     assert "lightning_modules.noisy_labels.elr" in USERS["lightning_modules.distributed.per_sample"]

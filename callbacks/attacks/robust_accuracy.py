@@ -22,6 +22,7 @@ from lightning_modules.interfaces import (
     ImageColumn,
     MixedClassifier,
     SmoothedClassifier,
+    class_names,
     require,
 )
 from lightning_modules.robustness.attacks.ascent import Attack, different_titles, require_gradients, size
@@ -211,7 +212,7 @@ class RobustAccuracy(Callback):
     @staticmethod
     def _column(trainer: Trainer, image: Tensor, prediction: Tensor, unattacked: Tensor) -> ImageColumn:
         """Build a column of images. Each caption is the predicted class, which is red if the attack changed it."""
-        names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
+        names = class_names(trainer)
         captions = [str(k) if names is None else names[k] for k in prediction.tolist()]
         return ImageColumn(image, captions, (prediction != unattacked).tolist())
 

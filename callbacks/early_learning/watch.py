@@ -71,7 +71,7 @@ class EarlyLearning(Callback):
     Raises:
         ValueError: if an argument is out of range; in training, also if the horizon is unknown, `interval` is given but
             the number of batches is unknown, or the logits are missing or do not match labels and classes.
-        TypeError: if the module is neither a `Classifier` nor a `Segmenter`.
+        TypeError: if the module is not a `Classifier`.
     """
 
     reads_logits = True

@@ -22,7 +22,7 @@ from datamodules.files.whole_files import save_figure, write_text
 from datamodules.jobs.peers import Peers
 from datamodules.prompts.captioned_set import CaptionedSet
 from datamodules.restoration.images import Split
-from lightning_modules.interfaces import Generator, Table, require
+from lightning_modules.interfaces import Generator, SeededData, Table, data_with, require
 from lightning_modules.networks.fid_inception import FIDInception
 from lightning_modules.training.evaluation_mode import in_evaluation_mode
 from lightning_modules.training.logging import log_same
@@ -226,7 +226,8 @@ class FID(Callback):
                 if trainer.local_rank == 0:
                     chosen.fetch_missing()
                 trainer.strategy.barrier("the real images are there")
-            seed = getattr(trainer.datamodule, "seed", 0)  # type: ignore[attr-defined]
+            data = data_with(trainer, SeededData)
+            seed = 0 if data is None else data.seed
             images = images_of_set(chosen, self.split, seed, shares.device)
             feature = features_of(images, extractor, self.cache_dir, self.batch_size, shares)
             self._real = described(images.name, feature, extractor.identity, shares, statistics_file(feature))

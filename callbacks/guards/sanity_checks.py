@@ -1,5 +1,6 @@
 """Check before a run that module, network, data and trainer are compatible."""
 
+import re
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.func import functional_call
 
 from datamodules.loading.seeded_batches import SeededBatches
+from lightning_modules.interfaces import FixedImageShape, ImageMeasurer
 from lightning_modules.lightning_internals import repeats_samples
 from lightning_modules.training.evaluation_mode import evaluating
 
@@ -61,10 +63,11 @@ class SanityChecks(Callback):
         if wanted is not None and given is not None and wanted != given:
             raise ValueError(f"model.num_classes is {wanted}, but {type(data).__name__} has {given} classes")
         network = getattr(pl_module, "network", None)
-        if wanted is not None and given is not None and isinstance(network, torch.nn.Module):
-            shape = getattr(data, "image_shape", None)  # set for images to classify; other data may have no fixed shape
-            if shape is not None:
-                self._check_network(network, shape, wanted)
+        both = wanted is not None and given is not None
+        if both and isinstance(network, torch.nn.Module) and isinstance(data, FixedImageShape):
+            self._check_network(network, tuple(data.image_shape), wanted)
+        elif stage == "fit" and isinstance(pl_module, ImageMeasurer) and isinstance(network, torch.nn.Module):
+            self._check_channels(network, data)
         if isinstance(data, SeededBatches) and repeats_samples(trainer):
             raise ValueError(
                 f"trainer.use_distributed_sampler must be false: {type(data).__name__} shards its batches itself, "
@@ -78,16 +81,26 @@ class SanityChecks(Callback):
             )
 
     @staticmethod
+    def _check_channels(network: torch.nn.Module, data: Any) -> None:
+        """Reject a restoration network for images with a different number of channels; ignore all other errors."""
+        if not isinstance(data, FixedImageShape):
+            return
+        try:
+            _output_without_values(network, tuple(data.image_shape))
+        except (RuntimeError, ValueError, TypeError) as error:
+            if re.search(r"Invalid channel dimensions|to have \d+ channels", str(error)):
+                channels = data.image_shape[0]
+                raise ValueError(
+                    f"model.network {type(network).__name__} does not accept the images of data.training, which have "
+                    f"{channels} channels: set model.network.channels {channels}, or data.training.colour "
+                    f"{str(channels == 1).lower()}"
+                ) from error
+
+    @staticmethod
     def _check_network(network: torch.nn.Module, shape: tuple[int, ...], num_classes: int) -> None:
-        tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-        weights = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
-        floating = [tensor.dtype for tensor in weights.values() if tensor.is_floating_point()]
-        images = torch.empty(2, *shape, device="meta", dtype=floating[0] if floating else None)
         name = type(network).__name__
         try:
-            # In training mode, the network may synchronise statistics across ranks, which fails on the meta device.
-            with evaluating(network), torch.no_grad():
-                logits = functional_call(network, weights, images)
+            logits = _output_without_values(network, shape)
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"model.network {name} does not accept images of shape {list(shape)}: {reason}") from error
@@ -95,6 +108,17 @@ class SanityChecks(Callback):
             raise ValueError(
                 f"model.network {name} outputs {logits.shape[1]} logits, but model.num_classes is {num_classes}"
             )
+
+
+def _output_without_values(network: torch.nn.Module, shape: tuple[int, ...]) -> Any:
+    """Compute the output of a network for two images on the meta device, where tensors have no values."""
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    weights = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+    floating = [tensor.dtype for tensor in weights.values() if tensor.is_floating_point()]
+    images = torch.empty(2, *shape, device="meta", dtype=floating[0] if floating else None)
+    # In training mode, the network may synchronise statistics across ranks, which fails on the meta device.
+    with evaluating(network), torch.no_grad():
+        return functional_call(network, weights, images)
 
 
 def _refused(callback: Callback, module: LightningModule) -> str | None:

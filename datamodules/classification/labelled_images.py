@@ -146,6 +146,10 @@ class LabelledImages(SeededBatches):
         self._corrected: Tensor | None = None
 
     @property
+    def adds_label_noise(self) -> bool:
+        return self.label_noise is not None
+
+    @property
     def num_classes(self) -> int:
         return self.images.num_classes
 

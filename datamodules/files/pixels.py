@@ -7,8 +7,12 @@ from PIL import Image, ImageOps
 
 from datamodules.files.image_files import UnreadableImage, opened_image
 
+OF_A_DATASET = "data.training.data_range (of another dataset: data.test.data_range and so on)"
 
-def read_pixels(path: Path, channels: int | None = None, data_range: int | None = None) -> np.ndarray:
+
+def read_pixels(
+    path: Path, channels: int | None = None, data_range: int | None = None, key: str = OF_A_DATASET
+) -> np.ndarray:
     """Read a whole image with its stored bit depth, rotated according to its metadata.
 
     Args:
@@ -17,6 +21,7 @@ def read_pixels(path: Path, channels: int | None = None, data_range: int | None 
             3 gives a colour image. None keeps the channels of the file.
         data_range: stored value that corresponds to white. For 8-bit images, this value is always 255. For 16-bit
             images, the argument is required, because such images may contain 10 to 16 significant bits.
+        key: configuration key of `data_range`, for error messages.
 
     Returns:
         Image, `[C, H, W]`, uint8 or uint16.
@@ -37,9 +42,9 @@ def read_pixels(path: Path, channels: int | None = None, data_range: int | None 
             pixels = np.atleast_3d(np.asarray(opaque.convert("L" if grey else "RGB")))
     greatest = np.iinfo(pixels.dtype).max
     if pixels.dtype == np.uint8 and data_range not in (None, 255):
-        raise UnreadableImage(f"{path} has 8 bits, but data_range is {data_range}: unset data_range or remove the file")
+        raise UnreadableImage(f"{path} has 8 bits, but data_range is {data_range}: unset {key}, or remove the file")
     if pixels.dtype != np.uint8 and data_range is None:
-        raise UnreadableImage(f"{path} has 16 bits, so its white value is unknown: set data_range, up to 65535")
+        raise UnreadableImage(f"{path} has 16 bits, so its white value is unknown: set {key}, up to 65535")
     if data_range is not None and pixels.max() > data_range:
         raise UnreadableImage(
             f"{path} has the value {pixels.max()} (of at most {greatest}), above data_range {data_range}"

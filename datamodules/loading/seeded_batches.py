@@ -7,6 +7,7 @@ All DataModules with a fixed training set derive from this class, whatever their
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -70,6 +71,12 @@ class SeededBatches(LightningDataModule, ABC):
     test_set: RequestedSet | None
     predict_set: RequestedSet | None
     """Dataset for `predict`. None means the test set."""
+    resume_may_change: Collection[str] = (
+        *("num_workers", "evaluation_batch_size", "encoder_batch_size", "predict_dir", "cache_dir", "data_dir"),
+        *("imagenet_dir", "clean_dir", "noisy_dir", "mask_dir", "condition_dir", "pseudo_label_dir"),
+        *("speech_dir", "noise_dir"),
+    )
+    """Arguments, also of the datasets, that set where data are and how fast they are read, but not what is read."""
     shuffle: bool = True
     """Whether training samples are shuffled in each epoch. It is false for streams, whose rounds keep their order."""
 

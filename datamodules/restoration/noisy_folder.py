@@ -67,7 +67,7 @@ class NoisyFolder:
 
     def _read(self, file: str) -> Any:
         path = self.folder / file
-        pixels = read_pixels(path, None if self.channels == 1 else self.channels, self.data_range)
+        pixels = read_pixels(path, None if self.channels == 1 else self.channels, self.data_range, "data.data_range")
         if self.channels == 1 and len(pixels) != 1:
             raise UnreadableImage(
                 f"{path} is a colour image, but data.training or data.test are grey; convert it to grey"

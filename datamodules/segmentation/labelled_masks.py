@@ -143,6 +143,10 @@ class LabelledMasks(SeededBatches):
         self._saved_corrections: dict[str, Tensor] | None = None
 
     @property
+    def adds_label_noise(self) -> bool:
+        return self.mask_noise is not None
+
+    @property
     def num_classes(self) -> int:
         return self.images.num_classes
 

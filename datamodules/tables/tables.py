@@ -145,9 +145,9 @@ class Tables(SeededBatches):
         self.test_set = RowSet(self.table.test())
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
-        assert self.trainer is not None
-        dtype: Any = self.trainer.lightning_module.dtype
-        dtype = torch.promote_types(dtype, torch.float32)
+        # without a Trainer, there is no module whose precision the rows could follow
+        own: Any = torch.float32 if self.trainer is None else self.trainer.lightning_module.dtype
+        dtype = torch.promote_types(own, torch.float32)
 
         def cast(value: Any) -> Any:
             return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
@@ -161,8 +161,8 @@ class Tables(SeededBatches):
         return DataLoader(kept, sampler=batches, batch_size=None, collate_fn=lambda batch: batch)  # type: ignore[arg-type]
 
     def _made(self, batch: dict[str, Any]) -> dict[str, Any]:
-        assert self.trainer is not None
-        return self._placed(self.finished(batch), self.trainer.strategy.root_device)
+        device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+        return self._placed(self.finished(batch), device)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return self._placed(batch, device)

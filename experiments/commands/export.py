@@ -34,7 +34,7 @@ def run(options: Namespace) -> int:
     from experiments.exporting.folder import check_new, check_packages, write_folder
     from experiments.exporting.program import trace
     from experiments.load_run import load_run
-    from lightning_modules.interfaces import Exportable
+    from lightning_modules.interfaces import Exportable, FixedImageShape
 
     output = options.output or options.run / f"export_{options.format}"
     check_packages(options.format)
@@ -48,8 +48,8 @@ def run(options: Namespace) -> int:
     exported = module.exported(options.sigma)
     sizes = dict(exported.sizes)
     if options.image_shape or not sizes:
-        shape = options.image_shape or getattr(data, "image_shape", None)
-        if shape is None or len(shape) != 3 or min(shape) < 1:
+        shape = options.image_shape or (data.image_shape if isinstance(data, FixedImageShape) else ())
+        if len(shape) != 3 or min(shape) < 1:
             raise ValueError(f"images of {type(data).__name__} have no known shape: give --image_shape C H W")
         sizes |= dict(zip("CHW", shape, strict=True))
     with exported.weights:
@@ -64,8 +64,10 @@ def run(options: Namespace) -> int:
 
 def _class_names(data: Any) -> list[str] | None:
     """Return the class names, or None if they are unknown or are in files that are not on this machine."""
+    from lightning_modules.interfaces import NamedClasses
+
     try:
-        names = getattr(data, "class_names", None)
+        names = data.class_names if isinstance(data, NamedClasses) else None
     except (OSError, ValueError):
         return None
     return None if names is None else [str(name) for name in names]

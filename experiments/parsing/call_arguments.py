@@ -1,11 +1,15 @@
 """Process the list of arguments before it is parsed: configurations, the latest run, and restarts by torchrun."""
 
+import inspect
 import os
+import re
 from itertools import pairwise
 from pathlib import Path
 
+from lightning.pytorch import loggers
+
 from experiments.config_files import located, settings_of
-from experiments.run_directory import has_checkpoint, latest_run
+from experiments.run_directory import has_checkpoint, latest_run, new_run_directory
 
 
 def config_files(args: list[str]) -> list[str]:
@@ -74,6 +78,19 @@ def with_restart(args: list[str]) -> list[str]:
         return args
     tested = value_of(args, "--test_after_fit")
     return ["fit", "--resume", directory, *([] if tested is None else ["--test_after_fit", tested])]
+
+
+def with_folder_of_logger(args: list[str]) -> list[str]:
+    """Let a Lightning logger that needs a folder, such as `--trainer.logger CSVLogger`, write to the run directory."""
+    named = value_of(args, "--trainer.logger") or ""
+    kind = getattr(loggers, named.removeprefix("lightning.pytorch.loggers."), None)
+    needed = inspect.signature(kind).parameters.get("save_dir") if isinstance(kind, type) else None
+    given = any(re.match(r"--trainer\.logger\.(init_args\.)?save_dir\b", each) for each in args)
+    if needed is None or needed.default is not needed.empty or given:
+        return args
+    directory = value_of(args, "--run_directory") or value_of(args, "--resume")
+    directory = directory or str(new_run_directory(config_files(args)))
+    return [*args, "--run_directory", directory, "--trainer.logger.save_dir", directory]
 
 
 def value_of(args: list[str], flag: str) -> str | None:

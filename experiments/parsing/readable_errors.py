@@ -7,12 +7,12 @@ first alternative. Therefore the text of the error is parsed. If an upgrade of j
 """
 
 import difflib
-import importlib
 import inspect
 import re
 
 from experiments.config_files import RENAMED_KEYS
 from experiments.parsing.class_names import RENAMED_ARGUMENTS, did_you_mean
+from experiments.parsing.class_paths import imported
 
 KEY = r'Parser key "([^"]+)"'
 GIVEN = r"Given value: (?!NestedArg|Namespace)(.+)"
@@ -34,7 +34,7 @@ ANOTHER_TYPE = r"Expected a [\w.]+$"
 """Pattern of errors about alternatives that are no classes. Ignored if the given class reports a missing package."""
 CALLABLE = r"Type typing\.\S.*? expects a function or a callable class: "
 DENIED = r"Importing '(\S+)' is not allowed, denied by the '(\S+)' entry .* to allow it\."
-NOT_ACCEPTED = r"class_path '([\w.]+)'.*?Option '(\w+)' is not accepted"
+NOT_ACCEPTED = r"class_path '([\w.]+)'(?:.*?Option '(\w+)' is not accepted|: unrecognized arguments: --(\w+)\.)"
 UNKNOWN_OPTION = r"unrecognized arguments: --trainer\.(\w+)"
 BARE_FILE = r"unrecognized arguments: (?:.* )?([^- ]\S*\.ya?ml)\b"
 OLD_KEY = rf"(?:unrecognized arguments: --|does not accept option ')({'|'.join(map(re.escape, RENAMED_KEYS))})\b"
@@ -92,12 +92,11 @@ def _accepted(message: str) -> str:
     found = re.search(f".*{NOT_ACCEPTED}", message)  # matches the innermost class
     if not found:
         return ""
-    module, _, name = found[1].rpartition(".")
-    named = getattr(importlib.import_module(module), name)
+    named, option = imported(found[1]), found[2] or found[3]
     names = list(inspect.signature(named).parameters)
-    if RENAMED_ARGUMENTS.get(found[2]) in names:
-        return f"; since version 0.2 it is {RENAMED_ARGUMENTS[found[2]]}"
-    close = difflib.get_close_matches(found[2], names, 1) or _of_this_symbol(found[2], named.__doc__ or "", names)
+    if RENAMED_ARGUMENTS.get(option) in names:
+        return f"; since version 0.2 it is {RENAMED_ARGUMENTS[option]}"
+    close = difflib.get_close_matches(option, names, 1) or _of_this_symbol(option, named.__doc__ or "", names)
     return (f"; did you mean {close[0]}?" if close else ".") + f" It accepts {', '.join(names) or 'none'}"
 
 

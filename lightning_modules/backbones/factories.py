@@ -15,6 +15,7 @@ from lightning_modules.backbones.weights import (
     check_config,
     from_pretrained,
     listed,
+    loaded_from,
     new_network,
     read_weights,
     sentence,
@@ -120,7 +121,8 @@ def _timm_model_by_name(name: str, pretrained: bool, options: dict[str, Any]) ->
     import timm
 
     try:
-        return timm.create_model(name, pretrained=pretrained, **options)
+        network = timm.create_model(name, pretrained=pretrained, **options)
+        return loaded_from(name, network) if pretrained else network
     except OSError as error:
         raise FileNotFoundError(
             f"pretrained: the weights of {name} are not in the Hugging Face cache and could not be downloaded; "
@@ -150,7 +152,7 @@ def _timm_model_from_file(name: str, path: str, options: dict[str, Any]) -> Any:
     model.pretrained_cfg.pop("state_dict")
     if classes != options["num_classes"]:
         model.reset_classifier(options["num_classes"])
-    return model
+    return loaded_from(path, model)
 
 
 def _names(value: str | tuple[str, ...] | None) -> list[str]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_modules.backbones.adaptation import Tuning, adapted
 from lightning_modules.backbones.normalized import Normalized
-from lightning_modules.backbones.weights import load, read_weights
+from lightning_modules.backbones.weights import load, loaded_from, read_weights
 
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -109,6 +109,8 @@ def smp_model(
         ) from error
     except (KeyError, RuntimeError) as error:  # raised by segmentation-models-pytorch and by timm for unknown names
         raise ValueError(f"{name} on {encoder}: {' '.join(str(error).split())}") from error
+    if pretrained and not on_meta:
+        loaded_from(encoder, network)
     if weights is not None and not on_meta:
         load(network, read_weights(weights), weights)
     sized = FilledUp(network, network.encoder.output_stride) if network.requires_divisible_input_shape else network

@@ -259,6 +259,16 @@ def load(network: nn.Module, weights: Mapping[str, Tensor], path: str | Path) ->
     if problems:
         raise ValueError(f"{path} does not fit {type(network).__name__}: {'; '.join(problems)}")
     network.load_state_dict(weights)
+    loaded_from(path, network)
+
+
+def loaded_from(path: str | Path, network: Any) -> Any:
+    """Record that a network was built with weights of a file, a folder or a name, and return the network.
+
+    The network then is `Pretrained`, so that it may be tested without a checkpoint.
+    """
+    network.weights_from = str(path)
+    return network
 
 
 def folder_or_name(name_or_path: str) -> tuple[str, bool]:
@@ -300,4 +310,4 @@ def from_pretrained(network_class: Any, source: str, file: str, needed: str = ""
         raise ValueError(f"the weights of {source} lack: {listed(missing)}")
     if wrong := [str(key[0] if isinstance(key, tuple) else key) for key in report["mismatched_keys"]]:
         raise ValueError(f"the weights of {source} have a different shape in: {listed(wrong)}")
-    return network
+    return loaded_from(source, network)

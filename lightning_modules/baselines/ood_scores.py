@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from datamodules.batches import LabelledImageBatch
 from lightning_modules.backbones.layer_features import classifier_layer, logits_and_features, tapped
-from lightning_modules.interfaces import TrainingImageSource, require_data
+from lightning_modules.interfaces import TestOrigins, TrainingImageSource, data_with, require_data
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.metrics.detection import DetectionResult, metrics_by_name
@@ -83,7 +83,8 @@ class OODScores(ClassifierSteps, MethodModule):
         return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))
 
     def on_test_start(self) -> None:
-        self._names = list(getattr(self.trainer.datamodule, "origin_names", []))  # type: ignore[attr-defined]
+        data = data_with(self.trainer, TestOrigins)
+        self._names = [] if data is None else list(data.origin_names)
         if len(self._names) < 2:
             raise ValueError("OODScores needs out-of-distribution test images: set data to OutOfDistribution")
         self._seen = [Collected() for _ in self._names]

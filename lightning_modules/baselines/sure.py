@@ -27,6 +27,7 @@ from datamodules.corruptions.image_noise import Gaussian
 from datamodules.corruptions.image_noise.interface import level_of
 from datamodules.randomness.shared_batches import sample_rows_like
 from lightning_modules.backbones.tiled import TiledInference
+from lightning_modules.interfaces import NoiseSource, data_with
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
 from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
@@ -90,9 +91,9 @@ class SURE(RestorerSteps, MethodModule):
         self.lr_scheduler = lr_scheduler
 
     def setup(self, stage: str) -> None:
-        given = getattr(getattr(self.trainer, "datamodule", None), "noise", None)
-        if given is not None and given != self.noise:
-            raise ValueError(f"model.noise is {self.noise}, but data.noise is {given}: they must match")
+        data = data_with(self.trainer, NoiseSource)
+        if data is not None and data.noise not in (None, self.noise):
+            raise ValueError(f"model.noise is {self.noise}, but data.noise is {data.noise}: they must match")
 
     def forward(self, noisy: Tensor) -> Tensor:
         return self.network(noisy)

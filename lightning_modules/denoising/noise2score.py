@@ -38,6 +38,7 @@ from datamodules.corruptions.image_noise.blind_level import best_level, candidat
 from datamodules.randomness.shared_batches import sample_rows_like
 from lightning_modules.backbones.tiled import TiledInference
 from lightning_modules.full_precision import at_least_float32
+from lightning_modules.interfaces import NoiseSource, data_with
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
 from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
@@ -123,7 +124,8 @@ class Noise2Score(RestorerSteps, MethodModule):
         self.register_buffer("images_seen", torch.zeros((), dtype=torch.int64))
 
     def setup(self, stage: str) -> None:
-        given = getattr(getattr(self.trainer, "datamodule", None), "noise", None)
+        data = data_with(self.trainer, NoiseSource)
+        given = None if data is None else data.noise
         if given is not None and (type(given) is not type(self.noise) or not (self.blind or given == self.noise)):
             raise ValueError(f"model.noise is {self.noise}, but data.noise is {given}: they must match")
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.backbones.normalized import Normalized
-from lightning_modules.backbones.weights import listed, load, read_weights
+from lightning_modules.backbones.weights import listed, load, loaded_from, read_weights
 
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -78,6 +78,8 @@ def deeplabv3_resnet50(
             "pretrained_backbone: torchvision's ResNet-50 weights are not in its cache and could not be downloaded; "
             "download them on a machine with internet access, and set weights to the file"
         ) from error
+    if fetched is not None:
+        loaded_from(str(fetched), network)
     if weights is not None and not on_meta:
         _read_into(network, weights)
     plain = PlainLogits(network)

@@ -46,7 +46,7 @@ from datamodules.batches import TableBatch, global_batch_size
 from datamodules.distributed.collectives import all_reduce_sum, world_size
 from lightning_modules.distributed.per_sample import gather_rows, share_sizes
 from lightning_modules.full_precision import require_double
-from lightning_modules.interfaces import Table
+from lightning_modules.interfaces import RowBatches, Table, data_with
 from lightning_modules.method_module import MethodModule
 from lightning_modules.training.iterations import OwnUpdates, iterate
 from lightning_modules.training.logging import log_same, log_training
@@ -209,7 +209,8 @@ class SubGM(MethodModule):
     def setup(self, stage: str) -> None:
         require_double(self.trainer, "SubGM")
         require_all_rows(self.trainer, "SubGM")
-        if self.at_once is None and not getattr(self.trainer.datamodule, "rows_on_device", True):  # type: ignore[attr-defined]
+        data = data_with(self.trainer, RowBatches)
+        if self.at_once is None and data is not None and not data.rows_on_device:
             raise ValueError(
                 "model.at_once (number of measurements on the device at once) must be set if data.rows_on_device is "
                 "false"

@@ -21,6 +21,7 @@ from datamodules.files.module_hash import hash_of_module
 from datamodules.files.xtrans import unpacked_xtrans
 from datamodules.jobs.resumable_map import ResumableMap
 from datamodules.jobs.stores import Files, digest_of, png_files
+from lightning_modules.interfaces import NamedTestSets, PartlyReadable, PredictionSource, data_with
 from lightning_modules.sde.processes import Process
 
 
@@ -115,8 +116,9 @@ class FolderWriter:
             return
         job.close()
         rank_zero_info(f"{self.items.capitalize()} are written to {job.store.folder}")
-        unreadable = getattr(getattr(self.trainer.datamodule, "predict_set", None), "unreadable", ())
-        if unreadable:
+        data = data_with(self.trainer, PredictionSource)
+        if data is not None and isinstance(data.predict_set, PartlyReadable) and data.predict_set.unreadable:
+            unreadable = data.predict_set.unreadable
             raise ValueError(f"all {self.items} are written except {len(unreadable)}: {'; '.join(unreadable)}")
 
     def _set_names(self: Any, stage: str) -> list[str]:
@@ -124,11 +126,10 @@ class FolderWriter:
 
         The list is empty for a single dataset.
         """
-        data = self.trainer.datamodule
-        names = getattr(data, "test_names", ()) if stage != "val" else ()
-        if stage == "predict" and getattr(data, "predict_set", None) is not None:
-            names = ()
-        return list(names) if len(names) > 1 else []
+        data, predicted = data_with(self.trainer, NamedTestSets), data_with(self.trainer, PredictionSource)
+        other = stage == "val" or (stage == "predict" and predicted is not None and predicted.predict_set is not None)
+        names = [] if data is None or other else list(data.test_names)
+        return names if len(names) > 1 else []
 
 
 class ImageWriter(FolderWriter, ABC):

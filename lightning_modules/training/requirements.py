@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning.pytorch.strategies import DDPStrategy
 
+from lightning_modules.interfaces import RowBatches, data_with
 from lightning_modules.lightning_internals import finds_unused_parameters
 
 
@@ -20,10 +21,10 @@ def require_all_rows(trainer: Any, name: str) -> None:
     Raises:
         ValueError: if a batch does not contain the whole training set; the message names the setting that must change.
     """
-    if not getattr(trainer.datamodule, "whole", True):
+    data = data_with(trainer, RowBatches)
+    if data is not None and not data.whole:
         raise ValueError(
-            f"data.batch_size must be left out for {name}, whose steps use all rows, "
-            f"got {trainer.datamodule.batch_size}"
+            f"data.batch_size must be left out for {name}, whose steps use all rows, got {data.batch_size}"
         )
 
 

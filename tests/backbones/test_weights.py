@@ -1,5 +1,6 @@
 import os
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lightning_modules.backbones import Normalized, read_weights, with_weights
+from lightning_modules.interfaces import Pretrained
 from lightning_modules.networks.cifar_resnet import CIFARResNet
 from lightning_modules.networks.mlp import MLP
+from tests.command import ROOT
 from tests.networks.compared import same
 
 
@@ -153,3 +156,24 @@ def test_nothing_is_read_on_the_meta_device(tmp_path: Path) -> None:
     with torch.device("meta"):
         meta = network(0)
     assert with_weights(meta, str(tmp_path / "nothing.pt")) is meta
+
+
+def test_a_network_with_weights_of_a_file_is_pretrained(tmp_path: Path) -> None:
+    torch.save(STATE, tmp_path / "a.pt")
+    assert not isinstance(network(1), Pretrained)
+    assert with_weights(network(1), str(tmp_path / "a.pt")).weights_from == str(tmp_path / "a.pt")
+    assert isinstance(with_weights(network(1), str(tmp_path / "a.pt")), Pretrained)
+
+
+def test_each_file_that_reads_weights_marks_the_network() -> None:
+    """Each reader of weights uses `load` or `from_pretrained`, which mark it, or `loaded_from`."""
+    reads = r"\b(read_weights|weights_in|in_own_names|pretrained=True|from_single_file)\b"
+    places = {path: path.read_text() for path in (ROOT / "lightning_modules").rglob("*.py") if path.name[0] != "_"}
+    reading = {
+        path
+        for path, text in places.items()
+        if re.search(rf"{reads}\(?", re.sub('""".*?"""', "", text, flags=re.DOTALL))
+    }
+    assert len(reading) > 15
+    unmarked = {str(path) for path in reading if not re.search(r"\b(load|loaded_from|from_pretrained)\(", places[path])}
+    assert unmarked == set()

@@ -3,6 +3,7 @@
 import copy
 import csv
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,11 +15,13 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from PIL import Image
 
 import train
-from experiments.command_line import CommandLine, differing
+from datamodules.loading.seeded_batches import SeededBatches
+from experiments.command_line import CommandLine, changeable, differing
 from experiments.load_run import load_run
 from experiments.parsing.parser import Parser
 from experiments.results import read_test_metrics
 from experiments.run_directory import check_checkpoint, read_checkpoint
+from tests.command import ROOT
 
 QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false")
 DEMO = ("fit", "--config", "configs/elr/demo.yaml", "--trainer.max_epochs", "2", *QUIET)
@@ -119,6 +122,7 @@ BAD_INPUT = {
     "wrong type": (["--trainer.max_epochs", "many"], "trainer.max_epochs: Expected a int, got many"),
     "wrong type inside": (["--model.strength", "abc"], "model.strength: Problem with given class_path"),
     "unknown key inside": (["--data.label_noise.noise_rat", "0.5"], "did you mean noise_rate? It accepts noise_rate"),
+    "unknown part": (["--model.optimiser.lr", "1"], "did you mean optimizer? It accepts network"),
     "abbreviated key": (["--trainer.max_epoch", "3"], "did you mean --trainer.max_epochs?"),
     "overfitting": (["--trainer.overfit_batches", "1"], "trainer.overfit_batches is not supported"),
     "no accumulation": (["--trainer.accumulate_grad_batches", "0"], "must be at least 1, got 0"),
@@ -139,7 +143,8 @@ BAD_INPUT = {
         ["--trainer.callbacks+=callbacks.labels.Memorization", "--trainer.callbacks.foo", "1"],
         "'callbacks.labels.Memorization': Option 'foo' is not accepted. It accepts none",
     ),
-    "missing config": (["--config", "configs/elr/dmeo.yaml"], "--config configs/elr/dmeo.yaml does not exist"),
+    "missing config": (["--config", "configs/elr/dmeo.yaml"], "; did you mean configs/elr/demo.yaml?"),
+    "another suffix": (["--config", "configs/elr/demo.yml"], "; did you mean configs/elr/demo.yaml?"),
     "claim for config": (["--config", "configs/elr/claim.yaml"], "configs/elr/claim.yaml is not a configuration"),
     "no devices": (["--trainer.accelerator", "tpu"], "error: "),
     "best without validation": (
@@ -179,6 +184,22 @@ def test_bad_input_is_one_sentence(
     assert message in error
     assert "Traceback" not in error
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_logger_that_needs_a_folder_has_the_run_directory(tmp_path: Path) -> None:
+    for given, place in ((["--trainer.logger.save_dir", str(tmp_path)], tmp_path), ([], tmp_path / "run")):
+        options = ["--trainer.logger", "CSVLogger", *given, "--run_directory", str(tmp_path / "run")]
+        line = CommandLine([*DEMO, *options], run=False)
+        assert [each.save_dir for each in line.trainer.loggers if type(each).__name__ == "CSVLogger"] == [str(place)]
+
+
+def test_channels_that_differ_are_told_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    demo = ["fit", "--config", "configs/supervised_restoration/demo.yaml", "--run_directory", str(tmp_path), *QUIET]
+    assert train.main([*demo, "--model.network.channels", "3"]) == 1
+    error = capsys.readouterr().err
+    assert "DnCNN does not accept the images of data.training, which have 1 channels" in error
+    assert "model.network.channels 1" in error
+    assert "data.training.colour true" in error
 
 
 def test_an_empty_or_broken_config_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,9 +246,27 @@ def test_a_resumed_run_may_find_its_data_elsewhere_and_fetch_them_faster() -> No
     now = copy.deepcopy(saved)
     now["data"]["init_args"] |= {"data_dir": "there", "num_workers": 8, "evaluation_batch_size": 500}  # type: ignore[index]
     now["model"]["init_args"]["new_argument"] = 1  # type: ignore[index]
-    assert differing(saved, now) == {}
+    may_change = changeable({"data": {"class_path": "datamodules.classification.labelled_images.LabelledImages"}})
+    assert differing(saved, now, may_change) == {}
     now["data"]["init_args"]["batch_size"] = 16  # type: ignore[index]
-    assert differing(saved, now) == {"data.batch_size": (8, 16)}
+    assert differing(saved, now, may_change) == {"data.batch_size": (8, 16)}
+    assert {*differing(saved, now, {})} > {"data.data_dir", "data.num_workers"}  # another DataModule declares nothing
+
+
+def test_a_key_of_the_model_is_not_exempt_for_its_ending() -> None:
+    name = "lightning_modules.dynamics.batch_lr.BatchLR"
+    saved = {"model": {"class_path": name, "init_args": {"reference_batch_size": 128, "cache_dir": "a"}}}
+    now = {"model": {"class_path": name, "init_args": {"reference_batch_size": 64, "cache_dir": "b"}}}
+    may_change = changeable(saved)
+    assert {*differing(saved, now, may_change)} == {"model.reference_batch_size", "model.cache_dir"}
+
+
+def test_each_folder_that_data_may_move_to_is_an_argument_of_a_dataset() -> None:
+    """The declared names are exact; an argument that is neither a folder nor about reading is not among them."""
+    source = "".join(path.read_text() for path in (ROOT / "datamodules").rglob("*.py"))
+    arguments = {*re.findall(r"^ {8}(\w+): [\w| ]+(?: = .*)?,$", source, re.MULTILINE)}
+    assert {*SeededBatches.resume_may_change} <= arguments
+    assert {name for name in arguments if name.endswith("_dir")} <= {*SeededBatches.resume_may_change}
 
 
 def test_a_later_test_adds_metrics_and_changes_none(finished: Path, tmp_path: Path) -> None:

@@ -3,13 +3,16 @@
 import os
 import pickle
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import train
+from callbacks.labels.merge import COLUMNS, NUMBERS
 from experiments.load_run import load_run
 
 QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false")
@@ -47,3 +50,27 @@ def test_a_model_that_cannot_be_pickled_says_why(finished: Path) -> None:
     model, _ = load_run(finished)
     with pytest.raises(TypeError, match=r"cannot be pickled: save its state_dict\(\), and rebuild it with load"):
         pickle.dumps(model)
+
+
+REJECTED = {
+    "no class": "{class_path: lightning_modules.noisy_labels.elr.ERL}",
+    "no argument": "{class_path: lightning_modules.noisy_labels.elr.ELR, init_args: {strenght: 1}}",
+    "a type": "{class_path: datamodules.classification.digits.Digits}",
+    "a range": "{class_path: lightning_modules.noisy_labels.elr.ELR, init_args: {strength: many}}",
+}
+
+
+@pytest.mark.parametrize("model", REJECTED.values(), ids=REJECTED)
+@pytest.mark.parametrize("command", [("export",), ("label_report", "--html"), ("generate",)])
+def test_a_rejected_run_is_one_sentence_in_each_command(
+    model: str, command: tuple[str, ...], finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    settings = yaml.safe_load((run / "config.yaml").read_text()) | {"model": yaml.safe_load(model)}
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+    (run / "label_report.csv").write_text(",".join((*NUMBERS, *COLUMNS)) + "\n" + "0," * 7 + "0\n")
+    arguments = ["--resume", str(run), "--output", str(tmp_path / "out")] if command == ("generate",) else [str(run)]
+    assert train.main([*command, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: model")
+    assert "Traceback" not in error

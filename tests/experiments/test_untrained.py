@@ -3,8 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 import train
+from experiments.command_line import CommandLine
+from tests.command import ROOT
 
 TEST = [
     "test",
@@ -15,6 +18,14 @@ TEST = [
     "--trainer.enable_progress_bar",
     "false",
 ]
+QUIET = TEST[3:]
+
+
+def spec(class_path: str, arguments: str) -> str:
+    return f"{{class_path: {class_path}, init_args: {{{arguments}}}}}"
+
+
+MLP = spec("lightning_modules.networks.mlp.MLP", "in_features: 64, hidden_features: [512, 512], out_features: 10")
 
 
 @pytest.mark.parametrize("subcommand", ["test", "predict", "validate"])
@@ -32,10 +43,20 @@ def test_what_is_meant_is_done(meant: list[str], tmp_path: Path) -> None:
     assert train.main([*TEST, *meant, "--run_directory", str(tmp_path / "run")]) == 0
 
 
-def test_pretrained_weights_are_recognised() -> None:
-    from experiments.command_line import _names_weights
+def untrained(*arguments: str) -> bool:
+    line = CommandLine(["test", "--config", *arguments, *QUIET], run=False)
+    return line._untrained()
 
-    network = {"class_path": "lightning_modules.backbones.timm_model", "init_args": {"name": "a", "pretrained": True}}
-    assert _names_weights({"init_args": {"network": network}})
-    assert _names_weights({"init_args": {"networks": [{"init_args": {"path": "weights.pt"}}]}})
-    assert not _names_weights({"init_args": {"network": {"init_args": {"pretrained": False, "weights": None}}}})
+
+def test_weights_of_a_file_are_recognised_and_a_word_is_not(tmp_path: Path) -> None:
+    """EDiffSR has an argument `weights: trained`, and a loaded network does not make another network trained."""
+    digits, place = ROOT / "configs/elr/demo_baseline.yaml", ("--run_directory", str(tmp_path / "run"))
+    plain = CommandLine(["fit", "--config", str(digits), *place, *QUIET], run=False).model
+    torch.save(plain.network.state_dict(), tmp_path / "network.pt")
+    loaded = spec("lightning_modules.backbones.with_weights", f"path: {tmp_path}/network.pt, network: {MLP}")
+    assert untrained(str(ROOT / "configs/ediffsr/demo.yaml"), *place)
+    assert untrained(str(digits), *place)
+    assert not untrained(str(digits), *place, "--model.network", loaded)
+    frozen = spec("lightning_modules.backbones.frozen", f"network: {loaded}")
+    both = spec("torch.nn.ModuleList", f"modules: [{MLP}, {frozen}]")
+    assert untrained(str(digits), *place, "--model.network", both)

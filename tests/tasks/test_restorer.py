@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.files.bayer import unpacked
 from datamodules.jobs.stores import digest_of
-from lightning_modules.interfaces import Denoiser, ImageColumn, ImageMeasurer, PictureSource, Restorer, require
+from lightning_modules.interfaces import Denoiser, ImageColumn, ImageMeasurer, PictureSource, require
 from lightning_modules.metrics.image_quality import ImageQuality, psnr, ssim
 from lightning_modules.tasks.restorer import RestorerSteps, detailed_crops, window_sums
 from lightning_modules.tasks.writers import levels_of
@@ -77,7 +77,7 @@ def trainer(folder: Path, **options: Any) -> Trainer:
 
 
 def test_steps_serve_what_asks_for_a_restorer() -> None:
-    for protocol in (Restorer, ImageMeasurer, PictureSource):
+    for protocol in (ImageMeasurer, PictureSource):
         require(Scaling(), protocol, "a test")
     with pytest.raises(TypeError, match="lacks denoise"):
         require(Scaling(), Denoiser, "a test")

@@ -16,7 +16,7 @@ from datamodules.files.limits import sentence
 from datamodules.files.text_files import check_pretrained_json, read_json_object
 from lightning_modules.backbones.adaptation import Precision
 from lightning_modules.backbones.quantization import NETWORKS
-from lightning_modules.backbones.weights import check_safetensors, from_pretrained, listed
+from lightning_modules.backbones.weights import check_safetensors, from_pretrained, listed, loaded_from
 
 NetworkPrediction = Literal["epsilon", "v_prediction", "sample", "flow"]
 HUB_NAME = r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?"
@@ -147,6 +147,9 @@ def diffusers_pipeline(
                 if path.suffix == ".safetensors":
                     check_safetensors(path)
                 pipeline = found.from_single_file(str(path), config=described, torch_dtype=precision, **options)
+                for part in pipeline.components.values():
+                    if isinstance(part, torch.nn.Module):
+                        loaded_from(path, part)
                 for name in FULL_PRECISION if dtype else ():
                     getattr(pipeline, name).float()
             else:

@@ -7,6 +7,7 @@ from datamodules.prompts.class_images import ClassImages
 from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from lightning_modules.backbones.quantization import is_quantized
+from lightning_modules.interfaces import FixedImageShape
 
 
 def check_data(network: TextToImage | PixelSpace, data: Any, needs_captions: bool = True) -> None:
@@ -30,9 +31,11 @@ def check_data(network: TextToImage | PixelSpace, data: Any, needs_captions: boo
                 "data.images.buckets and data.prior are only for text-to-image models, but the model is a pixel-space "
                 "U-Net: leave them out"
             )
-    shape = getattr(data, "image_shape", None)
-    if shape is not None and isinstance(network, PixelSpace) and tuple(shape) != network.shape:
-        raise ValueError(f"the data have images of shape {list(shape)}, but the U-Net expects {list(network.shape)}")
+    known = isinstance(data, FixedImageShape) and isinstance(network, PixelSpace)
+    if known and tuple(data.image_shape) != network.shape:
+        raise ValueError(
+            f"the data have images of shape {list(data.image_shape)}, but the U-Net expects {list(network.shape)}"
+        )
 
 
 def reject_prior(data: Any, method: str) -> None:

@@ -59,6 +59,8 @@ class DiffusionFineTuning(FineTuningSteps, ExportsNetwork, ChecksCheckpoints, Me
         ValueError: if an argument is out of range or not allowed for the model, or if the model is frozen.
     """
 
+    resume_may_change = ("cache_dir",)
+
     def __init__(
         self,
         network: TextToImage | PixelSpace,

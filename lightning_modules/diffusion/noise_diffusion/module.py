@@ -23,7 +23,7 @@ from lightning_modules.diffusion.noise_diffusion.measures import (
     nearest_distances,
 )
 from lightning_modules.diffusion.noise_diffusion.mixing import corrected_mixture, lerp, slerp
-from lightning_modules.interfaces import ImageColumn
+from lightning_modules.interfaces import ImageColumn, ReferenceImages, data_with
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
 from lightning_modules.sde.ddim import ddim, level, scheduler_path
@@ -200,8 +200,8 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
         return Interpolated(frames, latents, mixture)
 
     def on_test_start(self) -> None:
-        find = getattr(getattr(self.trainer, "datamodule", None), "training_images", None)
-        self._reference = find() if find is not None else None
+        data = data_with(self.trainer, ReferenceImages)
+        self._reference = None if data is None else data.training_images()
 
     def test_step(self, batch: InterpolationBatch, batch_idx: int) -> dict[str, Tensor]:
         """Log the metrics of a batch, and return its interpolated images as `frames`, `[B, L, C, H, W]`."""

@@ -167,7 +167,7 @@ class ConditionedUNet(nn.Module):
 
     def load_encoders(self, folder: Path) -> None:
         """Load encoders from a folder that `save` wrote, or from one that the authors released."""
-        from lightning_modules.backbones.weights import read_weights
+        from lightning_modules.backbones.weights import loaded_from, read_weights
 
         places = [folder / "controlnet" / name for name in CONTROL]
         files = {self.encoder: next((place for place in places if place.is_file()), places[0])}
@@ -181,5 +181,6 @@ class ConditionedUNet(nn.Module):
             try:
                 weights = read_weights(file)
                 encoder.load_state_dict({key: value for key, value in weights.items() if not key.startswith(HINT)})
+                loaded_from(file, encoder)
             except RuntimeError as error:
                 raise ValueError(f"encoders: {file} does not fit: {' '.join(str(error).split())}") from error

@@ -23,7 +23,7 @@ from lightning_modules.dynamics.noise_mask.policy import (
     reinforce,
 )
 from lightning_modules.full_precision import at_least_float32, in_full_precision
-from lightning_modules.interfaces import ImageColumn
+from lightning_modules.interfaces import FixedImageShape, ImageColumn, data_with
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.optimizers import constant, scheduled, sgd, trainable_parameters
 from lightning_modules.tasks.classifier import ClassifierSteps, accuracies, cross_entropy_step
@@ -112,8 +112,8 @@ class NoiseMask(ClassifierSteps, MethodModule):
     def setup(self, stage: str) -> None:
         if stage != "fit":
             return
-        if (shape := getattr(self.trainer.datamodule, "image_shape", None)) is not None:  # type: ignore[attr-defined]
-            fit_mask(shape, self.grid, self.kernel)
+        if (data := data_with(self.trainer, FixedImageShape)) is not None:
+            fit_mask(data.image_shape, self.grid, self.kernel)
         if self.policy is not None and (self.trainer.max_epochs or 0) > self.mask_epochs:
             require_unused_parameters(self.trainer, "NoiseMask", "does not train its policy during tuning")
 

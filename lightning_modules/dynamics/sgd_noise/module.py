@@ -24,7 +24,7 @@ from lightning_modules.dynamics.sgd_noise.observables import (
     tangent_kernel,
 )
 from lightning_modules.full_precision import in_full_precision
-from lightning_modules.interfaces import Table
+from lightning_modules.interfaces import RowBatches, Table, TrainingSamples, data_with
 from lightning_modules.method_module import MethodModule
 from lightning_modules.training.logging import log_same
 from lightning_modules.training.run_length import is_last_epoch
@@ -118,12 +118,12 @@ class SGDNoise(MethodModule):
     def setup(self, stage: str) -> None:
         if stage != "fit":
             return
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if (precision := str(self.trainer.precision)) in UNFIT_PRECISION:
             raise ValueError(f"trainer.precision {precision} is too low, or uses loss scaling: use 64-true or 32-true")
-        if not getattr(data, "whole", True):
+        rows, samples = data_with(self.trainer, RowBatches), data_with(self.trainer, TrainingSamples)
+        if rows is not None and not rows.whole:
             raise ValueError("data.batch_size must be unset: model.batch_size points are sampled from the whole set")
-        num_points = getattr(data, "num_train_samples", self.batch_size)
+        num_points = self.batch_size if samples is None else samples.num_train_samples
         if num_points < self.batch_size:
             raise ValueError(
                 f"model.batch_size must be at most {num_points}, the number of training points, got {self.batch_size}"

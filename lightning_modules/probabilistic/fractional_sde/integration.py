@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from datamodules.randomness.shared_batches import sample_rows
+from lightning_modules.interfaces import TimedSequences, data_with
 from lightning_modules.probabilistic.fractional_sde.noise import Noise
 
 Solver = Literal["euler", "milstein"]
@@ -68,9 +69,8 @@ def check_run(trainer: Any, noise: Noise, substeps: int) -> None:
             f"trainer.precision {trainer.precision} is too coarse for small steps of a path: use 64-true, 32-true or, "
             f"for networks in half precision, bf16-mixed"
         )
-    interval = getattr(trainer.datamodule, "interval", None)
-    if interval is not None:
-        check_step(noise.gamma_max, interval, substeps)
+    if (data := data_with(trainer, TimedSequences)) is not None:
+        check_step(noise.gamma_max, data.interval, substeps)
 
 
 def increments(x: Tensor, num_steps: int, dt: float) -> Tensor:

@@ -11,7 +11,7 @@ from torch.distributions import Normal, kl_divergence
 from datamodules.arguments import at_least, one_of
 from datamodules.batches import SequenceBatch
 from datamodules.randomness.shared_batches import sample_rows_like
-from lightning_modules.interfaces import ImageColumn
+from lightning_modules.interfaces import ImageColumn, TimedSequences, data_with
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.metrics.image_quality import psnr
@@ -124,11 +124,11 @@ class FractionalLatentSDE(MethodModule):
 
     def setup(self, stage: str) -> None:
         check_run(self.trainer, self.noise, self.substeps)
-        num_times = getattr(getattr(self.trainer, "datamodule", None), "num_times", None)
-        if num_times is not None and num_times <= self.num_given:
+        data = data_with(self.trainer, TimedSequences)
+        if data is not None and data.num_times <= self.num_given:
             raise ValueError(
-                f"num_given must be below {num_times}, the number of observations of a sequence, so that some remain "
-                f"to predict, got {self.num_given}"
+                f"num_given must be below {data.num_times}, the number of observations of a sequence, so that some "
+                f"remain to predict, got {self.num_given}"
             )
 
     def inferred(self, observed: Tensor) -> tuple[Inferred, Tensor]:

@@ -12,7 +12,7 @@ from datamodules.arguments import at_least, positive
 from datamodules.distributed.collectives import run_seed
 from datamodules.randomness.generators import generator_of
 from datamodules.randomness.shared_batches import sample_rows
-from lightning_modules.interfaces import Table, TrainingImageSource, TrainingRows, require_data
+from lightning_modules.interfaces import Table, TestOrigins, TrainingImageSource, TrainingRows, data_with, require_data
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.metrics.detection import DetectionResult, metrics_by_name
@@ -162,7 +162,8 @@ class MECO(MethodModule):
         return points, torch.cat([self(part) for part in points.split(AT_ONCE)])
 
     def on_test_start(self) -> None:
-        self._names = list(getattr(self.trainer.datamodule, "origin_names", ["own"]))  # type: ignore[attr-defined]
+        data = data_with(self.trainer, TestOrigins)
+        self._names = ["own"] if data is None else list(data.origin_names)
         self._seen = [Collected() for _ in self._names]
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:

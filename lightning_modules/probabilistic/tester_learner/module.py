@@ -13,7 +13,7 @@ from datamodules.batches import TableBatch, global_batch_size, loss_weight
 from datamodules.distributed.collectives import all_reduce_sum, world_size
 from lightning_modules.distributed.per_sample import gather_rows, share_sizes
 from lightning_modules.full_precision import require_double
-from lightning_modules.interfaces import Table
+from lightning_modules.interfaces import Table, ValidationSource, data_with
 from lightning_modules.method_module import MethodModule
 from lightning_modules.probabilistic.tester_learner.marginal_tests import MOST_DIMENSIONS, joint_thresholds
 from lightning_modules.probabilistic.tester_learner.suites import Target, simulated, suite_of
@@ -136,7 +136,7 @@ class TesterLearner(MethodModule):
                 )
 
     def on_train_start(self) -> None:
-        if getattr(self.trainer.datamodule, "validation_set", True) is None:  # type: ignore[attr-defined]
+        if (data := data_with(self.trainer, ValidationSource)) and data.validation_set is None:
             raise ValueError("TesterLearner needs validation rows for its tests: give data.table validation rows")
 
     def forward(self, features: Tensor) -> Tensor:

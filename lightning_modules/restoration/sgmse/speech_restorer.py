@@ -16,6 +16,7 @@ from datamodules.jobs.stores import Files, digest_of, recordings
 from datamodules.randomness.counter import CounterRNG
 from datamodules.randomness.generators import drawing
 from lightning_modules.full_precision import at_least_float32, in_full_precision
+from lightning_modules.interfaces import PredictionSource, data_with
 from lightning_modules.restoration.sgmse.spectrogram import Spectrogram, as_complex
 from lightning_modules.restoration.sgmse.speech_metrics import SpeechQuality
 from lightning_modules.sde.samplers import Draw
@@ -191,7 +192,8 @@ class SpeechRestorerSteps(FolderWriter, ABC):
     def predict_step(self: Any, batch: SpeechPairBatch, batch_idx: int, dataloader_idx: int = 0) -> list[str]:
         """Enhance the recordings of a batch that are not yet on disk, write them, and return their names."""
         # Names of recordings from a folder are file names; names from a dataset have no suffix.
-        suffix = "" if getattr(self.trainer.datamodule, "predict_dir", None) is not None else ".wav"
+        data = data_with(self.trainer, PredictionSource)
+        suffix = ".wav" if data is None or data.predict_set is None else ""
         lengths = lengths_of(batch)
 
         def compute(rows: list[int]) -> Iterator[tuple[NDArray[Any], int]]:

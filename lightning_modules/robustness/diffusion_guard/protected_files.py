@@ -12,6 +12,7 @@ from torch import Tensor
 from datamodules.batches import ProtectedImageBatch
 from datamodules.files.module_hash import hash_of_module
 from datamodules.jobs.stores import digest_of
+from lightning_modules.interfaces import FixedImageShape, data_with
 from lightning_modules.tasks.writers import FolderWriter
 
 SETTINGS = (
@@ -37,10 +38,10 @@ class ProtectionSteps(FolderWriter):
     written, settings_name, items = "protected", "protection_settings.json", "protected images"
 
     def result_settings(self: Any) -> dict[str, Any]:
-        shape = getattr(self.trainer.datamodule, "image_shape", None)
+        data = data_with(self.trainer, FixedImageShape)
         return {
             **{key: getattr(self, key) for key in SETTINGS},
-            "image_shape": shape and list(shape),
+            "image_shape": None if data is None else list(data.image_shape),
             "precision": str(self.trainer.precision),
             "hash_of_inpainter": hash_of_module(self.inpainter),
         }

@@ -10,6 +10,7 @@ from datamodules.arguments import at_least, one_of, within
 from datamodules.batches import LabelledImageBatch, global_batch_size, loss_weight
 from datamodules.randomness.generators import generator_of, sample_like
 from lightning_modules.full_precision import in_full_precision
+from lightning_modules.interfaces import TestOrigins, data_with
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.metrics.detection import DetectionResult, metrics_by_name
@@ -156,7 +157,8 @@ class Mahalanobis(StreamsStatistics, ClassifierSteps, MethodModule):
             raise ValueError("the class statistics are empty: run fit first, or test a checkpoint of a fit run")
         loaders: Any = self.trainer.test_dataloaders
         loaders = list(loaders) if isinstance(loaders, list | tuple) else [loaders]
-        names = list(getattr(self.trainer.datamodule, "origin_names", []))  # type: ignore[attr-defined]
+        data = data_with(self.trainer, TestOrigins)
+        names = [] if data is None else list(data.origin_names)
         self._names = names if len(names) == len(loaders) else [f"set_{place}" for place in range(len(loaders))]
         if len(loaders) == 1 and not self.attacks:
             raise ValueError("there is nothing to detect: use the data OutOfDistribution, or set model.attacks")

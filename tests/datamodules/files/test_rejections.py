@@ -85,7 +85,7 @@ REJECTED: list[Row] = [
      "Set: .*column label of .* lacks a value in row 1"),
     ("svmlight set 6", lambda root: svmlight_set(root, ""), ValueError, "Set: .*has no rows"),
     ("pixels of unknown range 1", lambda root: pixels_of(root, "deep", None), UnreadableImage,
-     "a.(png|tif) .*has 16 bits, so its white value is unknown: set data_range"),
+     "a.(png|tif) .*has 16 bits, so its white value is unknown: set data.training.data_range"),
     ("pixels of unknown range 2", lambda root: pixels_of(root, "deep", 1023), UnreadableImage,
      "a.(png|tif) .*has the value .* above data_range 1023"),
     ("pixels of unknown range 3", lambda root: pixels_of(root, "colour", 1023), UnreadableImage,

@@ -45,7 +45,7 @@ def test_a_folder_needs_no_clean_images_and_no_set_and_tells_which_files_are_bro
     assert data.predict_set is not None
     broken, deep = data.predict_set.unreadable
     assert str(tmp_path / "broken.png") in broken
-    assert f"{tmp_path / 'four.png'} has 16 bits, so its white value is unknown: set data_range" in deep
+    assert f"{tmp_path / 'four.png'} has 16 bits, so its white value is unknown: set data.data_range" in deep
 
 
 def test_a_network_of_colours_gets_grey_images_as_colours_and_none_of_grey_gets_colours(tmp_path: Path) -> None:

@@ -128,3 +128,13 @@ def test_rows_that_stay_on_the_host_are_not_moved() -> None:
         {"features": torch.zeros(1), "w_true": torch.zeros(1)}, torch.device("meta"), 0
     )
     assert {key: value.device.type for key, value in batch.items()} == {"features": "cpu", "w_true": "meta"}
+
+
+@pytest.mark.parametrize("batch_size", [None, 4])
+def test_rows_are_read_without_a_trainer(batch_size: int | None) -> None:
+    data = Tables(Lines(), batch_size)
+    data.prepare_data()
+    for stage, loader in (("fit", data.train_dataloader), ("test", data.test_dataloader)):
+        data.setup(stage)
+        batch = next(iter(loader()))
+        assert batch["features"].shape[1:] == (2,)

