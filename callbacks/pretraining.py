@@ -71,7 +71,7 @@ class Pretraining(Callback):
         if trainer.ckpt_path is not None:
             return
         data = data_with(trainer, SeededData)
-        self.data.seed = 0 if data is None else data.seed
+        self.data.seed = 0 if data is None else data.seed  # type: ignore[attr-defined]
         first = Trainer(
             max_epochs=self.max_epochs,
             accelerator=trainer.accelerator,

@@ -11,7 +11,8 @@ from tempfile import TemporaryDirectory
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from experiments.command_line import CommandLine
+from experiments.calls.build import BuiltRun, build
+from experiments.calls.parse import parse
 from experiments.hub.download import SCHEME, download_run
 from experiments.parsing.readable_errors import readable
 from experiments.run_directory import WEIGHTS, check_checkpoint, read_checkpoint, tested_weights
@@ -40,13 +41,14 @@ def load_run(
         PermissionError: if the run on the Hub is gated.
         ValueError: if the checkpoint does not match the configuration, or if a setting is rejected.
     """
-    line = load_line(directory, checkpoint, arguments)
-    return line.model, line.datamodule
+    run = load_built(directory, checkpoint, arguments)
+    assert run.datamodule is not None
+    return run.model, run.datamodule
 
 
-def load_line(
+def load_built(
     directory: str | os.PathLike[str], checkpoint: str | None = None, arguments: Sequence[str] = ()
-) -> CommandLine:
+) -> BuiltRun:
     """Rebuild the model and data of a run as in `load_run`, and also its trainer.
 
     Args:
@@ -55,7 +57,7 @@ def load_line(
         arguments: command-line arguments that override settings, such as `--trainer.devices 1`.
 
     Returns:
-        The command line, with the attributes `model` (in evaluation mode, with the weights of the checkpoint),
+        The run, with the attributes `model` (in evaluation mode, with the weights of the checkpoint),
         `datamodule` and `trainer`.
 
     Raises:
@@ -72,23 +74,25 @@ def load_line(
             run, weights = stack.enter_context(TemporaryDirectory()), snapshot / WEIGHTS
             shutil.copyfile(snapshot / "config.yaml", Path(run, "config.yaml"))
         try:
-            line = _built(["test", "--resume", run, *arguments])
+            built = _built(["test", "--resume", run, *arguments])
         except (ArgumentError, ValueError, TypeError, ImportError) as error:
             if isinstance(error, ValueError) and not is_address:
                 raise
             raise ValueError(readable(error).replace(run, str(directory))) from error
-        path = weights or tested_weights(Path(str(line.resumed)), checkpoint or line.checkpoints.test_checkpoint)
-        check_checkpoint(path, line.model)
-        line.model.load_state_dict(read_checkpoint(path)["state_dict"])
-    line.model.eval()
-    return line
+        path = weights or tested_weights(
+            Path(str(built.parsed.resumed)), checkpoint or built.checkpoints.test_checkpoint
+        )
+        check_checkpoint(path, built.model)
+        built.model.load_state_dict(read_checkpoint(path)["state_dict"])
+    built.model.eval()
+    return built
 
 
-def _built(arguments: list[str]) -> CommandLine:
+def _built(arguments: list[str]) -> BuiltRun:
     seeds = {name: os.environ.get(name) for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")}
     try:
         with isolate_rng():
-            return CommandLine(arguments, run=False)
+            return build(parse(arguments), runs=False)
     finally:
         for name, value in seeds.items():
             os.environ.pop(name, None)

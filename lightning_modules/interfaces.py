@@ -12,7 +12,7 @@ Classifier: forward, num_classes; used by callbacks.attacks, callbacks.certifica
 Denoiser: denoise; used by robustness.denoised_classifier
 ImageMeasurer: quality; used by callbacks.guards, callbacks.image_quality
 SpeechMeasurer: quality, spectrogram; used by callbacks.speech_metrics_table
-Generator: sample; used by callbacks.generation, experiments.command_line
+Generator: sample; used by callbacks.generation, experiments.calls.execute
 PromptedGenerator: guidance_scale, num_inference_steps, prompts, sample, takes_prompts; used by callbacks.generation
 ConditionedGenerator: condition, sample; used by callbacks.generation
 ClassGenerator: generated_classes, sample; used by callbacks.generation
@@ -36,9 +36,9 @@ TrainingImageSource: training_images_dataloader; used by baselines.ood_scores, c
     efficiency.ofq, experiments.commands.label_report, noisy_labels.adele, noisy_labels.lsa, probabilistic.meco,
     probabilistic.scale_mixture_nngp, training.chosen_samples
 HeldOutImages: held_out_dataloader, training_images_dataloader; used by callbacks.labels
-Pretrained: weights_from; used by experiments.command_line
-Resumable: resume_may_change; used by experiments.command_line
-GivenLabels: adds_label_noise; used by experiments.command_line
+Pretrained: weights_from; used by experiments.calls.execute
+Resumable: resume_may_change; used by experiments.calls.build
+GivenLabels: adds_label_noise; used by experiments.calls.build
 NamedClasses: class_names; used by callbacks.attacks, callbacks.early_learning, callbacks.image_grid, callbacks.labels,
     callbacks.predictions, experiments.commands.export, tasks.segmenter
 FixedImageShape: image_shape; used by callbacks.guards, diffusion.finetuning, dynamics.noise_mask,

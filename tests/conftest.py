@@ -24,7 +24,7 @@ import torch.distributed as dist
 from matplotlib.figure import Figure
 from PIL import Image
 
-from experiments.command_line import CommandLine
+from experiments.calls.parse import Grammar
 from tests import BEGAN
 from tests.parsed_once import parsed_once
 from tests.tiny_pipelines import (
@@ -101,9 +101,9 @@ def two_processes() -> Iterator[TwoProcesses]:
 def _parsers_are_built_once() -> Iterator[None]:
     """Share one parser among command lines in the test process, because building a parser takes two seconds."""
     built: dict[str, tuple[Any, ...]] = {}
-    build = CommandLine.setup_parser
+    build = Grammar.setup_parser
 
-    def setup_parser(self: CommandLine, *options: Any) -> None:
+    def setup_parser(self: Grammar, *options: Any) -> None:
         if self.requested not in built:
             build(self, *options)
             built[self.requested] = (self.parser, self._subcommand_method_arguments, self._subcommand_parsers)
@@ -111,7 +111,7 @@ def _parsers_are_built_once() -> Iterator[None]:
         self.parser._instantiators = None  # remove the instantiators of the last command line
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CommandLine, "setup_parser", setup_parser)
+        patch.setattr(Grammar, "setup_parser", setup_parser)
         yield
 
 

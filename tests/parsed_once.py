@@ -15,8 +15,9 @@ from unittest import mock
 
 from jsonargparse import ArgumentParser, Namespace
 
-from experiments.command_line import CommandLine, Parser
+from experiments.calls.parse import Grammar
 from experiments.lightning_internals import import_verdicts
+from experiments.parsing.parser import Parser
 
 KEPT: dict[Any, Any] = {}
 VERDICTS: list[Any] = []
@@ -113,5 +114,5 @@ def parsing_once() -> Iterator[None]:
 @contextlib.contextmanager
 def parsed_once() -> Iterator[None]:
     """Make command lines use cached parsing results, once their parsers have been built completely."""
-    with mock.patch.object(CommandLine, "parse_arguments", parsing_once()(CommandLine.parse_arguments)):
+    with mock.patch.object(Grammar, "resolved", parsing_once()(Grammar.resolved)):
         yield

@@ -2,17 +2,16 @@
 
 from argparse import ArgumentError
 from pathlib import Path
-from typing import Any
 
 import pytest
 from jsonargparse import set_parsing_settings
-from lightning.pytorch.cli import LightningCLI
 
-from experiments.command_line import CommandLine, ParsedOnly
+from experiments.calls.parse import Grammar, parse
 from experiments.lightning_internals import import_verdicts, set_import_verdicts
 from tests import parsed_once
 from tests.command import ROOT
 
+RESOLVED = Grammar.resolved  # before any fixture replaces it
 MLP = (
     "{class_path: lightning_modules.networks.mlp.MLP, "
     "init_args: {in_features: 64, hidden_features: %s, out_features: 10}}"
@@ -20,8 +19,8 @@ MLP = (
 
 
 def settings(*arguments: str) -> str:
-    line: Any = ParsedOnly(["fit", *arguments])
-    return line.parser.dump(line.config, skip_validation=True)
+    parsed = parse(["fit", *arguments])
+    return parsed.grammar.parser.dump(parsed.config, skip_validation=True)
 
 
 def demo(*arguments: str) -> str:
@@ -31,7 +30,7 @@ def demo(*arguments: str) -> str:
 @pytest.fixture(autouse=True)
 def _nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parsed_once, "KEPT", {})
-    monkeypatch.setattr(CommandLine, "parse_arguments", LightningCLI.parse_arguments)
+    monkeypatch.setattr(Grammar, "resolved", RESOLVED)
 
 
 @pytest.mark.parametrize("config", ["elr_plus/demo", "lsa/demo"])
@@ -79,7 +78,7 @@ def test_nothing_is_kept_of_values_that_may_name_files(tmp_path: Path) -> None:
 
 def test_what_a_caller_changes_is_not_kept() -> None:
     with parsed_once.parsed_once():
-        line: Any = ParsedOnly(["fit", "--config", str(ROOT / "configs/elr/demo.yaml")])
-        line.config.fit.model.init_args.network.init_args.hidden_features.append(3)
-        again: Any = ParsedOnly(["fit", "--config", str(ROOT / "configs/elr/demo.yaml")])
-    assert 3 not in again.config.fit.model.init_args.network.init_args.hidden_features
+        line = parse(["fit", "--config", str(ROOT / "configs/elr/demo.yaml")])
+        line.settings.model.init_args.network.init_args.hidden_features.append(3)
+        again = parse(["fit", "--config", str(ROOT / "configs/elr/demo.yaml")])
+    assert 3 not in again.settings.model.init_args.network.init_args.hidden_features

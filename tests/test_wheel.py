@@ -134,8 +134,8 @@ def test_without_its_defaults_nothing_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import train
-    from experiments import command_line
+    from experiments.calls import parse
 
-    monkeypatch.setattr(command_line, "DEFAULTS", tmp_path / "defaults.yaml")
+    monkeypatch.setattr(parse, "DEFAULTS", tmp_path / "defaults.yaml")
     assert train.main(["fit", "--config", str(ROOT / "configs/elr/demo.yaml")]) == 1
     assert f"error: {tmp_path / 'defaults.yaml'} does not exist: install noiseworks again" in capsys.readouterr().err

@@ -63,11 +63,11 @@ class SanityChecks(Callback):
         if wanted is not None and given is not None and wanted != given:
             raise ValueError(f"model.num_classes is {wanted}, but {type(data).__name__} has {given} classes")
         network = getattr(pl_module, "network", None)
-        both = wanted is not None and given is not None
-        if both and isinstance(network, torch.nn.Module) and isinstance(data, FixedImageShape):
-            self._check_network(network, tuple(data.image_shape), wanted)
-        elif stage == "fit" and isinstance(pl_module, ImageMeasurer) and isinstance(network, torch.nn.Module):
-            self._check_channels(network, data)
+        if isinstance(network, torch.nn.Module) and isinstance(data, FixedImageShape):
+            if wanted is not None and given is not None:
+                self._check_network(network, tuple(data.image_shape), wanted)
+            elif stage == "fit" and isinstance(pl_module, ImageMeasurer):
+                self._check_channels(network, tuple(data.image_shape))
         if isinstance(data, SeededBatches) and repeats_samples(trainer):
             raise ValueError(
                 f"trainer.use_distributed_sampler must be false: {type(data).__name__} shards its batches itself, "
@@ -81,15 +81,13 @@ class SanityChecks(Callback):
             )
 
     @staticmethod
-    def _check_channels(network: torch.nn.Module, data: Any) -> None:
+    def _check_channels(network: torch.nn.Module, shape: tuple[int, ...]) -> None:
         """Reject a restoration network for images with a different number of channels; ignore all other errors."""
-        if not isinstance(data, FixedImageShape):
-            return
         try:
-            _output_without_values(network, tuple(data.image_shape))
+            _output_without_values(network, shape)
         except (RuntimeError, ValueError, TypeError) as error:
             if re.search(r"Invalid channel dimensions|to have \d+ channels", str(error)):
-                channels = data.image_shape[0]
+                channels = shape[0]
                 raise ValueError(
                     f"model.network {type(network).__name__} does not accept the images of data.training, which have "
                     f"{channels} channels: set model.network.channels {channels}, or data.training.colour "

@@ -116,15 +116,17 @@ def of_run(options: Namespace, settings: Any) -> tuple[Any, Any]:
 
     from callbacks.generation.image_generators import ModuleGenerator
     from experiments.config_files import dotted
-    from experiments.load_run import load_line
+    from experiments.load_run import load_built
     from experiments.parsing.readable_errors import readable
 
     alone = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.num_nodes", "1"]
+    alone += ["--trainer.strategy", "auto"]
     try:
-        line = load_line(options.resume, options.checkpoint, [*alone, "--trainer.strategy", "auto", *options.overrides])
+        built = load_built(options.resume, options.checkpoint, [*alone, *options.overrides])
     except (ArgumentError, ValueError, TypeError, ImportError, MisconfigurationException) as error:
         raise ValueError(readable(error)) from error
-    line.trainer.datamodule = line.datamodule  # type: ignore[attr-defined]
-    line.model.trainer = line.trainer
-    configuration = {**dotted({"model": line.config_dump["model"]}), "precision": line.trainer.precision}
-    return ModuleGenerator(line.model, settings, configuration), line.trainer.precision
+    built.trainer.datamodule = built.datamodule  # type: ignore[attr-defined]
+    built.model.trainer = built.trainer
+    model = built.parsed.grammar.config_dump["model"]
+    configuration = {**dotted({"model": model}), "precision": built.trainer.precision}
+    return ModuleGenerator(built.model, settings, configuration), built.trainer.precision

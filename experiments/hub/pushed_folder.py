@@ -13,7 +13,7 @@ import yaml
 from datamodules.files.image_files import opened_image
 from datamodules.files.text_files import read_json_object
 from datamodules.files.whole_files import whole_file, write_text
-from experiments.command_line import CALL_ONLY
+from experiments.calls.parse import CALL_ONLY
 from experiments.config_files import with_new_keys
 from experiments.hub.portable_settings import portable, private_texts, without_paths
 from experiments.parsing.guards import from_list

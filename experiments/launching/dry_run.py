@@ -16,7 +16,9 @@ from typing import Any
 
 import torch
 
-from experiments.command_line import CommandLine, ParsedOnly
+from experiments.calls.build import build
+from experiments.calls.execute import execute
+from experiments.calls.parse import parse
 from experiments.launching.preflight import OF_A_GROUP
 from experiments.parsing.data_before_model import count_classes
 from experiments.parsing.readable_errors import readable
@@ -32,7 +34,7 @@ def errors_of(arguments: Sequence[Sequence[str]]) -> list[str | None]:
     for each in arguments:
         try:
             if parser is None:
-                parser = ParsedOnly(["fit", *each]).parser
+                parser = parse(["fit", *each]).grammar.parser
             parsed = parser.parse_args(["fit", *each])
             parsed.fit.pop("trainer")  # the Trainer would search for devices
             count_classes(parsed.fit)
@@ -49,7 +51,7 @@ def short_run(arguments: Sequence[str]) -> list[str]:
     with tempfile.TemporaryDirectory() as directory:
         more = ["--trainer.fast_dev_run", "1", "--test_after_fit", "true", "--run_directory", directory]
         alone = ["--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto"]
-        return sorted(CommandLine(["fit", *arguments, *more, *alone]).measured)
+        return sorted(execute(build(parse(["fit", *arguments, *more, *alone]))))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.command_line import CommandLine
+from experiments.calls.build import build
+from experiments.calls.parse import parse
 from lightning_modules.robustness.diffusion_guard.attack import ProtectionObjective, raised
 from tests.benchmarks.pairs import paired_ratio
 
@@ -17,7 +18,7 @@ Report = Callable[[str, float, str], None]
 
 def one_step(objective: ProtectionObjective) -> Callable[[], object]:
     """Compute one gradient of the demo's attack on a batch of its images."""
-    module = CommandLine(["fit", "--config", "configs/diffusion_guard/demo.yaml"], run=False).model.eval()
+    module = build(parse(["fit", "--config", "configs/diffusion_guard/demo.yaml"]), runs=False).model.eval()
     image, keep = torch.rand(8, 1, 16, 16, requires_grad=True), torch.zeros(8, 1, 16, 16)
     keep[:, :, 4:12, 4:12] = 1
     noise = torch.randn(image.shape)

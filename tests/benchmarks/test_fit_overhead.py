@@ -229,7 +229,7 @@ class Ways:
 
     def __init__(self, method: Method) -> None:
         self.method = method
-        parser, parsed = experiments().command_line.parser, experiments().parsed
+        parser, parsed = experiments().parser, experiments().parsed
         built = parser.instantiate(parsed("--config", CONFIGS / f"{method.config}.yaml")).fit
         self.module, self.data, self.guards = built.model, built.data, built.guards.callbacks
         self.module.annealed_epochs = 0  # only OFQ has this setting

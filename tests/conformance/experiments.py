@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from experiments.command_line import ParsedOnly
+from experiments.calls.parse import parse
 from experiments.config_files import settings_of
 from tests.command import ROOT
 from tests.parsed_once import parsing_once
@@ -32,12 +32,12 @@ class Experiments:
     """Parses the arguments of `fit`."""
 
     def __init__(self) -> None:
-        self.command_line = ParsedOnly(["fit", "--config", str(EXPERIMENTS[0])])
+        self.parser = parse(["fit", "--config", str(EXPERIMENTS[0])]).grammar.parser
         self.parsed = functools.cache(self._parsed)
 
     def _parsed(self, *args: str | Path) -> Any:
         with parsing_once():
-            return self.command_line.parser.parse_args(["fit", *map(str, args)])
+            return self.parser.parse_args(["fit", *map(str, args)])
 
     def config(self, *args: str | Path) -> Any:
         """Resolve the configuration."""
@@ -46,7 +46,7 @@ class Experiments:
     def built(self, *args: str | Path) -> Any:
         """Build the module, data and callbacks, with parameters on the meta device."""
         with torch.device("meta"):
-            return self.command_line.parser.instantiate(self.parsed(*args)).fit
+            return self.parser.instantiate(self.parsed(*args)).fit
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils._pytree import tree_flatten
 
 import train
-from experiments.command_line import CALL_ONLY, ParsedOnly
+from experiments.calls.parse import CALL_ONLY, parse
 from experiments.config_files import base_of, dump_yaml, load_yaml
 from experiments.config_files import settings_of as stated
 from tests.command import ROOT
@@ -39,8 +39,8 @@ def settings_of(path: Path) -> dict[str, Any]:
     """Read a configuration; resolve one with a base as the command line does."""
     if base_of(path) is None:
         return load_yaml(path.read_text())
-    line = ParsedOnly(["fit", "--config", str(path)])
-    settings = load_yaml(line.parser.dump(line.config, skip_validation=True))["fit"]
+    parsed = parse(["fit", "--config", str(path)])
+    settings = load_yaml(parsed.grammar.parser.dump(parsed.config, skip_validation=True))["fit"]
     return {key: value for key, value in settings.items() if key not in CALL_ONLY}
 
 

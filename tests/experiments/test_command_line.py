@@ -16,7 +16,8 @@ from PIL import Image
 
 import train
 from datamodules.loading.seeded_batches import SeededBatches
-from experiments.command_line import CommandLine, changeable, differing
+from experiments.calls.build import build, changeable, differing
+from experiments.calls.parse import parse
 from experiments.load_run import load_run
 from experiments.parsing.parser import Parser
 from experiments.results import read_test_metrics
@@ -45,7 +46,7 @@ def test_a_run_leaves_its_results_in_its_directory(finished: Path) -> None:
 
 
 def test_a_copy_of_a_module_holds_neither_trainer_nor_data(tmp_path: Path) -> None:
-    line = CommandLine([*DEMO, "--run_directory", str(tmp_path)], run=False)
+    line = build(parse([*DEMO, "--run_directory", str(tmp_path)]), runs=False)
     held: dict[int, object] = {}
     copy.deepcopy(line.model, held)
     assert not any(isinstance(each, type(line.trainer) | type(line.datamodule)) for each in held.values())
@@ -189,7 +190,7 @@ def test_bad_input_is_one_sentence(
 def test_a_logger_that_needs_a_folder_has_the_run_directory(tmp_path: Path) -> None:
     for given, place in ((["--trainer.logger.save_dir", str(tmp_path)], tmp_path), ([], tmp_path / "run")):
         options = ["--trainer.logger", "CSVLogger", *given, "--run_directory", str(tmp_path / "run")]
-        line = CommandLine([*DEMO, *options], run=False)
+        line = build(parse([*DEMO, *options]), runs=False)
         assert [each.save_dir for each in line.trainer.loggers if type(each).__name__ == "CSVLogger"] == [str(place)]
 
 
@@ -304,8 +305,8 @@ def test_training_goes_on_in_its_own_directory(
 
 
 def test_no_seed_leaves_the_data_their_own(tmp_path: Path) -> None:
-    line = CommandLine([*DEMO, "--run_directory", str(tmp_path), "--seed_everything", "false"], run=False)
-    assert line.config.fit.data.init_args.seed is None
+    line = build(parse([*DEMO, "--run_directory", str(tmp_path), "--seed_everything", "false"]), runs=False)
+    assert line.parsed.settings.data.init_args.seed is None
 
 
 def test_null_is_none_for_a_class_within_a_class() -> None:

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 import train
-from experiments.command_line import ParsedOnly
+from experiments.calls.parse import parse
 from experiments.config_files import MOVED, dotted, dump_yaml, load_yaml, mapping_of, settings_of, with_base
 from experiments.load_run import load_run
 from experiments.run_request import Run, load_experiments, request
@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_base_is_one_earlier_config(folder: Path) -> None:
-    parser = ParsedOnly(["fit", "--config", str(DEMO)]).parser
+    parser = parse(["fit", "--config", str(DEMO)]).grammar.parser
 
     def resolved(*files: Path) -> str:
         arguments = ["fit", *(text for file in files for text in ("--config", str(file)))]

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import train
-from experiments.command_line import CommandLine
+from experiments.calls.parse import Grammar
 from experiments.load_run import load_run
 from experiments.run_directory import read_checkpoint
 from tests.experiments.test_strangers import QUIET, Forged, forged, trained  # noqa: F401
@@ -135,15 +135,14 @@ def test_a_file_of_something_else_is_one_sentence(name: str, tmp_path: Path) -> 
 @pytest.fixture
 def _parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reuse the earlier result for a command line that was parsed before."""
-    parse, known = CommandLine.parse_arguments, {}
+    resolve, known = Grammar.resolved, {}
 
-    def parse_arguments(self: CommandLine, parser: Any, args: Any) -> None:
+    def resolved(self: Grammar, args: list[str]) -> Any:
         if str(args) not in known:
-            parse(self, parser, args)
-            known[str(args)] = self.config
-        self.config = copy.deepcopy(known[str(args)])
+            known[str(args)] = resolve(self, args)
+        return copy.deepcopy(known[str(args)])
 
-    monkeypatch.setattr(CommandLine, "parse_arguments", parse_arguments)
+    monkeypatch.setattr(Grammar, "resolved", resolved)
 
 
 def two_of_each() -> list[str]:

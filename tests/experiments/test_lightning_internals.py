@@ -12,7 +12,7 @@ import pytest
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 
-from experiments.command_line import ParsedOnly, parser_of
+from experiments.calls.parse import Grammar, parse
 from experiments.lightning_internals import (
     FitLoop,
     checkpoint_path,
@@ -197,11 +197,11 @@ def test_training_counts_and_keeps_its_means_where_it_did(tmp_path: Path) -> Non
 
 
 def test_a_parser_keeps_its_arguments_and_verdicts_where_they_were() -> None:
-    line = ParsedOnly(["fit", "--config", str(ROOT / "configs/elr/demo.yaml")])
-    types = dict(typed_arguments(subcommand_parser(line, "fit")))
+    parsed = parse(["fit", "--config", str(ROOT / "configs/elr/demo.yaml")])
+    types = dict(typed_arguments(subcommand_parser(parsed.grammar, "fit")))
     assert types["model"] in (LightningModule, LightningModule | None)
     assert {"data", "guards.finite_loss", "trainer.callbacks"} <= types.keys()
-    assert dict(typed_arguments(parser_of("fit"))).keys() == types.keys()
+    assert dict(typed_arguments(subcommand_parser(Grammar("fit"), "fit"))).keys() == types.keys()
     before = import_verdicts()
     assert before["os"] is not None  # denied by default, like all verdicts of jsonargparse
     set_import_verdicts(before)

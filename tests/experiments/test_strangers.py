@@ -142,7 +142,7 @@ def test_no_module_of_a_run_directory_is_imported(
     forged({"model.class_path": class_path}, at=directory)
     (tmp_path / file).write_text(module)
     if subcommand == "load_run":
-        with pytest.raises(Exception, match="not allowed"):
+        with pytest.raises(Exception, match="is rejected"):
             load_run(directory)
     else:
         assert f"{class_path} is rejected" in said(directory, subcommand)

@@ -6,7 +6,8 @@ import pytest
 from rich.console import Console
 
 import train
-from experiments import command_line, results
+from experiments import results
+from experiments.calls import build, execute
 from experiments.progress_bar import WholeRun
 
 FIT = ("fit", "--config", "configs/elr/demo.yaml", "--trainer.fast_dev_run", "true")
@@ -20,10 +21,8 @@ def test_the_progress_bar_is_for_terminals(
     terminal: bool, given: list[str], shown: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bars = []
-    monkeypatch.setattr(command_line, "terminal", lambda: Console(force_terminal=terminal))
-    monkeypatch.setattr(
-        command_line.CommandLine, "before_fit", lambda line: bars.append(line.trainer.progress_bar_callback)
-    )
+    monkeypatch.setattr(build, "terminal", lambda: Console(force_terminal=terminal))
+    monkeypatch.setattr(execute, "refuse_options", lambda _, trainer: bars.append(trainer.progress_bar_callback))
     said = [f"--trainer.enable_progress_bar={each}" for each in given]
     assert train.main([*FIT, *said, "--run_directory", str(tmp_path / "run")]) == 0
     assert [type(bar) for bar in bars] == [WholeRun if shown else type(None)]

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 import train
-from experiments.command_line import CommandLine
+from experiments.calls.build import build
+from experiments.calls.execute import untrained
+from experiments.calls.parse import parse
 from tests.command import ROOT
 
 TEST = [
@@ -43,20 +45,19 @@ def test_what_is_meant_is_done(meant: list[str], tmp_path: Path) -> None:
     assert train.main([*TEST, *meant, "--run_directory", str(tmp_path / "run")]) == 0
 
 
-def untrained(*arguments: str) -> bool:
-    line = CommandLine(["test", "--config", *arguments, *QUIET], run=False)
-    return line._untrained()
+def refused(*arguments: str) -> bool:
+    return untrained(build(parse(["test", "--config", *arguments, *QUIET]), runs=False))
 
 
 def test_weights_of_a_file_are_recognised_and_a_word_is_not(tmp_path: Path) -> None:
     """EDiffSR has an argument `weights: trained`, and a loaded network does not make another network trained."""
     digits, place = ROOT / "configs/elr/demo_baseline.yaml", ("--run_directory", str(tmp_path / "run"))
-    plain = CommandLine(["fit", "--config", str(digits), *place, *QUIET], run=False).model
+    plain = build(parse(["fit", "--config", str(digits), *place, *QUIET]), runs=False).model
     torch.save(plain.network.state_dict(), tmp_path / "network.pt")
     loaded = spec("lightning_modules.backbones.with_weights", f"path: {tmp_path}/network.pt, network: {MLP}")
-    assert untrained(str(ROOT / "configs/ediffsr/demo.yaml"), *place)
-    assert untrained(str(digits), *place)
-    assert not untrained(str(digits), *place, "--model.network", loaded)
+    assert refused(str(ROOT / "configs/ediffsr/demo.yaml"), *place)
+    assert refused(str(digits), *place)
+    assert not refused(str(digits), *place, "--model.network", loaded)
     frozen = spec("lightning_modules.backbones.frozen", f"network: {loaded}")
     both = spec("torch.nn.ModuleList", f"modules: [{MLP}, {frozen}]")
-    assert untrained(str(digits), *place, "--model.network", both)
+    assert refused(str(digits), *place, "--model.network", both)

@@ -31,11 +31,9 @@ def check_data(network: TextToImage | PixelSpace, data: Any, needs_captions: boo
                 "data.images.buckets and data.prior are only for text-to-image models, but the model is a pixel-space "
                 "U-Net: leave them out"
             )
-    known = isinstance(data, FixedImageShape) and isinstance(network, PixelSpace)
-    if known and tuple(data.image_shape) != network.shape:
-        raise ValueError(
-            f"the data have images of shape {list(data.image_shape)}, but the U-Net expects {list(network.shape)}"
-        )
+    shape = data.image_shape if isinstance(data, FixedImageShape) else None
+    if shape is not None and isinstance(network, PixelSpace) and tuple(shape) != network.shape:
+        raise ValueError(f"the data have images of shape {list(shape)}, but the U-Net expects {list(network.shape)}")
 
 
 def reject_prior(data: Any, method: str) -> None:

@@ -113,7 +113,7 @@ class NoiseMask(ClassifierSteps, MethodModule):
         if stage != "fit":
             return
         if (data := data_with(self.trainer, FixedImageShape)) is not None:
-            fit_mask(data.image_shape, self.grid, self.kernel)
+            fit_mask(tuple(data.image_shape), self.grid, self.kernel)
         if self.policy is not None and (self.trainer.max_epochs or 0) > self.mask_epochs:
             require_unused_parameters(self.trainer, "NoiseMask", "does not train its policy during tuning")
 

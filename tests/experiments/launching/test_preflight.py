@@ -58,7 +58,7 @@ def test_a_monitor_that_nothing_logs_is_told_before_training(
         asked.append(arguments)
         return logged
 
-    monkeypatch.setattr("experiments.command_line.metrics_of_short_run", short)
+    monkeypatch.setattr("experiments.calls.build.metrics_of_short_run", short)
     begun: list[int] = []
     monkeypatch.setattr(
         "experiments.saving.metrics_table.ResumableMetrics.on_train_batch_end", lambda *_: begun.append(1)
@@ -87,7 +87,7 @@ def test_a_monitor_that_a_callback_measures_in_whole_runs_alone_is_not_refused()
 
 
 def test_a_short_run_that_fails_refuses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.command_line.metrics_of_short_run", lambda _: None)
+    monkeypatch.setattr("experiments.calls.build.metrics_of_short_run", lambda _: None)
     assert train.main([*DEMO, "--run_directory", str(tmp_path), "--checkpoint.monitor", "train/loss"]) == 0
     monkeypatch.setenv("WORLD_SIZE", "2")  # the child must not wait for a second process
     assert metrics_of_short_run([], ("sh", "-c", "exit $WORLD_SIZE1")) is None

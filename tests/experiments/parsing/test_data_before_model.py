@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import train
-from experiments.command_line import ParsedOnly
+from experiments.calls.parse import parse
 from experiments.parsing.data_before_model import count_classes, with_placeholder
 from tests.datamodules.image_folders import photograph, save, shades
 
@@ -52,7 +52,7 @@ def test_only_a_whole_word_is_a_placeholder() -> None:
 
 
 def test_data_without_classes_are_refused(tmp_path: Path) -> None:
-    parsed: Any = ParsedOnly(["fit", "--config", "configs/elr/demo.yaml"]).config.fit
+    parsed: Any = parse(["fit", "--config", "configs/elr/demo.yaml"]).settings
     parsed.model.init_args.num_classes = -1
     parsed.data = type(parsed)(class_path="lightning.pytorch.LightningDataModule", init_args=type(parsed)())
     with pytest.raises(ValueError, match=r"num_classes: auto needs data with a number of classes, but .* has none"):
@@ -60,7 +60,7 @@ def test_data_without_classes_are_refused(tmp_path: Path) -> None:
     (tmp_path / "train" / "cat").mkdir(parents=True)
     named = ["--config", "configs/own_data/classes.yaml", "--data.images.data_dir", str(tmp_path)]
     with pytest.raises(ValueError, match="auto finds one class in the data, cat, but a classifier needs at least two"):
-        count_classes(ParsedOnly(["fit", *named]).config.fit)
+        count_classes(parse(["fit", *named]).settings)
 
 
 @pytest.mark.parametrize(

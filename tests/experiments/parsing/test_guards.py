@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 import train
-from experiments.command_line import CommandLine
+from experiments.calls.build import build
+from experiments.calls.parse import parse
 from experiments.parsing.guards import CLASSES, check_guards, from_list
 from tests.command import ROOT
 
@@ -18,7 +19,7 @@ ALL = ["SeedEveryBatch", "SanityChecks", "FiniteLoss", "WritePredictions", "Figu
 
 def callbacks(*arguments: str) -> list[str]:
     """Return the names of a run's callbacks in calling order."""
-    line = CommandLine([*arguments, *QUIET], run=False)
+    line = build(parse([*arguments, *QUIET]), runs=False)
     return [type(each).__name__ for each in line.trainer.callbacks]
 
 
@@ -56,9 +57,9 @@ def test_a_run_of_version_0_1_resumes_with_its_guards_and_its_test_checkpoint(tm
     of_0_1 = {**config, "guards": listed, "checkpoint": {**checkpoint, "tested": "best"}}
     (run / "config.yaml").write_text(yaml.safe_dump(of_0_1))
     assert callbacks("test", "--resume", str(run))[:4] == [each for each in ALL if each != "FiniteLoss"]
-    line = CommandLine(["test", "--resume", str(run), *QUIET], run=False)
+    line = build(parse(["test", "--resume", str(run), *QUIET]), runs=False)
     assert (line.checkpoints.test_checkpoint, line.checkpoints.monitor) == ("best", "val/accuracy")
-    line = CommandLine(["test", "--resume", str(run), "--checkpoint.test_checkpoint", "last", *QUIET], run=False)
+    line = build(parse(["test", "--resume", str(run), "--checkpoint.test_checkpoint", "last", *QUIET]), runs=False)
     assert line.checkpoints.test_checkpoint == "last"
     assert train.main(["test", "--resume", str(run), *QUIET]) == 0
 

@@ -16,7 +16,7 @@ from tests.trainers import quiet
 
 
 def run_of(precision: str, interval: float | None = None) -> object:
-    data = None if interval is None else SimpleNamespace(interval=interval)
+    data = None if interval is None else SimpleNamespace(interval=interval, num_times=9)
     return check_run(SimpleNamespace(precision=precision, datamodule=data), FractionalNoise(0.5), 1)
 
 

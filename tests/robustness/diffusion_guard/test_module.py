@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from datamodules.randomness.generators import generator_of
-from experiments.command_line import CommandLine
+from experiments.calls.build import build
+from experiments.calls.parse import parse
 from lightning_modules.robustness.diffusion_guard.evaluation import EDITING, MEASURING, PROTECTING
 from lightning_modules.robustness.diffusion_guard.module import DiffusionGuard
 from tests.robustness.diffusion_guard.linear_inpainter import SIZE, LinearInpainter, images
@@ -164,7 +165,7 @@ def test_the_demos_models_train_without_weight_decay() -> None:
     An inherited weight decay once shrank the weights of the demo's network to zero.
     """
     for config in sorted(Path("configs/diffusion_guard").glob("demo*.yaml")):
-        line = CommandLine(["fit", "--config", str(config)], run=False)
+        line = build(parse(["fit", "--config", str(config)]), runs=False)
         (optimizer,), _ = line.model.configure_optimizers()
         assert optimizer.param_groups[0]["weight_decay"] == 0
 
