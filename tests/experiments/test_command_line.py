@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import yaml
 from lightning.pytorch import LightningDataModule, LightningModule
 from PIL import Image
 
@@ -252,6 +253,21 @@ def test_a_resumed_run_may_find_its_data_elsewhere_and_fetch_them_faster() -> No
     now["data"]["init_args"]["batch_size"] = 16  # type: ignore[index]
     assert differing(saved, now, may_change) == {"data.batch_size": (8, 16)}
     assert {*differing(saved, now, {})} > {"data.data_dir", "data.num_workers"}  # another DataModule declares nothing
+
+
+def test_a_class_that_only_the_run_names_is_not_imported_to_compare(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With another model on the command line, the model of `config.yaml` is not parsed, and so not checked."""
+    run = shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')\nclass Network: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    model = yaml.safe_dump(settings["model"])
+    settings["model"] = {"class_path": "evil.Network"}
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+    assert train.main(["fit", "--resume", str(run), "--model", model]) == 1
+    assert not (tmp_path / "imported").exists()
 
 
 def test_a_key_of_the_model_is_not_exempt_for_its_ending() -> None:
