@@ -10,6 +10,7 @@ from diffusers import ChromaPipeline, ChromaTransformer2DModel, FluxPipeline, Fl
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from torch import Tensor
 
+from lightning_modules.backbones.adaptation import Adapters
 from lightning_modules.backbones.diffusion.export import save_model
 from lightning_modules.backbones.diffusion.flow_transformer import StableDiffusion3
 from lightning_modules.backbones.diffusion.flux import Chroma, Flux, places
@@ -111,7 +112,7 @@ def test_adapters_trained_on_one_image_lower_its_loss_and_diffusers_alone_loads_
     flux: Path, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    model = Flux(str(flux), tuning="lora", lora_rank=2)
+    model = Flux(str(flux), tuning="lora", adapters=Adapters(rank=2))
     objective = FlowObjective(model.scheduler, FlowMatching())
     prompts = model.encode_prompts(["a cat"]).rows([0] * 4)
     latent = model.encode(torch.rand(1, 3, 16, 16)).expand(4, -1, -1, -1)
@@ -165,7 +166,7 @@ def test_training_on_cached_latents_equals_training_on_images(flux: Path, tmp_pa
     found: list[list[float]] = []
     for cache in (None, str(tmp_path / "cache")):
         torch.manual_seed(0)
-        network = Flux(str(flux), tuning="lora", lora_rank=2)
+        network = Flux(str(flux), tuning="lora", adapters=Adapters(rank=2))
         network.pipeline.default_sample_size = 8
         module, losses = tuning(network, cache_dir=cache), []
         module.on_train_batch_start = lambda batch, place: torch.manual_seed(place) and None  # type: ignore[method-assign]
@@ -241,7 +242,7 @@ def test_adapters_of_chroma_lower_the_loss_of_one_image_and_diffusers_alone_load
     chroma: Path, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    model = Chroma(str(chroma), tuning="lora", lora_rank=2)
+    model = Chroma(str(chroma), tuning="lora", adapters=Adapters(rank=2))
     before = model.generate(prompts := model.encode_prompts(CAPTIONS[:2]), noise(), **STEPS)
     train_on_one_image(model, 16)
     alone: Any = ChromaPipeline.from_pretrained(chroma)

@@ -9,6 +9,7 @@ from datamodules.classification.digits import Digits
 from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.prompts.captioned_set import CaptionedClasses
 from datamodules.prompts.folder_sets import CaptionedFolder
+from lightning_modules.backbones.adaptation import Adapters
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from lightning_modules.diffusion.finetuning import DiffusionFineTuning
 from lightning_modules.interfaces import Generator, PictureSource, require
@@ -65,7 +66,7 @@ def test_a_model_of_images_is_trained_measured_drawn_from_and_saved(tmp_path: Pa
 
 def losses(text_to_image: Path, folder: Path, cache: bool) -> list[float]:
     torch.manual_seed(0)
-    network = TextToImage(str(text_to_image), tuning="lora", lora_rank=2)
+    network = TextToImage(str(text_to_image), tuning="lora", adapters=Adapters(rank=2))
     module = tuning(network, caption_dropout=0.5, cache_dir=str(folder / "cache") if cache else None)
     module.on_train_batch_start = lambda batch, place: torch.manual_seed(place) and None  # type: ignore[method-assign]
     data = captioned(folder / "images")
