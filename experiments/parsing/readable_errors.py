@@ -98,10 +98,9 @@ def _accepted(message: str) -> str:
     named = getattr(importlib.import_module(module), name)
     parser = ArgumentParser()
     add = parser.add_class_arguments if isinstance(named, type) else parser.add_function_arguments
-    names = add(named, fail_untyped=False)  # with the arguments behind **kwargs and those of data classes
-    if RENAMED_ARGUMENTS.get(found[2]) in names:
+    names = add(named, fail_untyped=False)  # also the arguments behind **kwargs
+    if RENAMED_ARGUMENTS.get(found[2], "") in parser.get_defaults():  # also the arguments of data classes
         return f"; since version 0.2 it is {RENAMED_ARGUMENTS[found[2]]}"
-    names = list(dict.fromkeys(name.partition(".")[0] for name in names))
     close = difflib.get_close_matches(found[2], names, 1) or _of_this_symbol(found[2], named.__doc__ or "", names)
     return (f"; did you mean {close[0]}?" if close else ".") + f" It accepts {', '.join(names) or 'none'}"
 

@@ -71,7 +71,7 @@ class FineTuningSteps:
             return self.network.encode(batch["image"]), None
         if "moments" in batch:
             moments: Tensor = batch["moments"]
-            prompts = Prompts(**{key: batch[key].to(moments.dtype) for key in self.network.prompt_fields})  # type: ignore[literal-required]
+            prompts = Prompts(**{key: batch[key] for key in self.network.prompt_fields})  # type: ignore[literal-required]
         else:
             with torch.no_grad():
                 moments = self.network.moments(batch["image"])

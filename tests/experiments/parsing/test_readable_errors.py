@@ -173,7 +173,10 @@ def test_of_alternative_classes_the_one_that_was_meant_gives_the_reason(
             (*ELR, "--data.shifted_tests", "[]"),
             "'shifted_tests' is not accepted; since version 0.2 it is ood_test_sets",
         ),
-        ((*LORA, "--model.network.lora_rank", "8"), "'lora_rank' is not accepted; since version 0.2 it is adapters.rank"),
+        (
+            (*LORA, "--model.network.lora_rank", "8"),
+            "'lora_rank' is not accepted; since version 0.2 it is adapt",
+        ),
         ((*LORA, "--model.network.dtype", "bfloat16"), "not accepted; since version 0.2 it is weights.dtype"),
         ((*ELR, "--checkpoint.tested", "last"), "--checkpoint.tested last; since version 0.2 it is checkpoint.test_"),
         (
