@@ -21,6 +21,7 @@ from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.prompts.captioned_set import CaptionedRows
 from datamodules.prompts.cropped_images import CroppedImages
 from lightning_modules.backbones.diffusion.latent_diffusion import LatentDiffusion
+from lightning_modules.backbones.diffusion.text_encoders import quiet_truncation
 
 AT_ONCE = 64
 """Number of images, or of captions, that are encoded at a time."""
@@ -97,7 +98,8 @@ def _cache_set(
 
     def prompts(start: int, stop: int) -> NDArray[Any]:
         """Embed texts once; each field of the rows is a field of `Prompts`, in the precision of the text encoders."""
-        embedded = network.encode_prompts(texts[start:stop].tolist())
+        with quiet_truncation(network.pipeline):
+            embedded = network.encode_prompts(texts[start:stop].tolist())
         fields = {key: getattr(embedded, key).cpu() for key in network.prompt_fields}
         bits = {
             key: (each.view(torch.uint16) if each.dtype == torch.bfloat16 else each).numpy()

@@ -243,6 +243,11 @@ def _loaded(
             found[name] = from_pretrained(kind, str(place), WEIGHTS[library], **options).eval()
         elif library == "transformers" and named.endswith(("Tokenizer", "TokenizerFast", "Processor")):
             check_pretrained_json(place)
+            files = [*getattr(kind, "vocab_files_names", {}).values()]
+            if files and not any((place / file).is_file() for file in files):  # transformers accepts an empty folder
+                raise FileNotFoundError(
+                    f"{place} has no vocabulary: expected {' or '.join(files)}; copy the tokenizer's files there"
+                )
             found[name] = kind.from_pretrained(str(place), local_files_only=True, trust_remote_code=False)
         elif not issubclass(kind, diffusers.SchedulerMixin):
             raise ValueError(

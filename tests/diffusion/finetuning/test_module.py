@@ -1,6 +1,7 @@
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from diffusers import DDPMPipeline
@@ -111,6 +112,22 @@ def test_captions_are_left_out_where_the_number_lies_below_the_rate(
     module.training_step(batch, 0)
     expected = network.encode_prompts(["", "a dog"])
     torch.testing.assert_close(seen[0].embedding, expected.embedding)
+
+
+def test_captions_that_are_cut_are_counted_and_named_once(
+    text_to_image: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The tokenizer has a token for each letter, and reads 16 tokens, among them a start and an end."""
+    data = captioned(tmp_path / "images")
+    (tmp_path / "images" / "1.txt").write_text("abcdefghijklmno")
+    (tmp_path / "images" / "3.txt").write_text("abcdefghijklmn")
+    diffusers.logging.enable_propagation()
+    with pytest.warns(
+        UserWarning, match=r"^1 of 4 captions have more than the 16 tokens.*tokenizer.*: 1\.png \(17 tok"
+    ):
+        trainer(tmp_path).fit(tuning(TextToImage(str(text_to_image), tuning="lora")), data)
+    diffusers.logging.disable_propagation()
+    assert "truncated" not in caplog.text
 
 
 def test_adapters_go_on_from_a_checkpoint_that_holds_them_alone(text_to_image: Path, tmp_path: Path) -> None:
