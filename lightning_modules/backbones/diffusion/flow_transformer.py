@@ -24,7 +24,10 @@ JOINT_ATTENTION = tuple(
     f"attn.{name}"
     for name in ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 )
-"""Names of the image and text projections in joint attention. Diffusers' training scripts adapt these layers."""
+"""Names of the image and text projections in joint attention.
+
+The LoRA script of diffusers for SD 3 adapts these layers; that for FLUX.1 also adapts `ff.net` and `ff_context.net`.
+"""
 
 
 class FlowTransformer(TextToImage):

@@ -20,8 +20,8 @@ class PixArtSigma(TextToImage):
     """PixArt-Sigma, with its transformer, its frozen autoencoder and its frozen text encoder.
 
     The pipeline is, for example, `PixArt-alpha/PixArt-Sigma-XL-2-1024-MS`. The arguments are those of `TextToImage`.
-    Captions and prompts are embedded as they are. In contrast, the pipeline of diffusers cleans prompts by default: it
-    converts them to lower case, and removes web addresses, HTML and special characters.
+    Captions and prompts are converted to lower case, but not cleaned. In contrast, the pipeline of diffusers cleans
+    prompts by default: it removes web addresses, HTML and special characters.
     """
 
     parts = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")

@@ -1,11 +1,13 @@
 """FLUX.1 and Chroma match plain diffusers, and are trained with the inputs that their pipelines pass."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from diffusers import ChromaPipeline, ChromaTransformer2DModel, FluxPipeline, FluxTransformer2DModel
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from torch import Tensor
@@ -106,6 +108,19 @@ def test_a_steps_loss_and_gradient_are_those_of_calls_as_the_pipeline_makes_them
         torch.testing.assert_close(
             parameter.grad, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()), msg=lambda text, n=name: n + text
         )
+
+
+def test_the_configuration_says_which_layers_the_script_of_diffusers_adapts(flux: Path) -> None:
+    """The header's option adds the feed-forward layers of image and text to the default."""
+    header = " ".join(line[2:] for line in Path("configs/finetuning/flux_lora.yaml").read_text().splitlines())
+    [targets] = re.findall(r"--model\.network\.adapters\.targets '(.*?)'", header)
+    default, script = (
+        {name.split(".lora_")[0] for name in Flux(str(flux), tuning="lora", adapters=adapters).state_dict()}
+        for adapters in (Adapters(), Adapters(targets=yaml.safe_load(targets)))
+    )
+    assert default < script
+    layers = {re.sub(r".*_blocks\.\d+\.", "", name) for name in script - default}
+    assert layers == {"ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"}
 
 
 def test_adapters_trained_on_one_image_lower_its_loss_and_diffusers_alone_loads_them(
