@@ -77,13 +77,13 @@ def only_with(mode: str, chosen: bool, owner: Callable[..., Any], /, **arguments
         mode: description of the mode in which the arguments have an effect, for the error message.
         chosen: whether this mode is active. If it is active, all values are accepted.
         owner: class or function that defines the defaults.
-        arguments: values to check, by argument name.
+        arguments: values to check, by argument name; a name with dots ends in the argument of `owner`.
 
     Raises:
         ValueError: if an argument has no effect. The message names the argument, its value and the mode.
     """
     defaults = inspect.signature(owner).parameters
     for key, value in () if chosen else arguments.items():
-        default = defaults[key].default
+        default = defaults[key.rpartition(".")[2]].default
         if value != default and not (isinstance(default, tuple) and value == list(default)):  # YAML values are lists
             raise ValueError(f"{key} is used only with {mode}: leave it at {default}, got {value}")

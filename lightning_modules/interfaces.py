@@ -608,6 +608,19 @@ def refuse_sigma(sigma: float | None, module: Any) -> None:
 
 
 @runtime_checkable
+class DescribesLoss(Protocol):
+    """A module class whose training loss depends on its arguments, and must therefore be named by the model card."""
+
+    @classmethod
+    def loss_docstring(cls, settings: Mapping[str, Any]) -> str | None:
+        """Return a docstring with the equation and the source of the loss; None if they are those of the method.
+
+        Args:
+            settings: constructor arguments, as in a configuration.
+        """
+
+
+@runtime_checkable
 class Detector(Protocol):
     """A module that distinguishes out-of-distribution or adversarial inputs from in-distribution inputs."""
 

@@ -96,7 +96,6 @@ def guard(**options: Any) -> DiffusionGuard:
             {"smoothness": 1.0},
             "perturbation",
         ),
-        (lambda **o: adapted(MLP(1, [], 2), **o), {"tuning": "frozen"}, {"lora_rank": 4}, "tuning lora"),
         (lambda **o: adapted(MLP(1, [], 2), **o), {}, {"trainable": ["layers"]}, "tuning lora or frozen"),
     ],
 )

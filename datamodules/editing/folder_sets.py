@@ -137,22 +137,24 @@ class _Photographs:
     def _read_masks(self, paths: Sequence[Path]) -> Tensor:
         """Read mask files as one Boolean tensor `[n, S, S]`.
 
-        A mask is true where the file is brighter than one half.
+        A mask is true where the file is brighter than one half; transparent pixels count as black.
         """
         return torch.cat([self._read(path, "L") for path in paths]) > 127
 
     def _read(self, path: Path, mode: str) -> Tensor:
-        image = _opened(path).convert(mode).resize((self.image_size, self.image_size))
+        image = (
+            _opened(path, "black" if mode == "L" else "white").convert(mode).resize((self.image_size, self.image_size))
+        )
         return torch.from_numpy(np.array(image)).view(self.image_size, self.image_size, -1).permute(2, 0, 1)
 
 
-def _opened(path: Path) -> Image.Image:
-    """Decode an image, and rotate it according to its metadata."""
+def _opened(path: Path, background: str = "white") -> Image.Image:
+    """Decode an image, rotate it according to its metadata, and composite transparent pixels on a background."""
     try:
         check_is_file(path)
         with Image.open(path) as file:
             ImageOps.exif_transpose(file, in_place=True)
-            return eight_bits(file).copy()
+            return eight_bits(file, background).copy()
     except Exception as error:  # decoders may raise almost any exception type for a damaged file
         raise UnreadableImage(f"{path} cannot be read as an image ({error})") from error
 

@@ -131,6 +131,8 @@ class Crop:
     num_uniform = 2
     upright = False
     """Whether images are rotated and mirrored according to their orientation tag."""
+    background = "white"
+    """Colour behind transparent pixels."""
 
     def __init__(self, size: int, resize: int | None, interpolation: Interpolation = "bilinear") -> None:
         at_least(1, image_size=size)
@@ -185,10 +187,10 @@ def chosen_crop(image_size: int, resize: int | None, min_area: float | None) -> 
     return Crop(image_size, resize) if min_area is None else ResizedCrop(image_size, resize, min_area)
 
 
-def eight_bits(image: Image.Image) -> Image.Image:
-    """Convert 16-bit grey images to 8 bits.
+def eight_bits(image: Image.Image, background: str = "white") -> Image.Image:
+    """Convert 16-bit grey images to 8 bits, and composite transparent images on a background.
 
-    Other images are returned unchanged.
+    Other images are returned unchanged. The colour of a fully transparent pixel is arbitrary in the file.
 
     Raises:
         ValueError: if pixel values are floating-point numbers, because their white level is unknown.
@@ -197,6 +199,9 @@ def eight_bits(image: Image.Image) -> Image.Image:
         raise ValueError("its values are floating-point numbers; write them in 8 or 16 bits")
     if image.mode.startswith("I"):
         return Image.fromarray((np.asarray(image) / 257).clip(0, 255).round().astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, background), image).convert("RGB")
     return image
 
 
@@ -207,7 +212,8 @@ def read_crop(
 
     Args:
         path: path of the file. The orientation tag is applied only if the crop is `upright`; otherwise, it is ignored,
-            as in torchvision. Grey images of 16 bits are scaled to 8 bits.
+            as in torchvision. Grey images of 16 bits are scaled to 8 bits. Transparent images are composited on the
+            crop's background.
         crop: crop to apply.
         uniform: numbers in [0, 1) that determine the random crop. None means the centre crop.
         content: encoded image, if it is stored inside a different file. In this case, `path` is used only in error
@@ -234,7 +240,7 @@ def read_crop(
             part = drafted[1][2] / width
             box = Box(*(edge * part for edge in box))
         upright = ImageOps.exif_transpose(image) if turned else image
-        rgb = upright if upright.mode == "RGB" else eight_bits(upright).convert("RGB")
+        rgb = upright if upright.mode == "RGB" else eight_bits(upright, crop.background).convert("RGB")
         resampling = Image.Resampling[crop.interpolation.upper()]
         return np.array(rgb.resize((wide, tall), resampling, box))
 

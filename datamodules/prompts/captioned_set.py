@@ -174,7 +174,7 @@ class CaptionedRows:
                 row = stored.row[index.numpy()]
                 if mirrored is not None and stored.mirrored:
                     row = row + stored.mirrored * mirrored.numpy()
-                batch[key] = torch.from_numpy(stored.array[row])
+                batch[key] = torch.as_tensor(stored.array[row])
         else:
             self._add_images(batch, rows, uniform)
         if self.prior is not None:

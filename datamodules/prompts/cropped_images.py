@@ -1,6 +1,7 @@
 """Images of different sizes, cropped to one size or to aspect-ratio buckets, with the size conditions of SDXL."""
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -75,15 +76,20 @@ class CroppedImages(ImageSource):
     def crop_of(self, row: NDArray[np.int64]) -> dict[str, Any]:
         """Describe the central crop of one bucket's images by JSON values. The values identify a cache entry."""
         crop = self._crop(torch.from_numpy(row))
-        return {"crop": [crop.height, crop.width], "zoom": crop.zoom, "upright": True}
+        return {"crop": [crop.height, crop.width], "zoom": crop.zoom, "upright": True, "background": crop.background}
 
     def fetch(self, row: Tensor, uniform: Tensor | None) -> Tensor:
         return self.source.read(row, uniform, self._crop(row))
 
     def fetch_masks(self, row: Tensor, uniform: Tensor | None) -> Tensor:
-        """Read uint8 masks `[B, 1, H, W]` in 0...255, cropped in the same way as the images."""
+        """Read uint8 masks `[B, 1, H, W]` in 0...255, cropped in the same way as the images.
+
+        Transparent pixels of a mask count as black.
+        """
         assert self.masks is not None
-        return self.masks.read(row, uniform, self._crop(row))[:, :1]
+        crop = copy(self._crop(row))
+        crop.background = "black"
+        return self.masks.read(row, uniform, crop)[:, :1]
 
     def fetch_conditions(self, row: Tensor, uniform: Tensor | None) -> Tensor:
         """Read uint8 condition images `[B, 3, H, W]` in 0...255, cropped in the same way as the images."""

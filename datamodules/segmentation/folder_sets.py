@@ -27,7 +27,7 @@ def read_image(path: Path, size: int, channels: int) -> Tensor:
     """Read an image and resize it to a square, regardless of its aspect ratio.
 
     Args:
-        path: image file. 16-bit grey values are scaled to 8 bits.
+        path: image file. 16-bit grey values are scaled to 8 bits. Transparent images are composited on white.
         size: height and width of the resized image, in pixels. Resizing is bilinear with antialiasing.
         channels: 1 for grey, 3 for colour.
 
@@ -53,7 +53,8 @@ def read_mask(path: Path, size: int) -> Tensor:
         UnreadableImage: if the file is damaged. The message names the file.
     """
     with opened_image(path, "a mask") as image:
-        values = np.asarray(image.convert("L") if image.mode in ("P", "RGB", "RGBA", "1", "LA") else image)
+        opaque = eight_bits(image, "black") if image.has_transparency_data else image
+        values = np.asarray(opaque.convert("L") if opaque.mode in ("P", "RGB", "1") else opaque)
         inside = values > values.max() / 2
         resized = Image.fromarray(np.where(inside, 255, 0).astype(np.uint8)).resize(
             (size, size), Image.Resampling.BILINEAR

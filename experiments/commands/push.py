@@ -64,9 +64,11 @@ def run(options: Namespace) -> int:
 def _write(options: Namespace, folder: Path) -> None:
     """Write the folder of a run, including its model card."""
     from datamodules.files.whole_files import write_text
-    from experiments.hub.model_card import CardOptions, base_model, model_card
+    from experiments.hub.model_card import CardOptions, base_model, method_of, model_card
     from experiments.hub.pushed_folder import refuse_private, write_folder
     from experiments.hub.upload import licence_of
+    from experiments.parsing.class_paths import imported
+    from lightning_modules.interfaces import DescribesLoss
 
     pushed = write_folder(options.run, folder, options.checkpoint, options.picture)
     if options.merged:
@@ -76,7 +78,10 @@ def _write(options: Namespace, folder: Path) -> None:
     if licence is None:
         print("the model card states no licence: set --license")
     name = options.repo_id or options.output.name
-    card = CardOptions(name, licence, base, options.dataset)
+    module = imported(pushed.class_path) if method_of(pushed.class_path) else None
+    settings = pushed.settings["model"].get("init_args") or {}
+    docstring = module.loss_docstring(settings) if isinstance(module, DescribesLoss) else None
+    card = CardOptions(name, licence, base, options.dataset, docstring)
     write_text(folder / "README.md", model_card(pushed, folder, card))
     refuse_private(folder, options.run)
 

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from datamodules.files.text_files import read_json_object
-from experiments.catalogue import Method, claims_of, find_methods, first_equation
+from experiments.catalogue import Method, claims_of, find_methods, first_equation, parse_source
 from experiments.config_files import PROJECT
 from experiments.hub.pushed_folder import ADAPTERS, CONTROLNET, EMBEDDINGS, Pushed, merged_network
 from experiments.results import arrow, markdown, mean_and_std, read_csv, read_curves, read_test_metrics
@@ -50,12 +50,14 @@ class CardOptions:
         licence: identifier of the licence on the Hub. None if it is unknown.
         base_model: name of the pre-trained model on the Hub. None takes the name from the settings.
         datasets: names of the datasets on the Hub. If empty, the names are taken from the settings.
+        docstring: docstring with the equation and the source of the loss. None takes the method's docstring.
     """
 
     name: str
     licence: str | None = None
     base_model: str | None = None
     datasets: Sequence[str] = ()
+    docstring: str | None = None
 
 
 def model_card(pushed: Pushed, folder: Path, options: CardOptions) -> str:
@@ -165,10 +167,11 @@ def _about(pushed: Pushed, method: Method | None, base: str | None, options: Car
     name = pushed.class_path.rpartition(".")[2]
     yield f"Trained by noiseworks with {name}.\n"
     if method is not None:
-        paper = method.paper
+        docstring = options.docstring or method.docstring
+        paper = parse_source(docstring) or method.paper
         link = f"[arXiv {paper.arxiv}](https://arxiv.org/abs/{paper.arxiv})" if paper.arxiv else ""
         cited = ", ".join(filter(None, (paper.authors, f"*{paper.title}*" if paper.title else "", paper.venue, link)))
-        yield "\n\n".join(filter(None, (first_equation(method.docstring), f"Paper: {cited}" if cited else ""))) + "\n"
+        yield "\n\n".join(filter(None, (first_equation(docstring), f"Paper: {cited}" if cited else ""))) + "\n"
     rows = [["checkpoint", f"{pushed.checkpoint}, after {pushed.step} steps"]]
     local = ", ".join(f"local, `{name}`" for key, name in pushed.named.items() if key.startswith("model."))
     rows += [["base model", f"[{base}](https://huggingface.co/{base})" if base else local or "none"]]

@@ -73,7 +73,18 @@ RENAMED = {
     "lightning_modules.robustness.certificates.Fixed": "FixedSampling",
 }
 """Map from package and class name in version 0.1 to class name in version 0.2."""
-RENAMED_ARGUMENTS = {"brightest": "data_range", "rate": "sample_rate", "shifted_tests": "ood_test_sets"}
+RENAMED_ARGUMENTS = {
+    "brightest": "data_range",
+    "rate": "sample_rate",
+    "shifted_tests": "ood_test_sets",
+    "lora_rank": "adapters.rank",
+    "lora_targets": "adapters.targets",
+    "lora_alpha": "adapters.alpha",
+    "lora_dropout": "adapters.dropout",
+    "use_rslora": "adapters.rslora",
+    "use_dora": "adapters.dora",
+    **{key: f"weights.{key}" for key in ("config", "variant", "local_files_only", "dtype", "quantization")},
+}
 """Map from constructor arguments of version 0.1 to arguments of version 0.2."""
 
 

@@ -1,6 +1,7 @@
 """Networks from timm, diffusers, transformers and segmentation-models-pytorch: construction, weights and adaptation."""
 
 from lightning_modules.backbones.adaptation import (
+    Adapters,
     adapted,
     compiled,
     frozen,
@@ -15,6 +16,7 @@ from lightning_modules.backbones.transformers_backbone import transformers_model
 from lightning_modules.backbones.weights import read_weights, with_weights
 
 __all__ = [
+    "Adapters",
     "Normalized",
     "adapted",
     "compiled",

@@ -20,6 +20,7 @@ arXiv 1604.06174, for gradient checkpointing.
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from typing import Any, Literal
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.utils.checkpoint import checkpoint
 
-from datamodules.arguments import only_with, positive
+from datamodules.arguments import at_least, only_with, positive
 from lightning_modules.backbones.normalized import BATCH_NORM, Normalized
 from lightning_modules.backbones.weights import listed
 from lightning_modules.torch_internals import tree_leaves, tree_map
@@ -39,19 +40,48 @@ Precision = Literal["float32", "bfloat16", "float16"]
 HALF = (torch.float16, torch.bfloat16)
 
 
+@dataclass(frozen=True)
+class Adapters:
+    """Low-rank adapters of a network's layers. They are added only if `tuning` is lora.
+
+    Args:
+        rank: r, rank of the adapters.
+        targets: layers to adapt, given by name or by the last part of the name; None adapts the projections of the
+            attention in a diffusion pipeline, and every `nn.Linear` in other networks.
+        alpha: alpha, which sets the scale of the adapters, alpha / r. None sets alpha to r.
+        dropout: dropout probability of an adapter's inputs.
+        rslora: use rank-stabilised LoRA, which scales adapters by alpha / sqrt(r).
+        dora: use DoRA, which also trains the row norms of the adapted weights.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    rank: int = 4
+    targets: Sequence[str] | None = None
+    alpha: int | None = None
+    dropout: float = 0.0
+    rslora: bool = False
+    dora: bool = False
+
+    def __post_init__(self) -> None:
+        at_least(1, **{"adapters.rank": self.rank})
+        positive(**{"adapters.alpha": self.alpha})
+
+    def check_tuning(self, tuning: Tuning) -> None:
+        """Reject settings of adapters if `tuning` is not lora."""
+        settings = {f"adapters.{key}": value for key, value in vars(self).items()}
+        only_with("tuning lora", tuning == "lora", Adapters, **settings)
+
+
 def adapted(
     network: nn.Module,
     tuning: Tuning = "full",
     trainable: list[str] | None = None,
-    lora_rank: int = 8,
-    lora_targets: list[str] | None = None,
-    lora_alpha: int | None = None,
-    lora_dropout: float = 0.0,
+    adapters: Adapters = Adapters(),
     gradient_checkpointing: bool = False,
     dtype: Precision | None = None,
     compile: str | None = None,
-    use_rslora: bool = False,
-    use_dora: bool = False,
 ) -> nn.Module:
     """Set a network's trainable parameters, its precision and its memory use in training.
 
@@ -60,24 +90,17 @@ def adapted(
         tuning: `full` trains all parameters, `lora` trains only adapters, and `frozen` trains nothing.
         trainable: names of submodules that are also trained if `tuning` is lora or frozen; they are converted to
             float32.
-        lora_rank: r, rank of the adapters; used only if `tuning` is lora.
-        lora_targets: layers to adapt, given by name or by the last part of the name; None adapts every `nn.Linear`.
-        lora_alpha: alpha, which sets the scale of the adapters, alpha / r. None sets alpha to r.
-        lora_dropout: dropout probability of an adapter's inputs.
+        adapters: settings of the adapters; used only if `tuning` is lora.
         gradient_checkpointing: recompute activations in the backward pass instead of storing them.
         dtype: precision of weights and internal computation; inputs and outputs are float32. None keeps the precision.
         compile: a `torch.compile` backend, such as inductor; None does not compile the network.
-        use_rslora: scale adapters by alpha / sqrt(r) instead of alpha / r.
-        use_dora: use DoRA, which also trains the row norms of the adapted weights.
 
     Raises:
         ValueError: if an argument is invalid, if a named layer does not exist, if the network has no layers to adapt,
             or if gradient checkpointing is requested for a network without blocks.
         ImportError: if `tuning` is lora and peft is not installed.
     """
-    lora: dict[str, Any] = {"lora_rank": lora_rank, "lora_targets": lora_targets, "lora_alpha": lora_alpha}
-    kind: dict[str, Any] = {"use_rslora": use_rslora, "use_dora": use_dora}
-    only_with("tuning lora", tuning == "lora", adapted, **lora, lora_dropout=lora_dropout, **kind)
+    adapters.check_tuning(tuning)
     only_with("tuning lora or frozen", tuning != "full", adapted, trainable=trainable)
     inner = network.network if isinstance(network, Normalized) else network
     if dtype is not None:
@@ -85,7 +108,7 @@ def adapted(
     if gradient_checkpointing:
         with_gradient_checkpointing(inner)
     if tuning == "lora":
-        with_lora(inner, lora_rank, lora_targets, lora_alpha, trainable, lora_dropout, **kind)
+        with_lora(inner, adapters, trainable)
     elif tuning == "frozen":
         frozen(inner, trainable)
     elif tuning != "full":
@@ -164,16 +187,7 @@ def _cast(values: Any, dtype: torch.dtype) -> Any:
     return tree_map(lambda value: value.to(dtype) if _is_floating(value) else value, values)
 
 
-def with_lora(
-    network: nn.Module,
-    rank: int = 8,
-    targets: list[str] | None = None,
-    alpha: int | None = None,
-    trainable: list[str] | None = None,
-    dropout: float = 0.0,
-    use_rslora: bool = False,
-    use_dora: bool = False,
-) -> nn.Module:
+def with_lora(network: nn.Module, adapters: Adapters = Adapters(), trainable: list[str] | None = None) -> nn.Module:
     """Add low-rank adapters, and freeze all other parameters and the running statistics of batch normalisation.
 
     The adapters initially do not change the output. Adapters and other trainable submodules use float32, even if the
@@ -184,13 +198,10 @@ def with_lora(
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise ImportError("tuning by lora needs peft: pip install 'noiseworks[lora]'") from error
-    if rank < 1:
-        raise ValueError(f"lora_rank must be at least 1, got {rank}")
-    positive(lora_alpha=alpha)
     trained = _submodules(network, list(trainable or ()))
     inside = {module for submodule in trained for module in submodule.modules()}
     layers = {name: module for name, module in network.named_modules() if name and not any(module.children())}
-    if targets is None:
+    if adapters.targets is None:
         # nn.MultiheadAttention reads the weight of its output projection without calling this layer. An adapter of the
         # layer would therefore have no effect.
         chosen = [
@@ -202,30 +213,30 @@ def with_lora(
         ]
         if not chosen:
             raise ValueError(
-                f"lora_targets must be given: {type(network).__name__} has no nn.Linear; {_adaptable(layers)}"
+                f"adapters.targets must be given: {type(network).__name__} has no nn.Linear; {_adaptable(layers)}"
             )
     else:
-        matches = {t: [name for name in layers if name == t or name.endswith(f".{t}")] for t in targets}
+        matches = {t: [name for name in layers if name == t or name.endswith(f".{t}")] for t in adapters.targets}
         unknown = [target for target, found in matches.items() if not found]
         if unknown or not matches:
             raise ValueError(
-                f"lora_targets: {type(network).__name__} has no layer named {listed(unknown)}; {_adaptable(layers)}"
+                f"adapters.targets: {type(network).__name__} has no layer named {listed(unknown)}; {_adaptable(layers)}"
             )
         chosen = [name for found in matches.values() for name in found]
     config = LoraConfig(
-        r=rank,
-        lora_alpha=rank if alpha is None else alpha,
-        lora_dropout=dropout,
+        r=adapters.rank,
+        lora_alpha=adapters.rank if adapters.alpha is None else adapters.alpha,
+        lora_dropout=adapters.dropout,
         target_modules="|".join(map(re.escape, chosen)),
-        use_rslora=use_rslora,
-        use_dora=use_dora,
+        use_rslora=adapters.rslora,
+        use_dora=adapters.dora,
     )
     inject_adapter_in_model(config, network)
     for name, parameter in network.named_parameters():
         parameter.requires_grad = "lora_" in name
         if parameter.requires_grad and parameter.dtype in HALF:
             parameter.data = parameter.data.float()
-    if use_dora:
+    if adapters.dora:
         _initialise_magnitudes(network)
     _left_to_training(trained)
     fixed = [

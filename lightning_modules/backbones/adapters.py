@@ -7,6 +7,8 @@ from torch import nn
 
 ADAPTERS = "adapters"
 """Checkpoint key of the adapters' settings."""
+NAMES = {"r": "rank", "lora_alpha": "alpha", "use_rslora": "rslora", "use_dora": "dora"}
+"""Arguments of `Adapters` that a checkpoint must share, by peft's names."""
 
 
 def lora_settings(network: nn.Module) -> dict[str, Any] | None:
@@ -14,7 +16,7 @@ def lora_settings(network: nn.Module) -> dict[str, Any] | None:
     config: Any = getattr(network, "peft_config", {}).get("default")
     if config is None:
         return None
-    return {key: getattr(config, key) for key in ("r", "lora_alpha", "use_rslora", "use_dora")}
+    return {key: getattr(config, key) for key in NAMES}
 
 
 def lora_metadata(network: Any) -> dict[str, Any] | None:
@@ -52,5 +54,4 @@ def check_adapters(network: nn.Module, checkpoint: Mapping[str, Any]) -> None:
     saved = checkpoint.get(ADAPTERS) or {"r": rank, "lora_alpha": rank, "use_rslora": False, "use_dora": False}
     for key, value in own.items():
         if saved[key] != value:
-            name = "lora_rank" if key == "r" else key
-            raise ValueError(f"{name} must be {saved[key]}, as in the checkpoint, got {value}")
+            raise ValueError(f"adapters.{NAMES[key]} must be {saved[key]}, as in the checkpoint, got {value}")

@@ -16,6 +16,7 @@ from lightning_modules.backbones import (
     with_gradient_checkpointing,
     with_lora,
 )
+from lightning_modules.backbones.adaptation import Adapters
 from lightning_modules.networks.cifar_resnet import CIFARResNet
 from lightning_modules.networks.mlp import MLP
 from lightning_modules.networks.wide_resnet import WideResNet
@@ -57,7 +58,7 @@ def test_a_copy_of_a_frozen_network_is_frozen_by_itself(duplicated: Any) -> None
 
 def test_adapters_add_a_scaled_low_rank_map() -> None:
     network = MLP(6, [5], 3).double()
-    with_lora(network, rank=2, targets=["layers.0"], alpha=3)
+    with_lora(network, Adapters(rank=2, targets=["layers.0"], alpha=3))
     layer = network.layers[0]
     a = layer.lora_A["default"].weight
     b = layer.lora_B["default"].weight
@@ -71,7 +72,7 @@ def test_adapters_add_a_scaled_low_rank_map() -> None:
 
 @pytest.mark.parametrize(("rslora", "scale"), [(False, 3 / 4), (True, 3 / 2)])
 def test_rank_stabilised_adapters_are_scaled_by_the_root_of_the_rank(rslora: bool, scale: float) -> None:
-    layer: Any = with_lora(MLP(6, [5], 3).double(), 4, ["layers.0"], 3, use_rslora=rslora).layers[0]
+    layer: Any = with_lora(MLP(6, [5], 3).double(), Adapters(4, ["layers.0"], 3, rslora=rslora)).layers[0]
     nn.init.normal_(layer.lora_B["default"].weight)
     x = torch.randn(4, 6, dtype=torch.float64)
     weight = layer.base_layer.weight + scale * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
@@ -79,7 +80,7 @@ def test_rank_stabilised_adapters_are_scaled_by_the_root_of_the_rank(rslora: boo
 
 
 def test_dora_rescales_rows_to_trained_norms_and_its_gradient_keeps_their_own_norms_constant() -> None:
-    layer: Any = with_lora(MLP(6, [5], 3).double(), 2, ["layers.0"], 3, use_dora=True).layers[0]
+    layer: Any = with_lora(MLP(6, [5], 3).double(), Adapters(2, ["layers.0"], 3, dora=True)).layers[0]
     a, b, m = (getattr(layer, f"lora_{name}")["default"].weight for name in ("A", "B", "magnitude_vector"))
     w, bias, x = layer.base_layer.weight, layer.base_layer.bias, torch.randn(4, 6, dtype=torch.float64)
     torch.testing.assert_close(m, w.square().sum(dim=1).sqrt(), rtol=1e-12, atol=0)
@@ -99,7 +100,7 @@ def test_dora_of_a_half_precision_network_begins_with_its_output() -> None:
     half = MLP(6, [50], 3).bfloat16()
     x = torch.randn(7, 6)
     expected = copy.deepcopy(half).float()(x)
-    network = with_lora(half, rank=2, use_dora=True)
+    network = with_lora(half, Adapters(2, dora=True))
     layer: Any = network.layers[0]
     magnitude = layer.lora_magnitude_vector["default"].weight
     assert magnitude.dtype == torch.float32
@@ -114,7 +115,7 @@ def test_with_adapters_the_output_is_at_first_that_of_the_network_and_only_they_
     network = MLP(6, [5, 4], 3)
     x = torch.randn(7, 6)
     expected = network(x)
-    with_lora(network, rank=2)
+    with_lora(network, Adapters(2))
     torch.testing.assert_close(network(x), expected, rtol=1e-5, atol=1e-6)
     expected = {f"layers.{i}.lora_{m}.default.weight" for i in (0, 2, 4) for m in "AB"}
     assert trains(network) == expected
@@ -122,13 +123,13 @@ def test_with_adapters_the_output_is_at_first_that_of_the_network_and_only_they_
 
 
 def test_adapted_convolutions_leave_the_statistics_of_batch_normalisation() -> None:
-    network = with_lora(CIFARResNet(8), rank=2, targets=["conv1", "conv2"], trainable=["linear"])
+    network = with_lora(CIFARResNet(8), Adapters(2, ["conv1", "conv2"]), trainable=["linear"])
     assert not any("running" in name for name in moved(network, torch.rand(4, 3, 8, 8)))
     assert {name for name in trains(network) if "lora_" not in name} == {"linear.weight", "linear.bias"}
 
 
 def test_statistics_also_stay_when_batch_normalisation_has_become_synchronous() -> None:
-    network = with_lora(CIFARResNet(8), rank=2, targets=["conv1"], trainable=["layer3"])
+    network = with_lora(CIFARResNet(8), Adapters(2, ["conv1"]), trainable=["layer3"])
     converted = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(network)).train()
     modes = {
         name: module.training for name, module in converted.named_modules() if isinstance(module, nn.SyncBatchNorm)
@@ -140,7 +141,7 @@ def test_statistics_also_stay_when_batch_normalisation_has_become_synchronous() 
 
 
 def test_the_projection_of_torch_attention_gets_no_adapter_because_it_would_be_bypassed() -> None:
-    network = with_lora(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), rank=2)
+    network = with_lora(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), Adapters(2))
     adapted_layers = {name.split(".lora_")[0] for name in network.state_dict() if "lora_" in name}
     assert adapted_layers == {"linear1", "linear2"}
 
@@ -215,7 +216,7 @@ def test_precision_changes_inside_alone_and_noise_levels_keep_theirs() -> None:
 
 
 def test_adapters_of_a_half_precision_network_are_single_precision() -> None:
-    network = adapted(MLP(4, [3], 2), tuning="lora", lora_rank=2, dtype="bfloat16")
+    network = adapted(MLP(4, [3], 2), tuning="lora", adapters=Adapters(rank=2), dtype="bfloat16")
     dtypes = {"lora_" in name: parameter.dtype for name, parameter in network.named_parameters()}
     assert dtypes == {True: torch.float32, False: torch.bfloat16}
     network(torch.rand(2, 4)).sum().backward()
@@ -253,7 +254,7 @@ def test_what_is_trainable_in_a_half_precision_network_moves_by_small_steps(
 ) -> None:
     keys, expected = list(network.state_dict()), copy.deepcopy(network).eval()(given)
     targets = ["conv1"] if isinstance(network, CIFARResNet) else None
-    options: Any = {"lora_targets": targets} if tuning == "lora" else {}
+    options: Any = {"adapters": Adapters(targets=targets)} if tuning == "lora" else {}
     network = adapted(copy.deepcopy(network), tuning, trainable, **options, dtype="bfloat16")
     assert tuning == "lora" or list(network.state_dict()) == keys
     torch.testing.assert_close(network.eval()(given), expected, rtol=0.1, atol=0.05)
@@ -293,7 +294,7 @@ def test_compilation_runs_the_backend_and_keeps_keys_and_outputs() -> None:
 def test_choices_combine_on_a_normalized_network_on_the_meta_device(tuning: Any) -> None:
     with torch.device("meta"):
         network = Normalized(WideResNet(10, 1), [0.5] * 3, [0.25] * 3)
-        targets: Any = {"lora_targets": ["conv1", "conv2"]} if tuning == "lora" else {}
+        targets: Any = {"adapters": Adapters(targets=["conv1", "conv2"])} if tuning == "lora" else {}
         adapted(network, tuning, gradient_checkpointing=True, dtype="bfloat16", **targets)
         network.train()
         image = torch.rand(2, 3, 16, 16, requires_grad=True)

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lightning_modules.backbones import Normalized, diffusers_model, timm_model
+from lightning_modules.backbones.adaptation import Adapters
 from tests.networks.compared import gradients, same, trains
 
 UNET: dict[str, Any] = {
@@ -112,10 +113,10 @@ def test_tuning_decides_what_trains_and_the_classifier_is_never_adapted() -> Non
     probe = timm_model("test_vit", 3, normalize=False, tuning="linear_probe").train()
     assert trains(probe) == head
     assert (probe.head.training, probe.blocks.training) == (True, False)
-    lora = trains(timm_model("test_vit", 3, normalize=False, tuning="lora", lora_rank=2, lora_targets=["qkv"]))
+    lora = trains(timm_model("test_vit", 3, normalize=False, tuning="lora", adapters=Adapters(rank=2, targets=["qkv"])))
     blocks = range(len(full.blocks))
     assert lora == head | {f"blocks.{i}.attn.qkv.lora_{m}.default.weight" for i in blocks for m in "AB"}
-    every = trains(timm_model("test_vit", 3, normalize=False, tuning="lora", lora_rank=2))
+    every = trains(timm_model("test_vit", 3, normalize=False, tuning="lora", adapters=Adapters(rank=2)))
     adapted_layers = {name.split(".lora_")[0].split(".", 2)[2] for name in every - head}
     assert adapted_layers == {"attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"}
 
@@ -166,7 +167,7 @@ def test_weights_that_can_not_be_fetched_are_one_sentence() -> None:
 
 @pytest.mark.parametrize("tuning", ["full", "lora", "frozen"])
 def test_a_local_folder_gives_the_saved_network_however_it_is_tuned(tuning: Any, unet: Any, folder: Path) -> None:
-    options: Any = {"lora_rank": 2, "lora_targets": ["to_q", "to_v"]} if tuning == "lora" else {}
+    options: Any = {"adapters": Adapters(rank=2, targets=["to_q", "to_v"])} if tuning == "lora" else {}
     network = diffusers_model(str(folder), subfolder="unet", tuning=tuning, **options)
     torch.testing.assert_close(network(*INPUTS).sample, unet(*INPUTS).sample, rtol=1e-4, atol=1e-5)
     names = {name for name, _ in network.named_parameters()}
@@ -192,7 +193,9 @@ def test_without_pretrained_the_architecture_is_drawn_anew(unet: Any, folder: Pa
         assert shapes == expected
         assert not same(network, unet)
     with torch.device("meta"):
-        meta = diffusers_model(str(folder), subfolder="unet", pretrained=False, tuning="lora", lora_rank=2)
+        meta = diffusers_model(
+            str(folder), subfolder="unet", pretrained=False, tuning="lora", adapters=Adapters(rank=2)
+        )
         meta(torch.rand(2, 3, 8, 8), torch.tensor([1, 2])).sample.sum().backward()
     assert all(parameter.is_meta for parameter in meta.parameters())
 
@@ -276,7 +279,7 @@ def test_every_factory_is_a_class_path_of_a_config(folder: Path, tmp_path: Path)
     assert isinstance(network, Normalized)
     assert same(network.network, expected)
     assert not trains(network)
-    vit = named("timm_model", name="test_vit", num_classes=3, tuning="lora", lora_targets=["qkv"], lora_rank=2)
+    vit = named("timm_model", name="test_vit", num_classes=3, tuning="lora", adapters={"targets": ["qkv"], "rank": 2})
     assert from_config(vit)(torch.rand(1, 3, 160, 160)).shape == (1, 3)
     unet = from_config(named("diffusers_model", name_or_path=str(folder), subfolder="unet", dtype="bfloat16"))
     assert type(unet).__name__ == "UNet2DModel"

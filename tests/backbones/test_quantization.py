@@ -12,10 +12,11 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from datamodules.files.module_hash import hash_of_module
+from lightning_modules.backbones.adaptation import Adapters
 from lightning_modules.backbones.diffusion.export import save_model
 from lightning_modules.backbones.diffusion.families import text_to_image_pipeline
 from lightning_modules.backbones.diffusion.flux import Flux
-from lightning_modules.backbones.diffusion.text_to_image import TextToImage
+from lightning_modules.backbones.diffusion.text_to_image import TextToImage, Weights
 from lightning_modules.backbones.quantization import dequantized_state, is_quantized, prepare_for_ddp
 from lightning_modules.diffusion.finetuning.data_checks import check_sharding
 from tests.backbones.diffusion.family_checks import noise
@@ -42,8 +43,8 @@ def quantization(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     return request.param
 
 
-def adapted_model(folder: Path, quantization: str | None, **options: Any) -> TextToImage:
-    options = {"tuning": "lora", "lora_rank": 2, "quantization": quantization, **options}
+def adapted_model(folder: Path, quantization: Any, **options: Any) -> TextToImage:
+    options = {"tuning": "lora", "weights": Weights(quantization=quantization), **options}
     torch.manual_seed(0)  # seeds the adapters
     # In evaluation mode, bitsandbytes repacks the weights for a CPU, which fails for tiny layers.
     return text_to_image_pipeline(str(folder), **options).train(quantization == "nf4")
@@ -67,10 +68,10 @@ def test_int8_errs_by_half_a_step_of_each_row(flux: Path) -> None:
 
 @pytest.mark.parametrize("use_dora", [False, True])
 def test_outputs_and_gradients_are_those_of_dequantised_weights(quantization: str, use_dora: bool, flux: Path) -> None:
-    model = adapted_model(flux, quantization, use_dora=use_dora)
+    model = adapted_model(flux, quantization, adapters=Adapters(dora=use_dora))
     moved(model)
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
-    plain = adapted_model(flux, None, use_dora=use_dora)
+    plain = adapted_model(flux, None, adapters=Adapters(dora=use_dora))
     before = {name: value.clone() for name, value in plain.network.state_dict().items()}
     plain.network.load_state_dict(dequantized_state(model.network))
     assert any((value - before[name]).abs().max() > 1e-5 for name, value in plain.network.state_dict().items())
@@ -85,8 +86,8 @@ def test_outputs_and_gradients_are_those_of_dequantised_weights(quantization: st
 
 
 def test_adapters_on_bfloat16_are_float32(quantization: str, flux: Path) -> None:
-    options: Any = {"quantization": quantization, "dtype": "bfloat16", "gradient_checkpointing": True}
-    model = Flux(str(flux), tuning="lora", **options).train()
+    weights = Weights(quantization=quantization, dtype="bfloat16")
+    model = Flux(str(flux), weights, "lora", gradient_checkpointing=True).train()
     prompts = model.encode_prompts(["a cat"])
     output = model(noise(model, 1), torch.tensor([300.0]), prompts)
     output.sum().backward()
@@ -131,7 +132,7 @@ def test_a_pipeline_that_was_saved_in_8_bits_gets_adapters(flux: Path, tmp_path:
     pytest.importorskip("torchao")
     folder = shutil.copytree(flux, tmp_path / "saved")
     shutil.rmtree(folder / "transformer")
-    model = adapted_model(flux, "int8", tuning="frozen", lora_rank=4)
+    model = adapted_model(flux, "int8", tuning="frozen")
     model.network.save_pretrained(folder / "transformer")
     again = adapted_model(folder, None)
     assert is_quantized(again.network)
@@ -179,10 +180,10 @@ def test_a_method_beside_a_quantised_model_is_fitted_under_ddp(method: str, tmp_
 
 
 def test_a_quantised_network_is_hashed_by_its_codes(quantization: str, flux: Path) -> None:
-    network = adapted_model(flux, quantization, tuning="frozen", lora_rank=4).network
+    network = adapted_model(flux, quantization, tuning="frozen").network
     first = hash_of_module(network)
-    assert first == hash_of_module(adapted_model(flux, quantization, tuning="frozen", lora_rank=4).network)
-    assert first != hash_of_module(adapted_model(flux, None, tuning="frozen", lora_rank=4).network)
+    assert first == hash_of_module(adapted_model(flux, quantization, tuning="frozen").network)
+    assert first != hash_of_module(adapted_model(flux, None, tuning="frozen").network)
 
 
 def test_a_quantised_network_is_neither_exported_nor_sharded(flux: Path) -> None:
@@ -203,13 +204,13 @@ def stored(folder: Path) -> Path:
 
 
 REJECTED: list[tuple[str, Callable[[Path], Any], type[Exception], str]] = [
-    ("full", lambda _: Flux("/nowhere", tuning="full", quantization="int8"), ValueError,
+    ("full", lambda _: Flux("/nowhere", tuning="full", weights=Weights(quantization="int8")), ValueError,
      "tuning: quantization is int8, and quantised weights cannot be trained; set tuning to lora, got full"),
     ("stored", lambda folder: Flux(str(folder), tuning="full"), ValueError,
      "tuning: the weights in .*/transformer are quantised, and quantised weights cannot be trained"),
-    ("twice", lambda folder: Flux(str(folder), quantization="int8"), ValueError,
+    ("twice", lambda folder: Flux(str(folder), weights=Weights(quantization="int8")), ValueError,
      "quantization: the weights in .*/transformer are already quantised; leave out int8"),
-    ("unknown", lambda _: Flux("/nowhere", quantization="int3"), ValueError,  # type: ignore[arg-type]
+    ("unknown", lambda _: Flux("/nowhere", weights=Weights(quantization="int3")), ValueError,  # type: ignore[arg-type]
      "quantization must be one of None, int8, nf4, got 'int3'"),
 ]  # fmt: skip
 
@@ -233,7 +234,7 @@ def test_without_its_package_the_extra_is_named(
     place = "lightning_modules.backbones.quantization.find_spec"
     monkeypatch.setattr(place, lambda name: None)
     with pytest.raises(ImportError, match=rf"{name} needs {package}: pip install 'noiseworks\[quantized\]'"):
-        Flux("/nowhere", quantization=name)
+        Flux("/nowhere", weights=Weights(quantization=name))
     (tmp_path / "transformer").mkdir()
     config = {"quantization_config": {"quant_method": package}}
     (tmp_path / "transformer" / "config.json").write_text(json.dumps(config))
@@ -243,11 +244,11 @@ def test_without_its_package_the_extra_is_named(
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     if name == "nf4":
         with pytest.raises(ValueError, match="quantization: nf4 needs a GPU; int8 also runs on a CPU"):
-            Flux("/nowhere", quantization=name)
+            Flux("/nowhere", weights=Weights(quantization=name))
 
 
 def test_a_single_file_is_not_quantised(tmp_path: Path) -> None:
     pytest.importorskip("torchao")
     (tmp_path / "all.safetensors").touch()
     with pytest.raises(ValueError, match=r"all\.safetensors is a single file; give the folder or the name"):
-        TextToImage(str(tmp_path / "all.safetensors"), config="x/y", quantization="int8")
+        TextToImage(str(tmp_path / "all.safetensors"), weights=Weights(config="x/y", quantization="int8"))

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from lightning_modules.backbones.adaptation import Adapters
 from lightning_modules.backbones.text_classifier import transformers_classifier, transformers_text_encoder
 from tests.tiny_texts import save_tokenizer
 
@@ -35,7 +36,7 @@ def test_an_encoder_gets_a_new_classifier_on_its_weights(tmp_path: Path) -> None
 
 def test_adapters_leave_the_new_classifier_to_training() -> None:
     network = transformers_classifier(
-        "unread", 3, BERT, pretrained=False, tuning="lora", lora_rank=2, lora_targets=["query"], lora_dropout=0.5
+        "unread", 3, BERT, pretrained=False, tuning="lora", adapters=Adapters(rank=2, targets=["query"], dropout=0.5)
     )
     trained = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
     assert all("lora_" in name or name.startswith("network.classifier.") for name in trained)

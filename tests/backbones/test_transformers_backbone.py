@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lightning_modules.backbones import transformers_model
+from lightning_modules.backbones.adaptation import Adapters
 
 transformers = pytest.importorskip("transformers")
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -69,7 +70,7 @@ def test_any_vision_network_gives_features_and_logits(name: str, width: int, sav
     [("linear_probe", 165), ("lora", 165 + 2 * 2 * 2 * (32 + 64)), ("frozen", 0)],
 )
 def test_tuning_decides_what_trains(tuning: Any, trained: int, saved: Path, image: Tensor) -> None:
-    options: Any = {"lora_rank": 2, "lora_targets": ["fc1", "fc2"]} if tuning == "lora" else {}
+    options: Any = {"adapters": Adapters(rank=2, targets=["fc1", "fc2"])} if tuning == "lora" else {}
     network = transformers_model(str(saved / "clip"), 5, tuning=tuning, **options)
     assert sum(p.numel() for p in network.parameters() if p.requires_grad) == trained
     assert network(image).shape == (3, 5)

@@ -11,6 +11,7 @@ from datamodules.classification.digits import Digits
 from datamodules.classification.image_sets import ImagesInMemory
 from datamodules.prompts.captioned_set import Captioned, CaptionedClasses
 from datamodules.prompts.folder_sets import CaptionedFolder
+from lightning_modules.backbones.adaptation import Adapters
 from lightning_modules.backbones.diffusion.families import text_to_image_pipeline
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from tests.tiny_pipelines import save_flux, save_stable_diffusion_3, save_xl
@@ -58,7 +59,9 @@ def tiny_flow_model(family: Literal["flux", "stable_diffusion_3"]) -> TextToImag
     """
     save = save_flux if family == "flux" else save_stable_diffusion_3
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng():
-        model = text_to_image_pipeline(str(save(Path(folder))), tuning="lora", lora_rank=2, use_dora=family == "flux")
+        model = text_to_image_pipeline(
+            str(save(Path(folder))), tuning="lora", adapters=Adapters(rank=2, dora=family == "flux")
+        )
     if family == "flux":
         model.pipeline.default_sample_size = 8
     return model

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.backbones import with_lora
+from lightning_modules.backbones import Adapters, with_lora
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from lightning_modules.diffusion.finetuning.module import DiffusionFineTuning
 from lightning_modules.diffusion.finetuning.objectives import DiffusionObjective, denoising_errors
@@ -70,7 +70,7 @@ def text_steps(lora: bool, ratio: float | None, at: Place) -> tuple[nn.Module, C
     network = T5ForConditionalGeneration(config).train()
     sampler = None
     if lora:
-        with_lora(network, 32, ["q", "k", "v"], dropout=0.1)
+        with_lora(network, Adapters(32, ["q", "k", "v"], dropout=0.1))
     if ratio is not None:
         sampler = Sampler(ratio)
         layers_sampled = ["*.lora_A.default"] if lora else ["*.o", "*.wi", "*.wo"]
@@ -169,7 +169,7 @@ def pipeline(at: Place) -> Path:
 def diffusion_steps(tuning: Any, cached: bool, at: Place) -> tuple[nn.Module, Callable[[int], None]]:
     """Build the module and a bf16-mixed step on 512-pixel images or their cached latents, with weight averages."""
     torch.manual_seed(0)
-    lora: dict[str, Any] = {"lora_rank": 4} if tuning == "lora" else {}
+    lora: dict[str, Any] = {"adapters": Adapters(rank=4)} if tuning == "lora" else {}
     network = TextToImage(str(pipeline(at)), tuning=tuning, **lora)
     module = DiffusionFineTuning(network, average_decay=0.999).to(at.device)
     [optimizer], _ = module.configure_optimizers()

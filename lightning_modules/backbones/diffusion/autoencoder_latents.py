@@ -19,9 +19,15 @@ class AutoencoderLatents(nn.Module):
     packing: ClassVar[int]
 
     @classmethod
-    def size_multiple_before_loading(cls, pipeline: str, local_files_only: bool = False, **_: Any) -> int | None:
-        """Return a number by which image height and width must be divisible; None if no config file defines it."""
-        return size_multiple_of(pipeline, cls.parts[0], cls.packing, local_files_only)
+    def size_multiple_before_loading(cls, pipeline: str, **settings: Any) -> int | None:
+        """Return a number by which image height and width must be divisible; None if no config file defines it.
+
+        Args:
+            pipeline: folder or name of the pipeline.
+            settings: further constructor arguments, as plain values; `weights` decides whether files are downloaded.
+        """
+        local = settings.get("weights", {}).get("local_files_only", False)
+        return size_multiple_of(pipeline, cls.parts[0], cls.packing, local)
 
     @property
     def latent_channels(self) -> int:

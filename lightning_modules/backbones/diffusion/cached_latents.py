@@ -21,6 +21,7 @@ from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.prompts.captioned_set import CaptionedRows
 from datamodules.prompts.cropped_images import CroppedImages
 from lightning_modules.backbones.diffusion.latent_diffusion import LatentDiffusion
+from lightning_modules.backbones.diffusion.text_encoders import quiet_truncation
 
 AT_ONCE = 64
 """Number of images, or of captions, that are encoded at a time."""
@@ -44,6 +45,16 @@ class OneSizeArrays:
 
     def __getitem__(self, row: NDArray[np.int64]) -> NDArray[Any]:
         return self.arrays[self.which[row[0]]][self.place[row]]
+
+
+class HalfPrecision:
+    """Index an array with the bits of bfloat16 numbers, a type that NumPy lacks. The results are tensors."""
+
+    def __init__(self, bits: NDArray[np.uint16]) -> None:
+        self.bits = bits
+
+    def __getitem__(self, row: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(self.bits[row]).view(torch.bfloat16)
 
 
 def cache_latents(network: LatentDiffusion, data: CaptionedImages, folder: str, device: torch.device) -> None:
@@ -85,12 +96,25 @@ def _cache_set(
     }
     texts, text_of = np.unique(captioned.captions or [], return_inverse=True)
 
-    def field(key: str, start: int, stop: int) -> Tensor:
-        return getattr(network.encode_prompts(texts[start:stop].tolist()), key)
+    def prompts(start: int, stop: int) -> NDArray[Any]:
+        """Embed texts once; each field of the rows is a field of `Prompts`, in the precision of the text encoders."""
+        with quiet_truncation(network.pipeline):
+            embedded = network.encode_prompts(texts[start:stop].tolist())
+        fields = {key: getattr(embedded, key).cpu() for key in network.prompt_fields}
+        bits = {
+            key: (each.view(torch.uint16) if each.dtype == torch.bfloat16 else each).numpy()
+            for key, each in fields.items()
+        }
+        rows = np.empty(stop - start, [(key, each.dtype, each.shape[1:]) for key, each in bits.items()])
+        for key, each in bits.items():
+            rows[key] = each
+        return rows
 
     known = {"captions": hashlib.sha256("\n".join(texts).encode()).hexdigest()} | _digest(network.text_encoders)
+    rows = _array(folder, "prompts", known, len(texts), prompts)
     for key in network.prompt_fields:
-        parts[key] = _array(folder, key, known, len(texts), partial(field, key)), text_of, 0
+        stored = rows[key]
+        parts[key] = HalfPrecision(stored) if stored.dtype == np.uint16 else stored, text_of, 0
     for one in sets:
         own = one.row.numpy()
         one.give_instead({key: (array, row[own], distance) for key, (array, row, distance) in parts.items()})
@@ -128,8 +152,8 @@ def _latents(
             turned = torch.from_numpy(index >= len(rows)).to(device).view(-1, 1, 1, 1)
             return torch.where(turned, image.flip(3), image)
 
-        def moments(start: int, stop: int, fetched: Any = fetched) -> Tensor:
-            return network.moments(fetched(source.fetch, start, stop) / source.data_range)
+        def moments(start: int, stop: int, fetched: Any = fetched) -> NDArray[Any]:
+            return network.moments(fetched(source.fetch, start, stop) / source.data_range).float().cpu().numpy()
 
         array = _array(folder, "latents", known | crop | _digest(network.vae), total, moments)
         found["moments"].append(array)
@@ -138,8 +162,8 @@ def _latents(
             size = array.shape[-2:]
             fetch = partial(fetched, cropped.fetch_masks)
 
-            def mask(start: int, stop: int, fetch: Any = fetch, size: Any = size) -> Tensor:
-                return interpolate(fetch(start, stop) / 255, size, mode="area")
+            def mask(start: int, stop: int, fetch: Any = fetch, size: Any = size) -> NDArray[Any]:
+                return interpolate(fetch(start, stop) / 255, size, mode="area").cpu().numpy()
 
             found["loss_mask"].append(_array(folder, "masks", known | crop | {"masks": masks, "of": size}, total, mask))
     if flip:
@@ -152,7 +176,7 @@ def _digest(part: torch.nn.Module) -> dict[str, Any]:
 
 
 def _array(
-    folder: str, name: str, identity: dict[str, Any], count: int, compute: Callable[[int, int], Tensor]
+    folder: str, name: str, identity: dict[str, Any], count: int, compute: Callable[[int, int], NDArray[Any]]
 ) -> NDArray[Any]:
     if broadcast(identity) != identity:
         raise ValueError(f"the images, captions or pipeline of process {rank()} differ from those of process 0")
@@ -161,6 +185,6 @@ def _array(
         with torch.no_grad():
             for number in numbers:
                 start = number * AT_ONCE
-                yield number, compute(start, min(start + AT_ONCE, count)).float().cpu().numpy()
+                yield number, compute(start, min(start + AT_ONCE, count))
 
     return cached_array(Path(folder), name, identity, -(-count // AT_ONCE), computed)

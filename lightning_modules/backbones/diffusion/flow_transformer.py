@@ -10,22 +10,24 @@ Source: Esser et al., Scaling Rectified Flow Transformers for High-Resolution Im
 arXiv 2403.03206.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from lightning_modules.backbones.adaptation import Precision, Tuning
-from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
-from lightning_modules.backbones.quantization import Quantization
+from lightning_modules.backbones.adaptation import Adapters, Tuning
+from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage, Weights
 from lightning_modules.sde.flow_shift import scheduler_shift
 
 JOINT_ATTENTION = tuple(
     f"attn.{name}"
     for name in ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 )
-"""Names of the image and text projections in joint attention. Diffusers' training scripts adapt these layers."""
+"""Names of the image and text projections in joint attention.
+
+The LoRA script of diffusers for SD 3 adapts these layers; that for FLUX.1 also adapts `ff.net` and `ff_context.net`.
+"""
 
 
 class FlowTransformer(TextToImage):
@@ -34,23 +36,13 @@ class FlowTransformer(TextToImage):
     Args:
         pipeline: local folder written by `save_pretrained`, name of a pipeline on the Hugging Face Hub
             (`stabilityai/stable-diffusion-3-medium-diffusers`), or a single `.safetensors` file, which requires
-            `config`.
-        config: folder or name of a pipeline with the same architecture; allowed only if `pipeline` is a single file.
-        variant: variant of the weight files, such as fp16; None loads the files without a variant.
-        local_files_only: never download files; a pipeline given by name must be in the Hugging Face cache.
+            `weights.config`.
+        weights: files, precision and quantisation of the weights.
         tuning: `full` trains all parameters of the transformer, `lora` trains only adapters in its attention, and
             `frozen` trains nothing.
-        lora_rank: rank of the adapters.
-        lora_targets: layers to adapt, given by the last parts of their names; None adapts the projections of the
-            attention.
-        dtype: precision of the transformer and the text encoders; the autoencoder, inputs and outputs are float32.
+        adapters: settings of the adapters.
         gradient_checkpointing: recompute the transformer's activations in the backward pass instead of storing them.
         offload_text_encoders: keep the text encoders on the CPU, and embed prompts there.
-        lora_alpha: alpha, which sets the scale of the adapters, alpha / rank. None sets alpha to the rank.
-        use_rslora: use rank-stabilised LoRA, which scales adapters by alpha / sqrt(rank).
-        use_dora: use DoRA, which also trains the row norms of the adapted weights.
-        quantization: store the frozen weights of the network's linear layers in 8 bits (`int8`) or 4 bits (`nf4`); None
-            does not quantise weights.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
@@ -63,25 +55,13 @@ class FlowTransformer(TextToImage):
     def __init__(
         self,
         pipeline: str,
-        config: str | None = None,
-        variant: str | None = None,
-        local_files_only: bool = False,
+        weights: Weights = Weights(),
         tuning: Tuning = "frozen",
-        lora_rank: int = 4,
-        lora_targets: Sequence[str] | None = None,
-        dtype: Precision | None = None,
+        adapters: Adapters = Adapters(),
         gradient_checkpointing: bool = False,
         offload_text_encoders: bool = False,
-        lora_alpha: int | None = None,
-        use_rslora: bool = False,
-        use_dora: bool = False,
-        quantization: Quantization | None = None,
     ) -> None:
-        super().__init__(
-            pipeline, config, variant, local_files_only, tuning, lora_rank, lora_targets, dtype,
-            gradient_checkpointing, ("flow",), None, offload_text_encoders,
-            lora_alpha=lora_alpha, use_rslora=use_rslora, use_dora=use_dora, quantization=quantization,
-        )  # fmt: skip
+        super().__init__(pipeline, weights, tuning, adapters, gradient_checkpointing, offload_text_encoders, ("flow",))
 
     @property
     def patch_size(self) -> int:

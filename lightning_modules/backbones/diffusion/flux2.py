@@ -17,10 +17,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_modules.backbones.adaptation import Precision, Tuning
+from lightning_modules.backbones.adaptation import Adapters, Tuning
 from lightning_modules.backbones.diffusion.flow_transformer import JOINT_ATTENTION, FlowTransformer
-from lightning_modules.backbones.diffusion.text_to_image import Prompts
-from lightning_modules.backbones.quantization import Quantization
+from lightning_modules.backbones.diffusion.text_to_image import Prompts, Weights
 
 
 class Flux2(FlowTransformer):
@@ -28,25 +27,16 @@ class Flux2(FlowTransformer):
 
     Args:
         pipeline: local folder written by `save_pretrained`, name of a pipeline on the Hugging Face Hub
-            (`black-forest-labs/FLUX.2-klein-base-4B`), or a single `.safetensors` file, which requires `config`.
-        config: folder or name of a pipeline with the same architecture; allowed only if `pipeline` is a single file.
-        variant: variant of the weight files, such as fp16; None loads the files without a variant.
-        local_files_only: never download files; a pipeline given by name must be in the Hugging Face cache.
+            (`black-forest-labs/FLUX.2-klein-base-4B`), or a single `.safetensors` file, which requires
+            `weights.config`.
+        weights: files, precision and quantisation of the weights.
         tuning: `full` trains all parameters of the transformer, `lora` trains only adapters in its attention, and
             `frozen` trains nothing.
-        lora_rank: rank of the adapters.
-        lora_targets: layers to adapt, given by the last parts of their names; None adapts the projections of the
-            attention.
-        dtype: precision of the transformer and the text encoder; the autoencoder, inputs and outputs are float32.
+        adapters: settings of the adapters.
         gradient_checkpointing: recompute the transformer's activations in the backward pass instead of storing them.
+        offload_text_encoders: keep the text encoder on the CPU, and embed prompts there.
         training_guidance: guidance scale that the transformer receives in training; ignored if the transformer does not
             receive a guidance scale. Sampling has a separate guidance scale.
-        offload_text_encoders: keep the text encoder on the CPU, and embed prompts there.
-        lora_alpha: alpha, which sets the scale of the adapters, alpha / rank. None sets alpha to the rank.
-        use_rslora: use rank-stabilised LoRA, which scales adapters by alpha / sqrt(rank).
-        use_dora: use DoRA, which also trains the row norms of the adapted weights.
-        quantization: store the frozen weights of the network's linear layers in 8 bits (`int8`) or 4 bits (`nf4`); None
-            does not quantise weights.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
@@ -69,26 +59,14 @@ class Flux2(FlowTransformer):
     def __init__(
         self,
         pipeline: str,
-        config: str | None = None,
-        variant: str | None = None,
-        local_files_only: bool = False,
+        weights: Weights = Weights(),
         tuning: Tuning = "frozen",
-        lora_rank: int = 4,
-        lora_targets: Sequence[str] | None = None,
-        dtype: Precision | None = None,
+        adapters: Adapters = Adapters(),
         gradient_checkpointing: bool = False,
-        training_guidance: float = 3.5,
         offload_text_encoders: bool = False,
-        lora_alpha: int | None = None,
-        use_rslora: bool = False,
-        use_dora: bool = False,
-        quantization: Quantization | None = None,
+        training_guidance: float = 3.5,
     ) -> None:
-        super().__init__(
-            pipeline, config, variant, local_files_only, tuning, lora_rank, lora_targets, dtype,
-            gradient_checkpointing, offload_text_encoders,
-            lora_alpha=lora_alpha, use_rslora=use_rslora, use_dora=use_dora, quantization=quantization,
-        )  # fmt: skip
+        super().__init__(pipeline, weights, tuning, adapters, gradient_checkpointing, offload_text_encoders)
         self.training_guidance = training_guidance
         self.takes_negative_prompts = "negative_prompt_embeds" in self._arguments and not self.pipeline.config.get(
             "is_distilled"
@@ -98,9 +76,9 @@ class Flux2(FlowTransformer):
             self.register_buffer(name, value.clone().view(-1, 1, 1), persistent=False)
 
     @classmethod
-    def size_multiple_before_loading(cls, pipeline: str, local_files_only: bool = False, **_: Any) -> int | None:
+    def size_multiple_before_loading(cls, pipeline: str, **settings: Any) -> int | None:
         """Return a number by which image height and width must be divisible; None if no config file defines it."""
-        multiple = super().size_multiple_before_loading(pipeline, local_files_only)
+        multiple = super().size_multiple_before_loading(pipeline, **settings)
         return multiple and 2 * multiple
 
     @property

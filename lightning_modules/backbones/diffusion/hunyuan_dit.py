@@ -4,15 +4,13 @@ Source: Li et al., Hunyuan-DiT: A Powerful Multi-Resolution Diffusion Transforme
 Understanding, 2024, arXiv 2405.08748.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from lightning_modules.backbones.adaptation import Precision, Tuning
-from lightning_modules.backbones.diffusion.text_to_image import Prompts, Sampler, TextToImage
-from lightning_modules.backbones.quantization import Quantization
+from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
 
 ORIGINAL_SIZE = (1024, 1024)
 """Image height and width before cropping; the model is conditioned on them. The value is the pipeline's default."""
@@ -23,31 +21,8 @@ LENGTHS = (77, 256)
 class HunyuanDiT(TextToImage):
     """Hunyuan-DiT, with its transformer, its frozen autoencoder and its frozen text encoders.
 
-    Args:
-        pipeline: local folder written by `save_pretrained`, or name of a pipeline on the Hugging Face Hub
-            (`Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers`).
-        variant: variant of the weight files, such as fp16; None loads the files without a variant.
-        local_files_only: never download files; a pipeline given by name must be in the Hugging Face cache.
-        dtype: precision of the transformer and the text encoders; the autoencoder, inputs and outputs are float32.
-        sampler: class of the diffusers scheduler that replaces the pipeline's scheduler in sampling, with the same
-            noise levels.
-        tuning: `full` trains all parameters of the transformer, `lora` trains only adapters in its attention, and
-            `frozen` trains nothing.
-        lora_rank: rank of the adapters.
-        lora_targets: layers to adapt, given by the last parts of their names; None adapts the projections of the
-            attention.
-        offload_text_encoders: keep the text encoders on the CPU, and embed prompts there.
-        lora_alpha: alpha, which sets the scale of the adapters, alpha / rank. None sets alpha to the rank.
-        use_rslora: use rank-stabilised LoRA, which scales adapters by alpha / sqrt(rank).
-        use_dora: use DoRA, which also trains the row norms of the adapted weights.
-        quantization: store the frozen weights of the network's linear layers in 8 bits (`int8`) or 4 bits (`nf4`); None
-            does not quantise weights.
-
-    Raises:
-        FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
-        ValueError: if a part of the pipeline is missing or belongs to a different model family, or if the scheduler is
-            of an unsupported kind.
-        ImportError: if transformers is not installed, or if `tuning` is lora and peft is not installed.
+    The pipeline is, for example, `Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers`. The arguments are those of `TextToImage`;
+    diffusers has no gradient checkpointing for this transformer.
     """
 
     parts = ("transformer", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "scheduler")
@@ -58,27 +33,7 @@ class HunyuanDiT(TextToImage):
     unquantized = ("time_extra_emb.pooler",)
     prompt_fields = ("embedding", "mask", "second", "second_mask")
 
-    def __init__(
-        self,
-        pipeline: str,
-        variant: str | None = None,
-        local_files_only: bool = False,
-        dtype: Precision | None = None,
-        sampler: Sampler | None = None,
-        tuning: Tuning = "frozen",
-        lora_rank: int = 4,
-        lora_targets: Sequence[str] | None = None,
-        offload_text_encoders: bool = False,
-        lora_alpha: int | None = None,
-        use_rslora: bool = False,
-        use_dora: bool = False,
-        quantization: Quantization | None = None,
-    ) -> None:
-        super().__init__(
-            pipeline, None, variant, local_files_only, tuning, lora_rank, lora_targets, dtype, sampler=sampler,
-            offload_text_encoders=offload_text_encoders,
-            lora_alpha=lora_alpha, use_rslora=use_rslora, use_dora=use_dora, quantization=quantization,
-        )  # fmt: skip
+    def prepare_parts(self) -> None:
         self.network.register_forward_pre_hook(_time_in_its_precision)
 
     @property

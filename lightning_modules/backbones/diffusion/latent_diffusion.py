@@ -16,8 +16,8 @@ class LatentDiffusion(Protocol):
     """A latent text-to-image model built from a diffusers pipeline.
 
     `TextToImage` implements this protocol for Stable Diffusion and SDXL. Every other model family is a subclass of
-    `TextToImage`. Such a subclass defines the parts of its pipeline, the methods `embedded` and `forward`, and its
-    default LoRA targets, and is listed in the dictionary `FAMILIES` in `text_to_image.py`.
+    `TextToImage`. Such a subclass defines the parts and classes of its pipeline, the methods `embedded` and `forward`,
+    and its default LoRA targets, and is exported by the `__init__.py` of this package.
     """
 
     pipeline: Any

@@ -59,7 +59,7 @@ def diffusers_pipeline(
     local_files_only: bool = False,
     pipeline_class: str | None = None,
     part_classes: Mapping[str, str | tuple[str, ...]] | None = None,
-    families: Mapping[str, str] | None = None,
+    families: Mapping[str, type] | None = None,
     quantization: Any = None,
     unread: Collection[str] = (),
 ) -> Any:
@@ -79,7 +79,7 @@ def diffusers_pipeline(
             `model_index.json`.
         part_classes: required class of each part, by part name; the key `_class_name` stands for the pipeline itself.
             If several class names are allowed, the first one is the current name.
-        families: dictionary that maps network classes to models; it is used in error messages about missing or
+        families: dictionary that maps network classes to model classes; it is used in error messages about missing or
             unexpected parts.
         quantization: diffusers' quantisation config for the unet or the transformer; see `quantization_config`.
         unread: names of parts that are not loaded. `pipeline_class` must work without these parts.
@@ -246,6 +246,11 @@ def _loaded(
             found[name] = from_pretrained(kind, str(place), WEIGHTS[library], **options).eval()
         elif library == "transformers" and named.endswith(("Tokenizer", "TokenizerFast", "Processor")):
             check_pretrained_json(place)
+            files = [*getattr(kind, "vocab_files_names", {}).values()]
+            if files and not any((place / file).is_file() for file in files):  # transformers accepts an empty folder
+                raise FileNotFoundError(
+                    f"{place} has no vocabulary: expected {' or '.join(files)}; copy the tokenizer's files there"
+                )
             found[name] = kind.from_pretrained(str(place), local_files_only=True, trust_remote_code=False)
         elif not issubclass(kind, diffusers.SchedulerMixin):
             raise ValueError(
@@ -294,8 +299,8 @@ def _check_whole(name_or_path: str, pipeline: Any) -> None:
             raise ValueError(f"{name} of {name_or_path} lacks {listed(missing)}")
 
 
-def family_of(name_or_path: str, families: Mapping[str, str], local_files_only: bool = False) -> str:
-    """Return the model in `families` that supports a pipeline; the class of the pipeline's network determines it.
+def family_of(name_or_path: str, families: Mapping[str, Any], local_files_only: bool = False) -> Any:
+    """Return the model class in `families` that supports a pipeline; the class of the pipeline's network determines it.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
@@ -312,14 +317,15 @@ def family_of(name_or_path: str, families: Mapping[str, str], local_files_only: 
     return fitting[0]
 
 
-def _advice(classes: dict[str, tuple[str, str]], families: Mapping[str, str] | None) -> str:
+def _advice(classes: dict[str, tuple[str, str]], families: Mapping[str, type] | None) -> str:
     """Return the end of an error message: it names the model that supports a pipeline, or else all families."""
     if not families:
         return ""
     fitting = [families[named] for _, named in classes.values() if named in families]
     if fitting:
-        return f"; use {fitting[0]} for this pipeline"
-    return f"; supported are {', '.join(f'{model} ({network})' for network, model in families.items())}"
+        return f"; use {fitting[0].__name__} for this pipeline"
+    current = {model.__name__: network for network, model in reversed(families.items())}
+    return f"; supported are {', '.join(f'{model} ({network})' for model, network in reversed(current.items()))}"
 
 
 def _check_parts(described: str, libraries: dict[str, str], parts: Sequence[str], advice: str = "") -> None:

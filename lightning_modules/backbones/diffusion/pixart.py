@@ -19,33 +19,9 @@ from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToI
 class PixArtSigma(TextToImage):
     """PixArt-Sigma, with its transformer, its frozen autoencoder and its frozen text encoder.
 
-    Args:
-        pipeline: local folder written by `save_pretrained`, or name of a pipeline on the Hugging Face Hub
-            (`PixArt-alpha/PixArt-Sigma-XL-2-1024-MS`).
-        config: folder or name of a pipeline with the same architecture; allowed only if `pipeline` is a single file.
-        variant: variant of the weight files, such as fp16; None loads the files without a variant.
-        local_files_only: never download files; a pipeline given by name must be in the Hugging Face cache.
-        tuning: `full` trains all parameters of the transformer, `lora` trains only adapters in its attention, and
-            `frozen` trains nothing.
-        lora_rank: rank of the adapters.
-        lora_targets: layers to adapt, given by the last parts of their names; None adapts the projections of the
-            attention.
-        dtype: precision of the transformer and the text encoder; the autoencoder, inputs and outputs are float32.
-        gradient_checkpointing: recompute the transformer's activations in the backward pass instead of storing them.
-        prediction_types: values of the scheduler's `prediction_type` that are accepted.
-        sampler: class of the diffusers scheduler for sampling, which is built from the config of the pipeline's
-            scheduler. None samples with the pipeline's scheduler itself.
-        offload_text_encoders: keep the text encoder on the CPU, and embed prompts there.
-        lora_alpha: alpha, which sets the scale of the adapters, alpha / rank. None sets alpha to the rank.
-        use_rslora: use rank-stabilised LoRA, which scales adapters by alpha / sqrt(rank).
-        use_dora: use DoRA, which also trains the row norms of the adapted weights.
-        quantization: store the frozen weights of the network's linear layers in 8 bits (`int8`) or 4 bits (`nf4`); None
-            does not quantise weights.
-
-    Raises:
-        FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
-        ValueError: if a part of the pipeline is missing or belongs to a different model family.
-        ImportError: if transformers is not installed, or if `tuning` is lora and peft is not installed.
+    The pipeline is, for example, `PixArt-alpha/PixArt-Sigma-XL-2-1024-MS`. The arguments are those of `TextToImage`.
+    Captions and prompts are converted to lower case, but not cleaned. In contrast, the pipeline of diffusers cleans
+    prompts by default: it removes web addresses, HTML and special characters.
     """
 
     parts = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")

@@ -6,8 +6,7 @@ from typing import Any
 from diffusers import DDIMScheduler, DDPMScheduler
 from torch import nn
 
-from datamodules.arguments import only_with
-from lightning_modules.backbones.adaptation import Tuning, adapted
+from lightning_modules.backbones.adaptation import Adapters, Tuning, adapted
 from lightning_modules.backbones.diffusion.pipelines import check_schedule, diffusers_pipeline
 from lightning_modules.backbones.diffusion.pixel_model import PixelModel
 
@@ -48,13 +47,9 @@ class PixelSpace(PixelModel):
 def pixel_pipeline(
     pipeline: str,
     tuning: Tuning = "full",
-    lora_rank: int = 4,
-    lora_targets: list[str] | None = None,
+    adapters: Adapters = Adapters(),
     gradient_checkpointing: bool = False,
     local_files_only: bool = False,
-    lora_alpha: int | None = None,
-    use_rslora: bool = False,
-    use_dora: bool = False,
 ) -> PixelSpace:
     """Load a pretrained unconditional diffusers pipeline.
 
@@ -62,23 +57,16 @@ def pixel_pipeline(
         pipeline: local folder written by `save_pretrained`, or name of a pipeline on the Hugging Face Hub
             (`google/ddpm-cifar10-32`).
         tuning: `full` trains all parameters of the U-Net, `lora` trains only adapters, and `frozen` trains nothing.
-        lora_rank: rank of the adapters.
-        lora_targets: layers to adapt, given by name or by the last part of the name; None adapts every `nn.Linear`.
+        adapters: settings of the adapters; by default, every `nn.Linear` is adapted.
         gradient_checkpointing: recompute the U-Net's activations in the backward pass instead of storing them.
         local_files_only: never download files; a pipeline given by name must be in the Hugging Face cache.
-        lora_alpha: alpha, which sets the scale of the adapters, alpha / rank. None sets alpha to the rank.
-        use_rslora: use rank-stabilised LoRA, which scales adapters by alpha / sqrt(rank).
-        use_dora: use DoRA, which also trains the row norms of the adapted weights.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
         ValueError: if the pipeline has unexpected parts or an unsupported kind of scheduler.
     """
-    lora: dict[str, Any] = {"lora_rank": lora_rank, "lora_targets": lora_targets, "lora_alpha": lora_alpha}
-    lora |= {"use_rslora": use_rslora, "use_dora": use_dora}
-    only_with("tuning lora", tuning == "lora", pixel_pipeline, **lora)
+    adapters.check_tuning(tuning)
     loaded = diffusers_pipeline(pipeline, ("unet", "scheduler"), local_files_only=local_files_only)
     check_schedule(loaded.scheduler, ("epsilon", "v_prediction", "sample"))
-    options = lora if tuning == "lora" else {}
-    network = adapted(loaded.unet.train(), tuning, gradient_checkpointing=gradient_checkpointing, **options)
+    network = adapted(loaded.unet.train(), tuning, None, adapters, gradient_checkpointing)
     return PixelSpace(network, loaded.scheduler)

@@ -10,17 +10,15 @@ Source: Wu et al., Qwen-Image Technical Report, 2025, arXiv 2508.02324.
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_modules.backbones.adaptation import Precision, Tuning
 from lightning_modules.backbones.diffusion.flow_transformer import JOINT_ATTENTION, PackedLatents
 from lightning_modules.backbones.diffusion.text_to_image import Prompts
-from lightning_modules.backbones.quantization import Quantization
 
 
 class QwenImage(PackedLatents):
@@ -38,28 +36,7 @@ class QwenImage(PackedLatents):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(
-        self,
-        pipeline: str,
-        config: str | None = None,
-        variant: str | None = None,
-        local_files_only: bool = False,
-        tuning: Tuning = "frozen",
-        lora_rank: int = 4,
-        lora_targets: Sequence[str] | None = None,
-        dtype: Precision | None = None,
-        gradient_checkpointing: bool = False,
-        offload_text_encoders: bool = False,
-        lora_alpha: int | None = None,
-        use_rslora: bool = False,
-        use_dora: bool = False,
-        quantization: Quantization | None = None,
-    ) -> None:
-        super().__init__(
-            pipeline, config, variant, local_files_only, tuning, lora_rank, lora_targets, dtype,
-            gradient_checkpointing, offload_text_encoders,
-            lora_alpha=lora_alpha, use_rslora=use_rslora, use_dora=use_dora, quantization=quantization,
-        )  # fmt: skip
+    def prepare_parts(self) -> None:
         for name, values in (("mean", self.vae.config.latents_mean), ("deviation", self.vae.config.latents_std)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
 

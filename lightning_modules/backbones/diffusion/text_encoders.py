@@ -1,10 +1,15 @@
 """Embedded prompts, and text encoders that can be moved to the CPU or removed from memory."""
 
-from collections.abc import Sequence
+import inspect
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from lightning_modules.backbones.diffusion.pipelines import quiet_transformers
 
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
@@ -45,6 +50,43 @@ class Prompts(NamedTuple):
 def concatenated(prompts: Sequence[Prompts]) -> Prompts:
     """Concatenate batches of prompts for the same model."""
     return Prompts(*(None if values[0] is None else torch.cat(values) for values in zip(*prompts, strict=True)))  # type: ignore[arg-type]
+
+
+@contextmanager
+def quiet_truncation(pipeline: Any) -> Iterator[None]:
+    """Silence diffusers' messages about truncated prompts, inside a `with` block.
+
+    For each batch, these messages list the removed tokens of all prompts, including the padding.
+    """
+
+    def keeps(record: logging.LogRecord) -> bool:
+        return "was truncated because" not in record.getMessage()
+
+    logger = logging.getLogger(type(pipeline).__module__)
+    logger.addFilter(keeps)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keeps)
+
+
+def tokens_of(pipeline: Any, texts: Sequence[str]) -> Iterator[tuple[str, int, list[int]]]:
+    """Count the tokens of texts, for each CLIP, BERT or T5 tokenizer of a pipeline.
+
+    Yields:
+        The name of the tokenizer, the number of tokens that its text encoder reads, and the number of tokens of each
+        text.
+    """
+    longest = inspect.signature(type(pipeline).__call__).parameters.get("max_sequence_length")
+    for name in ("tokenizer", "tokenizer_2", "tokenizer_3"):
+        tokenizer = getattr(pipeline, name, None)
+        if not type(tokenizer).__name__.startswith(("CLIP", "Bert", "T5")):
+            continue  # the texts of language models are parts of longer instructions
+        reads = tokenizer.model_max_length
+        if longest is not None and type(tokenizer).__name__.startswith("T5"):
+            reads = longest.default
+        with quiet_transformers():
+            yield name, reads, [len(each) for each in tokenizer(list(texts), truncation=False)["input_ids"]]
 
 
 class TextEncoders(nn.Module):

@@ -1,8 +1,7 @@
 """Stable Diffusion and SDXL, which are latent text-to-image models from diffusers, for training and evaluation.
 
 Diffusion transformers are implemented in `hunyuan_dit.py` and `pixart.py`. Flow-matching transformers are implemented
-in `flow_transformer.py`, which contains their base class, and in one file for each other family. `FAMILIES` lists all
-families.
+in `flow_transformer.py`, which contains their base class, and in one file for each other family.
 
     z_t = sqrt(abar_t) z + sqrt(1 - abar_t) e,   z = s E(2 x - 1)
 
@@ -12,6 +11,7 @@ abar_t) z.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.arguments import one_of, only_with
-from lightning_modules.backbones.adaptation import Precision, Tuning, adapted, frozen
+from lightning_modules.backbones.adaptation import Adapters, Precision, Tuning, adapted, frozen
 from lightning_modules.backbones.diffusion.autoencoder_latents import AutoencoderLatents
 from lightning_modules.backbones.diffusion.guidance import PipelineSampling
 from lightning_modules.backbones.diffusion.pipelines import check_schedule, diffusers_pipeline
@@ -39,20 +39,27 @@ Sampler = Literal[
     "LCMScheduler",
 ]
 Spacing = Literal["leading", "linspace", "trailing"]
-FAMILIES = {
-    "UNet2DConditionModel": "TextToImage",
-    "SD3Transformer2DModel": "StableDiffusion3",
-    "FluxTransformer2DModel": "Flux",
-    "Flux2Transformer2DModel": "Flux2",
-    "ChromaTransformer2DModel": "Chroma",
-    "PixArtTransformer2DModel": "PixArtSigma",
-    "SanaTransformer2DModel": "Sana",
-    "QwenImageTransformer2DModel": "QwenImage",
-    "ZImageTransformer2DModel": "ZImage",
-    "Lumina2Transformer2DModel": "Lumina2",
-    "HunyuanDiT2DModel": "HunyuanDiT",
-}
-"""Dictionary that maps the diffusers class of a denoising network to our model class for this family of networks."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How the weights of a diffusers pipeline are loaded.
+
+    Args:
+        config: folder or name of a pipeline with the same architecture; allowed only if the pipeline is a single file.
+        variant: variant of the weight files, such as fp16; None loads the files without a variant.
+        local_files_only: never download files; a pipeline given by name must be in the Hugging Face cache.
+        dtype: precision of the denoising network and the text encoders; the autoencoder, inputs and outputs are
+            float32.
+        quantization: store the frozen weights of the network's linear layers in 8 bits (`int8`) or 4 bits (`nf4`); None
+            does not quantise weights.
+    """
+
+    config: str | None = None
+    variant: str | None = None
+    local_files_only: bool = False
+    dtype: Precision | None = None
+    quantization: Quantization | None = None
 
 
 class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
@@ -64,28 +71,18 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
     Args:
         pipeline: local folder written by `save_pretrained`, name of a pipeline on the Hugging Face Hub
             (`stable-diffusion-v1-5/stable-diffusion-v1-5`, `stabilityai/stable-diffusion-xl-base-1.0`), or a single
-            `.safetensors` file, which requires `config`.
-        config: folder or name of a pipeline with the same architecture; allowed only if `pipeline` is a single file.
-        variant: variant of the weight files, such as fp16; None loads the files without a variant.
-        local_files_only: never download files; a pipeline given by name must be in the Hugging Face cache.
-        tuning: `full` trains all parameters of the U-Net, `lora` trains only adapters in its attention, and `frozen`
-            trains nothing.
-        lora_rank: rank of the adapters.
-        lora_targets: layers to adapt, given by the last parts of their names; None adapts the projections of the
-            attention.
-        dtype: precision of the U-Net and the text encoders; the autoencoder, inputs and outputs are float32.
-        gradient_checkpointing: recompute the U-Net's activations in the backward pass instead of storing them.
+            `.safetensors` file, which requires `weights.config`.
+        weights: files, precision and quantisation of the weights.
+        tuning: `full` trains all parameters of the denoising network, `lora` trains only adapters in its attention, and
+            `frozen` trains nothing.
+        adapters: settings of the adapters.
+        gradient_checkpointing: recompute the network's activations in the backward pass instead of storing them.
+        offload_text_encoders: keep the text encoders on the CPU, and embed prompts there.
         prediction_types: values of the scheduler's `prediction_type` that are accepted.
         sampler: class of the diffusers scheduler that replaces the pipeline's scheduler in sampling, with the same
             noise levels.
         sampler_spacing: timestep spacing of `sampler`, such as trailing for SDXL-Lightning; None uses the spacing of
             the pipeline's scheduler.
-        offload_text_encoders: keep the text encoders on the CPU, and embed prompts there.
-        lora_alpha: alpha, which sets the scale of the adapters, alpha / rank. None sets alpha to the rank.
-        use_rslora: use rank-stabilised LoRA, which scales adapters by alpha / sqrt(rank).
-        use_dora: use DoRA, which also trains the row norms of the adapted weights.
-        quantization: store the frozen weights of the network's linear layers in 8 bits (`int8`) or 4 bits (`nf4`); None
-            does not quantise weights.
 
     Raises:
         FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
@@ -96,14 +93,18 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
 
     parts: Sequence[str] = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
     """Names of the required parts of the pipeline; the first one is the denoising network."""
-    part_classes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {}
-    """Required diffusers class of each part whose name does not identify the model family."""
+    part_classes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {"unet": "UNet2DConditionModel"}
+    """Required diffusers class of parts, first of all of the denoising network, which identifies the model family.
+
+    If several class names are allowed, the first one is the current name. The key `_class_name` stands for the pipeline
+    itself.
+    """
     pipeline_class: ClassVar[str | None] = None
     """Name of the diffusers class into which the parts are loaded; None means the pipeline's own class."""
     unread: ClassVar[Sequence[str]] = ()
     """Names of parts of the pipeline that are not loaded."""
     default_lora_targets: ClassVar[Sequence[str]] = ("to_q", "to_k", "to_v", "to_out.0")
-    """Layers that are adapted if `lora_targets` is None: the projections of the attention."""
+    """Layers that are adapted if `adapters.targets` is None: the projections of the attention."""
     packing: ClassVar[int] = 1
     """Number of latent pixels that are packed into one input position of the network."""
     needs_captions: ClassVar[bool] = True
@@ -114,33 +115,24 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
     def __init__(
         self,
         pipeline: str,
-        config: str | None = None,
-        variant: str | None = None,
-        local_files_only: bool = False,
+        weights: Weights = Weights(),
         tuning: Tuning = "frozen",
-        lora_rank: int = 4,
-        lora_targets: Sequence[str] | None = None,
-        dtype: Precision | None = None,
+        adapters: Adapters = Adapters(),
         gradient_checkpointing: bool = False,
+        offload_text_encoders: bool = False,
         prediction_types: Sequence[str] = ("epsilon", "v_prediction"),
         sampler: Sampler | None = None,
-        offload_text_encoders: bool = False,
-        lora_alpha: int | None = None,
-        use_rslora: bool = False,
-        use_dora: bool = False,
-        quantization: Quantization | None = None,
         sampler_spacing: Spacing | None = None,
     ) -> None:
         super().__init__()
         only_with("a sampler", sampler is not None, TextToImage, sampler_spacing=sampler_spacing)
         one_of((None, *get_args(Spacing)), sampler_spacing=sampler_spacing)
-        lora: dict[str, Any] = {"lora_rank": lora_rank, "lora_targets": lora_targets, "lora_alpha": lora_alpha}
-        lora |= {"use_rslora": use_rslora, "use_dora": use_dora}
-        only_with("tuning lora", tuning == "lora", TextToImage, **lora)
-        check_quantization(quantization, tuning, Path(pipeline).expanduser() / self.parts[0])
+        adapters.check_tuning(tuning)
+        check_quantization(weights.quantization, tuning, Path(pipeline).expanduser() / self.parts[0])
         self.pipeline = diffusers_pipeline(
-            pipeline, self.parts, config, variant, dtype, local_files_only, self.pipeline_class, self.part_classes,
-            FAMILIES, quantization_config(quantization, dtype, self.unquantized), self.unread,
+            pipeline, self.parts, weights.config, weights.variant, weights.dtype, weights.local_files_only,
+            self.pipeline_class, self.part_classes, families(),
+            quantization_config(weights.quantization, weights.dtype, self.unquantized), self.unread,
         )  # fmt: skip
         self.pipeline.set_progress_bar_config(disable=True)
         if sampler is not None:
@@ -156,9 +148,10 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
         self.network: Any = adapted(
             _checked(f"the {self.parts[0]} of {pipeline}", network, channels, tuning).train(),
             tuning,
-            **(lora | {"lora_targets": list(lora_targets or self.default_lora_targets)} if tuning == "lora" else {}),
-            gradient_checkpointing=gradient_checkpointing,
-            dtype=None if tuning == "full" else dtype,
+            None,
+            replace(adapters, targets=adapters.targets or self.default_lora_targets) if tuning == "lora" else adapters,
+            gradient_checkpointing,
+            None if tuning == "full" else weights.dtype,
         )
         encoders = (getattr(self.pipeline, name, None) for name in ENCODERS)
         self.text_encoders = nn.ModuleList(frozen(encoder) for encoder in encoders if encoder is not None)
@@ -166,6 +159,10 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
             self.offload_text_encoders()
         self.is_xl = getattr(self.network.config, "addition_embed_type", None) == "text_time"
         saving_what_is_trained(self)
+        self.prepare_parts()
+
+    def prepare_parts(self) -> None:
+        """Complete the construction of a model after its parts have been loaded; for model families that need it."""
 
     def extra_repr(self) -> str:
         return f"{type(self.scheduler).__name__}, scaling_factor={self.scaling_factor}"
@@ -243,6 +240,24 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
     def network_output(self, output: Tensor, latent: Tensor) -> Tensor:
         """Rearrange the network's output to the shape of z_t."""
         return output
+
+
+def families() -> dict[str, type[TextToImage]]:
+    """Map the diffusers class of a denoising network to the model class for this family of networks.
+
+    A family is a subclass of `TextToImage` with its own `part_classes`. All families of this project are imported in
+    the `__init__.py` of this package.
+    """
+    found: dict[str, type[TextToImage]] = {}
+    waiting: list[type[TextToImage]] = [TextToImage]
+    while waiting:
+        model = waiting.pop(0)
+        waiting += model.__subclasses__()
+        if "part_classes" in vars(model):
+            names = model.part_classes[model.parts[0]]
+            for name in (names,) if isinstance(names, str) else names:
+                found.setdefault(name, model)
+    return found
 
 
 def _checked(name: str, network: Any, channels: int, tuning: Tuning) -> Any:

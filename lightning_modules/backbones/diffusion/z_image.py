@@ -81,6 +81,8 @@ class Lumina2(FlowTransformer):
     """Lumina-Image 2.0, with its transformer, autoencoder and language model.
 
     The pipeline's default system prompt is prepended to each text. The network itself removes the padding of texts.
+    As in the other families, the scheduler's shift moves training times towards noise. In contrast, the script
+    train_dreambooth_lora_lumina2.py of diffusers moves them towards data.
 
     Source: Qin et al., Lumina-Image 2.0: A Unified and Efficient Image Generative Framework, 2025, arXiv 2503.21758.
     """

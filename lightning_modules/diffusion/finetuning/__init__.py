@@ -29,20 +29,7 @@ replaces e with e + s n, with one n ~ N(0, 1) for each channel. Masks weight the
 with different aspect ratios are sorted into buckets, and each batch is taken from one bucket. SDXL is conditioned on
 the original size and the crop position of each image.
 
-| network | pipelines | predicts | tuning | cached | saved as |
-| --- | --- | --- | --- | --- | --- |
-| `TextToImage` | Stable Diffusion, SDXL | e or v | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
-| `StableDiffusion3` | SD 3 and 3.5 | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
-| `Flux` | FLUX.1 | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
-| `Flux2` | FLUX.2-dev, FLUX.2-klein | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
-| `Chroma` | Chroma | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
-| `PixArtSigma` | PixArt-Sigma | e | LoRA, full | latents, captions | `transformer/` with adapters merged, pipeline |
-| `HunyuanDiT` | Hunyuan-DiT | v | LoRA, full | latents, captions | `transformer/` with adapters merged, pipeline |
-| `Sana` | Sana, Sana 1.5 | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
-| `QwenImage` | Qwen-Image | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
-| `ZImage` | Z-Image, Z-Image-Turbo | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
-| `Lumina2` | Lumina-Image 2.0 | e - z | LoRA, full | latents, captions | `load_lora_weights`, pipeline |
-| `pixel_pipeline` | DDPM, DDIM | e, v or z | LoRA, full | - | pipeline, adapters merged |
+The guide `docs/fine_tuning.md` lists the model families.
 
 Source: Hang, Gu, Li, Bao, Chen, Hu, Geng and Guo, Efficient Diffusion Training via Min-SNR Weighting Strategy,
 ICCV 2023, arXiv 2303.09556. The objective is that of Ho, Jain and Abbeel, Denoising Diffusion Probabilistic Models,

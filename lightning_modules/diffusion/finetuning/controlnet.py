@@ -22,7 +22,7 @@ from datamodules.arguments import at_least, only_with, positive, within
 from datamodules.batches import CaptionedImageBatch
 from lightning_modules.backbones.adaptation import with_gradient_checkpointing
 from lightning_modules.backbones.diffusion.pipelines import family_of
-from lightning_modules.backbones.diffusion.text_to_image import FAMILIES, TextToImage
+from lightning_modules.backbones.diffusion.text_to_image import TextToImage, families
 from lightning_modules.diffusion.finetuning.caption_dropout import CaptionDropout
 from lightning_modules.diffusion.finetuning.controlled_network import (
     FLUX,
@@ -125,9 +125,9 @@ class ControlNet(FineTuningSteps, MethodModule):
         """Before the pipeline is loaded, reject data or a network that the ControlNet does not support."""
         name, network = settings["network"]["class_path"].rpartition(".")[2], settings["network"].get("init_args") or {}
         if name == "text_to_image_pipeline":
-            name = family_of(network["pipeline"], FAMILIES, network["local_files_only"])
+            name = family_of(network["pipeline"], families(), network["weights"]["local_files_only"]).__name__
         check_family(name)
-        if network.get("quantization"):
+        if network["weights"]["quantization"]:
             raise ValueError(QUANTIZED)
         reject_prior(data, "ControlNet")
         if getattr(data.images, "condition_dir", None) is None:

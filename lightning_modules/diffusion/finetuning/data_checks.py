@@ -2,11 +2,15 @@
 
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_warn
+
 from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.prompts.class_images import ClassImages
 from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
+from lightning_modules.backbones.diffusion.text_encoders import tokens_of
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from lightning_modules.backbones.quantization import is_quantized
+from lightning_modules.backbones.weights import listed
 from lightning_modules.interfaces import FixedImageShape
 
 
@@ -34,6 +38,24 @@ def check_data(network: TextToImage | PixelSpace, data: Any, needs_captions: boo
     shape = data.image_shape if isinstance(data, FixedImageShape) else None
     if shape is not None and isinstance(network, PixelSpace) and tuple(shape) != network.shape:
         raise ValueError(f"the data have images of shape {list(shape)}, but the U-Net expects {list(network.shape)}")
+
+
+def warn_of_long_captions(network: TextToImage, data: Any) -> None:
+    """Warn of captions that have more tokens than a text encoder reads, with their number and the names of files."""
+    captioned = data.train_set.captioned if isinstance(data, CaptionedImages) and data.train_set is not None else None
+    if captioned is None or captioned.captions is None:
+        return
+    texts = list(dict.fromkeys(captioned.captions))
+    names = captioned.source.names or [f"{caption[:40]!r}" for caption in captioned.captions]
+    for tokenizer, reads, counts in tokens_of(network.pipeline, texts):
+        count_of = dict(zip(texts, counts, strict=True))
+        long = [row for row, caption in enumerate(captioned.captions) if count_of[caption] > reads]
+        if long:
+            found = listed([f"{names[row]} ({count_of[captioned.captions[row]]} tokens)" for row in long], 5)
+            rank_zero_warn(
+                f"{len(long)} of {len(names)} captions have more than the {reads} tokens that the text encoder of "
+                f"{tokenizer} reads, so their ends have no effect: {found}"
+            )
 
 
 def reject_prior(data: Any, method: str) -> None:

@@ -130,7 +130,8 @@ def check_pipeline_files(network: Mapping[str, Any], placeholder: str, initializ
         ValueError: if a token is rejected, or if the pipeline class cannot load learned embeddings.
     """
     try:
-        name, tokenizers = clip_tokenizers(network.get("config") or network["pipeline"], network["local_files_only"])
+        weights = network["weights"]
+        name, tokenizers = clip_tokenizers(weights["config"] or network["pipeline"], weights["local_files_only"])
     except (OSError, ValueError, ImportError, KeyError):
         return
     check_pipeline_class(name)

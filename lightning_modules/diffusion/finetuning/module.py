@@ -1,21 +1,31 @@
 """LightningModule that fine-tunes diffusion models on images, with or without captions."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torchmetrics import MeanMetric
 
 from datamodules.arguments import at_least, positive, within
 from lightning_modules.backbones.diffusion.export import save_model
+from lightning_modules.backbones.diffusion.flow_transformer import FlowTransformer
+from lightning_modules.backbones.diffusion.pipelines import family_of
 from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
-from lightning_modules.backbones.diffusion.text_to_image import TextToImage
+from lightning_modules.backbones.diffusion.text_to_image import TextToImage, families
 from lightning_modules.diffusion.finetuning.caption_dropout import CaptionDropout
 from lightning_modules.diffusion.finetuning.checkpoints import ChecksCheckpoints
 from lightning_modules.diffusion.finetuning.data_checks import check_sharding
 from lightning_modules.diffusion.finetuning.exported_network import ExportsNetwork
-from lightning_modules.diffusion.finetuning.objectives import FlowMatching, LossOptions, training_objective
+from lightning_modules.diffusion.finetuning.objectives import (
+    FlowMatching,
+    FlowObjective,
+    LossOptions,
+    training_objective,
+)
 from lightning_modules.diffusion.finetuning.preparation import prepare_text_to_image
 from lightning_modules.diffusion.finetuning.sharding import share_out
 from lightning_modules.diffusion.finetuning.steps import FineTuningSteps
@@ -108,6 +118,17 @@ class DiffusionFineTuning(FineTuningSteps, ExportsNetwork, ChecksCheckpoints, Me
         decay = partial(ramped_decay, decay=average_decay) if average_decay else None
         self.average = AveragedWeights(network, decay, average_on_cpu)
         self.losses = MeanMetric()
+
+    @classmethod
+    def loss_docstring(cls, settings: Mapping[str, Any]) -> str | None:
+        """Return the docstring of the flow-matching loss if the network is a flow-matching model, or else None."""
+        network = settings.get("network") or {}
+        arguments, name = network.get("init_args") or {}, str(network.get("class_path")).rpartition(".")[2]
+        model = {each.__name__: each for each in families().values()}.get(name)
+        if name == "text_to_image_pipeline":
+            with suppress(OSError, ValueError):  # the pipeline is not on this machine
+                model = family_of(arguments["pipeline"], families(), local_files_only=True)
+        return inspect.getdoc(FlowObjective) if model and issubclass(model, FlowTransformer) else None
 
     def configure_model(self) -> None:
         """Shard the trained network over ranks, block by block, if the strategy is `ModelParallelStrategy`."""

@@ -233,7 +233,14 @@ class FlowMatching:
 
 
 class FlowObjective(Objective):
-    """Flow-matching objective: predict the velocity e - z at z_t = (1 - t) z + t e.
+    """Flow matching: a network f predicts the velocity e - z from a point z_t between data z and noise e.
+
+        z_t = (1 - t) z + t e,   L = mean w_t |f(z_t, t, c) - (e - z)|^2,   t in [0, 1]
+
+    Here c is the prompt, and w_t is the loss weight.
+
+    Source: Esser et al., Scaling Rectified Flow Transformers for High-Resolution Image Synthesis, ICML 2024,
+    arXiv 2403.03206.
 
     Args:
         scheduler: diffusers scheduler that defines T and, by default, the shift.

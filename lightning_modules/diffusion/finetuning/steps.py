@@ -15,9 +15,10 @@ from datamodules.prompts.captioned_set import captions_of
 from datamodules.randomness.generators import generator_of, sample_like
 from datamodules.randomness.shared_batches import sample_rows_like
 from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
+from lightning_modules.backbones.diffusion.text_encoders import quiet_truncation
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
 from lightning_modules.backbones.quantization import prepare_for_ddp
-from lightning_modules.diffusion.finetuning.data_checks import check_data
+from lightning_modules.diffusion.finetuning.data_checks import check_data, warn_of_long_captions
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.optim.optimizers import optimizer_config, trainable_parameters
 from lightning_modules.training.logging import log_training
@@ -43,11 +44,14 @@ class FineTuningSteps:
 
     def setup(self: Any, stage: str) -> None:
         check_data(self.network, self.trainer.datamodule)
+        if stage == "fit" and isinstance(self.network, TextToImage) and self.trainer.is_global_zero:
+            warn_of_long_captions(self.network, self.trainer.datamodule)
         prepare_for_ddp(self)
 
     def prompts_of(self: Any, batch: CaptionedImageBatch) -> Prompts:
         """Embed the captions of a batch."""
-        return self.network.encode_prompts(captions_of(batch, "a text-to-image model"))
+        with quiet_truncation(self.network.pipeline):  # `warn_of_long_captions` has warned once
+            return self.network.encode_prompts(captions_of(batch, "a text-to-image model"))
 
     def model_of(self: Any, batch: CaptionedImageBatch, draw: Any) -> Any:
         """Return the model that predicts noise or another target for a batch; see `given` for `draw`."""
@@ -71,7 +75,7 @@ class FineTuningSteps:
             return self.network.encode(batch["image"]), None
         if "moments" in batch:
             moments: Tensor = batch["moments"]
-            prompts = Prompts(**{key: batch[key].to(moments.dtype) for key in self.network.prompt_fields})  # type: ignore[literal-required]
+            prompts = Prompts(**{key: batch[key] for key in self.network.prompt_fields})  # type: ignore[literal-required]
         else:
             with torch.no_grad():
                 moments = self.network.moments(batch["image"])

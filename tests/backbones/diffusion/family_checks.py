@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_modules.backbones.diffusion.cached_latents import cache_latents
 from lightning_modules.backbones.diffusion.export import save_model
-from lightning_modules.backbones.diffusion.text_to_image import TextToImage
+from lightning_modules.backbones.diffusion.text_to_image import TextToImage, Weights
 from tests.diffusion.finetuning.models import captioned, tuning
 
 CAPTIONS = ["a cat", "dog", "bird of prey"]
@@ -87,7 +87,7 @@ def train_on_one_image(model: TextToImage, side: int, steps: int = 25, rate: flo
 
 def assert_half_precision_is_inside(kind: type[TextToImage], folder: Path, side: int) -> None:
     """Check that outputs are float32 with half-precision weights or adapters, and float64 for a float64 model."""
-    half = {"dtype": "bfloat16"}
+    half: dict[str, Any] = {"weights": Weights(dtype="bfloat16")}
     for tuned, options in ((False, half), (True, {**half, "tuning": "lora"}), (False, {})):
         model = kind(str(folder), **options)  # type: ignore[arg-type]
         wanted = torch.float32 if options else torch.float64
@@ -122,7 +122,7 @@ def assert_cached_equals_computed(network: TextToImage, folder: Path, side: int)
     prompts = network.encode_prompts(whole["caption"])
     for field in network.prompt_fields:
         expected = getattr(prompts, field)
-        torch.testing.assert_close(cached[field], expected.float(), atol=1e-5, rtol=1e-4, msg=field)
+        torch.testing.assert_close(cached[field], expected, atol=1e-5, rtol=1e-4, msg=field)
     module = tuning(network)
     module.log = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
     losses = []

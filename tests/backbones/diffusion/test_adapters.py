@@ -9,7 +9,8 @@ import torch
 from diffusers import DDPMPipeline, DiffusionPipeline
 from safetensors import safe_open
 
-from lightning_modules.backbones.adapters import ADAPTERS, check_adapters, lora_settings
+from lightning_modules.backbones.adaptation import Adapters
+from lightning_modules.backbones.adapters import ADAPTERS, NAMES, check_adapters, lora_settings
 from lightning_modules.backbones.diffusion.export import save_model
 from lightning_modules.backbones.diffusion.families import text_to_image_pipeline
 from lightning_modules.backbones.diffusion.pixel_space import pixel_pipeline
@@ -19,8 +20,8 @@ from tests.backbones.diffusion.test_export import moved
 
 FAMILIES = ("xl", "stable_diffusion_3", "flux", "pixart_sigma", "sana", "qwen_image", "z_image", "hunyuan_dit")
 SIDE = {"sana": 32, "hunyuan_dit": 64, "qwen_image": 32}
-ALL: dict[str, Any] = {"lora_alpha": 3, "use_rslora": True, "use_dora": True}
-KINDS: list[dict[str, Any]] = [{"lora_alpha": 3}, {"use_rslora": True}, {"use_dora": True}, ALL]
+ALL: dict[str, Any] = {"alpha": 3, "rslora": True, "dora": True}
+KINDS: list[dict[str, Any]] = [{"alpha": 3}, {"rslora": True}, {"dora": True}, ALL]
 METADATA = "lora_adapter_metadata"
 
 
@@ -46,7 +47,7 @@ def sampled(model: TextToImage, pipeline: Any, side: int) -> torch.Tensor:
 
 def assert_diffusers_alone_samples_the_same(fixture: str, folder: Path, output: Path, **options: Any) -> None:
     side = SIDE.get(fixture, 16)
-    model = text_to_image_pipeline(str(folder), tuning="lora", lora_rank=2, **options).eval()
+    model = text_to_image_pipeline(str(folder), tuning="lora", adapters=Adapters(2, **options)).eval()
     before = sampled(model, model.pipeline, side)
     moved(model)
     found = sampled(model, model.pipeline, side)
@@ -67,22 +68,23 @@ def test_diffusers_alone_loads_each_kind(options: dict[str, Any], text_to_image:
     assert_diffusers_alone_samples_the_same("text_to_image", text_to_image, tmp_path, **options)
     with safe_open(tmp_path / "pytorch_lora_weights.safetensors", "pt") as file:
         written = json.loads(file.metadata()[METADATA])
-    expected = {"r": 2, "lora_alpha": 2, "use_rslora": False, "use_dora": False} | options
+    expected = {"r": 2, "lora_alpha": 2, "use_rslora": False, "use_dora": False}
+    expected |= {name: options[key] for name, key in NAMES.items() if key in options}
     assert {key.removeprefix("unet."): value for key, value in written.items() if "target" not in key} == expected
 
 
 def test_the_file_of_plain_lora_has_no_settings(text_to_image: Path, tmp_path: Path) -> None:
-    save_model(TextToImage(str(text_to_image), tuning="lora", lora_alpha=4), tmp_path, writes=True)
+    save_model(TextToImage(str(text_to_image), tuning="lora", adapters=Adapters(alpha=4)), tmp_path, writes=True)
     with safe_open(tmp_path / "pytorch_lora_weights.safetensors", "pt") as file:
         assert METADATA not in file.metadata()
 
 
-@pytest.mark.parametrize("options", [{"lora_alpha": 3, "use_rslora": True}, ALL])
+@pytest.mark.parametrize("options", [{"alpha": 3, "rslora": True}, ALL])
 def test_adapters_of_convolutions_and_projections_are_merged(
     options: dict[str, Any], unconditional: Path, tmp_path: Path
 ) -> None:
     targets = ["to_q", "to_v", "conv1"]
-    model = pixel_pipeline(str(unconditional), tuning="lora", lora_rank=2, lora_targets=targets, **options)
+    model = pixel_pipeline(str(unconditional), tuning="lora", adapters=Adapters(2, targets, **options))
     moved(model)
     save_model(model, tmp_path, writes=True)
     x, t = torch.randn(2, 1, 8, 8), torch.tensor([3, 700])
@@ -92,8 +94,9 @@ def test_adapters_of_convolutions_and_projections_are_merged(
 
 
 def test_a_checkpoint_of_another_kind_is_rejected(text_to_image: Path) -> None:
-    def network(**options: Any) -> torch.nn.Module:
-        return TextToImage(str(text_to_image), **{"tuning": "lora", "lora_rank": 2, **options}).network
+    def network(tuning: Any = "lora", **options: Any) -> torch.nn.Module:
+        adapters = Adapters(**{"rank": 2, **options})
+        return TextToImage(str(text_to_image), tuning=tuning, adapters=adapters).network
 
     saved = network(**ALL)
     checkpoint = {"state_dict": saved.state_dict(), ADAPTERS: lora_settings(saved)}
@@ -101,12 +104,12 @@ def test_a_checkpoint_of_another_kind_is_rejected(text_to_image: Path) -> None:
     older = {"state_dict": network().state_dict()}
     check_adapters(network(), older)
     for options, given, message in (
-        ({**ALL, "lora_rank": 4}, checkpoint, "lora_rank must be 2, as in the checkpoint, got 4"),
-        ({**ALL, "lora_alpha": 4}, checkpoint, "lora_alpha must be 3, as in the checkpoint, got 4"),
-        ({**ALL, "use_rslora": False}, checkpoint, "use_rslora must be True, as in the checkpoint, got False"),
-        ({**ALL, "use_dora": False}, checkpoint, "use_dora must be True, as in the checkpoint, got False"),
-        ({"lora_alpha": 4}, older, "lora_alpha must be 2, as in the checkpoint, got 4"),
-        ({"tuning": "full", "lora_rank": 4}, older, "the checkpoint has adapters, but tuning is full"),
+        ({**ALL, "rank": 4}, checkpoint, "adapters.rank must be 2, as in the checkpoint, got 4"),
+        ({**ALL, "alpha": 4}, checkpoint, "adapters.alpha must be 3, as in the checkpoint, got 4"),
+        ({**ALL, "rslora": False}, checkpoint, "adapters.rslora must be True, as in the checkpoint, got False"),
+        ({**ALL, "dora": False}, checkpoint, "adapters.dora must be True, as in the checkpoint, got False"),
+        ({"alpha": 4}, older, "adapters.alpha must be 2, as in the checkpoint, got 4"),
+        ({"tuning": "full", "rank": 4}, older, "the checkpoint has adapters, but tuning is full"),
         ({}, {"state_dict": {}}, "the checkpoint has no adapters, but tuning is lora"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -11,7 +11,8 @@ from datamodules.prompts.buckets import Buckets, CoveringCrop
 from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.prompts.folder_sets import CaptionedFolder
 from lightning_modules.backbones.diffusion.cached_latents import cache_latents
-from lightning_modules.backbones.diffusion.text_to_image import TextToImage
+from lightning_modules.backbones.diffusion.hunyuan_dit import HunyuanDiT
+from lightning_modules.backbones.diffusion.text_to_image import TextToImage, Weights
 from tests.datamodules.image_folders import photograph, save
 from tests.diffusion.finetuning.models import captioned
 
@@ -45,6 +46,27 @@ def test_latents_and_captions_are_those_of_the_networks_and_made_once(
     cache_latents(network, again, str(tmp_path / "cache"), torch.device("cpu"))
 
 
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_text_encoders_run_once_for_each_batch_of_prompts_and_their_precision_is_kept(
+    dtype: Any, hunyuan_dit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hunyuan-DiT has four fields of a prompt."""
+    network, data, calls = HunyuanDiT(str(hunyuan_dit), Weights(dtype=dtype)), captioned(tmp_path / "images", 64), []
+    data.setup("fit")
+    expected = network.encode_prompts(["a cat", "bird", "dog"])
+    embedded = network.embedded
+    monkeypatch.setattr(network, "embedded", lambda *given: calls.append(given[0]) or embedded(*given))
+    cache_latents(network, data, str(tmp_path / "cache"), torch.device("cpu"))
+    assert calls == [["a cat", "bird", "dog"]]  # the distinct captions
+    assert data.train_set is not None
+    cached = data.train_set[next(iter(data.evaluation_loader(data.train_set).sampler))]
+    place = [calls[0].index(caption) for caption in cached["caption"]]
+    for field in network.prompt_fields:
+        assert torch.equal(cached[field], getattr(expected, field)[place]), field
+        assert cached[field].dtype == getattr(expected, field).dtype
+    assert cached["embedding"].dtype == (torch.bfloat16 if dtype else torch.float32)
+
+
 def test_random_crops_are_rejected(text_to_image: Path, tmp_path: Path) -> None:
     data = captioned(tmp_path / "images", augmentation=Augmentation(crop_padding=2))
     data.setup("fit")
@@ -59,7 +81,7 @@ def test_latents_of_another_autoencoder_are_not_taken(text_to_image: Path, tmp_p
         data.setup("fit")
         cache_latents(network, data, str(cache), torch.device("cpu"))
         assert len(list(cache.glob("latents-*/array.npy"))) == times
-        assert len(list(cache.glob("embedding-*/array.npy"))) == 1
+        assert len(list(cache.glob("prompts-*/array.npy"))) == 1
         with torch.no_grad():
             next(network.vae.parameters()).add_(0.1)
 

@@ -7,6 +7,7 @@ from diffusers import DDPMPipeline, DDPMScheduler, StableDiffusionPipeline, Stab
 from torch import nn
 
 from lightning_modules.backbones import with_weights
+from lightning_modules.backbones.adaptation import Adapters
 from lightning_modules.backbones.diffusion.export import save_model
 from lightning_modules.backbones.diffusion.pixel_space import PixelSpace, pixel_pipeline
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
@@ -28,7 +29,7 @@ def test_diffusers_alone_loads_a_text_to_image_pipeline(
     kind: str, tuning: Any, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     folder: Path = request.getfixturevalue(kind)
-    model = TextToImage(str(folder), tuning=tuning, **({"lora_rank": 2} if tuning == "lora" else {}))
+    model = TextToImage(str(folder), tuning=tuning, **({"adapters": Adapters(rank=2)} if tuning == "lora" else {}))
     moved(model)
     model.eval()
     save_model(model, tmp_path / "saved", writes=True)
@@ -50,7 +51,7 @@ def test_diffusers_alone_loads_a_text_to_image_pipeline(
 
 @pytest.mark.parametrize("tuning", ["lora", "full"])
 def test_diffusers_alone_loads_a_model_of_images(unconditional: Path, tuning: Any, tmp_path: Path) -> None:
-    options: Any = {"lora_rank": 2, "lora_targets": ["to_q", "to_v", "conv1"]} if tuning == "lora" else {}
+    options: Any = {"adapters": Adapters(rank=2, targets=["to_q", "to_v", "conv1"])} if tuning == "lora" else {}
     model = pixel_pipeline(str(unconditional), tuning=tuning, **options)
     moved(model)
     save_model(model, tmp_path / "saved", writes=True)

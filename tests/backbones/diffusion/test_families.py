@@ -1,21 +1,39 @@
 """A pipeline is loaded by the model class of its family, or rejected with an error that names what is missing."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from lightning_modules.backbones.diffusion.families import MODELS, text_to_image_pipeline
+from lightning_modules.backbones import diffusion
+from lightning_modules.backbones.adaptation import Adapters
+from lightning_modules.backbones.diffusion.families import text_to_image_pipeline
 from lightning_modules.backbones.diffusion.pixart import PixArtSigma
-from lightning_modules.backbones.diffusion.text_to_image import FAMILIES, TextToImage
+from lightning_modules.backbones.diffusion.text_to_image import TextToImage, families
 from tests.tiny_pipelines import save_pixart_sigma
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_each_family_is_listed_by_the_class_of_its_network() -> None:
-    assert set(FAMILIES.values()) == set(MODELS)
-    for network, model in FAMILIES.items():
-        allowed = MODELS[model].part_classes.get("transformer", network)
-        assert network in ((allowed,) if isinstance(allowed, str) else allowed)
+    exported = {getattr(diffusion, name) for name in diffusion.__all__ if isinstance(getattr(diffusion, name), type)}
+    assert {*families().values()} == {each for each in exported if issubclass(each, TextToImage)}
+    assert families()["PixArtTransformer2DModel"] is families()["Transformer2DModel"] is PixArtSigma
+
+
+def test_each_family_has_a_configuration_and_a_row_of_the_guide() -> None:
+    """`CONTRIBUTING.md` says how to add a family."""
+    rows = (ROOT / "docs" / "fine_tuning.md").read_text().splitlines()
+    for model in {*families().values()}:
+        [*_, row] = [row for row in rows if row.startswith("|") and f"| `{model.__name__}` |" in row]
+        for name in re.findall(r"\(\.\./(configs/\S+\.yaml)\)", row):
+            assert (
+                "diffusion.TextToImage" in row
+                or model is TextToImage
+                or f"diffusion.{model.__name__}" in (ROOT / name).read_text()
+            ), name
+        assert "configs/" in row, model
 
 
 @pytest.mark.parametrize(
@@ -30,7 +48,7 @@ def test_each_family_is_listed_by_the_class_of_its_network() -> None:
     ],
 )
 def test_a_pipeline_gets_the_model_of_its_family(fixture: str, model: str, request: pytest.FixtureRequest) -> None:
-    loaded = text_to_image_pipeline(str(request.getfixturevalue(fixture)), tuning="lora", lora_rank=2)
+    loaded = text_to_image_pipeline(str(request.getfixturevalue(fixture)), tuning="lora", adapters=Adapters(rank=2))
     assert type(loaded).__name__ == model
     assert any("lora_" in name for name in loaded.state_dict())
 
@@ -48,7 +66,7 @@ def test_an_unknown_pipeline_is_rejected_by_a_sentence_that_names_what_is_missin
         (tmp_path / name).mkdir()
     index["transformer"] = ["diffusers", "AuraFlowTransformer2DModel"]
     (tmp_path / "model_index.json").write_text(json.dumps(index))
-    supported = r"supported are TextToImage \(UNet2DConditionModel\), StableDiffusion3 \(SD3Transfor.*, HunyuanDiT \("
+    supported = r"supported are TextToImage \(UNet2DConditionModel\), .*PixArtSigma \(PixArtTransf.*, Flux \(FluxTransf"
     with pytest.raises(ValueError, match=f"its transformer is a AuraFlowTransformer2DModel; {supported}"):
         text_to_image_pipeline(str(tmp_path))
     with pytest.raises(ValueError, match=f"lacks unet; its model_index.json has: .*; {supported}"):

@@ -8,10 +8,11 @@ import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from torch import Tensor
 
+from lightning_modules.backbones.adaptation import Adapters
 from lightning_modules.backbones.diffusion.cached_latents import cache_latents
 from lightning_modules.backbones.diffusion.export import save_model
 from lightning_modules.backbones.diffusion.flow_transformer import StableDiffusion3
-from lightning_modules.backbones.diffusion.text_to_image import TextToImage
+from lightning_modules.backbones.diffusion.text_to_image import TextToImage, Weights
 from lightning_modules.sde.discrete import scheduler_levels, scheduler_prediction
 from tests.diffusion.finetuning.models import captioned
 from tests.tiny_pipelines import save_stable_diffusion_3
@@ -79,7 +80,7 @@ def test_latents_are_shifted_and_scaled(stable_diffusion_3: Path) -> None:
 @pytest.mark.parametrize("dual", [False, True])
 def test_diffusers_alone_loads_what_is_saved(tuning: Any, dual: bool, tmp_path: Path) -> None:
     folder = save_stable_diffusion_3(tmp_path, dual=dual)
-    model = StableDiffusion3(str(folder), tuning=tuning, **({"lora_rank": 2} if tuning == "lora" else {}))
+    model = StableDiffusion3(str(folder), tuning=tuning, **({"adapters": Adapters(rank=2)} if tuning == "lora" else {}))
     prompts, t = model.encode_prompts(["a cat", "dog"]), torch.tensor([100.0, 900.0])
     before = model(noise(), t, prompts)
     torch.manual_seed(1)
@@ -122,7 +123,7 @@ def test_latents_and_captions_are_cached(stable_diffusion_3: Path, tmp_path: Pat
 
 
 def test_half_precision_is_inside_and_float64_where_it_is_asked_for(stable_diffusion_3: Path) -> None:
-    model = StableDiffusion3(str(stable_diffusion_3), dtype="bfloat16")
+    model = StableDiffusion3(str(stable_diffusion_3), weights=Weights(dtype="bfloat16"))
     prompts = model.encode_prompts(["a"])
     assert prompts.embedding.dtype == torch.bfloat16
     assert model(noise(1), torch.tensor([5.0]), prompts).dtype == torch.float32

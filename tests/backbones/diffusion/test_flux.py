@@ -1,15 +1,18 @@
 """FLUX.1 and Chroma match plain diffusers, and are trained with the inputs that their pipelines pass."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from diffusers import ChromaPipeline, ChromaTransformer2DModel, FluxPipeline, FluxTransformer2DModel
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from torch import Tensor
 
+from lightning_modules.backbones.adaptation import Adapters
 from lightning_modules.backbones.diffusion.export import save_model
 from lightning_modules.backbones.diffusion.flow_transformer import StableDiffusion3
 from lightning_modules.backbones.diffusion.flux import Chroma, Flux, places
@@ -107,11 +110,24 @@ def test_a_steps_loss_and_gradient_are_those_of_calls_as_the_pipeline_makes_them
         )
 
 
+def test_the_configuration_says_which_layers_the_script_of_diffusers_adapts(flux: Path) -> None:
+    """The header's option adds the feed-forward layers of image and text to the default."""
+    header = " ".join(line[2:] for line in Path("configs/finetuning/flux_lora.yaml").read_text().splitlines())
+    [targets] = re.findall(r"--model\.network\.adapters\.targets '(.*?)'", header)
+    default, script = (
+        {name.split(".lora_")[0] for name in Flux(str(flux), tuning="lora", adapters=adapters).state_dict()}
+        for adapters in (Adapters(), Adapters(targets=yaml.safe_load(targets)))
+    )
+    assert default < script
+    layers = {re.sub(r".*_blocks\.\d+\.", "", name) for name in script - default}
+    assert layers == {"ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"}
+
+
 def test_adapters_trained_on_one_image_lower_its_loss_and_diffusers_alone_loads_them(
     flux: Path, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    model = Flux(str(flux), tuning="lora", lora_rank=2)
+    model = Flux(str(flux), tuning="lora", adapters=Adapters(rank=2))
     objective = FlowObjective(model.scheduler, FlowMatching())
     prompts = model.encode_prompts(["a cat"]).rows([0] * 4)
     latent = model.encode(torch.rand(1, 3, 16, 16)).expand(4, -1, -1, -1)
@@ -165,7 +181,7 @@ def test_training_on_cached_latents_equals_training_on_images(flux: Path, tmp_pa
     found: list[list[float]] = []
     for cache in (None, str(tmp_path / "cache")):
         torch.manual_seed(0)
-        network = Flux(str(flux), tuning="lora", lora_rank=2)
+        network = Flux(str(flux), tuning="lora", adapters=Adapters(rank=2))
         network.pipeline.default_sample_size = 8
         module, losses = tuning(network, cache_dir=cache), []
         module.on_train_batch_start = lambda batch, place: torch.manual_seed(place) and None  # type: ignore[method-assign]
@@ -241,7 +257,7 @@ def test_adapters_of_chroma_lower_the_loss_of_one_image_and_diffusers_alone_load
     chroma: Path, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    model = Chroma(str(chroma), tuning="lora", lora_rank=2)
+    model = Chroma(str(chroma), tuning="lora", adapters=Adapters(rank=2))
     before = model.generate(prompts := model.encode_prompts(CAPTIONS[:2]), noise(), **STEPS)
     train_on_one_image(model, 16)
     alone: Any = ChromaPipeline.from_pretrained(chroma)

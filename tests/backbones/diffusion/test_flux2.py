@@ -10,6 +10,7 @@ from diffusers import Flux2KleinPipeline, Flux2Pipeline, Flux2Transformer2DModel
 from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
 from torch import Tensor
 
+from lightning_modules.backbones.adaptation import Adapters
 from lightning_modules.backbones.diffusion.flux2 import Flux2
 from lightning_modules.diffusion.finetuning.objectives import FlowMatching
 from lightning_modules.diffusion.golden_noise.redenoising import flow_levels
@@ -107,7 +108,7 @@ def test_a_steps_loss_and_gradient_are_those_of_calls_as_the_pipeline_makes_them
 
 def test_adapters_lower_the_loss_of_one_image_and_diffusers_alone_loads_them(flux2_klein: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = Flux2(str(flux2_klein), tuning="lora", lora_rank=2)
+    model = Flux2(str(flux2_klein), tuning="lora", adapters=Adapters(rank=2))
     adapted = {name.partition(".lora_")[0] for name, _ in model.network.named_parameters() if "lora_" in name}
     assert {name.partition(".attn.")[2] for name in adapted if name.startswith("single")} == {
         "to_qkv_mlp_proj", "to_out"

@@ -8,8 +8,10 @@ import torch
 from diffusers import HunyuanDiT2DModel, HunyuanDiTPipeline
 from torch import Tensor
 
+from lightning_modules.backbones.adaptation import Adapters
 from lightning_modules.backbones.diffusion.guidance import guided
 from lightning_modules.backbones.diffusion.hunyuan_dit import HunyuanDiT
+from lightning_modules.backbones.diffusion.text_to_image import Weights
 from tests.backbones.diffusion.family_checks import (
     assert_a_step_equals,
     assert_cached_equals_computed,
@@ -57,7 +59,7 @@ def test_a_prediction_is_that_of_the_pipeline_with_guidance(hunyuan_dit: Path) -
 
 
 def test_half_precision_is_inside_and_float64_where_it_is_asked_for(hunyuan_dit: Path) -> None:
-    model = HunyuanDiT(str(hunyuan_dit), dtype="bfloat16")
+    model = HunyuanDiT(str(hunyuan_dit), weights=Weights(dtype="bfloat16"))
     prompts = model.encode_prompts(["a"])
     assert prompts.embedding.dtype == torch.bfloat16
     assert model(noise(1), torch.tensor([5]), prompts).dtype == torch.float32
@@ -96,7 +98,7 @@ def test_adapters_lower_the_loss_of_one_image_and_diffusers_alone_loads_them_mer
     hunyuan_dit: Path, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    model = HunyuanDiT(str(hunyuan_dit), tuning="lora", lora_rank=2)
+    model = HunyuanDiT(str(hunyuan_dit), tuning="lora", adapters=Adapters(rank=2))
     train_on_one_image(model, 64)
     transformer = HunyuanDiT2DModel.from_pretrained(exported(model, tmp_path) / "transformer")
     alone: Any = HunyuanDiTPipeline.from_pretrained(hunyuan_dit, transformer=transformer)

@@ -153,6 +153,12 @@ REFUSED: list[tuple[Callable[[Path], Any], dict[str, Any], type[Exception], str]
         ValueError,
         "weight_map must name files next to it, got '../../secret.safetensors'",
     ),
+    (
+        lambda folder: [file.unlink() for file in (folder / "tokenizer").iterdir()],
+        {},
+        FileNotFoundError,
+        r"no pipeline .*tokenizer has no vocabulary: expected vocab\.json or merges\.txt or tokenizer\.json; copy the",
+    ),
     (lambda folder: None, {"config": "x"}, ValueError, "config is only allowed for a single file of weights"),
     (lambda folder: None, {"dtype": "int8"}, ValueError, "dtype must be one of None, float32, bfloat16, float16"),
 ]

@@ -8,6 +8,7 @@ import torch
 from diffusers import PixArtSigmaPipeline, PixArtTransformer2DModel
 from torch import Tensor
 
+from lightning_modules.backbones.adaptation import Adapters
 from lightning_modules.backbones.diffusion.pixart import PixArtSigma
 from tests.backbones.diffusion.family_checks import (
     CAPTIONS,
@@ -78,7 +79,7 @@ def test_adapters_lower_the_loss_of_one_image_and_diffusers_alone_loads_them_mer
 ) -> None:
     """The pipeline of PixArt-Sigma has no `load_lora_weights`, so the adapters are merged."""
     torch.manual_seed(0)
-    model = PixArtSigma(str(pixart_sigma), tuning="lora", lora_rank=2)
+    model = PixArtSigma(str(pixart_sigma), tuning="lora", adapters=Adapters(rank=2))
     before = model.generate(prompts := model.encode_prompts(CAPTIONS[:2]), noise(model), **STEPS)
     train_on_one_image(model, 16)
     folder = exported(model, tmp_path)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from diffusers import DDIMPipeline, UNet2DModel
 
+from lightning_modules.backbones.adaptation import Adapters
 from lightning_modules.backbones.diffusion.pixel_space import PixelSpace, pixel_pipeline
 from tests.diffusion.finetuning.models import pixel_space
 
@@ -22,7 +23,7 @@ def test_it_draws_what_diffusers_pipeline_draws(unconditional: Path) -> None:
 
 
 def test_adapters_are_trained_alone(unconditional: Path) -> None:
-    model = pixel_pipeline(str(unconditional), tuning="lora", lora_rank=2, lora_targets=["to_q", "to_v"])
+    model = pixel_pipeline(str(unconditional), tuning="lora", adapters=Adapters(rank=2, targets=["to_q", "to_v"]))
     assert all("lora_" in name for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 

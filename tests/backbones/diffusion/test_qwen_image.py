@@ -9,6 +9,7 @@ from diffusers import QwenImagePipeline, QwenImageTransformer2DModel
 from diffusers.pipelines.qwenimage.pipeline_qwenimage import calculate_shift
 from torch import Tensor
 
+from lightning_modules.backbones.adaptation import Adapters
 from lightning_modules.backbones.diffusion.qwen_image import QwenImage
 from lightning_modules.diffusion.finetuning.objectives import FlowMatching
 from tests.backbones.diffusion.family_checks import (
@@ -97,7 +98,7 @@ def test_a_steps_loss_and_gradient_are_those_of_calls_as_the_pipeline_makes_them
 
 def test_adapters_lower_the_loss_of_one_image_and_diffusers_alone_loads_them(qwen_image: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = QwenImage(str(qwen_image), tuning="lora", lora_rank=2)
+    model = QwenImage(str(qwen_image), tuning="lora", adapters=Adapters(rank=2))
     before = model.generate(prompts := model.encode_prompts(CAPTIONS[:2]), noise(model, 2, 32), **STEPS)
     train_on_one_image(model, 32, steps=15)
     alone: Any = QwenImagePipeline.from_pretrained(qwen_image)

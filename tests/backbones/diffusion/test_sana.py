@@ -7,6 +7,7 @@ import torch
 from diffusers import SanaPipeline, SanaTransformer2DModel
 from torch import Tensor
 
+from lightning_modules.backbones.adaptation import Adapters
 from lightning_modules.backbones.diffusion.sana import Sana
 from lightning_modules.diffusion.finetuning.objectives import FlowMatching
 from tests.backbones.diffusion.family_checks import (
@@ -79,7 +80,7 @@ def test_a_steps_loss_and_gradient_are_those_of_calls_as_the_pipeline_makes_them
 
 def test_adapters_lower_the_loss_of_one_image_and_diffusers_alone_loads_them(sana: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = Sana(str(sana), tuning="lora", lora_rank=2)
+    model = Sana(str(sana), tuning="lora", adapters=Adapters(rank=2))
     before = model.generate(prompts := model.encode_prompts(CAPTIONS[:2]), noise(model), **STEPS)
     train_on_one_image(model, 32)
     alone: Any = SanaPipeline.from_pretrained(sana)

@@ -13,7 +13,7 @@ from lightning_modules.backbones.diffusion.export import save_model
 from lightning_modules.backbones.diffusion.families import text_to_image_pipeline
 from lightning_modules.backbones.diffusion.flux import Flux
 from lightning_modules.backbones.diffusion.text_encoders import Prompts
-from lightning_modules.backbones.diffusion.text_to_image import TextToImage
+from lightning_modules.backbones.diffusion.text_to_image import TextToImage, Weights
 from tests.backbones.diffusion.family_checks import noise
 from tests.diffusion.finetuning.models import captioned, trainer, tuning
 
@@ -123,7 +123,7 @@ def test_offloaded_encoders_stay_on_the_cpu_and_their_prompts_go_to_the_network(
 def test_training_on_cached_prompts_frees_the_encoders_and_samples_and_validates(
     dtype: Any, flux: Path, tmp_path: Path
 ) -> None:
-    network = Flux(str(flux), tuning="lora", lora_rank=2, dtype=dtype)
+    network = Flux(str(flux), tuning="lora", weights=Weights(dtype=dtype))
     network.pipeline.default_sample_size = 8
     module = tuning(network, cache_dir=str(tmp_path / "cache"), prompts=["a fox"], caption_dropout=0.5)
     data, own = captioned(tmp_path / "images"), trainer(tmp_path)

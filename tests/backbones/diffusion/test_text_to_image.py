@@ -6,7 +6,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor
 
-from lightning_modules.backbones.diffusion.text_to_image import TextToImage
+from lightning_modules.backbones.diffusion.text_to_image import TextToImage, Weights
 from tests.tiny_pipelines import save_inpainting, save_text_to_image
 
 
@@ -80,7 +80,7 @@ def test_some_prompts_are_replaced(kind: str, request: pytest.FixtureRequest) ->
 
 @pytest.mark.parametrize(("tuning", "dtype"), [("lora", "bfloat16"), ("full", None), ("frozen", None)])
 def test_a_state_dict_holds_what_is_trained_and_loads_strictly(text_to_image: Path, tuning: Any, dtype: Any) -> None:
-    models = [TextToImage(str(text_to_image), tuning=tuning, dtype=dtype) for _ in range(2)]
+    models = [TextToImage(str(text_to_image), tuning=tuning, weights=Weights(dtype=dtype)) for _ in range(2)]
     trained = {name for name, parameter in models[0].named_parameters() if parameter.requires_grad}
     assert set(models[0].state_dict()) == trained
     assert all(("lora_" in name) == (tuning == "lora") and name.startswith("network.") for name in trained)

@@ -8,6 +8,7 @@ import torch
 from diffusers import Lumina2Pipeline, Lumina2Transformer2DModel, ZImagePipeline, ZImageTransformer2DModel
 from torch import Tensor
 
+from lightning_modules.backbones.adaptation import Adapters
 from lightning_modules.backbones.diffusion.z_image import Lumina2, ZImage
 from lightning_modules.diffusion.finetuning.objectives import FlowMatching
 from tests.backbones.diffusion.family_checks import (
@@ -76,7 +77,7 @@ def test_a_steps_loss_and_gradient_are_those_of_calls_as_the_pipeline_makes_them
 
 def test_adapters_lower_the_loss_of_one_image_and_diffusers_alone_loads_them(z_image: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = ZImage(str(z_image), tuning="lora", lora_rank=2)
+    model = ZImage(str(z_image), tuning="lora", adapters=Adapters(rank=2))
     before = model.generate(prompts := model.encode_prompts(CAPTIONS[:2]), noise(model, 2, 16), **STEPS)
     train_on_one_image(model, 16)
     alone: Any = ZImagePipeline.from_pretrained(z_image)
@@ -153,7 +154,7 @@ def test_adapters_of_lumina_2_lower_the_loss_of_one_image_and_diffusers_alone_lo
     lumina2: Path, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    model = Lumina2(str(lumina2), tuning="lora", lora_rank=2)
+    model = Lumina2(str(lumina2), tuning="lora", adapters=Adapters(rank=2))
     before = model.generate(prompts := model.encode_prompts(CAPTIONS[:2]), noise(model, 2, SIDE), **STEPS)
     train_on_one_image(model, SIDE)
     alone: Any = Lumina2Pipeline.from_pretrained(lumina2)

@@ -106,6 +106,22 @@ def test_every_kind_of_image_comes_as_three_colours(tmp_path: Path, mode: str) -
     np.testing.assert_array_equal(found, np.asarray(image.convert("RGB")))
 
 
+@pytest.mark.parametrize(("background", "level"), [("white", 255), ("black", 0)])
+def test_transparent_pixels_show_the_background(tmp_path: Path, background: str, level: int) -> None:
+    """The result is a c + (1 - a) b, where a is the opacity, c the colour and b the background."""
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 4), dtype=np.uint8)
+    pixels[0, :, 3], pixels[1, :, 3] = 0, 255
+    crop = Crop(8, 8)
+    crop.background = background
+    found = read_crop(save(tmp_path / "image.png", Image.fromarray(pixels)), crop, None)
+    a = pixels[..., 3:] / 255
+    assert np.abs(found - (a * pixels[..., :3] + (1 - a) * level)).max() <= 1
+    indexed = Image.new("P", (8, 8), 1)
+    indexed.putpalette([0, 0, 0, 9, 9, 9])
+    indexed.save(tmp_path / "indexed.png", transparency=1)
+    assert (read_crop(tmp_path / "indexed.png", crop, None) == level).all()
+
+
 @pytest.mark.parametrize("name", ["image.png", "image.tif", "image.pgm"])
 def test_sixteen_bits_are_scaled_to_eight(tmp_path: Path, name: str) -> None:
     values = np.linspace(0, 65535, 32 * 32).astype(np.uint16).reshape(32, 32)

@@ -83,6 +83,8 @@ def test_masks_are_cropped_like_images(tmp_path: Path) -> None:
     image, mask = source.fetch(row, uniform).int(), source.fetch_masks(row, uniform).int()
     assert mask.shape == (1, 1, 16, 16)
     assert (image[:, :1] - mask).abs().max() <= 6
+    Image.new("RGBA", (90, 60), (255, 255, 255, 0)).save(tmp_path / "masks" / "a.bmp", "PNG")
+    assert not source.fetch_masks(row, uniform).any()
 
 
 def test_masks_that_do_not_fit_and_files_that_are_no_images_are_named(tmp_path: Path) -> None:

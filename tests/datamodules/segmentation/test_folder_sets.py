@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from callbacks.predictions import WritePredictions
 from datamodules.corruptions.mask_noise import ErosionDilation
@@ -70,6 +71,12 @@ def test_colours_and_sixteen_bits(tmp_path: Path) -> None:
     assert read_image(tmp_path / "deep.png", 4, 1).unique().tolist() == [51]
     save(tmp_path / "empty.png", np.zeros((9, 9), dtype=np.uint8))
     assert not read_mask(tmp_path / "empty.png", 4).any()
+    Image.new("RGBA", (4, 4), (255, 255, 255, 0)).save(tmp_path / "transparent.png")
+    assert (read_image(tmp_path / "transparent.png", 4, 3) == 255).all()
+    half = Image.new("RGBA", (4, 4), (255, 255, 255, 0))
+    half.paste((255, 255, 255, 255), (0, 0, 4, 2))
+    half.save(tmp_path / "half.png")
+    assert read_mask(tmp_path / "half.png", 4).tolist() == [[1] * 4] * 2 + [[0] * 4] * 2
 
 
 def test_what_is_missing_is_said(folders: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import train
 from callbacks.generation.prompt_grid import PromptGrid
 from datamodules.prompts.class_images import ClassImages
-from lightning_modules.backbones.diffusion.text_to_image import TextToImage
+from lightning_modules.backbones.diffusion.text_to_image import TextToImage, Weights
 from lightning_modules.diffusion.finetuning import TextualInversion, controlled_network
 from tests.datamodules.image_folders import photograph, save
 from tests.diffusion.finetuning.models import captioned, trainer, tuning
@@ -54,7 +54,7 @@ def test_a_controlnet_does_not_copy_quantised_weights(text_to_image: Path, monke
 
 def test_a_word_is_learned_through_quantised_weights_that_ddp_leaves_out(text_to_image: Path, tmp_path: Path) -> None:
     pytest.importorskip("torchao")
-    module = inversion(TextToImage(str(text_to_image), quantization="int8"))
+    module = inversion(TextToImage(str(text_to_image), weights=Weights(quantization="int8")))
     [vectors] = [value for value in module.parameters() if value.requires_grad]
     before = vectors.detach().clone()
     trainer(tmp_path).fit(module, plain(tmp_path / "images"))
@@ -94,7 +94,13 @@ def test_a_pipeline_whose_family_is_looked_up_is_checked_before_it_is_loaded(
             [*conditions, *prior],
             "data.prior must be null: ControlNet does not use",
         ),
-        ("controlnet", "images", "sd", [*conditions, "--model.network.quantization", "int8"], "quantization: a Contr"),
+        (
+            "controlnet",
+            "images",
+            "sd",
+            [*conditions, "--model.network.weights.quantization", "int8"],
+            "quantization: a Contr",
+        ),
         ("lora", "mine", "sd", [], "captions"),
         ("textual_inversion", "images", "sd", word, "captions must contain placeholder_token"),
         ("textual_inversion", "mine", "sd", [*word, *prior], "data.prior must be null: TextualInversion does not use"),

@@ -21,7 +21,7 @@ from datamodules.files.pixels import read_pixels
 from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.prompts.folder_sets import CaptionedFolder
 from lightning_modules.backbones.diffusion.families import text_to_image_pipeline
-from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
+from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage, Weights
 from lightning_modules.diffusion.finetuning import ControlNet
 from lightning_modules.diffusion.finetuning.controlled_network import ControlledNetwork, control_of, new_controlnet
 from tests.backbones.diffusion.test_flow_transformer import medium
@@ -213,7 +213,7 @@ def test_crops_and_flips_of_images_and_conditions_are_alike(tmp_path: Path) -> N
 
 
 def test_half_precision_trains_a_controlnet_in_float32_and_samples(text_to_image: Path, tmp_path: Path) -> None:
-    module = ControlNet(TextToImage(str(text_to_image), dtype="bfloat16"), gradient_checkpointing=True)
+    module = ControlNet(TextToImage(str(text_to_image), weights=Weights(dtype="bfloat16")), gradient_checkpointing=True)
     module.log = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
     image = torch.rand(2, 3, 16, 16)
     batch: Any = {"image": image, "condition": image, "caption": ["a", "b"], "index": torch.arange(2)}

@@ -1,5 +1,6 @@
 """Runs that save memory, resume exactly, and use optimizers and schedulers from a configuration."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,13 @@ import torch
 
 import train
 from experiments.run_directory import read_checkpoint
-from lightning_modules.backbones.diffusion.text_to_image import TextToImage
+from lightning_modules.backbones.adaptation import Adapters
+from lightning_modules.backbones.diffusion.text_to_image import TextToImage, Weights
 from lightning_modules.diffusion.finetuning import DiffusionFineTuning
 from lightning_modules.optim.schedules import WarmupConstant
 from tests.diffusion.finetuning.models import captioned, pixel_space, trainer, tuning
 
-DORA: dict[str, Any] = {"lora_alpha": 3, "use_rslora": True, "use_dora": True}
+DORA: dict[str, Any] = {"adapters": Adapters(2, alpha=3, rslora=True, dora=True)}
 
 
 def fitted(
@@ -21,7 +23,7 @@ def fitted(
 ) -> DiffusionFineTuning:
     """Train with a warm-up for `epochs` epochs of one step each, starting from a checkpoint if one is given."""
     torch.manual_seed(0)
-    network = TextToImage(str(text_to_image), tuning="lora", lora_rank=2, **options[0])
+    network = TextToImage(str(text_to_image), tuning="lora", **options[0])
     module = tuning(
         network, optimizer=lambda p: torch.optim.AdamW(p, lr=0.01), lr_scheduler=lambda o: WarmupConstant(o, 5),
         **options[1],
@@ -44,12 +46,12 @@ def fitted(
         (DORA, {}),
         ({}, {"average_on_cpu": True}),
         ({}, {"average_decay": 0.0}),
-        ({"quantization": "int8"}, {"average_on_cpu": True}),
+        ({"weights": Weights(quantization="int8")}, {"average_on_cpu": True}),
     ],
     ids=["dora", "average_on_cpu", "no_average", "int8"],
 )
 def test_a_run_resumes_exactly(options: Any, text_to_image: Path, tmp_path: Path) -> None:
-    if options[0].get("quantization"):
+    if "weights" in options[0]:
         pytest.importorskip("torchao")
     whole = fitted(text_to_image, tmp_path / "whole", 4, options)
     fitted(text_to_image, tmp_path / "half", 2, options)
@@ -61,9 +63,15 @@ def test_a_run_resumes_exactly(options: Any, text_to_image: Path, tmp_path: Path
         assert torch.equal(value, found[key]), key
     assert whole.average.updates == again.average.updates == 4
     if options[0] is DORA:
-        message = "lora_alpha must be 3, as in the checkpoint, got 2"
+        message = "adapters.alpha must be 3, as in the checkpoint, got 2"
         with pytest.raises(ValueError, match=message):
-            fitted(text_to_image, tmp_path / "other", 4, ({**DORA, "lora_alpha": 2}, {}), tmp_path / "half/last.ckpt")
+            fitted(
+                text_to_image,
+                tmp_path / "other",
+                4,
+                ({"adapters": replace(DORA["adapters"], alpha=2)}, {}),
+                tmp_path / "half/last.ckpt",
+            )
 
 
 def test_averages_on_the_cpu_are_those_of_the_device(text_to_image: Path, tmp_path: Path) -> None:

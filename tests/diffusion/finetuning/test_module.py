@@ -1,6 +1,7 @@
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from diffusers import DDPMPipeline
@@ -9,6 +10,7 @@ from datamodules.classification.digits import Digits
 from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.prompts.captioned_set import CaptionedClasses
 from datamodules.prompts.folder_sets import CaptionedFolder
+from lightning_modules.backbones.adaptation import Adapters
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from lightning_modules.diffusion.finetuning import DiffusionFineTuning
 from lightning_modules.interfaces import Generator, PictureSource, require
@@ -65,7 +67,7 @@ def test_a_model_of_images_is_trained_measured_drawn_from_and_saved(tmp_path: Pa
 
 def losses(text_to_image: Path, folder: Path, cache: bool) -> list[float]:
     torch.manual_seed(0)
-    network = TextToImage(str(text_to_image), tuning="lora", lora_rank=2)
+    network = TextToImage(str(text_to_image), tuning="lora", adapters=Adapters(rank=2))
     module = tuning(network, caption_dropout=0.5, cache_dir=str(folder / "cache") if cache else None)
     module.on_train_batch_start = lambda batch, place: torch.manual_seed(place) and None  # type: ignore[method-assign]
     data = captioned(folder / "images")
@@ -110,6 +112,22 @@ def test_captions_are_left_out_where_the_number_lies_below_the_rate(
     module.training_step(batch, 0)
     expected = network.encode_prompts(["", "a dog"])
     torch.testing.assert_close(seen[0].embedding, expected.embedding)
+
+
+def test_captions_that_are_cut_are_counted_and_named_once(
+    text_to_image: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The tokenizer has a token for each letter, and reads 16 tokens, among them a start and an end."""
+    data = captioned(tmp_path / "images")
+    (tmp_path / "images" / "1.txt").write_text("abcdefghijklmno")
+    (tmp_path / "images" / "3.txt").write_text("abcdefghijklmn")
+    diffusers.logging.enable_propagation()
+    with pytest.warns(
+        UserWarning, match=r"^1 of 4 captions have more than the 16 tokens.*tokenizer.*: 1\.png \(17 tok"
+    ):
+        trainer(tmp_path).fit(tuning(TextToImage(str(text_to_image), tuning="lora")), data)
+    diffusers.logging.disable_propagation()
+    assert "truncated" not in caplog.text
 
 
 def test_adapters_go_on_from_a_checkpoint_that_holds_them_alone(text_to_image: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from datamodules.classification.digits import Digits
 from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.prompts.captioned_set import CaptionedClasses
+from lightning_modules.backbones.adaptation import Adapters
 from lightning_modules.backbones.diffusion.flow_transformer import StableDiffusion3
 from lightning_modules.diffusion.finetuning.objectives import DiffusionObjective, FlowMatching, FlowObjective
 from lightning_modules.diffusion.finetuning.sharding import blocks
@@ -134,7 +135,7 @@ def test_a_steps_loss_and_gradient_are_those_of_calls_as_the_pipeline_makes_them
 
 def test_adapters_trained_on_one_image_lower_its_loss(stable_diffusion_3: Path) -> None:
     torch.manual_seed(0)
-    network = StableDiffusion3(str(stable_diffusion_3), tuning="lora", lora_rank=4)
+    network = StableDiffusion3(str(stable_diffusion_3), tuning="lora", adapters=Adapters(rank=4))
     objective = FlowObjective(network.scheduler, FlowMatching())
     prompts = network.encode_prompts(["a cat"]).rows([0] * 32)
     latent = network.encode(torch.rand(1, 3, 16, 16)).expand(32, -1, -1, -1)
@@ -157,7 +158,7 @@ def test_adapters_trained_on_one_image_lower_its_loss(stable_diffusion_3: Path) 
 
 def losses(pipeline: Path, folder: Path, cache: bool) -> list[float]:
     torch.manual_seed(0)
-    network = StableDiffusion3(str(pipeline), tuning="lora", lora_rank=2)
+    network = StableDiffusion3(str(pipeline), tuning="lora", adapters=Adapters(rank=2))
     module = tuning(network, caption_dropout=0.5, cache_dir=str(folder / "cache") if cache else None)
     module.on_train_batch_start = lambda batch, place: torch.manual_seed(place) and None  # type: ignore[method-assign]
     found: list[float] = []

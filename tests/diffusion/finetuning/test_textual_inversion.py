@@ -19,7 +19,7 @@ from datamodules.files.pixels import read_pixels
 from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.prompts.folder_sets import CaptionedFolder
 from lightning_modules.backbones.diffusion.families import text_to_image_pipeline
-from lightning_modules.backbones.diffusion.text_to_image import TextToImage
+from lightning_modules.backbones.diffusion.text_to_image import TextToImage, Weights
 from lightning_modules.diffusion.finetuning import TextualInversion
 from tests.datamodules.image_folders import photograph, save
 from tests.diffusion.finetuning.models import captioned, trainer
@@ -170,7 +170,7 @@ def test_images_without_captions_get_a_random_template_each_step(text_to_image: 
 
 
 def test_half_precision_trains_vectors_in_float32(xl: Path) -> None:
-    module = inversion(TextToImage(str(xl), dtype="bfloat16"))
+    module = inversion(TextToImage(str(xl), weights=Weights(dtype="bfloat16")))
     module.log = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
     batch: Any = {"image": torch.rand(2, 3, 16, 16), "index": torch.arange(2), "global_batch_size": 2}
     module.training_step(batch, 0)["loss"].backward()

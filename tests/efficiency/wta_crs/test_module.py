@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
-from lightning_modules.backbones.adaptation import adapted
+from lightning_modules.backbones.adaptation import Adapters, adapted
 from lightning_modules.efficiency.wta_crs import WTACRS, module
 from lightning_modules.efficiency.wta_crs.compact import CompactNorm
 from tests.conformance.test_full_scale import Trainer
@@ -148,7 +148,7 @@ def test_the_scale_of_half_precision_is_taken_out_and_overflows_are_not_kept() -
 
 
 def test_adapters_alone_are_sampled() -> None:
-    network = adapted(vit(), tuning="lora", lora_rank=2, trainable=["head"])
+    network = adapted(vit(), tuning="lora", adapters=Adapters(rank=2), trainable=["head"])
     model = WTACRS(network, 3, layers=["*.lora_A.default"], optimizer=descent(0.1))
     before = {name: value.clone() for name, value in network.state_dict().items()}
     quiet(max_epochs=2, limit_train_batches=2).fit(model, datamodule=digits())

@@ -19,6 +19,7 @@ from experiments.parsing.readable_errors import readable
 QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false")
 DEMO = ("fit", "--config", "configs/elr/demo_baseline.yaml", "--trainer.max_epochs", "3", *QUIET)
 ELR = ("fit", "--config", "configs/elr/demo.yaml", *QUIET)
+LORA = ("fit", "--config", "configs/finetuning/lora.yaml")
 LATIN = os.fsdecode(b"caf\xe9")
 """A name that is not valid UTF-8."""
 
@@ -172,6 +173,11 @@ def test_of_alternative_classes_the_one_that_was_meant_gives_the_reason(
             (*ELR, "--data.shifted_tests", "[]"),
             "'shifted_tests' is not accepted; since version 0.2 it is ood_test_sets",
         ),
+        (
+            (*LORA, "--model.network.lora_rank", "8"),
+            "'lora_rank' is not accepted; since version 0.2 it is adapt",
+        ),
+        ((*LORA, "--model.network.dtype", "bfloat16"), "not accepted; since version 0.2 it is weights.dtype"),
         ((*ELR, "--checkpoint.tested", "last"), "--checkpoint.tested last; since version 0.2 it is checkpoint.test_"),
         (
             (*ELR, "--checkpoint", "{tested: last}"),
