@@ -52,6 +52,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     }
     texts = {origin: _text(ROOT / origin) for origin in written}
     fields = [origin for origin, text in texts.items() if SECTION.search(text)]
+    fields.sort(key=lambda origin: (origin == "docs/baselines.md", origin))
     written |= {origin: f"{Path(origin).stem}/index.md" for origin in ("docs/methods.md", *fields)}
     parts = {origin: dict(_split(origin, texts[origin])) for origin in fields}
     moved = {f"{origin}#{Path(page).stem}": page for origin in fields for page in parts[origin]} | written

@@ -21,6 +21,8 @@ from pathlib import Path
 from experiments.config_files import BASE_LINE, PROJECT, parsed, settings_of, text_of
 
 BASES = ("MethodModule", "LightningModule")
+BASELINES = "baselines"
+"""Field of the methods with which several papers are compared."""
 NEEDS = re.compile(r"#\s*needs:\s*(.+)", re.IGNORECASE)
 YEAR = re.compile(r"\b(19|20)\d\d\b")
 ARXIV = re.compile(r"\barXiv[:\s]\s*(?P<id>\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7})(v\d+)?")
@@ -127,13 +129,13 @@ def _count_authors(segments: Sequence[str]) -> int:
 
 
 def find_methods(project: Path = PROJECT) -> list[Method]:
-    """Find all methods in `lightning_modules/<field>`, sorted by field, file and line."""
+    """Find all methods in `lightning_modules/<field>`, sorted by field, file and line. Baselines are last."""
     configs: dict[str, list[Config]] = {}
     for config, class_path in _configs(project):
         configs.setdefault(class_path, []).append(config)
     methods = []
     root = project / "lightning_modules"
-    for file in sorted(root.glob("*/**/*.py")):
+    for file in sorted(root.glob("*/**/*.py"), key=lambda file: (file.is_relative_to(root / BASELINES), file)):
         text = file.read_text(encoding="utf-8")
         if not any(base in text for base in BASES):
             continue

@@ -16,8 +16,9 @@ def places(experiments: Sequence[Experiment]) -> Places:
     """Assign a row and a column of the table to each experiment.
 
     Each row is a config, and each column is a value of the varied key. If two keys vary, each row is a config with a
-    value of the first key. If configs of several folders share file names, each row is a folder, and each column is a
-    file name. For example, `elr/cifar10` and `elr/cifar10_asymmetric` are two columns of the row `elr`.
+    value of the first key. If each of several folders has configs of one method, with the same file names, each row is
+    a folder, and each column is a file name. For example, `elr/cifar10` and `elr/cifar10_asymmetric` are two columns of
+    the row `elr`. A folder that also has a baseline of another method is no row: each of its configs is one.
 
     Returns:
         The row and column of each experiment. The result is empty if no row would have at least two columns.
@@ -26,7 +27,8 @@ def places(experiments: Sequence[Experiment]) -> Places:
     folders, files = (
         list(dict.fromkeys(parts)) for parts in zip(*(n.rpartition("/")[::2] for n in names), strict=True)
     )
-    by_folder = len(folders) > 1 and len(files) < len(names)
+    methods = {(each.config_name.rpartition("/")[0], each.method) for each in experiments}
+    by_folder = len(methods) == len(folders) > 1 and len(files) * len(folders) == len(names)
     keys = swept_keys(experiments)
     found = {}
     for each in experiments:

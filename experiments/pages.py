@@ -12,7 +12,7 @@ from datamodules.files.whole_files import write_text
 from experiments import reproduction
 from experiments.abstracts import abstracts_page, read_abstracts
 from experiments.catalogue import PROJECT, Method, find_methods
-from experiments.claim import HOLDS, UNCLAIMED, Row, claims_table, read_claims
+from experiments.claim import HOLDS, Row, claims_table, read_claims
 from experiments.pictures import make_picture, pictured
 from experiments.results import markdown, mean_and_std
 
@@ -83,7 +83,7 @@ def _problems(methods: Sequence[Method], claims: Sequence[Row], path: Path) -> s
         link = _linked(method, "docs/")
         shown = f"{claim['metric'].partition('/')[2]} {here}, baseline {there}"
         if claim["verdict"] != HOLDS:
-            shown += " (not borne out)"
+            shown += " (does not hold)"
         rows.append([problem["problem"], problem["data"], link, problem["cost"], shown])
     return markdown(["problem", "data needed", "method", "cost", "what it showed here"], rows)
 
@@ -146,12 +146,11 @@ def _table(methods: Sequence[Method], claims: Sequence[Row]) -> str:
         paper = method.paper
         link = f"[{paper.title}](https://arxiv.org/abs/{paper.arxiv})" if paper.arxiv else paper.title
         verdicts = [row["verdict"] for row in _claims_of([method], claims)]
-        held, not_claimed = verdicts.count(HOLDS), verdicts.count(UNCLAIMED)
-        verdict = f"{held} of {len(verdicts) - not_claimed} claims hold" if len(verdicts) > not_claimed else ""
-        verdict = ", ".join(filter(None, (verdict, f"{not_claimed} not borne out" if not_claimed else "")))
+        one = len(verdicts) == 1
+        verdict = f"{verdicts.count(HOLDS)} of {len(verdicts)} {'claim holds' if one else 'claims hold'}"
         page = f"{method.field}.md#{method.folder}"
         venue = f"{link}, {paper.venue}" if paper.venue else link
-        rows.append([f"[{method.name}]({page})", _title(method.field), venue, verdict or "-"])
+        rows.append([f"[{method.name}]({page})", _title(method.field), venue, verdict if verdicts else "-"])
     return markdown(["method", "field", "paper", "verdict"], rows)
 
 

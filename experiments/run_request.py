@@ -55,6 +55,11 @@ class Experiment:
         return self.name.rpartition("/")[0] if self.setting else self.name
 
     @property
+    def method(self) -> str:
+        """Name of the method's class."""
+        return self.label.removesuffix(self.config_name).strip()
+
+    @property
     def title(self) -> str:
         """Label of the config, with the values of the varied keys."""
         return " ".join([self.label, ", ".join(f"{key} {value}" for key, value in self.setting)]).strip()

@@ -60,6 +60,7 @@ PictureSource: image_columns; used by callbacks.image_grid
 TableSource: tables; used by callbacks.save_tables
 EffectiveNetwork: effective_weights; used by callbacks.export_effective_weights, experiments.commands.export
 Exportable: exported; used by experiments.commands.export
+DescribesLoss: loss_docstring; used by experiments.commands.push
 Detector: detections, score; used by callbacks.detection
 """
 

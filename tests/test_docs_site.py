@@ -44,6 +44,13 @@ def test_every_page_is_in_the_navigation_and_other_files_are_those_of_docs(files
     assert pictures <= set(files.src_uris)
 
 
+def test_baselines_are_the_last_of_the_methods(config: MkDocsConfig) -> None:
+    [methods] = [part["Methods"] for part in config.nav or [] if "Methods" in part]
+    titles = [title for part in methods[1:] for title in part]
+    assert titles[-1] == "Baselines"
+    assert titles[:-1] == sorted(titles[:-1])
+
+
 def test_links_of_the_repository_lead_to_pages_of_the_site(files: Files) -> None:
     shown = text(files, "noisy_labels/elr.md")
     assert "[configs/elr/demo.yaml](../configs/elr.md#demo)" in shown
@@ -55,6 +62,7 @@ def test_links_of_the_repository_lead_to_pages_of_the_site(files: Files) -> None
 
 
 def text(files: Files, page: str) -> str:
+    assert page in files.src_uris, f"docs/ has no text for {page}: run `python train.py pages` after adding a method"
     return files.src_uris[page].content_string
 
 

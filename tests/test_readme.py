@@ -22,6 +22,7 @@ README = (ROOT / "README.md").read_text()
 def recipe() -> dict[str, str]:
     """Return the path and content of each file in CONTRIBUTING's section `Add a method`."""
     section = (ROOT / "CONTRIBUTING.md").read_text().split("## Add a method")[1].split("\n## ")[0]
+    assert "Run `python train.py pages` to add the method to the documentation" in section
     return dict(re.findall(r"^`([\w/]+\.\w+)`:.*?\n\n```\w+\n(.*?)```", section, flags=re.DOTALL | re.MULTILINE))
 
 

@@ -15,6 +15,7 @@ from datamodules.files.image_files import (
     class_folders,
     files_by_class,
     image_names,
+    images_at,
     required_folder,
 )
 
@@ -260,7 +261,7 @@ class NewImages(ImageFiles):
     recorded and does not stop the run.
 
     Args:
-        folder: folder of images, in the formats of `ImageFolder`.
+        folder: folder of images in the formats of `ImageFolder`, or one image file.
         images: dataset whose crop is applied to the new images. If the images of this dataset are not files, the new
             images are only resized and cropped to the height and width of its images.
 
@@ -270,15 +271,13 @@ class NewImages(ImageFiles):
     """
 
     def __init__(self, folder: str, images: ImageSet) -> None:
-        root = Path(folder).expanduser()
-        required_folder(root, "predict_dir")
+        root, names = images_at(Path(folder).expanduser(), "predict_dir")
         shape = images.image_shape
         if len(shape) != 3 or shape[0] not in (1, 3) or shape[1] != shape[2]:
             raise ValueError(
                 f"predict_dir reads square images in grey or colour, but the images of {type(images).__name__} have "
                 f"the shape {list(shape)}"
             )
-        names = image_names(root)
         number = {name: position for position, name in enumerate(images.class_names or ())}
         label = torch.tensor([number.get(name.split("/")[0], UNKNOWN) for name in names])
         super().__init__(root, names, label, getattr(images, "crop", None) or Crop(shape[1], shape[1]))

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from datamodules.editing.protected_set import ProtectedSet
 from datamodules.files.data_directory import data_directory
-from datamodules.files.image_files import SUFFIXES, UnreadableImage, eight_bits
-from datamodules.files.limits import check_is_file
+from datamodules.files.image_files import SUFFIXES, UnreadableImage, eight_bits, opened_image
 from datamodules.files.text_files import read_text
 from datamodules.loading.global_batches import Request
 
@@ -142,21 +141,16 @@ class _Photographs:
         return torch.cat([self._read(path, "L") for path in paths]) > 127
 
     def _read(self, path: Path, mode: str) -> Tensor:
-        image = (
-            _opened(path, "black" if mode == "L" else "white").convert(mode).resize((self.image_size, self.image_size))
-        )
+        image = decode_upright(path, "black" if mode == "L" else "white").convert(mode)
+        image = image.resize((self.image_size, self.image_size))
         return torch.from_numpy(np.array(image)).view(self.image_size, self.image_size, -1).permute(2, 0, 1)
 
 
-def _opened(path: Path, background: str = "white") -> Image.Image:
+def decode_upright(path: Path, background: str = "white") -> Image.Image:
     """Decode an image, rotate it according to its metadata, and composite transparent pixels on a background."""
-    try:
-        check_is_file(path)
-        with Image.open(path) as file:
-            ImageOps.exif_transpose(file, in_place=True)
-            return eight_bits(file, background).copy()
-    except Exception as error:  # decoders may raise almost any exception type for a damaged file
-        raise UnreadableImage(f"{path} cannot be read as an image ({error})") from error
+    with opened_image(path) as file:
+        ImageOps.exif_transpose(file, in_place=True)
+        return eight_bits(file, background).copy()
 
 
 def _check_readable(paths: Sequence[Path]) -> None:
@@ -167,7 +161,7 @@ def _check_readable(paths: Sequence[Path]) -> None:
     damaged = []
     for path in paths:
         try:
-            _opened(path)
+            decode_upright(path)
         except UnreadableImage as error:
             damaged.append(str(error))
     if damaged:

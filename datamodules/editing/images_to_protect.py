@@ -48,7 +48,6 @@ class ImagesToProtect(SeededBatches):
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
         # Half precision is never used, because it cannot represent all 256 levels exactly.
-        assert self.trainer is not None
-        dtype = torch.promote_types(self.trainer.lightning_module.dtype, torch.float32)  # type: ignore[arg-type]
+        dtype = torch.promote_types(self.module_dtype, torch.float32)
         batch["image"] = batch["image"].to(dtype) / batch.pop("data_range")
         return batch

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps, TiffImagePlugin
 from torch import Tensor
 
 from datamodules.arguments import at_least, one_of, within
@@ -24,6 +24,8 @@ from datamodules.files.limits import check_is_file
 _JPEG = (".jfif", ".jp2", ".jpe", ".jpeg", ".jpg")
 SUFFIXES = (".avif", ".bmp", ".gif", *_JPEG, ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Suffixes of image files, in any case. Files with other suffixes are ignored when a folder is read."""
+NEW_SUBFILE_TYPE, REDUCED_OR_MASK = 254, 1 | 4
+"""Tag of a TIFF page, and the bits of its value that mark a reduced copy of a page or a transparency mask."""
 Interpolation = Literal["bilinear", "bicubic"]
 """Resampling methods, both with antialiasing."""
 
@@ -39,9 +41,37 @@ class UnreadableImage(ValueError):
         return super().__str__().rsplit(f"{type(self).__name__}: ", maxsplit=1)[-1].strip()
 
 
+def page_frames(image: Image.Image) -> list[int]:
+    """List the frames of an image file that are pages: the pages of a TIFF file, or the frames of an animation.
+
+    Previews in JPEG files of cameras, and reduced copies and transparency masks in TIFF files, are not pages.
+    """
+    if image.format == "MPO" or not getattr(image, "is_animated", False):
+        return [0]
+    frames = range(getattr(image, "n_frames", 1))
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return list(frames)
+    kinds = []
+    for frame in frames:
+        image.seek(frame)
+        kinds.append(image.tag_v2.get(NEW_SUBFILE_TYPE, 0))
+    image.seek(0)
+    return [frame for frame in frames if not kinds[frame] & REDUCED_OR_MASK] or [0]
+
+
+def count_pages(path: Path) -> int:
+    """Count the pages of an image file, see `page_frames`.
+
+    Raises:
+        UnreadableImage: if the image cannot be read. The message names the file.
+    """
+    with opened_image(path, page=0) as image:
+        return len(page_frames(image))
+
+
 @contextmanager
 def opened_image(
-    path: Path | str, kind: str = "an image", content: bytes | None = None
+    path: Path | str, kind: str = "an image", content: bytes | None = None, page: int | None = None
 ) -> Iterator[ImageFile.ImageFile]:
     """Open an image.
 
@@ -52,6 +82,8 @@ def opened_image(
         kind: what the file should be, such as "an image", for the error message.
         content: encoded image, if it is stored inside a different file. In this case, `path` is used only in error
             messages.
+        page: position of the page to open, see `page_frames`. None rejects files with several pages, because all but
+            one would be ignored.
 
     Raises:
         UnreadableImage: if the image cannot be read. The message names the file.
@@ -60,6 +92,13 @@ def opened_image(
         if content is None and Path(path).exists():  # otherwise, Pillow raises the error
             check_is_file(Path(path))
         with Image.open(path if content is None else io.BytesIO(content)) as image:
+            frames = page_frames(image)
+            if page is None and len(frames) > 1:
+                raise UnreadableImage(
+                    f"{path} has {len(frames)} pages, but {kind} must have one here; save each page as its own file"
+                )
+            if (frame := frames[page or 0]) != image.tell():
+                image.seek(frame)
             yield image
     except UnreadableImage:
         raise
@@ -352,6 +391,22 @@ def required_folder(folder: Path, key: str) -> None:
         raise FileNotFoundError(f"{key}: {folder} is not a folder; expected a folder with images at any depth")
     if not image_names(folder):
         raise FileNotFoundError(f"{key}: {folder} holds no image; expected files that end with {', '.join(SUFFIXES)}")
+
+
+def images_at(path: Path, key: str) -> tuple[Path, list[str]]:
+    """Return a folder and the sorted relative names of its images. One image file counts as a folder of one image.
+
+    Args:
+        path: folder to search, including subfolders, or an image file.
+        key: name of the argument that specifies the path, for error messages.
+
+    Raises:
+        FileNotFoundError: if the path does not exist or has no image.
+    """
+    if path.is_file() and path.name.lower().endswith(SUFFIXES):
+        return path.parent, [path.name]
+    required_folder(path, key)
+    return path, image_names(path)
 
 
 def class_folders(split: Path) -> list[str]:

@@ -4,14 +4,25 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+from tifffile import TiffFile
 
-from datamodules.files.image_files import UnreadableImage, opened_image
+from datamodules.files.image_files import UnreadableImage, count_pages, opened_image
 
 OF_A_DATASET = "data.training.data_range (of another dataset: data.test.data_range and so on)"
 
 
+def page_names(path: Path, name: str) -> list[str]:
+    """Name the pages of an image file: `name` for a single page, and otherwise `name/1`, `name/2` etc."""
+    pages = count_pages(path)
+    return [name] if pages == 1 else [f"{name}/{page + 1}" for page in range(pages)]
+
+
 def read_pixels(
-    path: Path, channels: int | None = None, data_range: int | None = None, key: str = OF_A_DATASET
+    path: Path,
+    channels: int | None = None,
+    data_range: int | None = None,
+    key: str = OF_A_DATASET,
+    page: int | None = None,
 ) -> np.ndarray:
     """Read a whole image with its stored bit depth, rotated according to its metadata.
 
@@ -22,6 +33,7 @@ def read_pixels(
         data_range: stored value that corresponds to white. For 8-bit images, this value is always 255. For 16-bit
             images, the argument is required, because such images may contain 10 to 16 significant bits.
         key: configuration key of `data_range`, for error messages.
+        page: position of the page in a file with several pages. None rejects such files.
 
     Returns:
         Image, `[C, H, W]`, uint8 or uint16.
@@ -30,7 +42,7 @@ def read_pixels(
         UnreadableImage: if the file is damaged, is not an image, is partly transparent or has an unknown white level.
             The message names the file.
     """
-    with opened_image(path) as image:
+    with opened_image(path, page=page) as image:
         if "F" in image.mode or (image.mode == "I" and image.format != "PNG"):
             raise ValueError(f"its values are of type {image.mode}; write them in 8 or 16 bits")
         if image.mode.startswith("I") or (image.tile and ";16" in str(image.tile[0][3])):
@@ -55,10 +67,17 @@ def read_pixels(
 def _sixteen_bits(path: Path, image: Image.Image, channels: int | None) -> np.ndarray:
     """Decode 16-bit grey or colour values, `[H, W, C]`.
 
-    Pillow cannot be used here, because it reduces 16-bit colours to 8 bits.
+    Pillow cannot be used for colours, because it reduces them to 8 bits.
     """
     if image.mode.startswith("I"):
         pixels = np.asarray(image).astype(np.uint16)[..., None]
+    elif image.format == "TIFF":
+        with TiffFile(path) as file:
+            stored = file.pages[image.tell()]
+            pixels = stored.asarray()
+            pixels = np.moveaxis(pixels, 0, 2) if stored.axes.startswith("S") else pixels  # one plane per colour
+    elif image.tell():
+        raise ValueError("it is an animation with 16-bit colours; save each frame as its own file")
     else:
         from torchvision.io import ImageReadMode, decode_image
 

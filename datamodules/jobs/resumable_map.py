@@ -82,8 +82,12 @@ class ResumableMap:
         """
         if self._meets:
             self.peers.open()
+        self.on_first_rank(self._settle)
+
+    def on_first_rank(self, action: Callable[[], None]) -> None:
+        """Run an action on rank 0 after all ranks have called this method. An error stops all ranks."""
         try:
-            self.peers.on_first_rank(self._settle)
+            self.peers.on_first_rank(action)
         except BaseException as error:
             self.peers.fail(error)
             raise

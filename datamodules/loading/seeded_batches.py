@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -48,10 +49,16 @@ def free_cores(processes: int) -> int:
     return min(max(usable // processes, 1), 8)
 
 
+class FinishedBatch(dict[str, Any]):
+    """Batch that is already augmented and converted."""
+
+
 class SeededBatches(LightningDataModule, ABC):
     """DataModule with seeded DataLoaders for training, validation and testing.
 
-    Subclasses create the datasets.
+    Subclasses create the datasets. In a loop over a DataLoader outside of a Trainer, batches are as described in
+    `datamodules.batches`, with float32 images in [0, 1]. While a Trainer runs, it moves batches with stored pixel
+    values to its device, and converts them there.
 
     `num_train_samples` is available after `setup("fit")`. The order of training samples depends only on (seed, epoch),
     not on the number of ranks. A run that was interrupted within an epoch resumes at the same batch.
@@ -154,7 +161,7 @@ class SeededBatches(LightningDataModule, ABC):
             self.set_up_prediction()
 
     def train_dataloader(self) -> DataLoader:
-        assert self.train_set is not None
+        train_set = self.required(self.train_set, "fit")
         epoch = self.trainer.current_epoch if self.trainer is not None else 0
         rank, world_size = self.processes()
         batches = self.training_batches(epoch, rank, world_size)
@@ -164,7 +171,17 @@ class SeededBatches(LightningDataModule, ABC):
                 f"The last {batches.num_left_out} of an epoch's {batches.num_samples} samples are dropped: "
                 f"a rank would have fewer than two of them"
             )
-        return self._loader(self.train_set, batches)
+        return self._loader(train_set, batches)
+
+    def required(self, samples: Any, stage: str) -> Any:
+        """Return a dataset, or the datasets, that `setup` creates.
+
+        Raises:
+            RuntimeError: if `setup` has not been called.
+        """
+        if samples is None:
+            raise RuntimeError(f'{type(self).__name__} has not read its data: call setup("{stage}") first')
+        return samples
 
     def training_batches(self, epoch: int, rank: int, world_size: int) -> GlobalBatches:
         """Return the sampler of the training batches of this rank."""
@@ -193,8 +210,7 @@ class SeededBatches(LightningDataModule, ABC):
         return [] if self.validation_set is None else self.evaluation_loader(self.validation_set)
 
     def test_dataloader(self) -> DataLoader:
-        assert self.test_set is not None
-        return self.evaluation_loader(self.test_set)
+        return self.evaluation_loader(self.required(self.test_set, "test"))
 
     def predict_dataloader(self) -> DataLoader:
         return self.test_dataloader() if self.predict_set is None else self.evaluation_loader(self.predict_set)
@@ -228,6 +244,7 @@ class SeededBatches(LightningDataModule, ABC):
             samples,  # type: ignore[arg-type]
             sampler=batches,
             batch_size=None,
+            collate_fn=None if self.in_a_trainer else self._finished_on_host,
             num_workers=num_workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=num_workers > 0,
@@ -235,23 +252,40 @@ class SeededBatches(LightningDataModule, ABC):
             generator=torch.Generator().manual_seed(self.seed),
         )
 
+    @property
+    def in_a_trainer(self) -> bool:
+        """Whether a Trainer is running. It then moves stored batches to its device and calls the hook below.
+
+        Otherwise, loops over the DataLoaders get the batches that the hook returns.
+        """
+        return self.trainer is not None and self.trainer.state.status == TrainerStatus.RUNNING
+
+    def _finished_on_host(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return FinishedBatch(self.on_after_batch_transfer(batch, 0))
+
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Augment a training batch on the device, then convert the batch with `finished`."""
+        if isinstance(batch, FinishedBatch):
+            return batch
         epoch = batch.pop("epoch", None)
         if epoch is not None:
             batch = self.augmented(batch, epoch)
         return self.finished(batch)
+
+    @property
+    def module_dtype(self) -> torch.dtype:
+        """The dtype of the Trainer's module. Without a Trainer, it is float32."""
+        module = None if self.trainer is None else self.trainer.lightning_module
+        dtype: Any = torch.float32 if module is None else module.dtype
+        return dtype
 
     def in_unit_interval(self, stored: Tensor, data_range: float) -> Tensor:
         """Scale images to [0, 1] and convert them to the dtype of the module.
 
         The stored value `data_range` is mapped to 1.
         """
-        assert self.trainer is not None
-        dtype = self.trainer.lightning_module.dtype
-        assert isinstance(dtype, torch.dtype)
-        precise = stored.to(torch.promote_types(dtype, torch.float32), copy=True)
-        return precise.div_(data_range).to(dtype)
+        precise = stored.to(torch.promote_types(self.module_dtype, torch.float32), copy=True)
+        return precise.div_(data_range).to(self.module_dtype)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the epoch and the number of batches that were used in this epoch."""

@@ -78,8 +78,7 @@ class WholeImageSets(SeededBatches):
         self.test_sets = {name: self.whole(one, "test") for name, one in self.tests.items()}
 
     def test_dataloader(self) -> list[DataLoader]:  # type: ignore[override]
-        assert self.test_sets is not None
-        return [self.evaluation_loader(one) for one in self.test_sets.values()]
+        return [self.evaluation_loader(one) for one in self.required(self.test_sets, "test").values()]
 
     def predict_dataloader(self) -> list[DataLoader]:  # type: ignore[override]
         return self.test_dataloader() if self.predict_set is None else [self.evaluation_loader(self.predict_set)]
@@ -91,6 +90,4 @@ class WholeImageSets(SeededBatches):
     @property
     def pixel_type(self) -> torch.dtype:
         """The dtype of the module, or float32 for modules in half precision, which cannot represent all 256 levels."""
-        assert self.trainer is not None
-        dtype: Any = self.trainer.lightning_module.dtype
-        return torch.promote_types(dtype, torch.float32)
+        return torch.promote_types(self.module_dtype, torch.float32)

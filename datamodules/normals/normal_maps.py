@@ -38,7 +38,7 @@ class NormalMaps(WholeImageSets):
             normals.
         evaluation_batch_size: largest number of images in a validation, test or prediction batch, over all ranks. On
             each rank, a batch has at least one image. All images of a batch have the same size.
-        predict_dir: folder of photographs to predict. None predicts the test images.
+        predict_dir: folder of photographs to predict, or one file. None predicts the test images.
         num_workers: number of DataLoader workers. None means 0 for datasets in memory, and otherwise one per free core,
             at most 8.
         seed: seed of the sampling order, the crops and the flips. None means the value of `seed_everything`.

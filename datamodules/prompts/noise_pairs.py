@@ -149,7 +149,6 @@ class NoisePairs(SeededBatches):
         self.test_set = PromptRows(self.test_prompts.prompts())
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
-        assert self.trainer is not None
         for key in {"source", "target"} & batch.keys():
-            batch[key] = batch[key].to(self.trainer.lightning_module.dtype)
+            batch[key] = batch[key].to(self.module_dtype)
         return batch

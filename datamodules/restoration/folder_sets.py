@@ -9,8 +9,8 @@ from PIL import Image
 from datamodules.arguments import at_least
 from datamodules.files.data_directory import data_directory
 from datamodules.files.file_pairs import paired, stem_of
-from datamodules.files.image_files import SUFFIXES, image_names
-from datamodules.files.pixels import read_pixels
+from datamodules.files.image_files import SUFFIXES, image_names, images_at
+from datamodules.files.pixels import page_names, read_pixels
 from datamodules.files.text_files import read_text
 from datamodules.restoration.images import Images, PairSet, Split
 from datamodules.restoration.reduced_images import with_reduced
@@ -50,9 +50,11 @@ class PairFolders(PairSet):
     If there are no noisy images, `data.noise` corrupts the clean images. Methods that need no clean targets can be
     trained on noisy images alone.
 
+    Each page of a TIFF file or frame of an animation is an image.
+
     Args:
-        clean_dir: folder of clean images, including subfolders.
-        noisy_dir: folder of noisy images.
+        clean_dir: folder of clean images, including subfolders, or one image file.
+        noisy_dir: folder of noisy images, or one image file.
         colour: whether to read images in colour. False converts images to grey (Rec. 601 luma).
         data_range: stored value of a white pixel, which is 255 for 8-bit images. It is required for 16-bit images.
 
@@ -76,16 +78,25 @@ class PairFolders(PairSet):
         self.data_range = data_range
 
     def images(self, split: Split) -> Images:
-        names: list[str] = []
-        read: dict[str, list[np.ndarray] | None] = {"clean": None, "noisy": None}
-        folders = {"clean": self.clean_dir, "noisy": self.noisy_dir}
-        files = {kind: image_files(Path(given).expanduser(), f"{kind}_dir") for kind, given in folders.items() if given}
+        given = {"clean": self.clean_dir, "noisy": self.noisy_dir}
+        found = {kind: images_at(Path(path).expanduser(), f"{kind}_dir") for kind, path in given.items() if path}
+        files = {kind: names for kind, (_, names) in found.items()}
         if len(files) == 2:
             pairs = paired(files["noisy"], files["clean"], Path(str(self.noisy_dir)))
             files = {"noisy": [noisy for noisy, _ in pairs], "clean": [clean for _, clean in pairs]}
-        for kind, names in files.items():
-            read[kind] = read_images(Path(str(folders[kind])).expanduser(), names, self.channels, self.data_range)
-        return Images([stem_of(name) for name in names], read["clean"], read["noisy"], self.data_range or 255)
+        titles: dict[str, list[str]] = {}
+        read: dict[str, list[np.ndarray] | None] = {"clean": None, "noisy": None}
+        for kind, (folder, _) in found.items():
+            pages = [(name, page_names(folder / name, stem_of(name))) for name in files[kind]]
+            titles[kind] = [title for _, own in pages for title in own]
+            read[kind] = [
+                read_pixels(folder / name, self.channels, self.data_range, page=page)
+                for name, own in pages
+                for page in range(len(own))
+            ]
+        if len(titles) == 2 and (alone := sorted({*titles["noisy"]} ^ {*titles["clean"]})):
+            raise ValueError(f"{self.noisy_dir}: {alone[0]} has no counterpart; clean and noisy pages must be as many")
+        return Images(next(iter(titles.values())), read["clean"], read["noisy"], self.data_range or 255)
 
 
 def centre_crop(pixels: np.ndarray, size: int) -> np.ndarray:

@@ -49,7 +49,7 @@ class ImagePairs(WholeImageSets):
             needs this second version.
         evaluation_batch_size: largest number of images in a validation, test or prediction batch, over all ranks. On
             each rank, a batch has at least one image. All images of a batch have the same size.
-        predict_dir: folder of noisy images to predict. None predicts the test images.
+        predict_dir: folder of noisy images to predict, or one image file. None predicts the test images.
         data_range: stored value of a white pixel in `predict_dir`, which is 255 for 8-bit images. It is required for
             16-bit images.
         predict_ratio: factor by which raw images in `predict_dir` are brightened. It replaces the exposure ratio, which

@@ -1,4 +1,4 @@
-"""A folder of the user's noisy images, without clean images."""
+"""The user's noisy images, without clean images: a folder, or one file."""
 
 from collections import Counter
 from pathlib import Path
@@ -9,19 +9,20 @@ import torch
 
 from datamodules.files.bayer import SUFFIXES as RAW_SUFFIXES
 from datamodules.files.bayer import read_raw
-from datamodules.files.image_files import SUFFIXES, UnreadableImage, image_names
-from datamodules.files.pixels import read_pixels
+from datamodules.files.image_files import UnreadableImage, images_at
+from datamodules.files.pixels import page_names, read_pixels
 from datamodules.loading.global_batches import Request
 
 
 class NoisyFolder:
-    """Images in a folder and its subfolders. The images are decoded on access.
+    """Images in a folder and its subfolders, or in one file. The images are decoded on access.
 
+    Each page of a TIFF file or frame of an animation is an image, and `stacks` has the number of pages of these files.
     All files are decoded once at the start to find damaged files. This check takes little time compared with
     restoration. Damaged files are skipped, and `unreadable` lists them with the reasons.
 
     Args:
-        folder: folder of images.
+        folder: folder of images, or one image file.
         channels: number of channels of the returned images, 1 or 3. If it is 3, grey images become three equal
             channels. If it is 1, colour images count as unreadable. None leaves the channels of each image unchanged.
         data_range: stored value of a white pixel. It is required for 16-bit images.
@@ -31,43 +32,48 @@ class NoisyFolder:
         ValueError: if two file names differ only in their suffix, or if no image can be read.
     """
 
-    suffixes: tuple[str, ...] = SUFFIXES
-
     def __init__(self, folder: str, channels: int | None = None, data_range: int | None = None) -> None:
-        self.folder = Path(folder).expanduser()
         self.channels = channels
         self.data_range = data_range
-        if not self.folder.is_dir():
-            raise FileNotFoundError(f"data.predict_dir {self.folder} is not a folder")
-        found = self._found()
-        if not found:
-            raise FileNotFoundError(
-                f"data.predict_dir {self.folder} has no image; expected files that end with {', '.join(self.suffixes)}"
-            )
-        self.files: list[str] = []
+        self.folder, found = self._found(Path(folder).expanduser())
+        self.files: list[tuple[str, int]] = []
+        self.names: list[str] = []
+        self.stacks: dict[str, int] = {}
         self.sizes: list[tuple[int, ...]] = []
         self.unreadable: list[str] = []
         for file in found:
+            stem = Path(file).with_suffix("").as_posix()
             try:
-                pixels = self._read(file)
+                names = self._page_names(file, stem)
+                sizes = [self._size(file, page) for page in range(len(names))]
             except UnreadableImage as error:
                 self.unreadable.append(str(error))
-            else:
-                self.files.append(file)
-                self.sizes.append((*pixels.shape, pixels.itemsize))
+                continue
+            self.files += [(file, page) for page in range(len(names))]
+            self.names += names
+            self.sizes += sizes
+            if len(names) > 1:
+                self.stacks[stem] = len(names)
         if not self.files:
             raise ValueError(f"data.predict_dir {self.folder}: no image can be read: {'; '.join(self.unreadable)}")
-        self.names = [Path(file).with_suffix("").as_posix() for file in self.files]
         name, count = Counter(self.names).most_common(1)[0]
         if count > 1:
             raise ValueError(f"data.predict_dir {self.folder} has several images named {name}; rename all but one")
 
-    def _found(self) -> list[str]:
-        return image_names(self.folder)
+    def _found(self, path: Path) -> tuple[Path, list[str]]:
+        return images_at(path, "data.predict_dir")
 
-    def _read(self, file: str) -> Any:
+    def _page_names(self, file: str, stem: str) -> list[str]:
+        return page_names(self.folder / file, stem)
+
+    def _size(self, file: str, page: int) -> tuple[int, ...]:
+        pixels = self._read(file, page)
+        return *pixels.shape, pixels.itemsize
+
+    def _read(self, file: str, page: int) -> Any:
         path = self.folder / file
-        pixels = read_pixels(path, None if self.channels == 1 else self.channels, self.data_range, "data.data_range")
+        channels = None if self.channels == 1 else self.channels
+        pixels = read_pixels(path, channels, self.data_range, "data.data_range", page)
         if self.channels == 1 and len(pixels) != 1:
             raise UnreadableImage(
                 f"{path} is a colour image, but data.training or data.test are grey; convert it to grey"
@@ -79,7 +85,7 @@ class NoisyFolder:
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
         rows = request.indices.tolist()
-        noisy = torch.stack([torch.from_numpy(self._read(self.files[row])) for row in rows])
+        noisy = torch.stack([torch.from_numpy(self._read(*self.files[row])) for row in rows])
         return {
             "noisy": noisy,
             "index": request.indices,
@@ -90,26 +96,33 @@ class NoisyFolder:
 
 
 class RawFolder(NoisyFolder):
-    """Raw images in a folder and its subfolders. They are packed, brightened, and otherwise read as by `NoisyFolder`.
+    """Raw images in a folder and its subfolders, or one raw image, packed and brightened.
+
+    Damaged files are skipped, as in `NoisyFolder`.
 
     Args:
-        folder: folder of raw images.
+        folder: folder of raw images, or one raw image.
         ratio: factor by which images are brightened. It replaces the exposure ratio, which these images do not have.
         channels: 4 for Bayer sensors, 9 for X-Trans sensors.
     """
-
-    suffixes = RAW_SUFFIXES
 
     def __init__(self, folder: str, ratio: float = 1.0, channels: int = 4) -> None:
         self.ratio = ratio
         super().__init__(folder, channels, data_range=65535)
 
-    def _found(self) -> list[str]:
-        found = self.folder.rglob("*")
-        files = (path for path in found if path.suffix.lower() in self.suffixes and path.is_file())
-        return sorted(path.relative_to(self.folder).as_posix() for path in files)
+    def _found(self, path: Path) -> tuple[Path, list[str]]:
+        if path.suffix.lower() in RAW_SUFFIXES and path.is_file():
+            return path.parent, [path.name]
+        files = [each for each in path.rglob("*") if each.suffix.lower() in RAW_SUFFIXES and each.is_file()]
+        if not files:
+            ends = ", ".join(RAW_SUFFIXES)
+            raise FileNotFoundError(f"data.predict_dir: {path} holds no raw image; expected files that end with {ends}")
+        return path, sorted(each.relative_to(path).as_posix() for each in files)
 
-    def _read(self, file: str) -> Any:
+    def _page_names(self, file: str, stem: str) -> list[str]:
+        return [stem]
+
+    def _read(self, file: str, page: int) -> Any:
         try:
             raw = read_raw(self.folder / file, xtrans=self.channels == 9)
         except ValueError as error:

@@ -17,8 +17,8 @@ from datamodules.files.image_files import (
     UnreadableImage,
     eight_bits,
     image_names,
+    images_at,
     opened_image,
-    required_folder,
 )
 from datamodules.segmentation.mask_sets import AuxiliaryMasks, MaskSet, MaskSource, no_labels
 
@@ -225,9 +225,7 @@ class MaskFolders(MaskSet):
         return self._annotated("test")
 
     def new_images(self, folder: str) -> ResizedFiles:
-        root = Path(folder).expanduser()
-        required_folder(root, "predict_dir")
-        names = image_names(root)
+        root, names = images_at(Path(folder).expanduser(), "predict_dir")
         source = self._files(root, names, None)
         source.names = stems(names, root)
         source.unreadable = {}

@@ -85,9 +85,7 @@ class Sequences(SeededBatches):
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
         if batch["observed"].dtype == torch.uint8:
             batch["observed"] = self.in_unit_interval(batch["observed"], 255)
-        assert self.trainer is not None
-        dtype: Any = self.trainer.lightning_module.dtype
-        cast = {key: value.to(dtype) for key, value in batch.items() if _is_floating_point(value)}
+        cast = {key: value.to(self.module_dtype) for key, value in batch.items() if _is_floating_point(value)}
         return {**batch, **cast}
 
 

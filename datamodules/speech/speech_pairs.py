@@ -40,7 +40,7 @@ class SpeechPairs(WholeImageSets):
             On each rank, a batch has at least one recording.
         length_step: width of the length buckets, in audio samples. A batch contains only recordings of one bucket. They
             are zero-padded at the end to the same length.
-        predict_dir: folder of noisy recordings for prediction. None predicts the test recordings.
+        predict_dir: folder of noisy recordings to predict, or one file. None predicts the test recordings.
         resample: whether to resample recordings in `predict_dir` that have a different sample rate. False rejects these
             recordings.
         mix_channels: whether to average the channels of recordings in `predict_dir`. False rejects recordings with
@@ -193,7 +193,7 @@ class RecordingFolder:
     enhancement. Damaged, silent or unsupported files are skipped, and `unreadable` lists them with the reasons.
 
     Args:
-        folder: folder of recordings, including subfolders.
+        folder: folder of recordings, including subfolders, or one recording.
         sample_rate: sample rate in Hz.
         length_step: width of the length buckets, in audio samples. A batch contains only recordings of one bucket.
         resample: whether to resample recordings that have a different sample rate.
@@ -210,7 +210,11 @@ class RecordingFolder:
         self.files: list[str] = []
         self.sizes: list[tuple[int, ...]] = []
         self.unreadable: list[str] = []
-        for file in recording_names(self.folder, "data.predict_dir"):
+        if self.folder.is_file():
+            self.folder, files = self.folder.parent, [self.folder.name]
+        else:
+            files = recording_names(self.folder, "data.predict_dir")
+        for file in files:
             try:
                 self.sizes.append((len(self._read(file)) // length_step,))
                 self.files.append(file)

@@ -145,9 +145,7 @@ class Tables(SeededBatches):
         self.test_set = RowSet(self.table.test())
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
-        # without a Trainer, there is no module whose precision the rows could follow
-        own: Any = torch.float32 if self.trainer is None else self.trainer.lightning_module.dtype
-        dtype = torch.promote_types(own, torch.float32)
+        dtype = torch.promote_types(self.module_dtype, torch.float32)
 
         def cast(value: Any) -> Any:
             return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value

@@ -125,13 +125,15 @@ def named_clips(folder: Path, what: str) -> dict[str, Path]:
     """Find the clips in a folder: frame folders, video files, or the folder itself as one clip. Return a dict by name.
 
     Args:
-        folder: folder of clips.
+        folder: folder of clips, or one video file.
         what: name of the argument or dataset, for error messages.
 
     Raises:
         FileNotFoundError: if the folder does not exist or has no clip.
         ValueError: if a folder and a file have the same name.
     """
+    if folder.is_file() and folder.suffix.lower() in VIDEO_SUFFIXES:
+        return {folder.stem: folder}
     if not folder.is_dir():
         raise FileNotFoundError(f"{what}: {folder} is not a folder; expected one with a folder of frames for each clip")
     found = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]

@@ -6,7 +6,8 @@ Arguments after `--` are appended to `train.py fit --config CONFIG` in every run
 command is repeated, finished runs are kept and unfinished runs are resumed.
 
 To obtain a table of methods over settings, vary a key with --vary, in all configs or only in configs with a given file
-name. The table has one column for each value of the key, and one column for each file name that several folders share:
+name. The table has one row for each config, and one column for each value of the key. If every folder has one method
+and the same file names, the table has one row for each folder, and columns for its files:
 
     python train.py compare configs/{cross_entropy,elr,elr_plus}/cifar10{,_asymmetric}.yaml --seeds 0 1 2 \\
         --vary cifar10:data.label_noise.noise_rate=0.2,0.4,0.6,0.8

@@ -20,6 +20,7 @@ from datamodules.files.bayer import unpacked
 from datamodules.files.module_hash import hash_of_module
 from datamodules.files.xtrans import unpacked_xtrans
 from datamodules.jobs.resumable_map import ResumableMap
+from datamodules.jobs.stacks import PagedImages
 from datamodules.jobs.stores import Files, digest_of, png_files
 from lightning_modules.interfaces import NamedTestSets, PartlyReadable, PredictionSource, data_with
 from lightning_modules.sde.processes import Process
@@ -114,6 +115,8 @@ class FolderWriter:
         job, self._job = self._job, None
         if job is None:
             return
+        if isinstance(job.store, PagedImages):
+            job.on_first_rank(job.store.join_pages)
         job.close()
         rank_zero_info(f"{self.items.capitalize()} are written to {job.store.folder}")
         data = data_with(self.trainer, PredictionSource)
@@ -135,12 +138,16 @@ class FolderWriter:
 class ImageWriter(FolderWriter, ABC):
     """Base class of LightningModules whose prediction step writes `<written>/<name>.png` into the run directory.
 
+    The pages of an input file with several pages are written to one TIFF file, `<written>/<name>.tif`.
     Existing images are kept, so that an interrupted prediction can be resumed. An existing image is rejected if it was
     computed from a different input image.
     """
 
     given: str
     """Key of the input images in the batch."""
+
+    def store(self: Any, folder: Path) -> Files:
+        return PagedImages(folder, getattr(getattr(self.trainer.datamodule, "predict_set", None), "stacks", {}))
 
     @abstractmethod
     def pixels(self, batch: Any) -> Tensor:

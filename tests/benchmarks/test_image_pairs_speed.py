@@ -9,6 +9,7 @@ import pytest
 import torch
 import torchvision.transforms as transforms
 from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerState, TrainerStatus
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
@@ -79,6 +80,7 @@ class Trainer:
     """A stand-in with the trainer attributes that the DataModule reads."""
 
     lightning_module: Any = Idle()
+    state = TrainerState(status=TrainerStatus.RUNNING)
     current_epoch = global_rank = 0
     world_size = num_devices = 1
     train_dataloader = None

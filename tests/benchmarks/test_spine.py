@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import torchvision.transforms as transforms
-from lightning.pytorch import Trainer
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
@@ -19,6 +18,7 @@ from lightning_modules.networks.cifar_resnet import CIFARResNet
 from tests.benchmarks.elr_steps import Idle, epochs_of, spine
 from tests.benchmarks.pairs import paired_ratio
 from tests.command import ROOT, environment
+from tests.trainers import running
 
 pytestmark = pytest.mark.benchmark
 Report = Callable[[str, float, str], None]
@@ -46,7 +46,7 @@ def test_batches_against_the_per_item_pipeline(report: Report) -> None:
     data.setup("fit")
     per_item = DataLoader(PerItem(data.train_set.source), batch_size=128, shuffle=True)
     mean, std = (torch.tensor(value).view(3, 1, 1) for value in (MEAN, STD))
-    data.trainer = Trainer(accelerator="cpu", logger=False, barebones=True)
+    data.trainer = running(accelerator="cpu", logger=False, barebones=True)
     data.trainer.strategy._lightning_module = Idle()
     data.trainer.training = True
 

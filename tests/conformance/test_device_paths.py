@@ -45,7 +45,7 @@ for place in (torch.device("cpu"), simulated_device.DEVICE):
     batch = next(iter(data.predict_dataloader()))
     module = module.to(place)
     with torch.no_grad():
-        predicted.append(module(batch["image"].to(place).float() / 255))
+        predicted.append(module(batch["image"].to(place)))
 assert predicted[1].device == simulated_device.DEVICE
 assert torch.equal(predicted[0], predicted[1].cpu())
 """

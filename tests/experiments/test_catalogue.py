@@ -93,6 +93,9 @@ def test_a_method_is_one_line_until_it_is_asked_for(project: Path, capsys: pytes
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Tract        diffusion   Transitive, 2023"
     assert [line.split()[0] for line in lines] == ["Tract", "Consistency", "Variant"]
+    (project / "lightning_modules" / "baselines").mkdir()
+    (project / "lightning_modules" / "baselines" / "cutout.py").write_text(MODULE.replace("Consistency(", "Cutout("))
+    assert [each.name for each in find_methods(project)] == ["Tract", "Consistency", "Variant", "Cutout"]
     assert commands.run("methods", ["variant", "Consistency"], project) == 0
     described = capsys.readouterr().out.split("lightning_modules.robustness.consistency.")[1]
     assert described.startswith("Consistency\n  Consistency Regularization for Certified Robustness of Smoothed")

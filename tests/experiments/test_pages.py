@@ -1,5 +1,6 @@
 """The committed pages are those that the generator makes from the committed data."""
 
+import csv
 import re
 import shutil
 import subprocess
@@ -24,7 +25,18 @@ def generated() -> dict[Path, str]:
 
 def test_the_committed_pages_are_generated(generated: dict[Path, str]) -> None:
     for path, text in generated.items():
-        assert path.read_text() == text, f"{path.name} is not what `make pages` writes"
+        assert path.read_text() == text, f"{path.name} is not what `python train.py pages` writes: run it"
+
+
+def test_the_verdict_of_a_method_counts_every_claim(generated: dict[Path, str]) -> None:
+    """A claim that was not borne out is one of those that do not hold, so that the two numbers never contradict."""
+    rows = [line.split(" | ") for line in generated[DOCS / "methods.md"].splitlines() if "](" in line]
+    with (DOCS / "claims.csv").open(encoding="utf-8", newline="") as file:
+        claims = [row for row in csv.DictReader(file) if row["method"].startswith("configs/cbsn/")]
+    held = sum(row["verdict"] == "holds" for row in claims)
+    assert 0 < held < len(claims)
+    assert [row[-1] for row in rows if "[CBSN]" in row[0]] == [f"{held} of {len(claims)} claims hold |"]
+    assert "baselines.md" not in "".join(row[0] for row in rows[:45])
 
 
 def anchors(page: Path) -> set[str]:

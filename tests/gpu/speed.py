@@ -8,7 +8,6 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Trainer
 from PIL import Image
 from torch import nn
 
@@ -27,6 +26,7 @@ from lightning_modules.training.tested_images import LabelledImage
 from tests.benchmarks.elr_steps import Idle, epochs_of, spine
 from tests.benchmarks.pairs import paired_ratio
 from tests.gpu.place import Place, Row
+from tests.trainers import running
 
 
 def steps(at: Place) -> None:
@@ -62,7 +62,7 @@ def appetite(network: nn.Module, size: int, batch: int, at: Place) -> float:
 
 def given(data: Any, batches: int, at: Place) -> float:
     """Measure how many images per second a DataModule supplies, on the device and after augmentation."""
-    trainer = Trainer(accelerator=at.accelerator, devices=1, logger=False, barebones=True)
+    trainer = running(accelerator=at.accelerator, devices=1, logger=False, barebones=True)
     data.setup("fit")
     data.trainer = trainer
     trainer.strategy._lightning_module = Idle().to(at.device)

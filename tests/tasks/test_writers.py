@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from PIL import Image
@@ -17,6 +18,8 @@ from torch.utils.data import DataLoader
 
 import train
 from datamodules.distributed.collectives import rank, world_size
+from datamodules.restoration.image_pairs import ImagePairs
+from lightning_modules.tasks.restorer import RestorerSteps
 from lightning_modules.tasks.writers import ImageWriter, levels_of
 from tests.command import ROOT
 from tests.trainers import quiet
@@ -131,3 +134,43 @@ def test_a_process_that_ends_is_named_by_the_other_and_both_go_on(
     for path in (tmp_path / "whole" / "halved").iterdir():
         assert (tmp_path / "two" / "halved" / path.name).read_bytes() == path.read_bytes()
     assert len(list((tmp_path / "two" / "halved").iterdir())) == 8
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_pages_of_a_stack_are_one_file_again(dtype: type, channels: int, tmp_path: Path) -> None:
+    """Five pages come back as one TIFF of five pages of the same depth; a repeated run computes no page again."""
+    white = int(np.iinfo(dtype).max)
+    shape = (5, 6, 7, 3) if channels == 3 else (5, 6, 7)
+    pages = np.random.default_rng(0).integers(0, white + 1, shape, dtype=dtype)
+    tifffile.imwrite(tmp_path / "stack.tif", pages, photometric="rgb" if channels == 3 else "minisblack")
+
+    def restore(module: "Copied") -> None:
+        data = ImagePairs(predict_dir=str(tmp_path / "stack.tif"), data_range=white if white > 255 else None)
+        trainer = quiet(default_root_dir=tmp_path / "run")
+        trainer.predict(module, data, return_predictions=False)
+
+    written = tmp_path / "run" / "restored" / "stack.tif"
+    restore(first := Copied())
+    np.testing.assert_array_equal(tifffile.imread(written), pages)
+    assert tifffile.imread(written).dtype == dtype
+    assert [path.name for path in written.parent.rglob("*")] == ["stack.tif"]
+    restore(again := Copied())
+    assert (len(first.computed), len(again.computed)) == (5, 0)
+    with Image.open(written) as image:
+        assert image.n_frames == 5  # type: ignore[attr-defined]
+    tifffile.imwrite(tmp_path / "stack.tif", pages[::-1], photometric="rgb" if channels == 3 else "minisblack")
+    with pytest.raises(ValueError, match=r"stack\.tif was written for other input data: remove it"):
+        restore(Copied())
+
+
+class Copied(RestorerSteps, LightningModule):
+    """Returns the images unchanged, and notes which were computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.computed: list[int] = []
+
+    def estimated(self, batch: Any) -> Tensor:
+        self.computed += batch["index"].tolist()
+        return batch["noisy"]

@@ -47,7 +47,6 @@ def test_the_table_is_what_the_attack_does_to_each_mixture(tmp_path: Path) -> No
     data.setup("test")
     images = list(data.test_dataloader())
     image, label = (torch.cat([batch[key] for batch in images])[::5] for key in ("image", "label"))
-    image = image / 16  # inputs of a batch on the device
     for row, alpha in zip(table.itertuples(), [0.0, 0.6, 1.0, None], strict=True):
 
         def network(given: torch.Tensor, alpha: float | None = alpha) -> torch.Tensor:

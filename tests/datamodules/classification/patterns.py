@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.trainer.states import TrainerStatus
 from torch import Tensor
 
 from datamodules.classification.image_sets import ImageSet, ImagesInMemory
@@ -62,6 +63,7 @@ def labels(data: LabelledImages) -> Tensor:
 def on_process(rank: int, world_size: int, directory: Path) -> Any:
     """Imitate the trainer attributes that a DataModule reads before training, for one of several processes."""
     return types.SimpleNamespace(
+        state=types.SimpleNamespace(status=TrainerStatus.RUNNING),
         global_rank=rank,
         world_size=world_size,
         is_global_zero=rank == 0,

@@ -81,7 +81,7 @@ def test_a_users_folders_are_trained_validated_and_tested_on(own_images: Path, t
     assert sorted(joined(module.trained, "index").tolist()) == list(range(15))
     assert [len(batch["label"]) for batch in module.evaluated] == [6]
     tested = joined([*ready(data, "test").test_dataloader()], "image")
-    assert tested[:, 1, 0, 0].tolist() == [0, 10, 20] * 3
+    assert tested[:, 1, 0, 0].mul(255).round().tolist() == [0, 10, 20] * 3
     assert "epoch" not in module.trained[0]
 
 
@@ -177,6 +177,7 @@ def test_a_folder_is_predicted_with_the_files_names_and_the_classes_that_folders
     assert table["name"].tolist() == ["a.png", "b.jpg", "cow/d.png", "dog/c.png"]
     assert table["label"].isna().tolist() == [True, True, True, False]
     assert table["label"].iloc[3] == 1
+    assert NewImages(str(tmp_path / "new" / "a.png"), images).names == ["a.png"]  # one file is a set of one
     fetched = NewImages(str(tmp_path / "new"), images).fetch(torch.arange(4), None) / 255
     expected = module(fetched).softmax(dim=1).detach().numpy()
     np.testing.assert_allclose(table.filter(like="probability_"), expected, rtol=0, atol=1e-5)

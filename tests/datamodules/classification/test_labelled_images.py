@@ -216,7 +216,7 @@ def everything_drawn(images: ImageSet, seed: int) -> dict[str, Any]:
     )
     data.setup("fit")
     assert data.train_set is not None
-    batches = [data.augmented(dict(batch), batch["epoch"]) for batch in data.train_dataloader()]
+    batches = [*data.train_dataloader()]
     kept = {key: joined(batches, key) for key in ("index", "label", "image")}
     plain = joined([*data.training_images_dataloader()], "image")
     return {"split": data.train_set.row, "pixels": plain, "views": kept["image"][kept["index"].argsort()], **kept}

@@ -8,14 +8,15 @@ import torch
 from datamodules.editing.folder_sets import MaskedPhotographs
 from datamodules.editing.images_to_protect import ImagesToProtect
 from tests.datamodules.editing.photographs import photographs
+from tests.trainers import standing
 
 
 def test_prompts_are_read_for_tests_alone_and_pixels_keep_their_levels(tmp_path: Path) -> None:
     folder = photographs(tmp_path)
     data = ImagesToProtect(MaskedPhotographs(str(folder), image_size=16))
-    data.trainer = SimpleNamespace(
+    data.trainer = standing(
         lightning_module=SimpleNamespace(dtype=torch.bfloat16), global_rank=0, world_size=1, num_devices=1
-    )  # type: ignore[assignment]
+    )
     data.setup("predict")
     batch = data.on_after_batch_transfer(next(iter(data.predict_dataloader())), 0)
     assert batch["image"].dtype == torch.float32

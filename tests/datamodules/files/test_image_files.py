@@ -1,17 +1,21 @@
 import io
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import functional as transforms
 
+from callbacks.generation.image_lists import FolderImages
 from datamodules.augmentation.boxes import box_of_random_area
+from datamodules.editing.folder_sets import decode_upright
 from datamodules.files.image_files import (
     SUFFIXES,
     Crop,
@@ -22,8 +26,14 @@ from datamodules.files.image_files import (
     files_by_class,
     image_names,
     read_crop,
+    size_in_header,
 )
+from datamodules.files.pixels import read_pixels
 from datamodules.randomness.counter import sample_uniform
+from datamodules.restoration.folder_sets import read_images
+from datamodules.segmentation.folder_sets import read_image
+from datamodules.segmentation.mask_files import read_mask
+from datamodules.segmentation.segthor import read_slice
 from tests.datamodules.image_folders import photograph, save
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
@@ -244,3 +254,39 @@ def test_an_image_that_links_bring_into_two_classes_is_refused(
     message = rf"{twice} is in two classes, cat and (dog|kitten), because of a link; leave it in one"
     with pytest.raises(ValueError, match=message):
         files_by_class(animals, class_folders(animals))
+
+
+def animation(path: Path) -> Path:
+    frames = [photograph(20, 16, seed) for seed in range(3)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    return path
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "classification": lambda path: read_crop(path, Crop(8, 8), None),
+    "its size": size_in_header,
+    "a shard": lambda path: read_crop("shard.tar", Crop(8, 8), None, path.read_bytes()),
+    "scores and references": lambda path: FolderImages(path.parent, [path.name])[range(1)],
+    "segmentation": lambda path: read_image(path, 8, 3),
+    "masks": read_mask,
+    "slices": read_slice,
+    "photographs to protect": decode_upright,
+    "published sets": lambda path: read_images(path.parent, [path.name], 3),
+}
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.gif", "a.webp", "a.png"])
+@pytest.mark.parametrize("reader", READERS)
+def test_several_pages_are_never_lost_in_silence(reader: str, name: str, tmp_path: Path) -> None:
+    with pytest.raises(UnreadableImage, match=r"has 3 pages, but .* must have one here; save each page as its own"):
+        READERS[reader](animation(tmp_path / name))
+
+
+def test_previews_are_no_pages(tmp_path: Path) -> None:
+    """A camera's JPEG has a preview, and a TIFF may have reduced copies (tag 254, 1) and masks (4)."""
+    assert read_crop(animation(tmp_path / "a.mpo"), Crop(8, 8), None).shape == (8, 8, 3)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for side, kind in ((4, 1), (16, 0), (8, 1), (16, 4)):
+            tag = [(254, "I", 1, kind, True)]
+            file.write(np.full((side, side), side, np.uint8), extratags=tag, contiguous=False, metadata=None)
+    np.testing.assert_array_equal(read_pixels(tmp_path / "a.tif"), np.full((1, 16, 16), 16, np.uint8))

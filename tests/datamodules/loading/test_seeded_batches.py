@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
+from tests.datamodules.recorder import Recorder
 from tests.trainers import quiet
 
 
@@ -70,3 +71,23 @@ def test_evaluation_batches_are_those_of_training_unless_they_are_given() -> Non
         data = LabelledImages(Digits(train_size=60), batch_size=7, evaluation_batch_size=given)
         data.setup("test")
         assert len(next(iter(data.test_dataloader()))["label"]) == expected
+
+
+def test_a_loop_without_a_trainer_gets_the_images_of_a_step() -> None:
+    """Digits are stored as integers in 0..16: dividing by 255, or not at all, would be wrong in silence."""
+    data, module = LabelledImages(Digits(train_size=40), batch_size=10, seed=3, validation_fraction=0.0), Recorder()
+    with pytest.raises(RuntimeError, match=r'LabelledImages has not read its data: call setup\("test"\) first'):
+        data.test_dataloader()
+    for stage in ("fit", "test"):
+        data.setup(stage)
+    trained, tested = list(data.train_dataloader()), list(data.test_dataloader())
+    assert data.test_set is not None
+    stored = data.test_set.source.fetch(torch.arange(10), None)
+    torch.testing.assert_close(tested[0]["image"], stored.float() / 16, rtol=0, atol=0)
+    quiet(max_epochs=1).fit(module, data)
+    quiet().test(module, data, verbose=False)
+    again = list(data.test_dataloader())  # after a Trainer has used the data
+    for batches, steps in ((trained, module.trained), (tested, module.evaluated), (again, module.evaluated)):
+        for batch, step in zip(batches, steps, strict=True):
+            assert batch["image"].dtype == torch.float32
+            torch.testing.assert_close(dict(batch), step, rtol=0, atol=0)

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -139,3 +140,17 @@ def test_a_listing_chooses_and_orders(tmp_path: Path) -> None:
     assert len(CentreCrops(str(tmp_path / "images"), 8).images("test").names) == 3
     with pytest.raises(FileNotFoundError, match=r"listing .*no\.txt does not exist"):
         CentreCrops(str(tmp_path / "images"), listing=str(tmp_path / "no.txt")).images("test")
+
+
+def test_each_page_is_an_image_and_pairs_need_as_many_pages(tmp_path: Path) -> None:
+    pages = np.random.default_rng(0).integers(0, 256, (3, 5, 6), dtype=np.uint8)
+    for name, count in {"noisy": 3, "clean": 3, "fewer": 2}.items():
+        (tmp_path / name).mkdir()
+        tifffile.imwrite(tmp_path / name / "a.tif", pages[:count], photometric="minisblack")
+    one = PairFolders(noisy_dir=str(tmp_path / "noisy" / "a.tif"), colour=False).images("training")
+    pairs = PairFolders(str(tmp_path / "clean"), str(tmp_path / "noisy" / "a.tif"), colour=False).images("training")
+    for images in (one, pairs):
+        assert images.names == ["a/1", "a/2", "a/3"]
+        np.testing.assert_array_equal(np.concatenate(images.noisy or []), pages)
+    with pytest.raises(ValueError, match="a/3 has no counterpart; clean and noisy pages must be as many"):
+        PairFolders(str(tmp_path / "fewer"), str(tmp_path / "noisy")).images("training")

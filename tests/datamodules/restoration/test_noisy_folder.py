@@ -2,12 +2,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
 from datamodules.corruptions.image_noise import Gaussian, Sensor
 from datamodules.files.bayer import packed
+from datamodules.loading.global_batches import Request
 from datamodules.restoration.image_pairs import ImagePairs
+from datamodules.restoration.noisy_folder import NoisyFolder, RawFolder
 from datamodules.restoration.photographs import Photographs
 from datamodules.restoration.raw_photographs import RawPhotographs
 from tests.datamodules.restoration.test_image_pairs import Recorder
@@ -74,5 +77,22 @@ def test_raw_images_are_packed_above_black_and_brightened(tmp_path: Path) -> Non
     assert "b.npz lacks bayer" in data.predict_set.unreadable[0]
     (tmp_path / "c").mkdir()
     data = ImagePairs(test=RawPhotographs(8), noise=Sensor(), predict_dir=str(tmp_path / "c"))
-    with pytest.raises(FileNotFoundError, match=r"c has no image; expected files that end with .npz, .arw"):
+    with pytest.raises(FileNotFoundError, match=r"c holds no raw image; expected files that end with .npz, .arw"):
         data.setup("predict")
+
+
+def test_one_file_is_a_set_of_one_and_each_of_its_pages_an_image(tmp_path: Path) -> None:
+    """A broken page makes the whole file unreadable, so that no page is lost in silence."""
+    folder(tmp_path, other=PIXELS)
+    tifffile.imwrite(tmp_path / "stack.tif", np.stack([DEEP, DEEP // 2]), photometric="minisblack")
+    alone, both = (NoisyFolder(str(tmp_path / name), data_range=4095) for name in ("stack.tif", ""))
+    assert (alone.names, alone.stacks, both.names) == (["stack/1", "stack/2"], {"stack": 2}, ["stack/1", "stack/2"])
+    batch = alone[Request(torch.tensor([1]), 0, 1)]
+    np.testing.assert_array_equal(batch["noisy"][0, 0].numpy(), DEEP // 2)
+    assert NoisyFolder(str(tmp_path / "other.png")).names == ["other"]
+    np.savez(tmp_path / "raw.npz", bayer=np.full((4, 4), 600, np.uint16), black=512, white=16383, pattern="RGGB")
+    assert RawFolder(str(tmp_path / "raw.npz")).names == ["raw"]
+    path = tmp_path / "stack.tif"
+    path.write_bytes(path.read_bytes()[:-150])  # cuts the second page
+    with pytest.raises(ValueError, match=r"no image can be read: .*stack\.tif cannot be read"):
+        NoisyFolder(str(path), data_range=4095)

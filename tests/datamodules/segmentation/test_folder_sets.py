@@ -124,6 +124,8 @@ def test_masks_of_new_images_have_their_names(folders: Path) -> None:
     assert sorted(str(path.relative_to(written)) for path in written.rglob("*.png")) == ["first.png", "more/second.png"]
     expected = module(torch.full((1, 1, 16, 16), 200 / 255)).argmax(dim=1)[0]
     assert category_mask(written / "first.png").tolist() == expected.tolist()
+    one = MaskFolders(str(folders), 16).new_images(str(folders / "new" / "first.png"))
+    assert one.names == ["first"]
 
 
 def test_new_images_need_a_set_that_reads_files(tmp_path: Path) -> None:

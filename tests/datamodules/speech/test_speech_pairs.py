@@ -103,3 +103,5 @@ def test_a_folder_is_predicted_and_what_can_not_be_read_is_told(tmp_path: Path) 
     ]  # type: ignore[union-attr]
     quiet().predict(module := Listener(), SpeechPairs(predict_dir=str(tmp_path), resample=True))
     assert [batch["noisy"].shape[1] for batch in module.tested] == [200, 200, 400]
+    quiet().predict(module := Listener(), SpeechPairs(predict_dir=str(tmp_path / "a.wav")))  # one file is a set of one
+    assert [batch["name"] for batch in module.tested] == [["a.wav"]]

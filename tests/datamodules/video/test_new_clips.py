@@ -26,6 +26,7 @@ def test_clips_that_can_not_be_read_are_left_out_and_named(tmp_path: Path) -> No
     part = clips[Request(torch.tensor([1, 3][1:]), 0, 1)]
     assert (part["name"], part["first"], part["rate"], part["noisy"].shape[1]) == (["b"], [4], [12.0], 3)
     assert clips[Request(torch.tensor([0]), 0, 1)]["rate"] == [0.0]  # folders of frames have no rate
+    assert NewClips(str(tmp_path / "b.mp4"), 3, longest=4)[Request(torch.tensor([0]), 0, 1)]["name"] == ["b"]
     assert "clean" not in part
 
 

@@ -83,6 +83,22 @@ def test_of_several_keys_all_combinations_are_run(config: Config) -> None:
     assert places(both)["a start 0.2, per_seed 3"] == ("a start 0.2", "per_seed 3")
 
 
+def test_a_folder_with_its_baseline_is_a_row_for_each_method_without_a_gap() -> None:
+    names = ("elr/demo", "elr/demo_baseline", "elr_plus/demo")
+    experiments = load_experiments([ROOT / f"configs/{name}.yaml" for name in names])
+    place = places(varied(experiments, [variation("data.label_noise.noise_rate=0.2,0.4")]))
+    columns = ["noise_rate 0.2", "noise_rate 0.4"]
+    assert list(place.values()) == [(row, column) for row in ("ELR", "CrossEntropy", "ELRPlus") for column in columns]
+    datasets = [
+        ROOT / f"configs/{folder}/{file}.yaml"
+        for folder in ("elr", "cross_entropy")
+        for file in ("cifar10", "cifar100")
+    ]
+    assert list(places(load_experiments(datasets)).values()) == [
+        (folder, file) for folder in ("elr", "cross_entropy") for file in ("cifar10", "cifar100")
+    ]
+
+
 def test_joined_keys_have_the_same_value_and_are_called_by_the_first(config: Config) -> None:
     experiments = load_experiments([config("a", start=0.9, per_seed=0.1)])
     both = varied(experiments, [variation("model.start+model.per_seed=1,2")])

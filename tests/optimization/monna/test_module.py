@@ -91,7 +91,7 @@ def by_loops(
         loader = source.train_dataloader()
         loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
         batch = list(loader)[place]
-        image, label = (batch["image"] / 16).double().chunk(HONEST), batch["label"].chunk(HONEST)
+        image, label = batch["image"].double().chunk(HONEST), batch["label"].chunk(HONEST)
         rate, g, flipped = RATE / (number // 2 * 2 / 3 + 1), [], []
         for i in range(HONEST):
             one = copy.deepcopy(start)
