@@ -324,8 +324,10 @@ def _advice(classes: dict[str, tuple[str, str]], families: Mapping[str, type] | 
     fitting = [families[named] for _, named in classes.values() if named in families]
     if fitting:
         return f"; use {fitting[0].__name__} for this pipeline"
-    current = {model.__name__: network for network, model in reversed(families.items())}
-    return f"; supported are {', '.join(f'{model} ({network})' for model, network in reversed(current.items()))}"
+    current: dict[str, str] = {}
+    for network, model in families.items():
+        current.setdefault(model.__name__, network)
+    return f"; supported are {', '.join(f'{model} ({network})' for model, network in current.items())}"
 
 
 def _check_parts(described: str, libraries: dict[str, str], parts: Sequence[str], advice: str = "") -> None:

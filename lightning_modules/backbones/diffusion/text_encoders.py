@@ -79,7 +79,7 @@ def tokens_of(pipeline: Any, texts: Sequence[str]) -> Iterator[tuple[str, int, l
     """
     longest = inspect.signature(type(pipeline).__call__).parameters.get("max_sequence_length")
     for name in ("tokenizer", "tokenizer_2", "tokenizer_3"):
-        tokenizer = getattr(pipeline, name, None)
+        tokenizer: Any = getattr(pipeline, name, None)
         if not type(tokenizer).__name__.startswith(("CLIP", "Bert", "T5")):
             continue  # the texts of language models are parts of longer instructions
         reads = tokenizer.model_max_length
