@@ -147,7 +147,8 @@ class ImageWriter(FolderWriter, ABC):
     """Key of the input images in the batch."""
 
     def store(self: Any, folder: Path) -> Files:
-        return PagedImages(folder, getattr(getattr(self.trainer.datamodule, "predict_set", None), "stacks", {}))
+        data = data_with(self.trainer, PredictionSource)
+        return PagedImages(folder, getattr(None if data is None else data.predict_set, "stacks", {}))
 
     @abstractmethod
     def pixels(self, batch: Any) -> Tensor:
