@@ -7,7 +7,7 @@ All DataModules with a fixed training set derive from this class, whatever their
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -35,6 +35,23 @@ class RequestedSet(Protocol):
         If the batch is augmented on the device, it also has the key `epoch`, which is removed after augmentation.
         """
         ...
+
+
+class SeededLoader(DataLoader):
+    """DataLoader that determines the epoch, and starts its workers, when the first batch is requested.
+
+    Lightning creates the iterator of a resumed run before it knows the epoch, so workers would prefetch the batches of
+    another epoch. If the number of steps is limited, Lightning may also call `set_epoch` with another number than the
+    trainer's `current_epoch`.
+    """
+
+    current_epoch: Callable[[], int] | None = None
+    """Function that returns the epoch of the trainer. None means the epoch of the sampler."""
+
+    def __iter__(self) -> Any:
+        if self.current_epoch is not None:
+            self.sampler.set_epoch(self.current_epoch())  # type: ignore[attr-defined]
+        yield from super().__iter__()
 
 
 def free_cores(processes: int) -> int:
@@ -161,17 +178,19 @@ class SeededBatches(LightningDataModule, ABC):
             self.set_up_prediction()
 
     def train_dataloader(self) -> DataLoader:
-        train_set = self.required(self.train_set, "fit")
-        epoch = self.trainer.current_epoch if self.trainer is not None else 0
+        train_set, trainer = self.required(self.train_set, "fit"), self.trainer
         rank, world_size = self.processes()
-        batches = self.training_batches(epoch, rank, world_size)
+        batches = self.training_batches(trainer.current_epoch if trainer is not None else 0, rank, world_size)
         self._training_batches = batches
         if batches.num_left_out:
             rank_zero_info(
                 f"The last {batches.num_left_out} of an epoch's {batches.num_samples} samples are dropped: "
                 f"a rank would have fewer than two of them"
             )
-        return self._loader(train_set, batches)
+        loader = self._loader(train_set, batches)
+        if trainer is not None:
+            loader.current_epoch = lambda: trainer.current_epoch
+        return loader
 
     def required(self, samples: Any, stage: str) -> Any:
         """Return a dataset, or the datasets, that `setup` creates.
@@ -230,7 +249,7 @@ class SeededBatches(LightningDataModule, ABC):
         """Return rank and world size."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
-    def _loader(self, samples: RequestedSet, batches: GlobalBatches) -> DataLoader:
+    def _loader(self, samples: RequestedSet, batches: GlobalBatches) -> SeededLoader:
         num_workers = self.num_workers
         if num_workers is None:
             processes = self.trainer.num_devices if self.trainer is not None else 1
@@ -240,7 +259,7 @@ class SeededBatches(LightningDataModule, ABC):
                 rank_zero_info(
                     f"data.num_workers is not set: {num_workers} DataLoader workers for each rank, one per free core"
                 )
-        return DataLoader(
+        return SeededLoader(
             samples,  # type: ignore[arg-type]
             sampler=batches,
             batch_size=None,
@@ -290,12 +309,13 @@ class SeededBatches(LightningDataModule, ABC):
     def state_dict(self) -> dict[str, Any]:
         """Return the epoch and the number of batches that were used in this epoch."""
         assert self.trainer is not None
-        batches = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        if batches >= self.trainer.num_training_batches:  # the epoch has ended, and current_epoch is the next epoch
-            batches = 0
-        return {"epoch": self.trainer.current_epoch, "batches": batches}
+        order, batches = self._training_batches, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        if order is not None and batches >= self.trainer.num_training_batches:
+            batches = len(order)  # no batch of this epoch is left
+        return {"epoch": self.trainer.current_epoch if order is None else order.epoch, "batches": batches}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._resumed = (state_dict["epoch"], state_dict["batches"])
         if self._training_batches is not None:  # the loader was built before the checkpoint was read, to count steps
             self._training_batches.resumed = self._resumed
+            self._training_batches.set_epoch(self._resumed[0])

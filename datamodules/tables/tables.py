@@ -13,12 +13,11 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import Trainer
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from datamodules.corruptions.seeded import seeded
 from datamodules.files.whole_files import whole_file
 from datamodules.loading.global_batches import GlobalBatches, Request
-from datamodules.loading.seeded_batches import RequestedSet, SeededBatches
+from datamodules.loading.seeded_batches import RequestedSet, SeededBatches, SeededLoader
 from datamodules.tables.table_set import Rows, TableSet
 
 
@@ -152,11 +151,11 @@ class Tables(SeededBatches):
 
         return {key: cast(value) for key, value in batch.items()}
 
-    def _loader(self, samples: RequestedSet, batches: GlobalBatches) -> DataLoader:
+    def _loader(self, samples: RequestedSet, batches: GlobalBatches) -> SeededLoader:
         if batches.shuffle or len(batches) > batches.passes:
             return super()._loader(samples, batches)
         kept = KeptBatch(samples, self._made)
-        return DataLoader(kept, sampler=batches, batch_size=None, collate_fn=lambda batch: batch)  # type: ignore[arg-type]
+        return SeededLoader(kept, sampler=batches, batch_size=None, collate_fn=lambda batch: batch)  # type: ignore[arg-type]
 
     def _made(self, batch: dict[str, Any]) -> dict[str, Any]:
         device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device

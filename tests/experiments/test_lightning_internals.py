@@ -43,6 +43,7 @@ SOURCE = "lightning.pytorch.trainer.connectors.data_connector._DataLoaderSource"
 CALLED = {
     f"{LOOP}.__init__": "self trainer min_epochs max_epochs",
     f"{LOOP}._iteration_based_training": "self",
+    f"{LOOP}.reset_restart_stage": "self",
     f"{EPOCH}._should_accumulate": "self",
     f"{EPOCH}._should_check_val_fx": "self data_fetcher",
     f"{EPOCH}._broadcast_sigterm_tensor": "self",
@@ -65,6 +66,8 @@ CALLED = {
 }
 """Private functions that are called, and their arguments."""
 OVERRIDDEN = {
+    f"{LOOP}.load_state_dict": "self state_dict prefix",
+    f"{LOOP}.on_run_start": "self",
     f"{SIGNALS}._sigterm_notifier_fn": "self signum _",
     f"{SIGNALS}._slurm_sigusr_handler_fn": "self signum _",
     f"{WATCH}._run": "self",

@@ -49,13 +49,41 @@ class AsksForSteps(LightningModule):
         return torch.nn.functional.cross_entropy(self.linear(batch["image"].flatten(1)), batch["label"])
 
 
-@pytest.mark.parametrize("asked_in", ["configure_optimizers", "setup", "on_fit_start", "none"])
-@pytest.mark.parametrize("step", [2, 4, 7])
-def test_a_resumed_run_trains_on_the_batches_that_were_left(asked_in: str, step: int, tmp_path: Path) -> None:
+BY_STEPS: dict[str, Any] = {"max_epochs": -1, "max_steps": 12}
+
+
+@pytest.mark.parametrize(
+    ("asked_in", "step", "at_end", "workers", "limits"),
+    [
+        *(
+            (hook, step, False, 0, {})
+            for hook in ("configure_optimizers", "setup", "on_fit_start")
+            for step in (2, 4, 7)
+        ),
+        *(
+            ("none", step, at_end, 0, limits)
+            for step, at_end in ((2, False), (4, False), (4, True))
+            for limits in ({}, BY_STEPS)
+        ),
+        # Lightning creates iterators before it restores the epoch; those of workers begin at once.
+        ("none", 4, True, 1, {}),
+        ("none", 4, True, 1, BY_STEPS),
+        ("none", 4, False, 1, {}),
+        ("configure_optimizers", 7, False, 1, {}),
+    ],
+)
+def test_a_resumed_run_trains_on_the_batches_that_were_left(
+    asked_in: str, step: int, at_end: bool, workers: int, limits: dict[str, Any], tmp_path: Path
+) -> None:
+    """The checkpoint is that of a batch, or of the end of the epoch; the run is limited by epochs or by steps."""
+
     def fitted(checkpoint: Path | None = None) -> AsksForSteps:
-        module, data = AsksForSteps(asked_in), LabelledImages(Digits(train_size=40), batch_size=10, seed=3)
-        saves = ModelCheckpoint(tmp_path / "saved", filename="{step}", every_n_train_steps=step, save_top_k=-1)
-        trainer = quiet(max_epochs=3, callbacks=[] if checkpoint else [saves], enable_checkpointing=checkpoint is None)
+        images = Digits(train_size=40)
+        module, data = AsksForSteps(asked_in), LabelledImages(images, batch_size=10, seed=3, num_workers=workers)
+        every: dict[str, Any] = {"save_on_train_epoch_end": True} if at_end else {"every_n_train_steps": step}
+        saves = ModelCheckpoint(tmp_path / "saved", filename="{step}", save_top_k=-1, **every)
+        own = {"callbacks": [] if checkpoint else [saves], "enable_checkpointing": checkpoint is None}
+        trainer = quiet(**({"max_epochs": 3} | limits), **own)
         trainer.fit(module, data, ckpt_path=checkpoint)
         return module
 
