@@ -6,6 +6,7 @@ A new dataset is a subclass of `ImageSet` with `num_classes`, `image_shape` and 
 The DataModule `LabelledImages` adds label noise, a validation split, batches and augmentation.
 """
 
+import copy
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -365,7 +366,9 @@ class NoisyImages(_ChangedSet):
             raise ValueError(f"NoisyImages needs a dataset with images in memory, got {type(self.images).__name__}")
         clean = source.image.float() / source.data_range
         noisy = self.noise.sample(clean, CounterRNG(self.seed, 0, torch.arange(len(clean))))
-        return ImagesInMemory((noisy.clamp(0, 1) * 255).round().to(torch.uint8), source.label)
+        changed = copy.copy(source)
+        changed.image, changed.data_range = (noisy.clamp(0, 1) * 255).round().to(torch.uint8), 255
+        return changed
 
 
 class UnequalClasses(_ChangedSet):
@@ -402,7 +405,8 @@ class UnequalClasses(_ChangedSet):
         kept[[*self.dropped]] = 0
         rows = [(source.label == label).nonzero()[:count, 0] for label, count in enumerate(kept.tolist())]
         row = torch.cat(rows).sort().values
-        return ImagesInMemory(source.image[row], source.label[row], source.data_range)
+        true = None if source.clean_label is None else source.clean_label[row]
+        return ImagesInMemory(source.image[row], source.label[row], source.data_range, true)
 
     def test(self) -> ImageSource:
         return self.images.test()

@@ -19,7 +19,7 @@ def squared_norm(x: Any) -> Any:
 
     The result is a tensor if x is a tensor, and a Python number if x is a NumPy array.
     """
-    return x.square().sum() if isinstance(x, Tensor) else float(x @ x)
+    return x.square().sum() if isinstance(x, Tensor) else float(x.dot(x))
 
 
 def project(x: Any, radius: float) -> Any:

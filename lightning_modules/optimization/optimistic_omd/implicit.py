@@ -23,7 +23,7 @@ from torch import Tensor
 
 from datamodules.arguments import at_least
 from lightning_modules.optimization.optimistic_omd.ball import project, squared_norm
-from lightning_modules.optimization.optimistic_omd.optimizers import Memory, OnlineOptimizer
+from lightning_modules.optimization.optimistic_omd.optimizers import Memory, OnlineOptimizer, number
 
 HALVINGS = 50
 """Number of bisection steps; the first step halves the interval [0, 1]."""
@@ -47,11 +47,12 @@ class ImplicitOMD(OnlineOptimizer):
     def __init__(self, params: Iterable[Any], D: float, G: float | None = None, delta: float = 0.0) -> None:
         at_least(0, delta=delta)
         self.delta = delta
+        self._loss = torch.zeros(())
         super().__init__(params, D, G)
 
     def begin(self, x: Tensor) -> Memory:
         zero = torch.zeros_like(x[0])
-        return {"anchor": x.clone(), "hint": torch.zeros_like(x), "variation": zero, "value": zero.clone()}
+        return {"anchor": x.clone(), "hint": torch.zeros_like(x), "variation": zero}
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """End a round with the gradients of the parameters and the loss of the closure, and set the next point."""
@@ -59,16 +60,17 @@ class ImplicitOMD(OnlineOptimizer):
             raise ValueError("step of ImplicitOMD needs a closure that returns the loss of the round")
         with torch.enable_grad():
             loss = closure()
-        self.memory["value"].copy_(loss.detach())
+        self._loss = loss.detach()
         super().step()
         return loss
 
     def decide(self, gradient: Any, memory: Memory) -> Any:
         point: Any = self.point if isinstance(gradient, Tensor) else self.point.numpy()
-        memory["anchor"] = self._nearest(gradient, memory["value"], point, memory["anchor"], self.step_size(memory))
+        value, eta = number(self._loss, gradient), number(self.step_size(memory), gradient)
+        memory["anchor"] = self._nearest(gradient, value, point, memory["anchor"], eta)
         memory["variation"] = memory["variation"] + squared_norm(gradient - memory["hint"])
         memory["hint"] = gradient
-        return project(memory["anchor"] - self.step_size(memory) * gradient, self.radius)
+        return project(memory["anchor"] - number(self.step_size(memory), gradient) * gradient, self.radius)
 
     def step_size(self, memory: Memory) -> Any:
         """Compute the step size eta_t."""

@@ -33,7 +33,7 @@ LOSSES: Mapping[str, Callable[[Tensor, Any], Tensor]] = {
 DRAWN_ROUNDS = 1000
 """Maximum number of rounds in the table of the regret."""
 MEASURED = ("loss", "rows", "gradient_variation", "expected", "noise")
-"""Names of the first values stored for each round; the expected loss's gradient at 0 and the point x_t follow."""
+"""Names of the first values stored for each round. If the expected loss is known, its gradient at 0, `[d]`, follows."""
 ACCURACY = 1e-6
 """Relative accuracy with which the minimum loss of a stream is computed if the minimum has no closed form."""
 
@@ -62,6 +62,7 @@ class OnlineConvexOptimization(MethodModule):
     """
 
     previous: Tensor
+    point_sum: Tensor
     radius: Tensor
     curvature: Tensor
 
@@ -93,7 +94,8 @@ class OnlineConvexOptimization(MethodModule):
         self.optimizer = optimizer
         self.rows_per_round = rows_per_round
         self.ridge = ridge
-        self.register_buffer("previous", torch.zeros(sum(each.numel() for each in self._learning), dtype=torch.float64))
+        for name in ("previous", "point_sum"):
+            self.register_buffer(name, torch.zeros(sum(each.numel() for each in self._learning), dtype=torch.float64))
         for name in ("radius", "curvature"):
             self.register_buffer(name, torch.zeros((), dtype=torch.float64))
         self.history: list[Tensor] = []
@@ -143,15 +145,16 @@ class OnlineConvexOptimization(MethodModule):
         x = optimizer.point
         loss = total[0] + self.ridge / 2 * x.square().sum()
         g = total[1 : 1 + len(x)] + self.ridge * x
-        measured = [loss, torch.full_like(loss, stop - start), (g - self.previous).square().sum()]
+        measured = torch.stack([loss, torch.full_like(loss, stop - start), (g - self.previous).square().sum()])
         if known:
             noise, slope = total[1 + len(x)] / (stop - start), total[2 + len(x) :]
-            measured += [quadratic(x, slope, self.curvature), noise, *slope, *x]
+            measured = torch.cat([measured, quadratic(x, slope, self.curvature)[None], noise[None], slope])
+        self.point_sum += x
         self.previous.copy_(g)
         for parameter, part in zip(self._learning, g.split([each.numel() for each in self._learning]), strict=True):
             parameter.grad = part.view_as(parameter)
         optimizer.step(lambda: loss)
-        return torch.stack(measured)
+        return measured
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         optimizer: Any = self.optimizers()
@@ -189,14 +192,13 @@ class OnlineConvexOptimization(MethodModule):
                 history = torch.cat([each.cpu() for each in self.history])
                 loss, rows, variation, *known = history[:, : len(MEASURED)].T
                 metrics = {"loss": loss.mean(), "gradient_variation": variation.sum()}
-                own, curves = self._known(known, history) if known else self._observed(loss, rows)
+                own, curves = self._known(*known, history) if known else self._observed(loss, rows)
                 self.found = {**metrics, **own}, curves
         return self.found
 
-    def _known(self, known: list[Tensor], history: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        slope, points = history[:, len(MEASURED) :].tensor_split([len(self.previous)], dim=1)
-        expected, noise = known
-        return metrics_and_curves(expected, noise, slope, points, self.curvature.item(), self.radius.item())
+    def _known(self, expected: Tensor, noise: Tensor, history: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        slope, point = history[:, len(MEASURED) :], self.point_sum.cpu() / len(history)
+        return metrics_and_curves(expected, noise, slope, point, self.curvature.item(), self.radius.item())
 
     def _observed(self, loss: Tensor, rows: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         data = require(self.trainer.datamodule, TrainingRows, "OnlineConvexOptimization")  # type: ignore[attr-defined]

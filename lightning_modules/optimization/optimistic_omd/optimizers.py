@@ -4,9 +4,9 @@ The equations are in the docstring of the package. A call of `step` uses the gra
 and immediately computes the next point with the hint of the next round. The parameters are therefore equal to x_{t+1}
 before round t + 1 starts. In any training loop, `loss.backward(); optimizer.step()` completes one round.
 
-On the CPU, a round is computed with Python numbers and with NumPy arrays that share the memory of the tensors. For
-vectors with about ten entries, most of the time is call overhead, which is several times lower in NumPy than in
-PyTorch.
+On the CPU, a round is computed with Python numbers and NumPy arrays, which stay there until the memory is read or
+saved. For vectors with about ten entries, most of the time is call overhead, which is several times lower in NumPy than
+in PyTorch.
 """
 
 import math
@@ -52,6 +52,7 @@ class OnlineOptimizer(Optimizer, ABC):
         self.D = D
         self.G = G
         self.radius = D / 2
+        self._on_host: Memory = {}
         x = project(self.point, self.radius)
         zero = torch.zeros_like(x[0])
         self._play(x)
@@ -85,8 +86,20 @@ class OnlineOptimizer(Optimizer, ABC):
 
     @property
     def memory(self) -> Memory:
-        """Return the memory of the learner."""
-        return self.state[self._parameters[0]]
+        """Return the memory of the learner, as tensors."""
+        kept = self.state[self._parameters[0]]
+        for name, value in self._on_host.items():
+            kept[name] = torch.as_tensor(value, dtype=kept[name].dtype)
+        self._on_host = {}
+        return kept
+
+    def state_dict(self) -> dict[str, Any]:
+        assert self.memory  # moves it from the host to `state`
+        return super().state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._on_host = {}
+        super().load_state_dict(state_dict)
 
     @property
     def point(self) -> Tensor:
@@ -100,13 +113,11 @@ class OnlineOptimizer(Optimizer, ABC):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        own = [torch.zeros_like(each) if each.grad is None else each.grad for each in self._parameters]
+        own = [torch.zeros_like(each) if each.grad is None else each.grad.detach() for each in self._parameters]
         if own[0].device.type == "cpu" and own[0].dtype in (torch.float32, torch.float64):
-            gradient = np.concatenate([each.detach().numpy().ravel() for each in own])
-            point = torch.from_numpy(self._end_round_on_host(gradient, self.memory))
+            self._play(self._end_round_on_host(np.concatenate([each.numpy().ravel() for each in own])))
         else:
-            point = self._end_round(torch.cat([each.flatten() for each in own]), self.memory)
-        self._play(point)
+            self._play(self._end_round(torch.cat([each.flatten() for each in own]), self.memory))
         return loss
 
     def _end_round(self, gradient: Tensor, memory: Memory) -> Tensor:
@@ -117,22 +128,16 @@ class OnlineOptimizer(Optimizer, ABC):
         memory["beyond"] = torch.where(beyond, torch.stack([memory["round"], norm]), memory["beyond"])
         return self.decide(gradient, memory)
 
-    def _end_round_on_host(self, gradient: np.ndarray, memory: Memory) -> np.ndarray:
-        before = {name: each.numpy() if each.ndim else each.item() for name, each in memory.items()}
-        norm = math.sqrt(squared_norm(gradient))
-        greatest = before["greatest"] if before["greatest"] > norm else norm
-        now = before | {"round": before["round"] + 1, "greatest": greatest}
-        if not norm <= self._allowed(memory["greatest"].dtype) and now["beyond"][0] == 0:
-            now["beyond"] = np.array([now["round"], norm], gradient.dtype)
-        point = self.decide(gradient, now)
-        for name, value in now.items():
-            if value is before[name]:
-                continue
-            if isinstance(value, np.ndarray):
-                memory[name] = torch.from_numpy(value)
-            else:
-                memory[name].fill_(value)
-        return point
+    def _end_round_on_host(self, gradient: np.ndarray) -> np.ndarray:
+        if not self._on_host:
+            self._on_host = {name: each.numpy() if each.ndim else each.item() for name, each in self.memory.items()}
+        memory, norm = self._on_host, math.sqrt(squared_norm(gradient))
+        memory["round"] += 1
+        memory["greatest"] = memory["greatest"] if memory["greatest"] > norm else norm
+        allowed = self._allowed(torch.float32 if gradient.dtype == np.float32 else torch.float64)
+        if not norm <= allowed and memory["beyond"][0] == 0:
+            memory["beyond"] = np.array([memory["round"], norm], gradient.dtype)
+        return self.decide(gradient, memory)
 
     def _allowed(self, dtype: torch.dtype) -> float:
         """Return the largest gradient norm that is accepted."""
@@ -145,7 +150,7 @@ class OnlineOptimizer(Optimizer, ABC):
             ValueError: if the norm of a gradient has exceeded G or was not finite; the message names the first such
                 round.
         """
-        number, norm = self.memory["beyond"].tolist()
+        number, norm = (self._on_host or self.memory)["beyond"].tolist()
         if number and self.G is None:
             raise ValueError(f"the gradient of round {number:.0f} has norm {norm:g}: it is not finite")
         if number:
@@ -161,11 +166,20 @@ class OnlineOptimizer(Optimizer, ABC):
         greatest = memory["greatest"]
         return greatest.clamp(min=1e-30) if isinstance(greatest, Tensor) else max(greatest, 1e-30)
 
-    def _play(self, x: Tensor) -> None:
-        parameters = self._parameters
-        parts = x.split([each.numel() for each in parameters]) if len(parameters) > 1 else (x,)
-        for parameter, part in zip(parameters, parts, strict=True):
-            parameter.data.copy_(part.view_as(parameter))
+    def _play(self, x: Any) -> None:
+        start = 0
+        for parameter in self._parameters:
+            part = x[start : start + parameter.numel()].reshape(parameter.shape)
+            if isinstance(part, Tensor):
+                parameter.data.copy_(part)
+            else:
+                parameter.detach().numpy()[...] = part
+            start += parameter.numel()
+
+
+def number(value: Any, gradient: Any) -> Any:
+    """Convert a scalar to a Python number if the gradient is a NumPy array."""
+    return float(value) if isinstance(gradient, np.ndarray) else value
 
 
 class OptimisticOMD(OnlineOptimizer):
@@ -224,7 +238,8 @@ class OptimisticOMD(OnlineOptimizer):
             identity = torch.eye(len(x), dtype=x.dtype, device=x.device)
             memory |= {"h": scale * identity, "inverse": identity / scale}
         start = torch.zeros_like(x[0])
-        return {**memory, "step_size": self.step_size({**memory, "round": start, "greatest": start})}
+        first = self.step_size({**memory, "round": start, "greatest": start})
+        return {**memory, "step_size": torch.as_tensor(first, dtype=x.dtype, device=x.device)}
 
     def step_size(self, memory: Memory) -> Any:
         """Compute the step size eta_t of the next round.
@@ -242,7 +257,7 @@ class OptimisticOMD(OnlineOptimizer):
         if self.mode == "exp_concave":
             memory["h"] = memory["h"] + self.beta / 2 * (gradient[:, None] * gradient)
             memory["inverse"] = sherman_morrison(memory["inverse"], gradient, self.beta / 2)
-        memory["step_size"] = self.step_size(memory)
+        memory["step_size"] = number(self.step_size(memory), gradient)
         if not self.hint:
             return memory["anchor"]
         memory["hint"] = gradient
@@ -367,8 +382,8 @@ class OptimisticFTRL(OnlineOptimizer):
         return self.D**2 / (self.nu + memory["weighted_variation"])
 
     def decide(self, gradient: Any, memory: Memory) -> Any:
-        own = self.step_size(memory) * squared_norm(gradient - memory["hint"])
+        own = number(self.step_size(memory), gradient) * squared_norm(gradient - memory["hint"])
         memory["weighted_variation"] = memory["weighted_variation"] + own
         memory["sum"] = memory["sum"] + gradient
         memory["hint"] = gradient
-        return project(-self.step_size(memory) / 2 * (memory["sum"] + gradient), self.radius)
+        return project(-number(self.step_size(memory), gradient) / 2 * (memory["sum"] + gradient), self.radius)

@@ -54,20 +54,20 @@ def regret_of_quadratics(expected: Tensor, slope: Tensor, curvature: float, radi
     )
 
 
-def excess_risk(points: Tensor, slope: Tensor, curvature: float, radius: float) -> Tensor:
+def excess_risk(point: Tensor, slope: Tensor, curvature: float, radius: float) -> Tensor:
     """Compute F(mean of x_t) - min F, where F is the mean expected loss over rounds (online-to-batch conversion).
 
     If the distribution is the same in all rounds, the excess risk is at most the static regret divided by T.
 
     Args:
-        points: played points x_t, `[T, d]`.
+        point: mean of the played points x_t, `[d]`.
         slope: gradient of the expected loss at 0 in each round, `[T, d]`.
         curvature: curvature of the expected losses, which is the same in all rounds.
         radius: radius of the ball.
     """
     mean = slope.mean(0)
     best = least_of_quadratic(mean, curvature, radius)
-    return quadratic(points.mean(0), mean, curvature) - quadratic(best, mean, curvature)
+    return quadratic(point, mean, curvature) - quadratic(best, mean, curvature)
 
 
 def growth_exponent(regret: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ def growth_exponent(regret: Tensor) -> Tensor:
 
 
 def metrics_and_curves(
-    expected: Tensor, noise: Tensor, slope: Tensor, points: Tensor, curvature: float, radius: float
+    expected: Tensor, noise: Tensor, slope: Tensor, point: Tensor, curvature: float, radius: float
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Compute the metrics of a stream with known expected losses, and the cumulative regret for each comparator.
 
@@ -94,7 +94,7 @@ def metrics_and_curves(
         expected: expected losses F_t(x_t), `[T]`.
         noise: variance of the gradient noise in each round, `[T]`.
         slope: gradient of the expected loss at 0 in each round, `[T, d]`.
-        points: played points x_t, `[T, d]`, or `[T, 0]` if the points were not stored, as in older checkpoints.
+        point: mean of the played points x_t, `[d]`.
         curvature: curvature of the expected losses, which is the same in all rounds.
         radius: radius of the ball.
     """
@@ -107,9 +107,8 @@ def metrics_and_curves(
         "stochastic_variance": noise.sum(),
         "adversarial_variation": regret.adversarial_variation,
         "regret_exponent": growth_exponent(static),
+        "excess_risk": excess_risk(point, slope, curvature, radius),
     }
-    if points.numel():
-        metrics["excess_risk"] = excess_risk(points, slope, curvature, radius)
     return metrics, {"best of all rounds": static, "best of each round": dynamic}
 
 

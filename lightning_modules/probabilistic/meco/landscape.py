@@ -17,6 +17,8 @@ from numpy.polynomial.hermite_e import hermegauss
 from scipy.integrate import quad
 from torch import Tensor, nn
 
+from lightning_modules.interfaces import Table
+
 
 class LocationEnergy(nn.Module):
     """The energy f(x) = -(x - theta)^2 / 2, where theta is initialised to 0.
@@ -37,6 +39,15 @@ class ExponentialEnergy(LocationEnergy):
 
     The normalising constant of this energy is proportional to exp(theta^2 / 2).
     """
+
+    @property
+    def tables(self) -> dict[str, Table]:
+        """Tabulate the smallest curvature at the true parameters over means R, for noise contrast and likelihood."""
+        means = [1, 2, 3, 4, 6, 8, 10]
+        least = [contrast_curvature(mean)[0] for mean in means] + [1.0] * len(means)
+        objectives = ["noise contrast"] * len(means) + ["likelihood"] * len(means)
+        columns = {"mean": means * 2, "least_curvature": least, "objective": objectives}
+        return {"curvature": Table(columns, logarithmic=("least_curvature",))}
 
     def forward(self, x: Tensor) -> Tensor:
         return self.theta * x - x.square() / 2

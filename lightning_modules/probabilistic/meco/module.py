@@ -12,12 +12,19 @@ from datamodules.arguments import at_least, positive
 from datamodules.distributed.collectives import run_seed
 from datamodules.randomness.generators import generator_of
 from datamodules.randomness.shared_batches import sample_rows
-from lightning_modules.interfaces import Table, TestOrigins, TrainingImageSource, TrainingRows, data_with, require_data
+from lightning_modules.interfaces import (
+    Table,
+    TableSource,
+    TestOrigins,
+    TrainingImageSource,
+    TrainingRows,
+    data_with,
+    require_data,
+)
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.metrics.detection import DetectionResult, metrics_by_name
 from lightning_modules.optim.optimizers import adam, constant, scheduled, trainable_parameters
-from lightning_modules.probabilistic.meco.landscape import ExponentialEnergy, contrast_curvature
 from lightning_modules.probabilistic.meco.noise_distributions import Draw, NoiseDistribution
 from lightning_modules.probabilistic.meco.objectives import Objective
 from lightning_modules.training.logging import log_same, log_training
@@ -45,7 +52,8 @@ class MECO(MethodModule):
     The normalising constant Z is unknown, and the objective determines how it is treated.
 
     Args:
-        network: network that maps points `[B, D]`, or images, to energies f `[B, 1]`.
+        network: network that maps points `[B, D]`, or images, to energies f `[B, 1]`. If it has `tables`, they are
+            saved with the module's own.
         noise: noise distribution q, which may be fitted to the training data before training.
         objective: loss, which is a function of the energies; `MovingAverage` gives MECO.
         image_shape: channels, height and width of the images, if the data are images in [0, 1]; None for other data.
@@ -97,6 +105,8 @@ class MECO(MethodModule):
         self.register_buffer("squared_errors", torch.zeros(2, dtype=torch.float64))
         self.tables: dict[str, Table] = {}
         self.detections: list[DetectionResult] = []
+        self._names: list[str] = []  # test sets
+        self._seen: list[Collected] = []  # their energies
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the energy f, `[B]`, of points `[B, D]`."""
@@ -195,20 +205,11 @@ class MECO(MethodModule):
         self.tables = self._tables(log_partition)
 
     def _tables(self, log_partition: Tensor) -> dict[str, Table]:
-        tables: dict[str, Table] = {}
-        columns: dict[str, Any]
+        tables = dict(self.network.tables) if isinstance(self.network, TableSource) else {}
         if self.grid_half_width is not None:
             drawn = [part.cpu().view(GRID, GRID, -1)[::DRAWN, ::DRAWN].flatten(0, 1) for part in self._on_grid()]
-            points, energy = drawn[0], drawn[1][:, 0]
-            density = (energy - log_partition).exp()
-            columns = {"x_1": points[:, 0].numpy(), "x_2": points[:, 1].numpy(), "density": density.numpy()}
-            tables["density"] = Table(columns, kind="map")
-        if isinstance(self.network, ExponentialEnergy):
-            means = [1, 2, 3, 4, 6, 8, 10]
-            least = [contrast_curvature(mean)[0] for mean in means] + [1.0] * len(means)
-            objectives = ["noise contrast"] * len(means) + ["likelihood"] * len(means)
-            columns = {"mean": means * 2, "least_curvature": least, "objective": objectives}
-            tables["curvature"] = Table(columns, logarithmic=("least_curvature",))
+            (first, second), density = drawn[0].numpy().T, (drawn[1][:, 0] - log_partition).exp().numpy()
+            tables["density"] = Table({"x_1": first, "x_2": second, "density": density}, kind="map")
         return tables
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:

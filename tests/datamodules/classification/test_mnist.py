@@ -4,10 +4,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from datamodules.classification.image_sets import NoisyImages
+from datamodules.classification.image_sets import ImagesInMemory, NoisyImages, UnequalClasses
 from datamodules.classification.mnist import MNIST, JoinedMedMNIST, MedMNIST
 from datamodules.corruptions.image_noise import SmoothMask
+
+
+class TrueLabels(MedMNIST):
+    """A dataset whose labels are partly wrong, and whose splits contain only class 1 of the two true classes."""
+
+    def _read(self, split: str) -> ImagesInMemory:
+        source = super()._read(split)
+        source.clean_label, source.classes = torch.ones_like(source.label), torch.tensor([1])
+        return source
 
 
 def written(folder: Path, **arrays: np.ndarray) -> str:
@@ -48,6 +58,18 @@ def test_test_images_of_a_noisy_set_are_masked_alike_for_all_seeds(tmp_path: Pat
     assert not one.image.equal(clean.image)
     assert one.label.equal(clean.label)
     assert noisy.training().label.equal(images.training().label)
+
+
+def test_changed_sets_keep_the_true_labels_and_the_classes_of_their_source(tmp_path: Path) -> None:
+    images = TrueLabels("small", 2, written(tmp_path / "small"))
+    noisy = NoisyImages(images, SmoothMask(grid=7, kernel=3, sigma=1.0)).test()
+    assert noisy.clean_label is not None
+    assert noisy.clean_label.tolist() == [1] * 4
+    assert noisy.classes is not None
+    assert noisy.classes.tolist() == [1]
+    fewer = UnequalClasses(images, dropped=[0]).training()
+    assert fewer.clean_label is not None
+    assert fewer.clean_label.tolist() == [1] * len(fewer.label)
 
 
 def test_classes_of_joined_sets_follow_each_other(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_an_implicit_step_minimises_the_hinge_loss_in_the_ball_on_host_and_devic
             [parameter] = optimizer.param_groups[0]["params"]
             parameter.grad = torch.from_numpy(gradient)
         host.step(partial(torch.tensor, value))
-        device.memory["value"].fill_(value)
+        device._loss = torch.tensor(value)
         with torch.no_grad():
             device._play(device._end_round(torch.from_numpy(gradient), device.memory))
         torch.testing.assert_close(host.point, device.point, rtol=0, atol=1e-9)

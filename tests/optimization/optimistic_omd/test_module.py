@@ -123,6 +123,22 @@ def test_losses_and_variation_are_those_of_the_points() -> None:
     assert history(module)[45, 1] == 1  # the last round has one row
 
 
+def test_of_the_points_only_their_mean_is_kept() -> None:
+    """For linear losses, the excess risk of the mean point is <slope, mean of x_t> + radius |slope|."""
+    rows = LinearLosses(rounds=40, sigma=0.3).training()
+    module = played(Given(dict(rows.columns), dict(rows.truth)), 7)
+    assert history(module).shape == (40, 5 + 5)  # loss, rows, variation, expected loss and noise; slope
+    weight, points = nn.Parameter(torch.zeros(5, dtype=torch.float64)), []
+    optimizer = OMD([weight])
+    for gradient in rows.columns["features"]:
+        points.append(weight.detach().clone())
+        weight.grad = gradient.clone()
+        optimizer.step()
+    slope = history(module)[:, 5:].mean(0)
+    expected = slope @ torch.stack(points).mean(0) + slope.norm()
+    assert figures(module)["excess_risk"] == pytest.approx(expected.item(), abs=1e-12)
+
+
 def test_ridge_is_part_of_the_curvature_of_known_losses() -> None:
     assert [played(LinearLosses(rounds=10), ridge=ridge).curvature.item() for ridge in (0.0, 0.3)] == [0.0, 0.3]
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from experiments.config_files import settings_of
 from lightning_modules.optimization.optimistic_omd import (
+    ImplicitOMD,
     OnlineGradientDescent,
     OptimisticEnsemble,
     OptimisticFTRL,
@@ -247,6 +248,20 @@ def test_a_host_computes_with_arrays_what_a_device_does_with_tensors(
     assert {name: each.dtype for name, each in host.memory.items()} == dict.fromkeys(device.memory, dtype)
     torch.testing.assert_close(host.point, device.point)
     torch.testing.assert_close(host.memory, device.memory)
+
+
+@pytest.mark.parametrize(("kind", "options"), [(OptimisticOMD, {}), (ImplicitOMD, {}), (OptimisticFTRL, {})])
+def test_an_overridden_step_size_may_be_a_tensor_or_a_number(kind: Any, options: dict[str, Any]) -> None:
+    """On the CPU, a tensor met arrays in the products with the gradient."""
+    gradients, points = numbers(20, 3), []
+    for size in (0.1, torch.tensor(0.1, dtype=torch.float64)):
+        own = type("Own", (kind,), {"step_size": lambda self, memory, size=size: size})
+        optimizer = learner(own, **options)
+        for gradient in gradients:
+            optimizer.param_groups[0]["params"][0].grad = gradient.clone()
+            optimizer.step(lambda: torch.ones((), dtype=torch.float64))
+        points.append(optimizer.point)
+    assert torch.equal(*points)
 
 
 def test_any_training_loop_trains_the_last_layer_of_a_network() -> None:

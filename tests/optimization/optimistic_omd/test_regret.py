@@ -80,7 +80,7 @@ def test_regret_of_quadratics_is_that_of_their_definition() -> None:
 @pytest.mark.parametrize("curvature", [0.0, 0.4])
 def test_the_mean_point_has_the_excess_risk_of_its_definition_and_at_most_the_mean_regret(curvature: float) -> None:
     slope, x = numbers(1, 3).expand(50, -1), project(numbers(50, 3, seed=1), 1.0)
-    found = excess_risk(x, slope, curvature, 1.0).item()
+    found = excess_risk(x.mean(0), slope, curvature, 1.0).item()
     value = curvature / 2 * (x.mean(0) ** 2).sum() + (slope[0] * x.mean(0)).sum()
     least = minimize(
         lambda u: curvature / 2 * u @ u + slope[0].numpy() @ u,

@@ -45,8 +45,8 @@ def test_errors_of_the_last_epoch_and_the_curvature_are_reported() -> None:
     assert module.squared_errors[1] == 4  # steps of one epoch
     [metrics] = trainer.test(module, data, verbose=False)
     assert metrics["test/parameter_rmse"] == pytest.approx(float(module.squared_errors[0] / 4) ** 0.5)
-    table = module.tables["curvature"].columns
-    assert table["least_curvature"][0] == pytest.approx(0.213, rel=0.01)
+    assert set(module.tables) == {"curvature"}
+    assert module.tables["curvature"].columns["least_curvature"][0] == pytest.approx(0.213, rel=0.01)
 
 
 def test_images_are_drawn_near_what_the_energy_prefers() -> None:
