@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from experiments.claims.arms import in_a_file_name, short_names
 from experiments.config_files import plain, settings_of
 from experiments.run_request import RESERVED, Experiment
 
@@ -118,7 +119,7 @@ def _combinations(
         added = [
             text for each, value in zip(own, values, strict=True) for key in each.keys for text in (f"--{key}", value)
         ]
-        tail = ",".join(f"{key}={_in_a_file_name(value)}" for key, value in setting)
+        tail = ",".join(f"{key}={in_a_file_name(value)}" for key, value in setting)
         name = f"{experiment.name}/{tail}" if tail else experiment.name
         yield replace(experiment, name=name, overrides=(*experiment.overrides, *added), setting=setting)
 
@@ -149,24 +150,9 @@ def _kind(value: Any) -> str:
     return "a list" if isinstance(value, list) else "a mapping" if isinstance(value, dict) else "null"
 
 
-def _in_a_file_name(value: str) -> str:
-    return re.sub(r"[^\w.+-]+", "_", value)[:60]
-
-
 def number(value: str) -> float:
     """Convert a value to a number, or to NaN if it is not a number."""
     try:
         return float(value)
     except ValueError:
         return math.nan
-
-
-def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Shorten each dotted key to the smallest number of last parts that keeps all keys distinct."""
-    parts_of = {key: plain(key).split(".") for key in keys}
-    names = {}
-    for key, parts in parts_of.items():
-        others = [other for other in parts_of.values() if other != parts]
-        depth = next(d for d in range(1, len(parts) + 1) if all(o[-d:] != parts[-d:] for o in others))
-        names[key] = ".".join(parts[-depth:])
-    return names

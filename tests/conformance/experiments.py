@@ -13,7 +13,7 @@ from tests.command import ROOT
 from tests.parsed_once import parsing_once
 
 CONFIGS = ROOT / "configs"
-NO_CONFIGURATIONS = {"claim.yaml", "reproduced.yaml"}  # files of the commands claim and reproduce
+NO_CONFIGURATIONS = {"claim.yaml"}  # files of the command claim
 NO_EXPERIMENTS = {"callbacks", "trainer", "own_data"}  # layers for a second --config, and templates for own data
 EXPERIMENTS = [
     path

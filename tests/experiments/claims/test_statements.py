@@ -9,8 +9,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import t as student
 
-from experiments import claim, commands
-from experiments.claim import Claim, judge
+from experiments import commands
+from experiments.claims import verdicts
+from experiments.claims.arms import Arm
+from experiments.claims.statements import Claim, load_claims, place
+from experiments.claims.verdicts import judge, read_claims, verdict
 from experiments.launching import preflight
 from experiments.launching.dry_run import errors_of
 from experiments.results import Result, latest
@@ -37,7 +40,7 @@ def stated(path: Path, *claims: dict, **changes: object) -> Path:
 
 
 def a_claim(direction: str, margin: float) -> Claim:
-    return Claim("name", "sentence", Path("a"), Path("b"), "m", direction, margin, (0, 1, 2))
+    return Claim("name", "sentence", Arm(Path("a")), Arm(Path("b")), "m", direction, margin, (0, 1, 2))
 
 
 @pytest.mark.parametrize(
@@ -67,14 +70,30 @@ def test_a_claim_needs_the_margin_and_pairs_that_agree(
     assert judge(a_claim(direction, margin), method, baseline)[0] == verdict
 
 
-def test_a_claim_of_which_a_seed_is_missing_did_not_run() -> None:
-    claimed = replace(a_claim("higher", 0.05), method=Path("a.yaml"), baseline=Path("b.yaml"))
-    names = {path.resolve(): path.stem for path in (claimed.method, claimed.baseline)}
+def test_a_claim_of_which_a_seed_is_missing_did_not_run(config: Config, tmp_path: Path) -> None:
+    claimed = replace(a_claim("higher", 0.05), method=Arm(config("a")), baseline=Arm(config("b")))
+    planned = place([claimed], tmp_path / "out")
     results = [Result(name, "m", seed, value) for name, value in (("a", 0.9), ("b", 0.8)) for seed in range(3)]
-    assert claim.verdict(claimed, names, results, []).verdict == "holds"
-    found = claim.verdict(claimed, names, results[:-1], [])
+    assert verdict(claimed, planned, results, []).verdict == "holds"
+    found = verdict(claimed, planned, results[:-1], [])
     assert (found.verdict, found.p == found.p) == ("did not run", False)
     assert found.reason.startswith("b lacks the metric m in some seed")
+
+
+def test_a_config_is_compared_with_what_it_was_given(config: Config, tmp_path: Path) -> None:
+    given = {"baseline": "demo.yaml", "metric": "test/psnr", "baseline_metric": "test/noisy_psnr", "margin": 2}
+    [read] = load_claims(stated(config("demo").with_name("claim.yaml"), **given))
+    results = [
+        Result("demo", metric, seed, value + seed)
+        for metric, value in (("test/psnr", 30.0), ("test/noisy_psnr", 25.0))
+        for seed in (0, 1)
+    ]
+    found = verdict(read, place([read], tmp_path / "out"), results, [])
+    assert found.verdict == "holds"
+    assert found.method is not None
+    assert found.baseline is not None
+    assert (found.method.mean, found.baseline.mean) == (30.5, 25.5)
+    assert found.baseline.config == "demo: test/noisy_psnr"
 
 
 @given(
@@ -188,10 +207,10 @@ def test_a_record_keeps_the_latest_figures_of_every_claim(config: Config, fit: l
     record = tmp_path / "claims.csv"
     both = stated(folder / "claim.yaml", {"name": "first"}, {"name": "second", "baseline": "demo_broken.yaml"})
     assert commands.run("claim", [str(both), "--output", str(tmp_path / "out"), "--record", str(record)], fit) == 1
-    first, second = claim.read_claims(record)
-    assert first == claim.read_claims(tmp_path / "out/claims.csv")[0]
+    first, second = read_claims(record)
+    assert first == read_claims(tmp_path / "out/claims.csv")[0]
     assert "did not run" in second["verdict"]
-    text = claim.claims_table([first, second])
+    text = verdicts.claims_table([first, second])
     assert text == (tmp_path / "out/claims.md").read_text()
     lines = [line for line in text.splitlines() if line.startswith(("| first", "| second"))]
     assert "The method \\| keeps the network from memorising." in lines[0]
@@ -211,7 +230,7 @@ def test_a_record_keeps_the_latest_figures_of_every_claim(config: Config, fit: l
     assert " cores)" in text
     again = stated(folder / "claim.yaml", name="second", margin=0.1)
     assert commands.run("claim", [str(again), "--output", str(tmp_path / "out"), "--record", str(record)], fit) == 0
-    kept, changed = claim.read_claims(record)
+    kept, changed = read_claims(record)
     assert kept == first
     assert (changed["verdict"], changed["margin"]) == ("holds", "0.1")
     assert latest([first, second, {**first, "verdict": "did not run", "method_mean": ""}], ["claim"]) == [first, second]
@@ -234,7 +253,7 @@ def test_a_metric_that_is_not_there_is_said_after_the_first_run(
     ("changes", "said"),
     [
         ({"claimed": "no"}, "claimed must be true or false, got 'no'"),
-        ({"margins": 0.1}, "unknown key margins; allowed are paper, method"),
+        ({"margins": 0.1}, "unknown key margins; did you mean margin?"),
         ({"paper": None}, "paper is missing"),
         ({"seeds": None}, "seeds is missing"),
         ({"paper": "  "}, "paper must be a text"),
@@ -289,7 +308,7 @@ def test_what_can_not_be_built_is_said_before_anything_runs(
 def test_margins_as_people_write_them(margin: object, config: Config) -> None:
     folder = config("demo").parent
     config("demo_baseline")
-    assert claim.load_claims(stated(folder / "claim.yaml", margin=margin))[0].margin == float(str(margin))
+    assert load_claims(stated(folder / "claim.yaml", margin=margin))[0].margin == float(str(margin))
 
 
 @pytest.mark.parametrize(
