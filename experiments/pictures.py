@@ -174,7 +174,7 @@ def _draw(picture: Picture, arguments: Sequence[str], output: Path) -> Path:
 
     options = parse("compare", arguments)
     experiments = load_experiments(options.configs, options.overrides)
-    experiments = varied(experiments, [variation(text) for text in options.vary])
+    experiments = varied(experiments, [variation(text) for text in options.vary], options.overrides)
     planned = plan(experiments, options.seeds, output)
     path = output / "picture.png"
     if picture.source in ("table.png", "comparison.png"):

@@ -85,7 +85,7 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN, preflight_comman
         raise ValueError(f"--seeds has {repeated} twice; each seed must be given once")
     variations = [variation(text) for text in options.vary]
     fit = keys_to_fit(options.fit, variations)
-    experiments = varied(load_experiments(options.configs, options.overrides), variations)
+    experiments = varied(load_experiments(options.configs, options.overrides), variations, options.overrides)
     parts = parts_of(options.average, experiments)
     output = options.output or default_output(options.configs)
     runs = plan(experiments, options.seeds, output)

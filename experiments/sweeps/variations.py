@@ -77,14 +77,21 @@ def variation(text: str) -> Variation:
     return Variation(pattern or "*", keys[0], written, tuple(keys[1:]))
 
 
-def varied(experiments: Sequence[Experiment], variations: Sequence[Variation]) -> list[Experiment]:
+def varied(
+    experiments: Sequence[Experiment], variations: Sequence[Variation], fixed: Sequence[str] = ()
+) -> list[Experiment]:
     """Replace each experiment with one experiment per combination of the values that apply to it.
 
     The new names are `<name>/<key>=<value>`, in which `<key>` is the shortest unambiguous ending of the key's dotted
     name.
 
+    Args:
+        experiments: experiments to vary. A variation replaces their own overrides of its keys.
+        variations: keys and values.
+        fixed: overrides of all experiments, whose keys cannot vary.
+
     Raises:
-        ValueError: if a variation applies to no config, has values of the wrong type, or varies a key that an override
+        ValueError: if a variation applies to no config, has values of the wrong type, or varies a key that `fixed`
             sets.
     """
     for each in variations:
@@ -92,7 +99,7 @@ def varied(experiments: Sequence[Experiment], variations: Sequence[Variation]) -
             known = ", ".join(experiment.name for experiment in experiments)
             raise ValueError(f"--vary {each.pattern}:{each.key} applies to no config; the configs are {known}")
     short = short_names([each.key for each in variations])
-    every = [each for experiment in experiments for each in _combinations(experiment, variations, short)]
+    every = [each for experiment in experiments for each in _combinations(experiment, variations, short, fixed)]
     names = [each.name for each in every]
     alike = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if alike is not None:
@@ -101,16 +108,14 @@ def varied(experiments: Sequence[Experiment], variations: Sequence[Variation]) -
 
 
 def _combinations(
-    experiment: Experiment, variations: Sequence[Variation], short: dict[str, str]
+    experiment: Experiment, variations: Sequence[Variation], short: dict[str, str], fixed: Sequence[str]
 ) -> Iterator[Experiment]:
     own = [each for each in variations if each.applies_to(experiment.config)]
     keys = [(each, key) for each in own for key in each.keys]
     for each, key in keys:
         if [plain(other) for _, other in keys].count(plain(key)) > 1:
             raise ValueError(f"--vary sets {key} of {experiment.name} more than once; give its values in one list")
-        before = (
-            o for o in experiment.overrides if o.startswith("--") and plain(o[2:].partition("=")[0]) == plain(key)
-        )
+        before = (o for o in fixed if o.startswith("--") and plain(o[2:].partition("=")[0]) == plain(key))
         if set_before := next(before, None):
             raise ValueError(f"--vary and {set_before} after `--` both set {key} of {experiment.name}")
         _check_values(key, each.values, experiment)
