@@ -7,8 +7,7 @@
 # make test-lowest   runs the suite in .test-lowest/ with the oldest dependencies that pyproject.toml allows; TESTS= some of it
 # make test-newest   the same with the newest ones, and prints what newer releases than allowed would break
 # make lint    style, types
-# make claims  runs every stated claim (NOISEWORKS_DATA with MNIST for three of sgd_noise), keeps the figures in docs/claims.csv and writes the pages
-# make reproduced  runs the experiments at the size of their papers, keeps the figures in docs/reproduced.csv and writes the pages
+# make claims  runs every stated claim, published numbers included (NOISEWORKS_DATA for those of real data), keeps the figures in docs/claims.csv and writes the pages
 # make pages   writes docs/ and the table of methods of README.md
 # make docs    builds the documentation site in site/: every link and docstring is checked
 # make pictures   makes the pictures of docs/, from runs that are made where they are missing (NOISEWORKS_DATA for those of real data)
@@ -20,7 +19,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: demo quick test test-all wheel dist test-lowest test-newest lint claims reproduced pages docs pictures data-tests benchmarks gpu clean
+.PHONY: demo quick test test-all wheel dist test-lowest test-newest lint claims pages docs pictures data-tests benchmarks gpu clean
 
 demo: $(VENV)/installed
 	$(RUN) train.py compare configs/elr/demo.yaml configs/elr/demo_baseline.yaml --seeds 0 1 2 --jobs 2 --output runs/demo --metrics test/accuracy,train/fit_true,train/memorized
@@ -61,9 +60,6 @@ lint: $(VENV)/installed-dev
 
 claims: $(VENV)/installed-dev
 	$(RUN) train.py claim configs/*/claim.yaml --jobs 2 --record docs/claims.csv; status=$$?; $(RUN) train.py pages && exit $$status
-
-reproduced: $(VENV)/installed-dev
-	$(RUN) train.py reproduce configs/*/reproduced.yaml --jobs 2 --record docs/reproduced.csv; status=$$?; $(RUN) train.py pages && exit $$status
 
 pages: $(VENV)/installed-dev
 	$(RUN) train.py pages

@@ -161,7 +161,7 @@ def _configuration(path: Path) -> str:
     """Write a configuration: the comment at its top as text, its YAML, and links to the classes that it names."""
     lines = path.read_text(encoding="utf-8").splitlines()
     comment = list(itertools.takewhile(lambda line: line.startswith("#"), lines))
-    said = (line.removeprefix("#").removeprefix(" ") for line in comment if not line.startswith("# picture:"))
+    said = (line.removeprefix("#").removeprefix(" ") for line in comment)
     text = ""
     for indented, group in itertools.groupby(said, key=lambda line: line.startswith("  ")):
         block = "\n".join(group)

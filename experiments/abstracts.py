@@ -19,7 +19,7 @@ from itertools import groupby
 from pathlib import Path
 
 from experiments.catalogue import Method
-from experiments.claim import HOLDS, Row
+from experiments.claims.verdicts import HOLDS, Row
 from experiments.results import markdown, mean_and_std, read_csv
 
 KINDS = {

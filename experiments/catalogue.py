@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.config_files import BASE_LINE, PROJECT, parsed, settings_of, text_of
+from experiments.config_files import BASE_LINE, PROJECT, settings_of, text_of
 
 BASES = ("MethodModule", "LightningModule")
 BASELINES = "baselines"
@@ -235,15 +235,14 @@ def first_equation(docstring: str) -> str:
 
 def claims_of(method: Method, project: Path) -> list[str]:
     """List the claims about a method, each with its name, sentence, metric and margin."""
-    found = []
-    for folder in dict.fromkeys(config.path.parent for config in method.configs):
+    from experiments.claims.statements import load_claims
+
+    paths, found = [config.path for config in method.configs], []
+    for folder in dict.fromkeys(path.parent for path in paths):
         file = project / folder / "claim.yaml"
-        content = parsed(text_of(file), file) if file.is_file() else []
-        for claim in content if isinstance(content, list) else [content]:
-            if folder / str(claim.get("method")) in [config.path for config in method.configs]:
-                name = claim.get("name", f"{folder.name}/{Path(claim['method']).stem}")
-                found.append(
-                    f"{name}: {claim['paper']} ({claim['metric']} {claim['direction']} than {claim['baseline']}'s "
-                    f"by {claim['margin']})"
-                )
+        for claim in load_claims(file) if file.is_file() else []:
+            if claim.method.config.relative_to(project) in paths:
+                other = f"{claim.baseline}'s" if claim.baseline else f"{claim.published:g}, which is published,"
+                than = f"{claim.direction} than {other.replace(f'{project / folder}/', '')}"
+                found.append(f"{claim.name}: {claim.paper} ({claim.metric} {than} by {claim.margin:g})")
     return found

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from datamodules.files.whole_files import write_text
+from experiments.claims.arms import Arm
 from experiments.method_table import Places, by_metric, method_table, places, swept_keys
 from experiments.results import (
     DIVERGED,
@@ -31,11 +32,12 @@ MAX_CONFIGS = 10
 """Maximum number of configs in a figure of training curves, in which each config has a different colour."""
 
 
-def default_output(configs: Sequence[Path]) -> Path:
+def default_output(arms: Sequence[Arm]) -> Path:
     """Return `runs/compare/<folder>/<config>-vs-<config>`, so that a repeated command finds its earlier runs."""
-    parents = {config.resolve().parent for config in configs}
+    parents = {each.config.resolve().parent for each in arms}
     folder = Path(parents.pop().name) if len(parents) == 1 else Path()
-    names = [name.replace("/", "-") for name in unique_names([c.with_suffix("") for c in configs])]
+    own = unique_names([each.config.with_name(each.directory) for each in arms])
+    names = [name.replace("/", "-") for name in own]
     name = "-vs-".join(names)
     if len(name) > 150:  # file systems allow 255 bytes
         name = f"{names[0][:100]}-vs-{len(names) - 1}-others-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

@@ -135,7 +135,7 @@ def mapping_of(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(
             f"{path} is not a configuration: it must be a mapping with keys such as model, data and trainer "
-            f"(claim.yaml is for train.py claim, reproduced.yaml for train.py reproduce)"
+            f"(claim.yaml is for train.py claim)"
         )
     return content
 

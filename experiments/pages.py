@@ -9,10 +9,16 @@ from pathlib import Path
 
 from datamodules.files.text_files import read_text
 from datamodules.files.whole_files import write_text
-from experiments import reproduction
 from experiments.abstracts import abstracts_page, read_abstracts
 from experiments.catalogue import PROJECT, Method, find_methods
-from experiments.claim import HOLDS, Row, claims_table, read_claims
+from experiments.claims.verdicts import (
+    HOLDS,
+    Row,
+    claims_table,
+    read_claims,
+    reproduced_page,
+    reproductions,
+)
 from experiments.pictures import make_picture, pictured
 from experiments.results import markdown, mean_and_std
 
@@ -30,7 +36,8 @@ def sections(methods: Sequence[Method]) -> Iterator[tuple[str, str, list[Method]
 def generated(project: Path = PROJECT) -> dict[Path, str]:
     """Generate the texts of the pages and of README.md. Return a dict from path to text."""
     methods = find_methods(project)
-    claims = read_claims(project / "docs/claims.csv")
+    rows = read_claims(project / "docs/claims.csv")
+    claims = reproductions(rows, published=False)
     pages = {
         project / f"docs/{field}.md": "".join([f"# {_title(field)}\n\n{NOTE}", *_sections_of(own, claims, project)])
         for field, own in groupby(methods, key=lambda method: method.field)
@@ -38,12 +45,12 @@ def generated(project: Path = PROJECT) -> dict[Path, str]:
     pages[project / "docs/gallery.md"] = f"# Gallery\n\n{NOTE}" + "".join(
         f"\n## [{_names(own)}]({field}.md#{folder})\n\n{picture}"
         for field, folder, own in sections(methods)
-        if (picture := _picture(own, folder, project))
+        if (picture := _pictures_of(own, project))
     )
     pages[project / "docs/methods.md"] = f"# Methods\n\n{NOTE}\n{_table(methods, claims)}"
-    if reproduced := reproduction.read(project / "docs/reproduced.csv"):
+    if reproduced := reproductions(rows):
         papers = {config.path.parent.name: _linked(method) for method in methods for config in method.configs}
-        text = reproduction.page(reproduced, papers)
+        text = reproduced_page(reproduced, papers)
         pages[project / "docs/reproduced.md"] = f"# Reproduced at the size of the paper\n\n{NOTE}\n{text}"
     if abstracts := read_abstracts(project / "docs/abstracts.csv"):
         benchmarks = read_text(project / "docs/benchmarks.md")
@@ -58,7 +65,7 @@ def _strip(methods: Sequence[Method], project: Path) -> str:
     """Build tables of three pictures each, with the names of the methods above the pictures and captions below them."""
     columns = {}
     for field, folder, own in sections(methods):
-        for picture in pictured(own, folder, project):
+        for picture in pictured(own, project):
             if picture.name in STRIP:
                 image = f"[![{_names(own)}](docs/images/{picture.name}.png)](docs/{field}.md#{folder})"
                 columns[picture.name] = (f"[{_names(own)}](docs/{field}.md#{folder})", image, picture.see)
@@ -115,7 +122,7 @@ def _sections_of(methods: Iterator[Method], claims: Sequence[Row], project: Path
         yield f"\n{markdown(['configuration', 'in it', 'needs'], rows)}"
         if stated := _claims_of(own, claims):
             yield f"\n{claims_table(stated)}"
-        if picture := _picture(own, folder, project):
+        if picture := _pictures_of(own, project):
             yield f"\n{picture}"
 
 
@@ -127,12 +134,12 @@ def _paper(method: Method) -> str:
 
 def _claims_of(methods: Sequence[Method], claims: Sequence[Row]) -> list[Row]:
     paths = {str(config.path) for method in methods for config in method.configs}
-    return [row for row in claims if row["method"] in paths]
+    return [row for row in claims if row["method"].partition(" ")[0] in paths]
 
 
-def _picture(methods: Sequence[Method], folder: str, project: Path) -> str:
+def _pictures_of(methods: Sequence[Method], project: Path) -> str:
     shown = []
-    for picture in pictured(methods, folder, project):
+    for picture in pictured(methods, project):
         if (project / f"docs/images/{picture.name}.png").is_file():
             alt = f"![{_names(methods)}](images/{picture.name}.png)"
             made = f"`{picture.source}` of `{picture.command}`."
@@ -168,12 +175,12 @@ def make_pictures(runs: Path, names: Sequence[str] = (), project: Path = PROJECT
     """
     found = [
         picture
-        for _, folder, own in sections(find_methods(project))
-        for picture in pictured(own, folder, project)
+        for _, _, own in sections(find_methods(project))
+        for picture in pictured(own, project)
         if not names or picture.name in names
     ]
     if unknown := set(names) - {picture.name for picture in found}:
-        raise ValueError(f"no configuration has the picture {', '.join(sorted(unknown))}")
+        raise ValueError(f"no figure has the name {', '.join(sorted(unknown))}")
     for picture in found:
         make_picture(picture, runs, project)
 

@@ -1,26 +1,26 @@
-"""Make the pictures in docs/images from runs, as described in the comments at the top of configurations.
+"""Make the pictures in docs/images from runs, as the key `figure` of an entry of a claim file describes.
 
-    # picture: accuracy.csv of configs/monna/demo_baseline.yaml --seeds 0
-    # lines: MoNNA; averaging
-    # axes: round = communication round; accuracy = accuracy of the honest nodes
-    # rows: honest nodes = mean
-    # see: The sentence below the picture.
+    figure:
+      image: monna
+      file: accuracy.csv
+      lines: {MoNNA: method, averaging: baseline, clipping: {config: demo.yaml, model.rule: ...}}
+      compare: --seeds 0
+      axes: {round: communication round, accuracy: accuracy of the honest nodes}
+      rows: {honest nodes: mean}
+      see: The sentence below the picture.
 
-`picture` is a file in the run directory of the configuration. If the picture is made from a comparison, `of` is
-followed by arguments of `compare`, which may begin with additional configurations. Alternatively, `of` is followed by
-`test`, additional configurations and arguments of `test`. In these arguments, DATA means the NOISEWORKS_DATA directory.
-A text may continue on the next lines.
+`image` is the name of the file in docs/images, and `file` is a file in the directory of a run. Without `lines`, the
+picture shows the arm `method` of the entry. `lines` names several arms: `method`, `baseline`, or a configuration with
+overrides. `compare` has the arguments of `compare`; without it, each arm is run once with `fit` or `test`. In
+overrides, DATA means the NOISEWORKS_DATA directory. An entry with the keys `method` and `figure` alone is no claim.
 
 A table (.csv) is plotted with one colour per run, in the order of `lines`. `axes` lists the column of the horizontal
 axis, and then one column per panel. If the display name of a column ends in `(log scale)`, its axis is logarithmic.
 `rows` selects rows of the table. For `metrics.csv`, the columns are `epoch` and metrics. For `certification.csv`, they
 are `radius` and `certified accuracy`. For `test_metrics.csv`, they are `level` and metrics without their level: for
 example, `retrieval` has the values of `test/retrieval_0.25` and `test/retrieval_0.50`. Figures (.png) of the runs are
-placed below or next to each other. `rows: height = 40 %` keeps only the upper part of figures. For `table.png` and
+placed below or next to each other. `rows: {height: 40 %}` keeps only the upper part of figures. For `table.png` and
 `comparison.png`, `axes` sets the display names of keys and metrics, and `lines` those of methods.
-
-The first picture of a method is docs/images/<method>.png. Its other pictures are
-docs/images/<method>_<configuration>.png.
 """
 
 import itertools
@@ -29,14 +29,16 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datamodules.files.whole_files import whole_file
 from experiments.catalogue import Method
-from experiments.config_files import text_of
+from experiments.claims.arms import Arm, stated_arm
+from experiments.claims.statements import entries_of
 from experiments.launching.run_queue import TRAIN
+from experiments.results import choose_from
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,8 +46,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 100_000
 MANY_COLOURS = 20_000
 """Number of colours above which a picture is assumed to contain photographs. Drawings have fewer colours."""
-KEYS = ("picture", "lines", "axes", "rows", "see")
-KEY_LINE = re.compile(rf"# ({'|'.join((*KEYS, 'needs'))}): (.+)")
+KEYS = ("image", "file", "see", "lines", "compare", "axes", "rows")
 LOG = " (log scale)"
 STYLES = ("-", ":", "--", "-.")
 FEW = 9
@@ -58,19 +59,19 @@ class Picture:
 
     Args:
         name: name of the file in docs/images, without suffix.
-        config: path of the configuration, relative to the project.
+        arms: configurations with overrides, whose runs are shown.
         source: file in the run directory.
-        compared: arguments of `compare` after the configuration. It is empty for a picture of a single run.
-        lines: display names of the runs. If empty, the names of the configurations are used.
+        compare: arguments of `compare` after the configurations. If empty, each arm is run once.
+        lines: display names of the arms. If empty, a single arm is shown.
         axes: display names of columns, keys or metrics.
         rows: required value of each text column in the selected rows.
         see: sentence below the picture.
     """
 
     name: str
-    config: Path
+    arms: tuple[Arm, ...]
     source: str
-    compared: tuple[str, ...] = ()
+    compare: tuple[str, ...] = ()
     lines: tuple[str, ...] = ()
     axes: Mapping[str, str] = field(default_factory=dict)
     rows: Mapping[str, str] = field(default_factory=dict)
@@ -79,89 +80,84 @@ class Picture:
     @property
     def command(self) -> str:
         """Command that writes the file `source`."""
-        if self.compared[:1] == ("test",):
-            others, more = _split(self.compared[1:])
-            tests = ([f"python train.py test --config {each}", *more] for each in (self.config, *others))
-            return " && ".join(" ".join(test) for test in tests)
-        if self.compared:
-            return " ".join(["python train.py compare", str(self.config), *self.compared])
-        return f"python train.py fit --config {self.config} --test_after_fit true"
+        if self.compare:
+            given = [shlex.quote(str(each)) if each.overrides else str(each) for each in self.arms]
+            return " ".join(["python train.py compare", *given, *self.compare])
+        tested = {"fit": " --test_after_fit true", "test": ""}
+        return " && ".join(
+            f"python train.py {each.command} --config {each}{tested[each.command]}" for each in self.arms
+        )
 
 
-def pictured(methods: Sequence[Method], folder: str, project: Path) -> Iterator[Picture]:
-    """Yield the pictures of the methods in a file or folder."""
-    first = True
-    for path in dict.fromkeys(config.path for method in methods for config in method.configs):
-        found = _comment(text_of(project / path))
-        if "picture" not in found:
+def pictured(methods: Sequence[Method], project: Path) -> Iterator[Picture]:
+    """Yield the pictures whose first arm is a configuration of the methods.
+
+    Raises:
+        ValueError: if a figure has a missing or unknown key. The message names the claim file and the key.
+    """
+    paths = [config.path for method in methods for config in method.configs]
+    for folder in dict.fromkeys(path.parent for path in paths):
+        if not (file := project / folder / "claim.yaml").is_file():
             continue
-        source, _, compared = found["picture"].partition(" of ")
-        name = folder if first else f"{folder}_{path.stem}"
-        lines = tuple(part.strip() for part in found.get("lines", "").split(";") if part.strip())
-        axes, rows = (_pairs(found.get(key, "")) for key in ("axes", "rows"))
-        yield Picture(name, path, source, tuple(shlex.split(compared)), lines, axes, rows, found.get("see", ""))
-        first = False
+        for where, entry in entries_of(file):
+            if "figure" in entry:
+                picture = _picture(entry, folder, where, project)
+                if picture.arms[0].config in paths:
+                    yield picture
 
 
-def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split arguments into the configurations at their start and the remaining arguments."""
-    configs = list(itertools.takewhile(lambda each: not each.startswith("-"), arguments))
-    return configs, list(arguments[len(configs) :])
-
-
-def _comment(text: str) -> dict[str, str]:
-    """Read the keys, such as `picture`, and their texts from the comment at the top of a configuration."""
-    found: dict[str, str] = {}
-    key = ""
-    for line in itertools.takewhile(lambda line: line.startswith("#"), text.splitlines()):
-        if match := KEY_LINE.fullmatch(line):
-            key, found[match[1]] = match[1], match[2]
-        elif key:
-            found[key] += " " + line.removeprefix("#").strip()
-    return found
-
-
-def _pairs(text: str) -> dict[str, str]:
-    """Parse a text of the form `name = words; name = words`. If the words are omitted, the name itself is used."""
-    parts = (part.partition("=") for part in text.split(";") if part.strip())
-    return {name.strip(): words.strip() or name.strip() for name, _, words in parts}
+def _picture(entry: Mapping[str, Any], folder: Path, where: str, project: Path) -> Picture:
+    figure = entry["figure"]
+    if not isinstance(figure, Mapping):
+        raise ValueError(f"{where}: figure must be a mapping with the keys {', '.join(KEYS)}, got {figure!r}")
+    for key in (*figure, *KEYS[:3]):
+        if key not in KEYS:
+            raise ValueError(f"{where}: figure has the unknown key {key}{choose_from(str(key), KEYS)}")
+        if key not in figure:
+            raise ValueError(f"{where}: figure lacks the key {key}")
+    named = figure.get("lines", {"": "method"})
+    arms = []
+    for each in named.values():
+        stated = entry.get(each) if each in ("method", "baseline") else each
+        own = stated_arm(stated, project / folder, f"{where}: figure")
+        arms.append(replace(own, config=own.config.relative_to(project)))
+    axes, rows = ({str(key): str(value) for key, value in figure.get(name, {}).items()} for name in ("axes", "rows"))
+    compare, lines = tuple(shlex.split(figure.get("compare", ""))), tuple(figure.get("lines", ()))
+    return Picture(figure["image"], tuple(arms), figure["file"], compare, lines, axes, rows, figure["see"])
 
 
 def make_picture(picture: Picture, runs: Path, project: Path) -> None:
-    """Make a picture from its run in a folder, and start the run if it does not exist.
+    """Make a picture from its runs in a folder, and start the runs if they do not exist.
 
     Raises:
         FileNotFoundError: if a run lacks the file `source`.
         ValueError: if the number of lines differs from the number of runs.
         subprocess.CalledProcessError: if a run fails.
     """
-    run = runs / picture.config.parent.name / picture.config.stem
-    config = os.path.relpath(project / picture.config)  # as a user would write it, so that existing runs are found
+    # relative, as a user would write it, so that existing runs are found
+    arms = [replace(each, config=Path(os.path.relpath(project / each.config))) for each in picture.arms]
+    folders = [runs / each.config.parent.name / each.directory for each in arms]
+    run = folders[0]
     source = run / picture.source
-    command, *more = picture.compared or ("fit",)
-    if command in ("fit", "test"):
-        others, more = _split(more)
-        more = [each.replace("DATA", os.environ.get("NOISEWORKS_DATA", "DATA")) for each in more]
-        more += ["--test_after_fit", "true"] if command == "fit" else []
-        files = []
-        for each in (config, *others):
-            own = runs / Path(each).parent.name / Path(each).stem
-            if not (own / "test_metrics.csv").is_file():
-                subprocess.run([*TRAIN, command, "--config", each, "--run_directory", str(own), *more], check=True)
-            files.append([own / picture.source])
-        if others:
-            draw = _draw_tables if source.suffix == ".csv" else _put_together
-            source = draw(dict(zip(picture.lines, files, strict=True)), picture, run / "picture.png")
-    else:
-        others, more = _split(picture.compared)
-        arguments = [config, *others, "--output", str(run), *more]
+    if picture.compare:
+        arguments = [*map(str, arms), "--output", str(run), *picture.compare]
         subprocess.run([*TRAIN, "compare", *arguments], check=True)
         if picture.axes or picture.lines:
             source = _draw(picture, arguments, run)
+    else:
+        data = os.environ.get("NOISEWORKS_DATA", "DATA")
+        for each, own in zip(arms, folders, strict=True):
+            if not (own / "test_metrics.csv").is_file():
+                given = [text.replace("DATA/", f"{data}/") for text in each.arguments]
+                more = ["--test_after_fit", "true"] if each.command == "fit" else []
+                subprocess.run([*TRAIN, each.command, *given, "--run_directory", str(own), *more], check=True)
+        files = dict(zip(picture.lines or [""], ([own / picture.source] for own in folders), strict=True))
+        if source.suffix == ".csv":
+            source = _draw_tables(files, picture, run / "picture.png")
+        elif picture.lines or picture.rows:
+            source = _put_together(files, picture, run / "picture.png")
     if source.suffix == ".csv":
         source = _draw_tables({"": [source]}, picture, run / "picture.png")
-    elif not picture.compared and picture.rows:
-        source = _put_together({"": [source]}, picture, run / "picture.png")
     shrink(source, project / f"docs/images/{picture.name}.png")
 
 
@@ -178,7 +174,7 @@ def _draw(picture: Picture, arguments: Sequence[str], output: Path) -> Path:
 
     options = parse("compare", arguments)
     experiments = load_experiments(options.configs, options.overrides)
-    experiments = varied(experiments, [variation(text) for text in options.vary])
+    experiments = varied(experiments, [variation(text) for text in options.vary], options.overrides)
     planned = plan(experiments, options.seeds, output)
     path = output / "picture.png"
     if picture.source in ("table.png", "comparison.png"):
@@ -196,7 +192,7 @@ def _draw(picture: Picture, arguments: Sequence[str], output: Path) -> Path:
         files.setdefault(run.experiment.title, []).append(run.directory / picture.source)
     if picture.lines:
         if len(picture.lines) != len(files):
-            raise ValueError(f"{picture.config} names {len(picture.lines)} lines, but {len(files)} are drawn")
+            raise ValueError(f"{picture.name} names {len(picture.lines)} lines, but {len(files)} are drawn")
         files = dict(zip(picture.lines, files.values(), strict=True))
     return (_draw_tables if picture.source.endswith(".csv") else _put_together)(files, picture, path)
 
@@ -312,7 +308,7 @@ def _table(file: Path, picture: Picture) -> "pd.DataFrame":
 
 def _existing(file: Path, picture: Picture) -> Path:
     if not file.is_file():
-        raise FileNotFoundError(f"{file} does not exist; the picture of {picture.config} needs it")
+        raise FileNotFoundError(f"{file} does not exist; the picture {picture.name} needs it")
     return file
 
 

@@ -10,14 +10,15 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from experiments.config_files import PROJECT, RENAMED_KEYS, dotted, located, parsed, settings_of, text_of, with_base
+from experiments.claims.arms import Arm, layers_of
+from experiments.config_files import PROJECT, RENAMED_KEYS, dotted, located, parsed, text_of, with_base
 
 RESERVED = {
     "seed_everything": "--seeds",
@@ -108,14 +109,19 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
     return ["/".join(path.parts[-depth:]).lstrip("/") for path in resolved]
 
 
-def load_experiments(configs: Sequence[Path], overrides: Sequence[str] = ()) -> list[Experiment]:
+def load_experiments(configs: Sequence[Path | Arm], overrides: Sequence[str] = ()) -> list[Experiment]:
     """Read the configs, and give each a name and a label.
+
+    Args:
+        configs: configurations, with or without their own overrides.
+        overrides: overrides of all configurations.
 
     Raises:
         FileNotFoundError: if a config does not exist.
         ValueError: if a config is not a YAML mapping or is given twice, or if an override sets a reserved key.
     """
-    for override in overrides:
+    arms = [each if isinstance(each, Arm) else Arm(each) for each in configs]
+    for override in (text for given in (*(each.overrides for each in arms), overrides) for text in given):
         key = override.removeprefix("--").partition("=")[0]
         if override.startswith("--") and key in RESERVED:
             raise ValueError(f"--{key} cannot be overridden: {RESERVED[key]} sets it for each run")
@@ -124,22 +130,34 @@ def load_experiments(configs: Sequence[Path], overrides: Sequence[str] = ()) -> 
             content = parsed(text, Path(name))
             for each in [each for each in RESERVED if isinstance(content, dict) and each in content]:
                 raise ValueError(f"--config {name} cannot set {each}: {RESERVED[each]} sets it for each run")
-    configs = [located(config) for config in configs]
-    for config in configs:
-        if not config.is_file():
-            raise FileNotFoundError(f"config {config} {'is not a file' if config.exists() else 'does not exist'}")
-    texts = [tuple((file, text_of(file)) for file in with_base(config)) for config in configs]
-    names = unique_names([config.with_suffix("") for config in configs])
-    parts = zip(names, configs, texts, _labels(configs, names), strict=True)
-    return [Experiment(*each, tuple(overrides)) for each in parts]
+    arms = [replace(each, config=located(each.config)) for each in arms]
+    paths: dict[Path, Path] = {}
+    for each in arms:
+        if not each.config.is_file():
+            reason = "is not a file" if each.config.exists() else "does not exist"
+            raise FileNotFoundError(f"config {each.config} {reason}")
+        paths.setdefault(each.config.resolve(), each.config.with_suffix(""))
+    short = dict(zip(paths, unique_names(list(paths.values())), strict=True))
+    names = [",".join(filter(None, (short[each.config.resolve()], each.tail))) for each in arms]
+    if alike := next((i for i, name in enumerate(names) if name in names[:i]), None):
+        same = arms[alike].config.resolve(), arms[alike].overrides
+        twice = same in [(each.config.resolve(), each.overrides) for each in arms[:alike]]
+        reason = "is given twice" if twice else f"has the name {names[alike]} of another arm: add `name` to one of them"
+        raise ValueError(f"{arms[alike]} {reason}")
+    texts = [tuple((file, text_of(file)) for file in with_base(each.config)) for each in arms]
+    labels = _labels(arms, [name.replace(",", " ") for name in names])
+    return [
+        Experiment(name, each.config, text, label, (*each.overrides, *overrides))
+        for name, each, text, label in zip(names, arms, texts, labels, strict=True)
+    ]
 
 
-def _labels(configs: Sequence[Path], names: Sequence[str]) -> list[str]:
-    """Return a label for each configuration: the name of its method, such as `ELR`.
+def _labels(arms: Sequence[Arm], names: Sequence[str]) -> list[str]:
+    """Return a label for each arm: the name of its method, such as `ELR`.
 
-    If several configurations have the same method, the file name is added, as in `ELR demo`.
+    If several arms have the same method, the name of the configuration is added, as in `ELR demo`.
     """
-    methods = [str(settings_of(config).get("model.class_path", "")).rpartition(".")[2] for config in configs]
+    methods = [str(each.settings.get("model.class_path", "")).rpartition(".")[2] for each in arms]
     return [
         method if method and methods.count(method) == 1 else f"{method} {name}".strip()
         for method, name in zip(methods, names, strict=True)
@@ -148,43 +166,7 @@ def _labels(configs: Sequence[Path], names: Sequence[str]) -> list[str]:
 
 def setting_of(experiment: Experiment, key: str) -> Any:
     """Return the value that a configuration, its base or its overrides give to a key, or None if the key is not set."""
-    found = settings_of(experiment.config).get(key)
-    for flag, value in _flags(experiment.overrides):
-        if flag == key:
-            found = parsed(value, experiment.config)
-        elif flag in LAYER:
-            for text in layers_of(("--config", value))[value].values():
-                content = parsed(text, Path(value))
-                found = dotted(content).get(key, found) if isinstance(content, dict) else found
-    return found
-
-
-LAYER = ("config", "c")
-
-
-def _flags(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the names of options (without dashes) and their values."""
-    following = iter(overrides)
-    for override in following:
-        flag, equals, value = override.partition("=")
-        if flag.startswith("--") or flag == "-c":
-            yield flag.lstrip("-"), value if equals else next(following, "")
-
-
-def layers_of(overrides: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Read the configurations that `--config` or `-c` specify; each is a file with its base, or inline YAML.
-
-    Returns:
-        For each value of the option, the texts of the files by path. A base comes before the file that refers to it.
-    """
-    found: dict[str, dict[str, str]] = {}
-    for flag, value in _flags(overrides):
-        if flag in LAYER:
-            path = located(Path(value))
-            found[value] = (
-                {str(file): text_of(file) for file in with_base(path)} if os.path.isfile(path) else {str(path): value}
-            )
-    return found
+    return Arm(experiment.config, experiment.overrides).settings.get(key)
 
 
 def request(run: Run) -> dict[str, Any]:

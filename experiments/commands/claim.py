@@ -1,11 +1,15 @@
-"""Test claims that compare a method with a baseline: run their experiments, and report the verdicts.
+"""Test statements of papers, against a baseline or a published number: run their experiments, and report the verdicts.
 
     python train.py claim configs/elr/claim.yaml --record docs/claims.csv
+    python train.py claim "ELR stays accurate"           one claim, by its name
+    python train.py claim --show configs/elr/claim.yaml  print the command of each arm, without running it
 
 A claim file contains a mapping, or a list of mappings, with the keys
-    paper      sentence of the paper to test
-    method     config of the method, relative to the claim file
-    baseline   config of the baseline
+    paper      sentence, table or figure of the paper to test
+    method     config of the method, relative to the claim file, or a config with overrides:
+               {config: demo.yaml, model.rule: lightning_modules.optimization.monna.Krum}; with `command: test`, the
+               method is tested without training; `name` replaces the name that the overrides give to a run
+    baseline   config of the baseline, in the same form
     metric     for example test/accuracy; of training metrics such as train/loss, the last value of a run is used
     direction  which values are better: higher or lower
     margin     minimum difference of the means over seeds; if negative, how much worse the method may be
@@ -14,50 +18,55 @@ A claim file contains a mapping, or a list of mappings, with the keys
     baseline_metric   metric of the baseline, if it differs from `metric`, such as test/noisy_si_sdr of the inputs;
                the baseline may then be the method's own config
     claimed    false for a sentence that the runs did not confirm: the numbers are reported, but nothing is claimed
+    figure     a picture of the runs in docs/images, see experiments/pictures.py
 
 A claim holds if two conditions are met. First, the mean difference must reach the margin in the stated direction.
 Second, it must be significantly above 0 (or above the margin, if the margin is negative) in a one-sided paired t-test
 over seeds at the 5 % level. Two runs with the same seed form a pair: they share data, splits and noise, so the effect
 of a difficult split on both runs cancels.
 
-The output directory contains claims.csv, claims.md, and the output of `compare` for the same configs. If the claim
-files are in several folders, there is one directory per folder, and claims.csv and claims.md contain the claims of all
-folders. The exit status is 1 if a claim does not hold or if one of its runs failed.
+In place of a baseline, a statement may have the keys
+    published    number in the paper; it is reproduced if the mean is worse by at most the margin
+    uncertainty  standard deviation of this number, or reading error if it is read from a figure (optional)
+    vary         mapping of one key to at least three values (optional): the number to compare is the exponent b of the
+                 power law y = c x^b that is fitted to the metric y over the values x of this key
+    tried        remark, for example on attempts to reach the number (optional)
+One seed is then enough, and the direction may also be equal: the mean may differ from the number by the margin.
+
+The output directory contains claims.csv, claims.md, and the output of `compare` for the arms with a baseline. If the
+claim files are in several folders, there is one directory per folder, and claims.csv and claims.md contain the claims
+of all folders. The CPU hours of a published number are those of its runs on this machine. The exit status is 1 if a
+claim does not hold, if a published number is not reached, or if a run failed.
 """
 
+import resource
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from experiments.claim import (
-    ABOVE,
-    HOLDS,
-    UNCLAIMED,
-    Row,
-    cells,
-    check_metrics,
-    plan,
-    read_claims,
-    rows_of,
-    try_metrics,
-    verdict,
-    write,
-    write_claims,
-)
-from experiments.compare import collect, show
+from experiments.arguments import PROGRAM
+from experiments.claims.statements import ABOVE, check_metrics, commands_of, plan, select, try_metrics
+from experiments.claims.verdicts import Row, cells, decide, finished_runs, read_claims, write, write_claims
+from experiments.compare import show
 from experiments.launching.launchers import add_arguments, launcher, resources
 from experiments.launching.preflight import metrics_of_short_run, preflight
-from experiments.launching.run_queue import TRAIN, lock, print_failures, run_all
+from experiments.launching.run_queue import TRAIN, Failure, lock, print_failures, run_all
 from experiments.results import latest, table, terminal
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("files", metavar="CLAIM", nargs="+", type=Path, help="claim files")
+    parser.add_argument("claims", metavar="CLAIM", nargs="+", help="claim files, or names of claims")
+    parser.add_argument("--show", action="store_true", help="print the command of each arm, without running it")
     parser.add_argument("--output", type=Path, help="default: runs/claims/<folder of the claim file>")
     add_arguments(parser)
     parser.add_argument("--record", type=Path, help="claims.csv to update with the latest figures of every claim")
+
+
+def _children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
@@ -65,30 +74,45 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
 
     Args:
         options: parsed arguments.
-        run_command: command that runs `train.py`, to which `fit ...` is appended.
+        run_command: command that runs `train.py`, to which `fit ...` or `test ...` is appended.
 
     Returns:
         The exit status. It is 0 if all claims hold, 1 if a claim does not hold or did not run, and 130 after Ctrl-C.
     """
+    if options.show:
+        program = "noiseworks" if PROGRAM == "noiseworks" else f"python {PROGRAM}"
+        for claims in select(options.claims).values():
+            print(*commands_of(claims, program), sep="\n")
+        return 0
     console = terminal()
-    places = plan(options.files, options.output)
+    places = plan(options.claims, options.output)
     runs = [run for each in places for run in each.runs]
     experiments = list(dict.fromkeys(run.experiment for run in runs))
     engine = launcher(resources(options), experiments, (options.output or ABOVE) / "slurm")
     if run_command is TRAIN:
         preflight(runs, engine=engine)
         try_metrics(places, partial(metrics_of_short_run, engine=engine))
+    failures: list[Failure] = []
+    verdicts, every = [], list[Row]()
     try:
         with lock([each.output for each in places]) as locks:
-            failures = run_all(runs, launcher=engine, console=console, locks=locks, run_command=run_command,
-                               look_at=lambda run: check_metrics(run, places))  # fmt: skip
-            every: list[Row] = []
+            compared = [run for each in places for run in finished_runs(each)]
+            batches = [(compared, None), *(batch for each in places for batch in list(each.batches())[1:])]
+            for own, cpu_seconds in batches:
+                begun = _children()
+                try:
+                    failures += run_all(own, launcher=engine, console=console, locks=locks, run_command=run_command,
+                                        look_at=lambda run: check_metrics(run, places))  # fmt: skip
+                finally:
+                    if cpu_seconds and cpu_seconds.parent.is_dir() and (used := _children() - begun) > 0:
+                        with cpu_seconds.open("a", encoding="utf-8") as file:
+                            file.write(f"{used:.1f}\n")
             for each in places:
-                show(each.runs, each.output, console)
-                results = collect(each.runs, {metric for claim in each.claims for metric in claim.metrics})
-                own = [failure for failure in failures if failure.run in each.runs]
-                rows = rows_of([verdict(claim, each.names, results, own) for claim in each.claims], each.runs)
+                if comparison := finished_runs(each):
+                    show(comparison, each.output, console)
+                decided, rows = decide(each, failures)
                 write(rows, each.output)
+                verdicts += decided
                 every += rows
         if len(places) > 1:
             write(every, options.output or ABOVE)
@@ -103,4 +127,4 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
         return 1
     print_failures(failures, console)
     console.print(table("claims", *cells(every)))
-    return 0 if all(row["verdict"] in (HOLDS, UNCLAIMED) for row in every) else 1
+    return 1 if any(each.fails for each in verdicts) else 0

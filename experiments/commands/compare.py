@@ -2,6 +2,7 @@
 
     python train.py compare configs/elr/demo.yaml configs/elr/demo_baseline.yaml --seeds 0 1 2 -- --trainer.max_epochs 5
 
+A configuration may have overrides of its own: "configs/elr/demo.yaml --model.strength 1".
 Arguments after `--` are appended to `train.py fit --config CONFIG` in every run. Each run is a separate process. If the
 command is repeated, finished runs are kept and unfinished runs are resumed.
 
@@ -33,6 +34,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.arguments import ArgumentParser, seed
+from experiments.claims.arms import arm
 from experiments.compare import collect, default_output, plan, show
 from experiments.launching.launchers import add_arguments, launcher, resources
 from experiments.launching.preflight import PREFLIGHT, preflight
@@ -45,7 +47,7 @@ from experiments.sweeps.variations import variation, varied
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("configs", metavar="CONFIG", nargs="+", type=Path, help="YAML files, as for fit")
+    parser.add_argument("configs", metavar="CONFIG", nargs="+", type=arm, help="YAML files, or 'FILE --key value'")
     parser.add_argument("--seeds", nargs="+", type=seed, required=True, help="for example 0 1 2")
     parser.add_argument("--output", type=Path, help="default: runs/compare/<folder>/<config>-vs-<config>")
     add_arguments(parser)
@@ -84,7 +86,7 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN, preflight_comman
         raise ValueError(f"--seeds has {repeated} twice; each seed must be given once")
     variations = [variation(text) for text in options.vary]
     fit = keys_to_fit(options.fit, variations)
-    experiments = varied(load_experiments(options.configs, options.overrides), variations)
+    experiments = varied(load_experiments(options.configs, options.overrides), variations, options.overrides)
     parts = parts_of(options.average, experiments)
     output = options.output or default_output(options.configs)
     runs = plan(experiments, options.seeds, output)

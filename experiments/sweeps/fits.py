@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from experiments.claims.arms import short_names
 from experiments.config_files import plain
 from experiments.results import BEST_EPOCH, DIVERGED, Result, write_csv
 from experiments.run_request import Experiment
 from experiments.sweeps.exponents import FEWEST, Exponent, fitted_exponent
-from experiments.sweeps.variations import Variation, number, short_names
+from experiments.sweeps.variations import Variation, number
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from experiments.claims.arms import in_a_file_name, short_names
 from experiments.config_files import plain, settings_of
 from experiments.run_request import RESERVED, Experiment
 
@@ -76,14 +77,21 @@ def variation(text: str) -> Variation:
     return Variation(pattern or "*", keys[0], written, tuple(keys[1:]))
 
 
-def varied(experiments: Sequence[Experiment], variations: Sequence[Variation]) -> list[Experiment]:
+def varied(
+    experiments: Sequence[Experiment], variations: Sequence[Variation], fixed: Sequence[str] = ()
+) -> list[Experiment]:
     """Replace each experiment with one experiment per combination of the values that apply to it.
 
     The new names are `<name>/<key>=<value>`, in which `<key>` is the shortest unambiguous ending of the key's dotted
     name.
 
+    Args:
+        experiments: experiments to vary. A variation replaces their own overrides of its keys.
+        variations: keys and values.
+        fixed: overrides of all experiments, whose keys cannot vary.
+
     Raises:
-        ValueError: if a variation applies to no config, has values of the wrong type, or varies a key that an override
+        ValueError: if a variation applies to no config, has values of the wrong type, or varies a key that `fixed`
             sets.
     """
     for each in variations:
@@ -91,7 +99,7 @@ def varied(experiments: Sequence[Experiment], variations: Sequence[Variation]) -
             known = ", ".join(experiment.name for experiment in experiments)
             raise ValueError(f"--vary {each.pattern}:{each.key} applies to no config; the configs are {known}")
     short = short_names([each.key for each in variations])
-    every = [each for experiment in experiments for each in _combinations(experiment, variations, short)]
+    every = [each for experiment in experiments for each in _combinations(experiment, variations, short, fixed)]
     names = [each.name for each in every]
     alike = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if alike is not None:
@@ -100,16 +108,14 @@ def varied(experiments: Sequence[Experiment], variations: Sequence[Variation]) -
 
 
 def _combinations(
-    experiment: Experiment, variations: Sequence[Variation], short: dict[str, str]
+    experiment: Experiment, variations: Sequence[Variation], short: dict[str, str], fixed: Sequence[str]
 ) -> Iterator[Experiment]:
     own = [each for each in variations if each.applies_to(experiment.config)]
     keys = [(each, key) for each in own for key in each.keys]
     for each, key in keys:
         if [plain(other) for _, other in keys].count(plain(key)) > 1:
             raise ValueError(f"--vary sets {key} of {experiment.name} more than once; give its values in one list")
-        before = (
-            o for o in experiment.overrides if o.startswith("--") and plain(o[2:].partition("=")[0]) == plain(key)
-        )
+        before = (o for o in fixed if o.startswith("--") and plain(o[2:].partition("=")[0]) == plain(key))
         if set_before := next(before, None):
             raise ValueError(f"--vary and {set_before} after `--` both set {key} of {experiment.name}")
         _check_values(key, each.values, experiment)
@@ -118,7 +124,7 @@ def _combinations(
         added = [
             text for each, value in zip(own, values, strict=True) for key in each.keys for text in (f"--{key}", value)
         ]
-        tail = ",".join(f"{key}={_in_a_file_name(value)}" for key, value in setting)
+        tail = ",".join(f"{key}={in_a_file_name(value)}" for key, value in setting)
         name = f"{experiment.name}/{tail}" if tail else experiment.name
         yield replace(experiment, name=name, overrides=(*experiment.overrides, *added), setting=setting)
 
@@ -149,24 +155,9 @@ def _kind(value: Any) -> str:
     return "a list" if isinstance(value, list) else "a mapping" if isinstance(value, dict) else "null"
 
 
-def _in_a_file_name(value: str) -> str:
-    return re.sub(r"[^\w.+-]+", "_", value)[:60]
-
-
 def number(value: str) -> float:
     """Convert a value to a number, or to NaN if it is not a number."""
     try:
         return float(value)
     except ValueError:
         return math.nan
-
-
-def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Shorten each dotted key to the smallest number of last parts that keeps all keys distinct."""
-    parts_of = {key: plain(key).split(".") for key in keys}
-    names = {}
-    for key, parts in parts_of.items():
-        others = [other for other in parts_of.values() if other != parts]
-        depth = next(d for d in range(1, len(parts) + 1) if all(o[-d:] != parts[-d:] for o in others))
-        names[key] = ".".join(parts[-depth:])
-    return names

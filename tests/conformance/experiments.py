@@ -8,24 +8,30 @@ import pytest
 import torch
 
 from experiments.calls.parse import parse
-from experiments.config_files import settings_of
+from experiments.claims.arms import Arm
+from experiments.claims.statements import load_claims
 from tests.command import ROOT
 from tests.parsed_once import parsing_once
 
 CONFIGS = ROOT / "configs"
-NO_CONFIGURATIONS = {"claim.yaml", "reproduced.yaml"}  # files of the commands claim and reproduce
+NO_CONFIGURATIONS = {"claim.yaml"}  # files of the command claim
 NO_EXPERIMENTS = {"callbacks", "trainer", "own_data"}  # layers for a second --config, and templates for own data
 EXPERIMENTS = [
     path
     for path in sorted(CONFIGS.glob("*/*.yaml"))
     if path.name not in NO_CONFIGURATIONS and path.parent.name not in NO_EXPERIMENTS
 ]
+CLAIMS = [claim for file in sorted(CONFIGS.glob("*/claim.yaml")) for claim in load_claims(file)]
+ARMS = list(dict.fromkeys(arm for claim in CLAIMS for arm, _ in claim.sides if arm.overrides))
+"""Configurations with overrides that claims run."""
 TRAINERS = sorted((CONFIGS / "trainer").glob("*.yaml"))
 MOST_BY_DEFAULT = 3
 
 
-def name(path: Path) -> str:
-    return path.relative_to(CONFIGS).with_suffix("").as_posix()
+def name(experiment: Path | Arm) -> str:
+    """Return the folder and the name of a configuration, with the names of its overrides."""
+    path, tail = (experiment.config, experiment.tail) if isinstance(experiment, Arm) else (experiment, "")
+    return ",".join(filter(None, (path.relative_to(CONFIGS).with_suffix("").as_posix(), tail)))
 
 
 class Experiments:
@@ -56,7 +62,7 @@ def experiments() -> Experiments:
 
 
 def at_paper_scale(*, dear: set[str] | frozenset[str] = frozenset()) -> list[Any]:
-    """List the configs that are not demos.
+    """List the configs that are not demos, and the arms of claims with such configs.
 
     In the default suite, tests run for the first config of each module in a folder, but for at most three configs per
     folder. The tests of all other configs run nightly.
@@ -66,12 +72,12 @@ def at_paper_scale(*, dear: set[str] | frozenset[str] = frozenset()) -> list[Any
     """
     chosen: dict[str, set[str]] = {}
     parameters = []
-    for path in EXPERIMENTS:
-        if path.stem.startswith("demo"):
+    for arm in (*map(Arm, EXPERIMENTS), *ARMS):
+        if arm.config.stem.startswith("demo"):
             continue
-        kinds = chosen.setdefault(path.parent.name, set())
-        kind = settings_of(path)["model.class_path"]
-        default = name(path) not in dear and kind not in kinds and len(kinds) < MOST_BY_DEFAULT
+        kinds = chosen.setdefault(arm.config.parent.name, set())
+        kind = arm.settings["model.class_path"]
+        default = name(arm) not in dear and kind not in kinds and len(kinds) < MOST_BY_DEFAULT
         kinds |= {kind} if default else set()
-        parameters.append(pytest.param(path, id=name(path), marks=() if default else pytest.mark.nightly))
+        parameters.append(pytest.param(arm, id=name(arm), marks=() if default else pytest.mark.nightly))
     return parameters

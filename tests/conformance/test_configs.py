@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from experiments.claims.arms import Arm, flags
 from experiments.config_files import base_of, dotted, load_yaml, mapping_of, settings_of
-from tests.conformance.experiments import CONFIGS, EXPERIMENTS, TRAINERS, experiments, name
+from tests.conformance.experiments import CLAIMS, CONFIGS, EXPERIMENTS, TRAINERS, experiments, name
 
 OWN_KEYS = {
     "subgm": {"data.table.measurements"},
@@ -112,10 +113,14 @@ def test_a_key_that_does_not_exist_is_found() -> None:
     ]
 
 
-def effective(path: Path) -> dict[str, Any]:
+def effective(arm: Arm) -> dict[str, Any]:
     """Return settings by dotted name, without the base file's arguments that a replacing class does not have."""
-    settings = settings_of(path)
-    for key, value in dotted(mapping_of(path)).items() if base_of(path) else []:
+    settings = arm.settings
+    changes = dotted(mapping_of(arm.config)) if base_of(arm.config) else {}
+    changes |= {
+        key: value for each in flags(arm.overrides) for key, value in dotted({each[0]: load_yaml(each[1])}).items()
+    }
+    for key, value in changes.items():
         if key.endswith(".class_path"):
             place = key.removesuffix("class_path")
             named = pkgutil.resolve_name(value)  # base-class arguments are passed as keywords
@@ -140,9 +145,9 @@ def optimization(config: dict[str, Any], place: str) -> Iterator[tuple[str, dict
                 yield from optimization(value, inner)
 
 
-def assert_class_defaults(path: Path, config: Any) -> None:
+def assert_class_defaults(arm: Arm, config: Any) -> None:
     """Check that omitted optimizer arguments get the defaults of the named class, not of the module's own optimizer."""
-    written = effective(path)
+    written = effective(arm)
     for class_path, arguments, place in optimization(config.model.as_dict(), "model"):
         parameters = inspect.signature(pkgutil.resolve_name(class_path)).parameters
         for key in arguments:
@@ -153,14 +158,11 @@ def assert_class_defaults(path: Path, config: Any) -> None:
 # method and baseline
 
 
-def claimed_pairs() -> Iterator[tuple[Path, Path]]:
+def claimed_pairs() -> Iterator[tuple[Arm, Arm]]:
     """Find the method and baseline of every claim, and of every folder with a demo of each."""
-    for path in sorted(CONFIGS.glob("*/claim.yaml")):
-        claims = load_yaml(path.read_text())
-        for claim in claims if isinstance(claims, list) else [claims]:
-            yield path.parent / claim["method"], (path.parent / claim["baseline"]).resolve()
+    yield from ((claim.method, claim.baseline) for claim in CLAIMS if claim.baseline)
     for baseline in sorted(CONFIGS.glob("*/demo_baseline*.yaml")):
-        yield baseline.with_name("demo.yaml"), baseline
+        yield Arm(baseline.with_name("demo.yaml")), Arm(baseline)
 
 
 def paper_pairs() -> Iterator[tuple[Path, Path]]:
@@ -172,17 +174,17 @@ def paper_pairs() -> Iterator[tuple[Path, Path]]:
             yield CONFIGS / "elr_plus" / baseline.name.replace("_preact18", ""), baseline
 
 
-PAIRS = sorted({*claimed_pairs(), *paper_pairs()})
+PAIRS = list(dict.fromkeys([*claimed_pairs(), *((Arm(one), Arm(other)) for one, other in paper_pairs())]))
 
 
-@pytest.mark.parametrize(("method", "baseline"), PAIRS, ids=lambda path: name(path))
-def test_method_and_baseline_differ_in_the_methods_own_keys_alone(method: Path, baseline: Path) -> None:
+@pytest.mark.parametrize(("method", "baseline"), PAIRS, ids=name)
+def test_method_and_baseline_differ_in_the_methods_own_keys_alone(method: Arm, baseline: Arm) -> None:
     ours, theirs = effective(method), effective(baseline)
     differ = {key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key) or (key in ours) != (key in theirs)}
     outside = {key for key in differ if key.split(".")[0] != "model"}
-    assert outside <= OWN_KEYS.get(method.parent.name, set())
+    assert outside <= OWN_KEYS.get(method.config.parent.name, set())
     trained_alike = tuple(f"model.{key}" for key in ("network", "num_classes", "optimizer", "lr_scheduler"))
-    own = OWN_KEYS.get(method.parent.name, set())
+    own = OWN_KEYS.get(method.config.parent.name, set())
     assert not {key for key in differ if key.startswith(trained_alike)} - own
 
 

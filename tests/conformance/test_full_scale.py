@@ -6,7 +6,6 @@ The test is fast for any size. Code that would make a GPU synchronise with the h
 
 import types
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from experiments.claims.arms import Arm
 from lightning_modules.networks.mlp import MLP
 from tests.conformance.experiments import CONFIGS, at_paper_scale, experiments, name
 from tests.conformance.meta_batches import meta_batch
@@ -154,7 +154,7 @@ UNTRAINED = {
         for name in ("marigold", "yoso", "turbo", "refiner", "stable_normal", "released_turbo")
     },
     **dict.fromkeys(
-        ("meco/cifar10", "meco/digits", "meco/digits_nce", "meco/digits_samples"),
+        ("meco/cifar10", "meco/digits", "meco/digits_samples"),
         "its noise is fitted to training images; small ones are tested",
     ),
     **dict.fromkeys(
@@ -215,13 +215,13 @@ def architecture(network: Any) -> str:
 
 
 @pytest.mark.filterwarnings("ignore:.*lr_scheduler.step.*")  # PyTorch does not detect a step that a hook has taken
-@pytest.mark.parametrize("path", at_paper_scale(dear=DEAR))
-def test_a_training_step_at_full_scale(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = ("--config", path, *SHORTER.get(path.parent.name, ()))
+@pytest.mark.parametrize("arm", at_paper_scale(dear=DEAR))
+def test_a_training_step_at_full_scale(arm: Arm, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = (*arm.arguments, *SHORTER.get(arm.config.parent.name, ()))
     config = experiments().config(*arguments)
-    assert_class_defaults(path, config)
-    if name(path) in UNTRAINED:
-        pytest.skip(UNTRAINED[name(path)])
+    assert_class_defaults(arm, config)
+    if reason := UNTRAINED.get(name(arm), UNTRAINED.get(name(arm.config))):
+        pytest.skip(reason)
     built = experiments().built(*arguments)
     monkeypatch.setattr(type(built.data), "num_train_samples", 50_000, raising=False)
     if hasattr(built.model, "num_classes"):  # pre-training without labels has no classes

@@ -15,7 +15,7 @@ from lightning.pytorch import Trainer
 from experiments.config_files import dotted, settings_of
 from experiments.saving.checkpoints import Checkpoints
 from tests.command import ROOT
-from tests.conformance.experiments import CONFIGS, NO_CONFIGURATIONS
+from tests.conformance.experiments import ARMS, CONFIGS, NO_CONFIGURATIONS
 from tests.test_readme import recipe
 
 FOLDERS = r"configs|docs|lightning_modules|datamodules|callbacks|experiments|tests|\.ci"
@@ -129,6 +129,11 @@ def test_what_headers_name_exists(folder: Path) -> None:
             assert list(unknown(header(path), path)) == [], path
         elif path in LAYERS:
             assert list(unknown(header(path) + f"\nconfigs/{path.relative_to(CONFIGS)}")) == [], path
+
+
+def test_keys_of_arms_exist() -> None:
+    assert len(ARMS) > 150
+    assert {str(arm): keys for arm in ARMS if (keys := list(unknown(" ".join(arm.overrides), arm.config)))} == {}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

@@ -12,7 +12,7 @@ import pytest
 from experiments import commands
 from experiments.abstracts import KINDS, SHARED, abstracts_page, parts, read_abstracts
 from experiments.catalogue import find_methods
-from experiments.claim import read_claims
+from experiments.claims.verdicts import read_claims
 from tests.command import ROOT
 from tests.gpu.command import parser
 

@@ -1,9 +1,11 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from experiments import commands, compare
+from experiments.claims.arms import Arm
 from experiments.launching import run_queue
 from tests.experiments.conftest import Config, Journal, table
 
@@ -96,11 +98,12 @@ def test_metrics_are_chosen_for_tables_and_all_are_kept(
 
 
 def test_default_output_is_found_again_and_differs_between_folders(config: Config) -> None:
-    a, b = config("demo", folder="elr"), config("baseline", folder="elr")
-    other = config("demo", folder="adele")
+    a, b = Arm(config("demo", folder="elr")), Arm(config("baseline", folder="elr"))
+    other = Arm(config("demo", folder="adele"))
+    assert compare.default_output([a, replace(a, overrides=("--x", "1"))]) == Path("runs/compare/elr/demo-vs-demo,x=1")
     assert compare.default_output([a, b]) == Path("runs/compare/elr/demo-vs-baseline")
     assert compare.default_output([a, other]) == Path("runs/compare/elr-demo-vs-adele-demo")
-    many = [config(f"a_long_name_of_a_config_{i}", folder="elr") for i in range(12)]
+    many = [Arm(config(f"a_long_name_of_a_config_{i}", folder="elr")) for i in range(12)]
     long = compare.default_output(many)
     assert len(long.name) < 200
     assert long != compare.default_output(many[::-1])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from experiments import commands, pages, pictures
@@ -79,19 +80,18 @@ def test_a_picture_is_made_smaller_until_it_is_small_enough(tmp_path: Path) -> N
     assert (tmp_path / "small.png").stat().st_size <= pictures.MAX_BYTES
 
 
-def pictured(config: Path, source: str) -> None:
-    """In a configuration's header, change only the name of the picture."""
-    text = re.sub(r"# picture: (.*\n#)*.*\n", f"# picture: {source}\n", config.read_text())
-    config.write_text(text)
+def with_a_figure(folder: Path, **figure: object) -> None:
+    """Copy ELR into a project, with one figure that has only the given keys."""
+    for name in ("configs/elr", "lightning_modules/noisy_labels", "docs/images"):
+        (folder / name).mkdir(parents=True)
+    shutil.copy(ROOT / "lightning_modules/noisy_labels/elr.py", folder / "lightning_modules/noisy_labels")
+    shutil.copy(ROOT / "configs/elr/demo.yaml", folder / "configs/elr/demo.yaml")
+    entry = {"method": "demo.yaml", "figure": {"image": "elr", "see": "One.", **figure}}
+    (folder / "configs/elr/claim.yaml").write_text(yaml.safe_dump([entry], sort_keys=False))
 
 
-def test_pictures_come_from_the_runs_that_configurations_name(tmp_path: Path) -> None:
-    for name in ("configs", "lightning_modules"):
-        (tmp_path / name).mkdir()
-    shutil.copytree(ROOT / "configs/elr", tmp_path / "configs/elr")
-    pictured(tmp_path / "configs/elr/demo.yaml", "figures/early_learning.png")
-    (tmp_path / "lightning_modules/noisy_labels").mkdir()
-    shutil.copy(ROOT / "lightning_modules/noisy_labels/elr.py", tmp_path / "lightning_modules/noisy_labels")
+def test_pictures_come_from_the_runs_that_figures_name(tmp_path: Path) -> None:
+    with_a_figure(tmp_path, file="figures/early_learning.png")
     run = tmp_path / "runs/elr/demo"
     (run / "figures").mkdir(parents=True)
     (run / "test_metrics.csv").write_text("")
@@ -99,16 +99,16 @@ def test_pictures_come_from_the_runs_that_configurations_name(tmp_path: Path) ->
     pages.make_pictures(tmp_path / "runs", project=tmp_path)
     with Image.open(tmp_path / "docs/images/elr.png") as picture:
         assert picture.size == (1000, 25)
+    with pytest.raises(ValueError, match="no figure has the name none"):
+        pages.make_pictures(tmp_path / "runs", ["none"], project=tmp_path)
 
 
-@pytest.mark.parametrize("others", ["", "configs/elr/demo_baseline.yaml "])
-def test_a_picture_can_be_that_of_a_comparison(others: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("configs/elr", "lightning_modules/noisy_labels", "docs/images"):
-        (tmp_path / name).mkdir(parents=True)
-    shutil.copy(ROOT / "lightning_modules/noisy_labels/elr.py", tmp_path / "lightning_modules/noisy_labels")
-    shutil.copy(ROOT / "configs/elr/demo.yaml", tmp_path / "configs/elr/demo.yaml")
-    asked = f"{others}--seeds 0 --vary model.beta=0.1,0.9 -- --trainer.max_epochs 4"
-    pictured(tmp_path / "configs/elr/demo.yaml", f"table.png of {asked}")
+@pytest.mark.parametrize("lines", [{}, {"one": "method", "other": {"config": "demo.yaml", "model.strength": 1}}])
+def test_a_picture_can_be_that_of_a_comparison(
+    lines: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = "--seeds 0 --vary model.beta=0.1,0.9 -- --trainer.max_epochs 4"
+    with_a_figure(tmp_path, file="table.png", compare=asked, **({"lines": lines} if lines else {}))
     asked_for = []
 
     def compares(command: list[str], check: bool) -> None:
@@ -117,18 +117,18 @@ def test_a_picture_can_be_that_of_a_comparison(others: str, tmp_path: Path, monk
         Image.new("RGB", (20, 10), "green").save(run / "table.png")
 
     monkeypatch.setattr(subprocess, "run", compares)
+    monkeypatch.setattr(pictures, "_draw", lambda picture, arguments, run: run / "table.png")
     pages.make_pictures(tmp_path / "runs", project=tmp_path)
     parsed = commands.parse("compare", asked_for[0][1:])
-    assert [each.resolve() for each in parsed.configs] == [
-        (tmp_path / "configs/elr/demo.yaml").resolve(),
-        *(Path(each).resolve() for each in others.split()),
-    ]
+    assert {each.config.resolve() for each in parsed.configs} == {(tmp_path / "configs/elr/demo.yaml").resolve()}
+    assert [each.overrides for each in parsed.configs] == [(), ("--model.strength", "1")][: len(lines) or 1]
     assert (parsed.output, parsed.seeds) == (tmp_path / "runs/elr/demo", [0])
     assert parsed.overrides == ["--trainer.max_epochs", "4"]
     (tmp_path / "docs/problems.csv").write_text("problem,data,cost,claim\n")
     (tmp_path / "README.md").write_text("".join(MARKERS))
     shown = pages.generated(tmp_path)[tmp_path / "docs/noisy_labels.md"]
-    assert f"`table.png` of `python train.py compare configs/elr/demo.yaml {asked}`." in shown
+    other = "'configs/elr/demo.yaml --model.strength 1' " if lines else ""
+    assert f"`table.png` of `python train.py compare configs/elr/demo.yaml {other}{asked}`." in shown
 
 
 @pytest.mark.parametrize("text", ["", "# Title\n", "<!-- a:end -->\n<!-- a:begin -->\n", "<!-- a:begin -->\n" * 2])

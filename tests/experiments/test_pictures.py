@@ -1,5 +1,6 @@
-"""Pictures that compare runs: the header's settings, and the numbers of the drawn lines."""
+"""Pictures that compare runs: the settings of figures, and the numbers of the drawn lines."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 from experiments import pictures
 from experiments.catalogue import find_methods
+from experiments.claims.arms import Arm
 from experiments.pages import sections
 from experiments.pictures import Picture, pictured
 from tests.command import ROOT
@@ -24,29 +26,40 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
 
 def every_picture() -> list[Picture]:
-    return [each for _, folder, own in sections(find_methods(ROOT)) for each in pictured(own, folder, ROOT)]
+    return [each for _, _, own in sections(find_methods(ROOT)) for each in pictured(own, ROOT)]
 
 
 def test_every_picture_says_in_a_sentence_what_to_see_and_has_at_most_five_lines() -> None:
     found = every_picture()
     assert len(found) > 40
     for picture in found:
-        assert picture.see.endswith("."), f"{picture.config} lacks the sentence of its picture: # see: ..."
-        assert len(picture.see) < 330, picture.config
-        assert len(picture.lines) <= 5, picture.config
+        assert picture.see.endswith("."), f"{picture.name} lacks the sentence of its picture"
+        assert len(picture.see) < 330, picture.name
+        assert len(picture.lines) <= 5, picture.name
         if picture.source.endswith(".csv"):
-            assert picture.axes, f"{picture.config} names no axes"
-        assert not [words for words in picture.axes.values() if "_" in words or "/" in words], picture.config
+            assert picture.axes, f"{picture.name} names no axes"
+        assert not [words for words in picture.axes.values() if "_" in words or "/" in words], picture.name
 
 
-def test_a_text_may_continue_in_the_next_lines() -> None:
-    text = "# About.\n# needs: none\n# and more\n# picture: a.csv of b.yaml\n# --seeds 0\n# see: One:\n# two.\nx: 1\n"
-    found = pictures._comment(text)
-    assert found == {"needs": "none and more", "picture": "a.csv of b.yaml --seeds 0", "see": "One: two."}
+@pytest.mark.parametrize(
+    ("figure", "said"),
+    [
+        ("x", "claim 1: figure must be a mapping with the keys image, file, see, lines, compare, axes, rows, got 'x'"),
+        ({"image": "a", "file": "b", "sea": "c"}, "claim 1: figure has the unknown key sea; did you mean see?"),
+        ({"image": "a", "file": "b"}, "claim 1: figure lacks the key see"),
+    ],
+)
+def test_a_wrong_figure_is_named(figure: object, said: str, tmp_path: Path) -> None:
+    (tmp_path / "demo.yaml").write_text("model: {}")
+    with pytest.raises(ValueError, match=re.escape(said)):
+        pictures._picture({"method": "demo.yaml", "figure": figure}, Path(), "claim 1", tmp_path)
+
+
+NAMES = ("own", "other")
 
 
 def picture(source: str, **settings: Any) -> Picture:
-    return Picture("x", Path("configs/x/demo.yaml"), source, **settings)
+    return Picture("x", (Arm(Path("configs/x/demo.yaml")),), source, **settings)
 
 
 def test_a_colour_is_a_run_and_a_line_style_a_text(tmp_path: Path, drawn: list[Figure]) -> None:
@@ -110,7 +123,7 @@ def test_wide_figures_are_stacked_and_tall_ones_stand_side_by_side(
     files = {name: [tmp_path / f"{name}.png"] for name in ("a", "b")}
     with Image.open(pictures._put_together(files, picture("a.png"), tmp_path / "x.png")) as whole:
         assert whole.size == together
-    with pytest.raises(FileNotFoundError, match=r"c.png does not exist; the picture of configs/x/demo.yaml needs it"):
+    with pytest.raises(FileNotFoundError, match=r"c.png does not exist; the picture x needs it"):
         pictures._put_together({"c": [tmp_path / "c.png"]}, picture("c.png"), tmp_path / "x.png")
 
 
@@ -128,17 +141,16 @@ def test_tested_configurations_are_put_together(tmp_path: Path) -> None:
     """Both runs are already in the folder, so none is started."""
     asked = Picture(
         "x",
-        Path("configs/x/own.yaml"),
+        tuple(Arm(Path(f"configs/x/{name}.yaml"), ("--model.path", "DATA/a.pt"), "x", "test") for name in NAMES),
         "figures/images.png",
-        compared=("test", "configs/x/other.yaml", "--model.path", "DATA/a.pt"),
         lines=("method", "baseline"),
     )
     command = "python train.py test --config configs/x/{}.yaml --model.path DATA/a.pt"
     assert asked.command == f"{command.format('own')} && {command.format('other')}"
-    for name, colour in (("own", "red"), ("other", "blue")):
-        (tmp_path / "runs/x" / name / "figures").mkdir(parents=True)
-        (tmp_path / "runs/x" / name / "test_metrics.csv").touch()
-        Image.new("RGB", (20, 80), colour).save(tmp_path / "runs/x" / name / "figures/images.png")
+    for name, colour in zip(NAMES, ("red", "blue"), strict=True):
+        (tmp_path / f"runs/x/{name},x" / "figures").mkdir(parents=True)
+        (tmp_path / f"runs/x/{name},x" / "test_metrics.csv").touch()
+        Image.new("RGB", (20, 80), colour).save(tmp_path / f"runs/x/{name},x" / "figures/images.png")
     (tmp_path / "docs/images").mkdir(parents=True)
     pictures.make_picture(asked, tmp_path / "runs", tmp_path)
     with Image.open(tmp_path / "docs/images/x.png") as made:

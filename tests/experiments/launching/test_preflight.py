@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 import train
-from experiments.claim import plan, try_metrics
+from experiments.claims.statements import plan, try_metrics
 from experiments.launching.dry_run import errors_of, short_run
 from experiments.launching.preflight import metrics_of_short_run
 from experiments.saving.checkpoints import BestNeedsItsMetric
 from tests.command import ROOT
+from tests.experiments.claims.test_statements import stated
 from tests.experiments.conftest import Config
-from tests.experiments.test_claim import stated
 from tests.parsed_once import parsing_once
 
 QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false")

@@ -1,0 +1,1 @@
+"""Claims: statements of papers, the arms that they compare, and their verdicts."""

@@ -1,0 +1,321 @@
+"""Read statements from claim files, and plan their runs.
+
+A statement compares the arm `method` with the arm `baseline`, or with a number that the paper has `published`.
+"""
+
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.arguments import are_seeds, finite
+from experiments.claims.arms import Arm, stated_arm
+from experiments.compare import collect
+from experiments.config_files import PROJECT, located, parsed, relative, text_of
+from experiments.results import choose_from, misspelt
+from experiments.run_request import Experiment, Run, check, load_experiments, unique_names
+from experiments.sweeps.exponents import FEWEST
+from experiments.sweeps.variations import Variation, variation, varied
+
+REQUIRED = ("paper", "method", "metric", "direction", "margin", "seeds")
+OF_BASELINE = ("baseline", "baseline_metric")
+OF_PUBLISHED = ("published", "uncertainty", "vary", "tried")
+OPTIONAL = ("name", "claimed", "figure")
+TEXTS = ("name", "paper", "metric", "baseline_metric", "tried")
+NUMBERS = ("margin", "published", "uncertainty")
+ABOVE = Path("runs/claims")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement of a claim file. Paths are relative to the working directory.
+
+    Args:
+        name: unique name of the statement.
+        paper: sentence, table or figure of the paper.
+        method: configuration with overrides.
+        baseline: configuration with overrides, or None if the method is compared with a published number.
+        metric: metric of the method, such as `test/accuracy`.
+        direction: `higher` or `lower`; for a published number, also `equal`.
+        margin: least difference from the baseline. For a published number, how much worse the mean may be.
+        seeds: seeds of the runs.
+        claimed: whether it is claimed that the statement holds.
+        baseline_metric: metric of the baseline if it differs.
+        published: number in the paper.
+        uncertainty: standard deviation of the published number, or error of reading a figure.
+        vary: key that varies. The compared number is then the exponent of the metric in this key.
+        tried: remark on attempts to reach the published number.
+    """
+
+    name: str
+    paper: str
+    method: Arm
+    baseline: Arm | None
+    metric: str
+    direction: str
+    margin: float
+    seeds: tuple[int, ...]
+    claimed: bool = True
+    baseline_metric: str | None = None
+    published: float | None = None
+    uncertainty: float | None = None
+    vary: Variation | None = None
+    tried: str = ""
+
+    @property
+    def sides(self) -> list[tuple[Arm, str]]:
+        """The method and, if there is one, the baseline, each with its metric."""
+        own = [(self.method, self.metric)]
+        return own + ([(self.baseline, self.baseline_metric or self.metric)] if self.baseline else [])
+
+
+def entries_of(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Yield the entries of a claim file, each with its place in error messages.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ValueError: if an entry is not a mapping, or if the file has no entry.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"claim file {path} {'is not a file' if path.exists() else 'does not exist'}")
+    content = parsed(text_of(path), path)
+    entries = content if isinstance(content, list) else [content]
+    if not entries:
+        raise ValueError(f"{path} contains no claim")
+    for number, entry in enumerate(entries, 1):
+        where = f"{path}, claim {number}" if len(entries) > 1 else str(path)
+        if not isinstance(entry, Mapping):
+            raise ValueError(f"{where} must be a mapping with the keys {', '.join(REQUIRED)}")
+        yield where, entry
+
+
+def load_claims(path: Path) -> list[Claim]:
+    """Read the statements of a claim file. Entries that have only a figure are left out.
+
+    Raises:
+        FileNotFoundError: if the file, or a config that it names, does not exist.
+        ValueError: if a key is missing, unknown or has an invalid value. The message names the key.
+    """
+    return [_claim(entry, path, where) for where, entry in entries_of(path) if set(entry) != {"method", "figure"}]
+
+
+def _claim(entry: Mapping[str, object], path: Path, where: str) -> Claim:
+    published = "published" in entry
+    allowed = REQUIRED + (OF_PUBLISHED if published else OF_BASELINE) + OPTIONAL
+    for key in entry:
+        if key not in allowed:
+            raise ValueError(f"{where}: unknown key {key}{choose_from(str(key), allowed)}")
+    for key in (*REQUIRED, *([] if published else ["baseline"])):
+        if key not in entry:
+            either = " (or published)" if key == "baseline" else ""
+            raise ValueError(f"{where}: {key}{either} is missing; a claim has the keys {', '.join(allowed)}")
+    values = dict(entry)
+    for key in (key for key in TEXTS if key in entry):
+        if not isinstance(values[key], str) or not str(values[key]).strip():
+            raise ValueError(f"{where}: {key} must be a text, got {values[key]!r}")
+    directions = ("higher", "lower", "equal") if published else ("higher", "lower")
+    if values["direction"] not in directions:
+        raise ValueError(f"{where}: direction must be {' or '.join(directions)}, got {values['direction']!r}")
+    if not isinstance(values.get("claimed", True), bool):
+        raise ValueError(f"{where}: claimed must be true or false, got {values['claimed']!r}")
+    for key in (key for key in NUMBERS if key in entry):
+        values[key] = finite(entry[key])
+        if values[key] is None:
+            raise ValueError(f"{where}: {key} must be a number, got {entry[key]!r}")
+        if published and key != "published" and float(str(values[key])) < 0:
+            raise ValueError(f"{where}: {key} must be at least 0, got {entry[key]!r}")
+    seeds, fewest = values["seeds"], 1 if published else 2
+    if not isinstance(seeds, list) or not are_seeds(seeds) or len(seeds) < fewest:
+        least = "" if published else "at least 2 "
+        raise ValueError(f"{where}: seeds must be a list of {least}different whole numbers, got {seeds!r}")
+    arms = {
+        key: stated_arm(values[key], path.parent, f"{where}: {key}") for key in ("method", "baseline") if key in entry
+    }
+    if arms["method"] == arms.get("baseline") and "baseline_metric" not in entry:
+        raise ValueError(f"{where}: method and baseline must be two different configs, got {entry['method']} for both")
+    if "vary" in entry:
+        values["vary"] = _variation(entry["vary"], where)
+    own = f"{path.resolve().parent.name}/{arms['method'].directory}"
+    values |= {"baseline": None, "name": own, "seeds": tuple(seeds)} | arms
+    if "name" in entry:
+        values["name"] = entry["name"]
+    values.pop("figure", None)
+    return Claim(**values)  # type: ignore[arg-type]
+
+
+def _variation(entry: object, where: str) -> Variation:
+    key, values = next(iter(entry.items())) if isinstance(entry, Mapping) and len(entry) == 1 else ("", None)
+    numbers = values if isinstance(values, list) else []
+    if len(numbers) < FEWEST or not all((finite(each) or 0) > 0 for each in numbers):
+        raise ValueError(f"{where}: vary must be a mapping of one key to a list of at least {FEWEST} positive numbers, "
+                         f"got {entry!r}")  # fmt: skip
+    try:
+        return variation(f"{key}={','.join(map(str, numbers))}")
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Place:
+    """The claims in one folder, with their runs and their output directory.
+
+    Args:
+        claims: claims of the folder.
+        experiments: experiments of each arm: one, or one for each value of the varied key.
+        runs: all runs. A run that several claims share is listed once.
+        output: output directory.
+    """
+
+    claims: list[Claim]
+    experiments: dict[tuple[Arm, Variation | None], list[Experiment]]
+    runs: list[Run]
+    output: Path
+
+    def runs_of(self, claim: Claim) -> list[Run]:
+        """Return the runs of both sides of a claim."""
+        own = {each for arm, _ in claim.sides for each in self.experiments[arm, claim.vary]}
+        return [run for run in self.runs if run.experiment in own and run.seed in claim.seeds]
+
+    def batches(self) -> Iterator[tuple[list[Run], Path | None]]:
+        """Yield the runs that are compared with a baseline, and then the runs of each arm with a published number.
+
+        The second value is the file with the CPU seconds of the runs.
+        """
+        compared = [run for claim in self.claims if claim.baseline for run in self.runs_of(claim)]
+        yield [run for run in self.runs if run in compared], None
+        for claim in self.claims:
+            if claim.published is not None and (own := self.runs_of(claim)):
+                yield own, self.cpu_seconds(claim)
+
+    def cpu_seconds(self, claim: Claim) -> Path:
+        """Return the file with the CPU seconds of the runs of a claim."""
+        first = self.experiments[claim.method, claim.vary][0]
+        return self.output / first.config_name / "cpu_seconds.txt"
+
+    def cpu_hours(self, claim: Claim) -> float | None:
+        """Return the CPU time of the runs of a claim, or None if it is not recorded."""
+        path = self.cpu_seconds(claim)
+        return round(sum(map(float, text_of(path).split())) / 3600, 3) if path.is_file() else None
+
+
+def place(claims: Sequence[Claim], output: Path) -> Place:
+    """Plan the runs of the claims in a folder. A run that several claims share is planned only once.
+
+    Raises:
+        ValueError, NotADirectoryError: if the output directory contains other runs.
+    """
+    arms = list(dict.fromkeys(arm for claim in claims for arm, _ in claim.sides))
+    loaded = dict(zip(arms, load_experiments(arms), strict=True))
+    experiments: dict[tuple[Arm, Variation | None], list[Experiment]] = {}
+    planned: dict[Experiment, tuple[Arm, set[int]]] = {}
+    for claim in claims:
+        for arm, _ in claim.sides:
+            try:
+                own = varied([loaded[arm]], [claim.vary] if claim.vary else [])
+            except ValueError as error:
+                raise ValueError(f"claim {claim.name}: {error}") from None
+            experiments[arm, claim.vary] = own
+            for each in own:
+                planned.setdefault(each, (arm, set()))[1].update(claim.seeds)
+    runs = [
+        Run(experiment, seed, output / experiment.name / f"seed_{seed}", arm.command)
+        for seed in sorted({seed for _, seeds in planned.values() for seed in seeds})
+        for experiment, (arm, seeds) in planned.items()
+        if seed in seeds
+    ]
+    for run in runs:
+        check(run)
+    return Place(list(claims), experiments, runs, output)
+
+
+def check_metrics(run: Run, places: Sequence[Place]) -> None:
+    """Raise an error if a finished run lacks the metric of a claim. Call this function before other runs start.
+
+    Raises:
+        ValueError: if a metric is missing. The message names the claim and the available metrics.
+    """
+    for found in (place for place in places if run in place.runs):
+        for claim in found.claims:
+            for arm, metric in claim.sides:
+                if run.experiment not in found.experiments[arm, claim.vary]:
+                    continue
+                results = collect([run], [metric])
+                known = [result.metric for result in results]
+                if metric not in known and not any(result.diverged for result in results):
+                    reason = f"{run.title} has no metric {metric}{choose_from(metric, known)}"
+                    raise ValueError(f"claim {claim.name}: {reason}")
+
+
+def try_metrics(places: Sequence[Place], metrics_of: Callable[[Sequence[str]], Collection[str] | None]) -> None:
+    """Raise an error if the metric of a claim seems misspelt, given the metrics of a short run of the method.
+
+    Args:
+        places: claims to check. Claims whose method has a finished run are skipped, because `check_metrics` checks
+            them. Methods that are not trained are skipped, too.
+        metrics_of: function that runs `fit` with the given arguments for a short time and returns the names of the
+            metrics, or None if the run failed.
+
+    Raises:
+        ValueError: if a metric seems misspelt. The message names the claim and the available metrics.
+    """
+    known: dict[Experiment, Collection[str] | None] = {}
+    for found in places:
+        for claim in found.claims:
+            experiment = found.experiments[claim.method, claim.vary][0]
+            own = [run for run in found.runs if run.experiment == experiment]
+            if any(run.finished or run.command != "fit" for run in own):
+                continue
+            if experiment not in known:
+                known[experiment] = metrics_of(["--config", str(experiment.config), *experiment.overrides])
+            metrics = known[experiment]
+            if metrics is not None and claim.metric not in metrics and misspelt(claim.metric, metrics):
+                tested = [each for each in metrics if "test/" in each]
+                reason = f"{experiment.title} has no metric {claim.metric}{choose_from(claim.metric, tested)}"
+                raise ValueError(f"claim {claim.name}: {reason}")
+
+
+def select(named: Sequence[str]) -> dict[Path, list[Claim]]:
+    """Read the claims of files, or single claims by their names, by the folder of their file.
+
+    Raises:
+        FileNotFoundError, ValueError: if a claim file is missing or invalid, or if no claim has a name.
+    """
+    claims: dict[Path, list[Claim]] = {}
+    for each in named:
+        file = located(Path(each))
+        if os.path.exists(file) or file.suffix in (".yaml", ".yml"):
+            found = {file.resolve().parent: load_claims(relative(file.resolve()))}
+        else:
+            every = ((path, load_claims(relative(path))) for path in sorted(PROJECT.glob("configs/*/claim.yaml")))
+            found = {path.parent: own for path, loaded in every if (own := [one for one in loaded if one.name == each])}
+            if not found:
+                raise ValueError(f"there is no claim file and no claim with the name {each!r}")
+        for folder, own in found.items():
+            claims[folder] = list(dict.fromkeys([*claims.get(folder, []), *own]))
+    return claims
+
+
+def plan(named: Sequence[str | Path], output: Path | None) -> list[Place]:
+    """Read claims and plan their runs, with one `Place` per folder.
+
+    Raises:
+        FileNotFoundError, ValueError: if a claim file is missing or invalid. The error is raised before any run starts.
+    """
+    claims = select([str(each) for each in named])
+    if output and len(claims) == 1:
+        return [place(each, output) for each in claims.values()]
+    above = output or ABOVE
+    return [place(each, above / name) for each, name in zip(claims.values(), unique_names(list(claims)), strict=True)]
+
+
+def commands_of(claims: Sequence[Claim], program: str) -> Iterator[str]:
+    """Yield the command that runs each arm of the claims with its first seed, below the names of the claims."""
+    for claim in claims:
+        yield f"# {claim.name}"
+        for arm, _ in claim.sides:
+            more = ["--seed_everything", str(claim.seeds[0])]
+            more += ["--test_after_fit", "true"] if arm.command == "fit" else []
+            alone = " ".join([program, arm.command, "--config", str(arm), *more])
+            each = claim.vary
+            varied_keys = [" ".join(f"--{key} {value}" for key in each.keys) for value in each.values] if each else [""]
+            yield from (f"{alone} {keys}".rstrip() for keys in varied_keys)

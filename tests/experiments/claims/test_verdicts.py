@@ -1,0 +1,181 @@
+"""Published numbers: statements that have a number of the paper in the place of a baseline."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from experiments import commands
+from experiments.claims.arms import Arm
+from experiments.claims.statements import Claim, load_claims
+from experiments.claims.verdicts import cells, reached, read_claims, reproduced_page
+from experiments.results import latest
+from tests.command import ROOT
+from tests.experiments.conftest import Config, Journal
+
+
+def stated(path: Path, **changes: object) -> Path:
+    """Write a file with one statement; `changes` replace the values of keys, and None removes a key."""
+    entry = {
+        "name": "Our name", "paper": "Table 1", "method": "demo.yaml", "metric": "test/accuracy", "published": 0.9,
+        "direction": "higher", "margin": 0.01, "seeds": [0, 1],
+    }  # fmt: skip
+    path.write_text(yaml.safe_dump([{key: value for key, value in {**entry, **changes}.items() if value is not None}]))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("direction", "published", "mean", "verdict"),
+    [
+        ("higher", 0.9, 0.95, "reproduced"),
+        ("higher", 0.9, 0.87, "reproduced"),  # exactly the margin, although 0.9 - 0.87 > 0.03 in floats
+        ("higher", 0.9, 0.8699, "not reached"),
+        ("lower", 0.9, 0.85, "reproduced"),
+        ("lower", 0.9, 0.9301, "not reached"),
+        ("equal", 0.9, 0.9301, "not reached"),
+        ("equal", 0.9, 0.8699, "not reached"),
+        ("equal", 0.9, 0.88, "reproduced"),
+        ("higher", 0.9, float("nan"), "not reached"),
+    ],
+)
+def test_a_number_is_reproduced_within_its_margin(direction: str, published: float, mean: float, verdict: str) -> None:
+    claim = Claim("a", "b", Arm(Path("c")), None, "test/x", direction, 0.03, (0,), published=published)
+    assert reached(claim, mean) == verdict
+
+
+def test_runs_are_compared_recorded_and_kept(config: Config, fit: list[str], journal: Journal, tmp_path: Path) -> None:
+    file = config("demo", start=0.895).with_name("claim.yaml")  # 0.895 and 0.905: the mean is 0.9
+    arm = {"config": "demo.yaml", "trainer.max_epochs": 2}
+    stated(file, method=arm, uncertainty=0.02, tried="no.")
+    record, out = tmp_path / "claims.csv", tmp_path / "out"
+    command = [str(file), "--output", str(out), "--record", str(record)]
+    for _ in range(2):
+        assert commands.run("claim", command, fit) == 0
+        assert len([line for line in journal() if line[2] == "started"]) == 2
+    [row] = read_claims(record)
+    assert read_claims(out / "claims.csv") == [row]
+    assert float(row["method_mean"]) == pytest.approx(0.9)
+    assert (row["verdict"], row["seeds"]) == ("reproduced", "0 1")
+    assert row["method"] == f"{file.with_name('demo.yaml')} --trainer.max_epochs 2"
+    assert float((out / "demo,max_epochs=2/cpu_seconds.txt").read_text()) > 0
+    assert cells([row])[1] == [["Our name", "test/accuracy", "demo max_epochs=2: 0.9000 ± 0.0071",
+                               "published: 0.9 ± 0.02", "-", "0", "0.01 higher", "reproduced: no."]]  # fmt: skip
+    page = reproduced_page([{**row, "method": "configs/method/demo.yaml"}], {"method": "[M](m.md)"})
+    assert "| Our name | [M](m.md): Table 1 | test/accuracy (higher) | demo max_epochs=2: 0.9000" in page
+
+
+@pytest.mark.parametrize(("reach", "verdict"), [(16, "reproduced"), (8, "not reached")])
+def test_an_exponent_is_fitted_over_a_varied_key(
+    reach: int, verdict: str, config: Config, fit: list[str], tmp_path: Path
+) -> None:
+    """If the metric is infinite for one value of the key, no exponent is fitted, not even to the other values."""
+    file = stated(config("demo", start=0.5, width=1, reach=reach).with_name("claim.yaml"), metric="test/risk",
+                  published=-0.5, direction="equal", vary={"model.width": [1, 2, 4, 16]})  # fmt: skip
+    record = tmp_path / "claims.csv"
+    command = [str(file), "--output", str(tmp_path / "out"), "--record", str(record)]
+    assert commands.run("claim", command, fit) == (verdict == "not reached")
+    [row] = read_claims(record)
+    assert (row["metric"], row["verdict"]) == ("exponent of test/risk in width", verdict)
+    assert (row["method"], row["seeds"]) == (f"{file.with_name('demo.yaml')} --vary model.width=1,2,4,16", "0 1")
+    assert (tmp_path / "out/demo/width=4/seed_1/test_metrics.csv").is_file()
+    if verdict == "reproduced":  # -0.5 for seed 0; for seed 1, the slope of log (2.1 + 0.01 w^(1/2)) is 0.0052 more
+        assert (float(row["method_mean"]), float(row["method_std"])) == pytest.approx((-0.4974, 0.0037), abs=1e-4)
+    else:
+        assert row["method_mean"] == ""
+
+
+def test_a_method_without_training_is_tested(
+    config: Config, fit: list[str], journal: Journal, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = config("demo", start=0.895).with_name("claim.yaml"), tmp_path / "out"
+    stated(file, method={"config": "demo.yaml", "command": "test"})
+    command = [str(file), "--output", str(out)]
+    assert commands.run("claim", command, fit) == 0
+    assert [line[2] for line in journal() if line[2] in ("started", "epoch", "finished")] == ["started", "finished"] * 2
+    [row] = read_claims(out / "claims.csv")
+    assert (row["verdict"], float(row["method_mean"])) == ("reproduced", pytest.approx(0.9))
+    stated(file)
+    assert commands.run("claim", command, fit) == 2
+    assert 'contains a run with command "test", but now it is "fit"' in capsys.readouterr().err
+
+
+def test_a_number_that_is_not_reached_stays_and_the_status_says_so(
+    config: Config, fit: list[str], tmp_path: Path
+) -> None:
+    folder = config("demo", start=0.5, crash=[]).parent
+    config("broken", crash=[1])
+    record = tmp_path / "claims.csv"
+    for name in ("demo", "broken"):
+        file = stated(folder / f"{name}_claim.yaml", method=f"{name}.yaml", name=name)
+        command = [str(file), "--output", str(tmp_path / "out"), "--record", str(record)]
+        assert commands.run("claim", command, fit) == 1
+    first, second = read_claims(record)
+    assert (first["verdict"], second["verdict"]) == ("not reached", "did not run")
+    assert (second["method_mean"], second["published"]) == ("", "0.9")
+    assert latest([first, second, {**first, "method_mean": "", "verdict": "did not run"}], ["claim"]) == [first, second]
+    text = reproduced_page([{**each, "method": "configs/method/demo.yaml"} for each in (first, second)], {})
+    assert "Of 2 numbers from 1 papers, 0 are reproduced and 1 are not reached." in text
+    file = stated(folder / "unclaimed.yaml", claimed=False)
+    assert commands.run("claim", [str(file), "--output", str(tmp_path / "out")], fit) == 0
+
+
+def test_a_metric_that_the_runs_lack_is_named(
+    config: Config, fit: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = stated(config("demo", start=0.5).with_name("claim.yaml"), metric="test/acuracy")
+    assert commands.run("claim", [str(file), "--output", str(tmp_path / "out")], fit) == 1
+    assert "no metric test/acuracy; did you mean test/accuracy?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"published": "much"}, "published must be a number, got 'much'"),
+        ({"published": True}, "published must be a number"),
+        ({"margin": -0.1}, "margin must be at least 0, got -0.1"),
+        ({"margin": None}, "margin is missing"),
+        ({"published": None}, "unknown key vary"),
+        ({"direction": "up"}, "direction must be higher or lower or equal, got 'up'"),
+        ({"seeds": []}, "seeds must be a list of different whole numbers, got []"),
+        ({"method": {"config": "demo.yaml", "seed_everything": 1}}, "--seed_everything cannot be overridden"),
+        ({"method": {"config": "demo.yaml", "command": "predict"}}, "command must be one of fit, test, got 'predict'"),
+        ({"method": {"confg": "demo.yaml"}}, "method must be a configuration or a mapping {config: FILE, key: value}"),
+        ({"method": {"config": "demo.yaml", "--x": 1}}, "method: --x is not a dotted key such as model.optimizer.lr"),
+        ({"vary": {"model.start": [1, 2]}}, "vary must be a mapping of one key to a list of at least 3 positive"),
+        ({"vary": {"model.start": [0, 1, 2]}}, "positive numbers"),
+        ({"vary": ["model.start"]}, "positive numbers, got ['model.start']"),
+        ({"vary": {"seed_everything": [1, 2, 3]}}, "cannot set seed_everything"),
+        ({"vary": {"model.start": [1, 2, 2]}}, "has 2 twice"),
+        ({"baseline": "demo.yaml"}, "unknown key baseline"),
+        ({"method": "none.yaml"}, "none.yaml, which does not exist"),
+    ],
+)
+def test_a_file_with_errors_is_rejected(
+    changes: dict[str, object], said: str, config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {"vary": {"model.start": [1, 2, 4]}, **changes}
+    file = stated(config("demo").with_name("claim.yaml"), **given)
+    assert commands.run("claim", [str(file), "--output", str(tmp_path / "out")], ["false"]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_record_is_of_its_statement(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Claims that are no longer stated name the commit that measured them."""
+    monkeypatch.chdir(ROOT)
+    every = [one for file in sorted(ROOT.glob("configs/*/claim.yaml")) for one in load_claims(file.relative_to(ROOT))]
+    claims = {one.name: one for one in every}
+    assert len(claims) == len(every)
+    rows = read_claims(ROOT / "docs/claims.csv")
+    assert len({row["claim"] for row in rows}) == len(rows)
+    for row in rows:
+        if (claim := claims.get(row["claim"])) is None:
+            assert ", commit " in row["made"], row["claim"]
+            continue
+        vary = f" --vary {claim.vary.key}={','.join(claim.vary.values)}" if claim.vary else ""
+        stated_arms = (f"{claim.method}{vary}", str(claim.baseline or ""))
+        assert (row["method"], row["baseline"]) == stated_arms, row["claim"]
+        assert (row["paper"], row["direction"], float(row["margin"])) == (claim.paper, claim.direction, claim.margin)
+        assert row["metric"].removeprefix("exponent of ").partition(" in ")[0] == claim.metric
+        assert row["seeds"].split() == list(map(str, claim.seeds)), row["claim"]
+        assert float(row["published"] or "nan") == claim.published or claim.published is None
