@@ -57,7 +57,7 @@ MeasurementSource: operator, sigma; used by diffusion.ddrm, diffusion.measured_r
 ShiftedTestSets: check_shifted_tests, shifted_test_loaders; used by callbacks.shifted_accuracy
 SavesPipeline: save_pipeline; used by experiments.commands.push
 PictureSource: image_columns; used by callbacks.image_grid
-TableSource: tables; used by callbacks.save_tables
+TableSource: tables; used by callbacks.save_tables, probabilistic.meco
 EffectiveNetwork: effective_weights; used by callbacks.export_effective_weights, experiments.commands.export
 Exportable: exported; used by experiments.commands.export
 DescribesLoss: loss_docstring; used by experiments.commands.push
