@@ -132,11 +132,11 @@ def load_experiments(configs: Sequence[Path | Arm], overrides: Sequence[str] = (
                 raise ValueError(f"--config {name} cannot set {each}: {RESERVED[each]} sets it for each run")
     arms = [replace(each, config=located(each.config)) for each in arms]
     paths: dict[Path, Path] = {}
-    for each in arms:
-        if not each.config.is_file():
-            reason = "is not a file" if each.config.exists() else "does not exist"
-            raise FileNotFoundError(f"config {each.config} {reason}")
-        paths.setdefault(each.config.resolve(), each.config.with_suffix(""))
+    for own in arms:
+        if not own.config.is_file():
+            reason = "is not a file" if own.config.exists() else "does not exist"
+            raise FileNotFoundError(f"config {own.config} {reason}")
+        paths.setdefault(own.config.resolve(), own.config.with_suffix(""))
     short = dict(zip(paths, unique_names(list(paths.values())), strict=True))
     names = [",".join(filter(None, (short[each.config.resolve()], each.tail))) for each in arms]
     if alike := next((i for i, name in enumerate(names) if name in names[:i]), None):

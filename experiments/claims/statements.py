@@ -136,7 +136,7 @@ def _claim(entry: Mapping[str, object], path: Path, where: str) -> Claim:
     if "vary" in entry:
         values["vary"] = _variation(entry["vary"], where)
     own = f"{path.resolve().parent.name}/{arms['method'].directory}"
-    values |= {"baseline": None, "name": own, "seeds": tuple(seeds)} | arms
+    values |= {"baseline": None, "name": own, "seeds": tuple(seeds), **arms}
     if "name" in entry:
         values["name"] = entry["name"]
     values.pop("figure", None)

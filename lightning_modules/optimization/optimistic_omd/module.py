@@ -192,7 +192,7 @@ class OnlineConvexOptimization(MethodModule):
                 history = torch.cat([each.cpu() for each in self.history])
                 loss, rows, variation, *known = history[:, : len(MEASURED)].T
                 metrics = {"loss": loss.mean(), "gradient_variation": variation.sum()}
-                own, curves = self._known(*known, history) if known else self._observed(loss, rows)
+                own, curves = self._known(known[0], known[1], history) if known else self._observed(loss, rows)
                 self.found = {**metrics, **own}, curves
         return self.found
 
