@@ -33,7 +33,8 @@ class ResumableEnd(FitLoop):
     def load_state_dict(self, state_dict: dict[str, Any], prefix: str = "") -> None:
         super().load_state_dict(state_dict, prefix)
         unfinished = not self.epoch_loop.batch_progress.is_last_batch
-        for count in (self.epoch_progress.total, self.epoch_progress.current):
+        counts: tuple[Any, Any] = (self.epoch_progress.total, self.epoch_progress.current)
+        for count in counts:
             # Lightning also counts an epoch in which a run has ended, as complete.
             count.processed = min(count.processed, max(count.ready - unfinished, 0))
             count.completed = min(count.completed, count.processed)
@@ -41,7 +42,8 @@ class ResumableEnd(FitLoop):
 
     def on_run_start(self) -> None:
         super().on_run_start()
-        if self.epoch_progress.current.ready == self.epoch_progress.current.processed:
+        current: Any = self.epoch_progress.current
+        if current.ready == current.processed:
             self.reset_restart_stage()  # the next epoch begins, even if the checkpoint is from within the last batch
 
     @property
