@@ -39,6 +39,15 @@ def _remove_failed_start(parsed: Parsed | None, built: BuiltRun | None) -> None:
         shutil.rmtree(parsed.folder.path, ignore_errors=True)
 
 
+def _ended_by_signal(parsed: Parsed | None, built: BuiltRun | None) -> int:
+    """Print how to resume the run, and return the exit status."""
+    place = "RUN_DIRECTORY" if parsed is None else parsed.folder.path
+    print(f"error: the run was ended by SIGTERM; resume it with --resume {place}", file=sys.stderr)
+    if built is not None:
+        built.stop_signals.ask_for_another_turn()
+    return 128 + signal.SIGTERM
+
+
 def run(args: list[str]) -> int:
     """Run a subcommand, and report user errors in one sentence; the traceback is saved next to the results.
 
@@ -61,12 +70,10 @@ def run(args: list[str]) -> int:
         print(f"error: {readable(error)}", file=sys.stderr)
         return 2
     except SIGTERMException:
-        place = "RUN_DIRECTORY" if parsed is None else parsed.folder.path
-        print(f"error: the run was ended by SIGTERM; resume it with --resume {place}", file=sys.stderr)
-        if built is not None:
-            built.stop_signals.ask_for_another_turn()
-        return 128 + signal.SIGTERM
+        return _ended_by_signal(parsed, built)
     except (ValueError, TypeError, OSError, ImportError, MisconfigurationException, RuntimeError) as error:
+        if built is not None and built.stop_signals.asked:
+            return _ended_by_signal(parsed, built)  # the signal has also ended a worker, whose end is the error
         lost = lost_process(error) or of_an_option(error, None if built is None else built.trainer.precision)
         _remove_failed_start(parsed, built)
         if isinstance(error, RuntimeError) and lost is None:

@@ -423,5 +423,6 @@ def _terminate(children: Sequence[Child]) -> None:
     finally:
         for child in children:
             child.process.signal(signal.SIGKILL)
-            while child.process.poll() is None:
-                time.sleep(POLL_SECONDS)
+        deadline = time.monotonic() + GRACE_SECONDS
+        while any(child.process.poll() is None for child in children) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)  # a process that waits for a disk or a cluster may end later

@@ -156,18 +156,20 @@ class PerSample:
         start = share_start(global_batch_size)
         return new[start : start + len(index)]
 
-    def gathered(self) -> Tensor:
+    def gathered(self, copy: bool = True) -> Tensor:
         """Gather all rows, `[N, K]`, on the CPU of rank 0; other ranks return no rows. All ranks must call this method.
 
-        Before `allocate` is called, the result is the rows passed to `restore`. With a single process on the CPU, the
-        result is not a copy but the storage itself, which later updates modify. In this case, write the checkpoint
-        immediately, or copy the result.
+        Before `allocate` is called, the result is the rows passed to `restore`.
+
+        Args:
+            copy: whether later updates must leave the result unchanged. A checkpoint that is written immediately needs
+                no copy; with a single process on the CPU, the result is then the storage itself.
         """
         if not self.num_samples:
             return self._restored
         rank, processes = collectives.rank(), collectives.world_size()
         if processes == 1:
-            return self._rows[:-1].cpu()
+            return self._rows[:-1].to("cpu", copy=copy)
         everything = self._rows.new_empty(self.num_samples if rank == 0 else 0, self._rows.shape[1], device="cpu")
         most = min(_ROWS_AT_ONCE, _NUMBERS_AT_ONCE // max(self.num_features, 1))
         longest, at_once = share_sizes(self.num_samples)[0], max(most // processes, 1)

@@ -115,7 +115,7 @@ class ELR(ClassifierSteps, MethodModule):
         return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["targets"] = self.targets.gathered()
+        checkpoint["targets"] = self.targets.gathered(copy=False)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.targets.restore(checkpoint["targets"])

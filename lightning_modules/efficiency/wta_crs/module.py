@@ -216,7 +216,7 @@ class WTACRS(ClassifierSteps, MethodModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._store()
-        checkpoint["gradient_norms"] = {"rows": self.gradient_norms.gathered(), "widths": self.sampler.widths}
+        checkpoint["gradient_norms"] = {"rows": self.gradient_norms.gathered(copy=False), "widths": self.sampler.widths}
         checkpoint["gradient_errors"] = self.errors
         checkpoint["kept_inputs"] = kept_inputs(self.network)
 

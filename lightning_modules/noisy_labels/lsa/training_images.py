@@ -125,7 +125,7 @@ class TrainingImages:
             checkpoint["images"] = {
                 "is_noisy": self.is_noisy.cpu(),
                 "weight": self.weight.cpu(),
-                "guesses": [guess.gathered() for guess in self.guesses],
+                "guesses": [guess.gathered(copy=False) for guess in self.guesses],
             }
 
     def restore(self, checkpoint: dict[str, Any]) -> None:

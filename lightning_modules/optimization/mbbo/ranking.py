@@ -200,7 +200,7 @@ class LowerLevels:
 
         Every rank must call this method.
         """
-        return [state.gathered() for state in self._states()]
+        return [state.gathered(copy=False) for state in self._states()]
 
     def restore(self, kept: list[Tensor]) -> None:
         """Restore the state from a checkpoint."""

@@ -189,7 +189,7 @@ class SSO(OutputLossSteps, MethodModule):
         super().on_save_checkpoint(checkpoint)
         checkpoint["squares"] = self.target_step.kept()
         if self.svrg is not None:
-            checkpoint["snapshot"] = self.svrg.snapshot.gathered()
+            checkpoint["snapshot"] = self.svrg.snapshot.gathered(copy=False)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)

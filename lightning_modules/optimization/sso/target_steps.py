@@ -199,7 +199,7 @@ class DiagonalAdaGradStep(TargetStep):
         return squares.sqrt().view_as(target.gradient) / self.rate
 
     def kept(self) -> Tensor:
-        return self.squares.gathered()
+        return self.squares.gathered(copy=False)
 
     def restore(self, kept: Tensor) -> None:
         self.squares = PerSample(kept.shape[1])

@@ -6,6 +6,8 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -146,6 +148,17 @@ def test_a_config_that_changes_while_runs_wait_is_not_mixed_in(
     assert process.returncode == 1
     assert "was changed after the comparison had started" in output
     assert [row["seed"] for row in table(out / "runs.csv")] == ["0", "0"]
+
+
+def test_a_run_that_no_signal_ends_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that waits for a disk does not end before the disk answers."""
+    monkeypatch.setattr(run_queue, "GRACE_SECONDS", 0.2)
+    sent: list[int] = []
+    stuck: Any = SimpleNamespace(poll=lambda: None, signal=sent.append, waiting=False, said="")
+    run: Any = None
+    children = [run_queue.Child(run, stuck, 0, False) for _ in range(2)]
+    run_queue._terminate(children)
+    assert sent == [signal.SIGTERM] * 2 + [signal.SIGKILL] * 2
 
 
 def test_a_directory_in_use_is_refused(

@@ -169,3 +169,15 @@ def test_a_pipe_in_a_run_directory_is_not_read_as_its_table(tmp_path: Path) -> N
     pipe.unlink()
     pipe.write_text("step\n1\n")
     assert first_rows([tmp_path], 1, seen.digest) == [{"step": "1"}]
+
+
+def test_a_test_that_was_not_killed_keeps_its_row_if_an_earlier_one_has_the_same_results(tmp_path: Path) -> None:
+    """The best and the last checkpoint are tested one after the other, and may be equal."""
+    tested = {"epoch": 4, "step": 50, "test/accuracy": 0.5}
+    whole = logged(tmp_path / "whole", [*ROWS, tested, tested])
+    logged(tmp_path / "killed", [*ROWS, tested])
+    for _ in range(2):
+        continued = MetricsTable(tmp_path / "killed", continued=True)
+        for _ in range(2):
+            continued.log_metrics({"epoch": 4, "test/accuracy": 0.5}, 50)
+        assert continued.path.read_bytes() == whole.path.read_bytes()

@@ -2,14 +2,17 @@
 
 import os
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import train
 from experiments.run_directory import latest_checkpoint, read_checkpoint
 from experiments.saving.checkpoints import StepCheckpoint
+from lightning_modules.tasks.classifier import ClassifierSteps
 from tests.two_processes import in_two_processes
 
 QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false")
@@ -79,3 +82,20 @@ def test_slurm_runs_a_job_again_that_it_stops_before_its_time(tmp_path: Path, mo
     assert stopped(tmp_path / "run", {0}, "on_train_batch_start", number=signal.SIGUSR1) == 143
     assert (tmp_path / "asked").read_text() == "requeue 421\n"
     assert read_checkpoint(latest_checkpoint(tmp_path / "run"))["global_step"] == 13
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["all processes", "a worker alone"])
+def test_a_signal_that_ends_a_worker_is_not_lack_of_memory(
+    own: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ended(*_: object) -> None:
+        with pytest.raises(SIGTERMException) if own else nullcontext():
+            os.kill(os.getpid(), signal.SIGTERM if own else 0)
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated. ")
+
+    monkeypatch.setattr(ClassifierSteps, "predict_step", ended)
+    command = ["predict", "--config", "configs/elr/demo_baseline.yaml", "--ckpt_path", "none"]
+    assert train.main([*command, "--run_directory", str(tmp_path), *QUIET]) == (143 if own else 1)
+    error = capsys.readouterr().err
+    assert "memory" not in error
+    assert ("ended by SIGTERM; resume it with" if own else "a DataLoader worker was ended from outside") in error
