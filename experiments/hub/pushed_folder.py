@@ -185,6 +185,13 @@ def refuse_private(folder: Path, run: Path) -> None:
 
 
 def _header(file: Path) -> bytes:
-    """Read the header of a safetensors file, which contains names and metadata but no values."""
+    """Read the header of a safetensors file, which contains names and metadata but no values.
+
+    Raises:
+        ValueError: if the file is damaged. The message names the file.
+    """
+    from lightning_modules.backbones.weights import check_safetensors
+
+    check_safetensors(file)  # a damaged header may declare any size
     with file.open("rb") as stream:
         return stream.read(int.from_bytes(stream.read(8), "little"))
