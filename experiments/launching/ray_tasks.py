@@ -157,7 +157,9 @@ class RayTasks:
 
     def _connect(self) -> None:
         paths = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
-        config = self.ray.job_config.JobConfig(_client_job=True)  # else, workers import from the working directory first
+        config = self.ray.job_config.JobConfig(
+            _client_job=True
+        )  # else, workers import from the working directory first
         options: dict[str, Any] = {
             "job_config": config,
             "runtime_env": {"env_vars": {"PYTHONPATH": paths, "PYTHONSAFEPATH": "1"}},
