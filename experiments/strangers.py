@@ -128,6 +128,7 @@ def known_imports(content: Any, said: Collection[str], directory: Path) -> Itera
         if any(_within(each, directory) or _within(directory, each) for each in places):
             continue
         installed = any(_within(each, folder) for each in places for folder in _installed())
+        installed |= any(part in ("site-packages", "dist-packages") for each in places for part in each.parts)
         if not installed or any(path.startswith(f"{top}.") for path in told):
             allowed.append(top)
     set_parsing_settings(import_path_denylist=["*", *REFUSED], import_path_allowlist=allowed)

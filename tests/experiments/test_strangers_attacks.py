@@ -186,12 +186,22 @@ NAMED: dict[str, list[dict[str, Any]]] = {
         for name in ("RUN", "RUN/auto", "RUN/x.pkl", "RUN/evil.py", "sql")
         for more in ({}, {"config": "run.evil"}, {"train": "__import__('os')[:1]"})
     ],
+    "downloads of datasets": [
+        {"data.init_args.images": spec(f"datamodules.{name}", data_dir=folder, download=True)}
+        for name in ("classification.cifar.CIFAR10", "classification.svhn.SVHN", "classification.mnist.MNIST")
+        for folder in ("RUN/empty", "RUN", "ELSEWHERE")
+    ],
+    "pipelines": [
+        network(f"{BACKBONES}.diffusion.{kind}", pipeline=name)
+        for kind in ("TextToImage", "Flux", "pixel_space.pixel_pipeline", "families.text_to_image_pipeline")
+        for name in ("RUN/hub", "RUN", "RUN/x.pkl", "RUN/none.safetensors")
+    ],
     "loggers": [{"trainer.logger": each} for each in LOGGERS],
     "texts of errors": [
         {key: text.format(module, module)}
         for key in ("seed_everything", "trainer.max_epochs", "data.init_args.batch_size", "checkpoint.test_checkpoint")
         for text in TEXTS
-        for module in MODULES[:3]
+        for module in MODULES[:4]
     ],
     "optimizers": [
         {"model.init_args.optimizer": spec(path, **{key: name})}
@@ -251,7 +261,8 @@ def test_names_that_libraries_resolve_run_and_fetch_nothing(
         command = COMMANDS[number % len(COMMANDS)]
         at = "." if beside else str(directory)
         resumed = command in ("fit", "validate", "test", "predict", "generate")
-        extra = {"export": ["--output", f"{directory}/new"], "push": ["--output", f"{directory}/new"], "label_report": ["--html"]}
+        new = ["--output", f"{directory}/new"]
+        extra = {"export": new, "push": new, "label_report": ["--html"]}
         more = QUIET if command in COMMANDS[:4] else extra.get(command, [])
         watched.clear()
         capsys.readouterr()
