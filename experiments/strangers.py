@@ -74,6 +74,8 @@ def settings_of_run(directory: Path, leaves_out: Iterable[str], arguments: list[
         if argument.startswith("--") and not argument.partition("=")[0].endswith("+"):
             _drop(content, argument[2:].partition("=")[0])
     for key, value in _walk(content):
+        if isinstance(value, dict) and value.get("download") is True:
+            value["download"] = False  # a call downloads data only if it says so itself
         own, below = key.rpartition("/")[2], re.search(r"/(init_args|dict_kwargs)/", key)
         shown = key.replace("/", ".")
         if key in ("trainer/devices", "trainer/num_nodes") and isinstance(value, int) and value > MOST_DEVICES:
@@ -133,7 +135,8 @@ def known_imports(content: Any, said: Collection[str], directory: Path) -> Itera
             allowed.append(top)
     set_parsing_settings(import_path_denylist=["*", *REFUSED], import_path_allowlist=allowed)
     opened = OpenerDirector.open
-    OpenerDirector.open = _refuse_download  # type: ignore[assignment]  # torchvision, torchmetrics and torch.hub use it
+    if not any(re.search(r"\.download\b|\bdownload: true", text) for text in said):
+        OpenerDirector.open = _refuse_download  # type: ignore[assignment]  # torch.hub, torchvision, torchmetrics use it
     try:
         yield
     finally:

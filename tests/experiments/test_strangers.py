@@ -254,8 +254,22 @@ def test_weights_that_are_not_in_the_cache_are_not_downloaded(
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     network = {"class_path": "torchvision.models.alexnet", "init_args": {"weights": "IMAGENET1K_V1"}}
-    error = said(forged({"model.init_args.network": network}), "test")
-    assert "may not download https://download.pytorch.org/models/alexnet" in error
+    directory = forged({"model.init_args.network": network})
+    assert "may not download https://download.pytorch.org/models/alexnet" in said(directory, "test")
+
+
+def test_data_are_downloaded_only_if_the_call_says_so(
+    forged: Forged, said: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = {"class_path": "datamodules.classification.cifar.CIFAR10"}
+    init = {"data_dir": str(tmp_path / "data"), "download": True}
+    directory = forged({"data.init_args.images": {**images, "init_args": init}})
+    assert "data does not exist; set it to the dataset's folder" in said(directory, "test")
+    assert not (tmp_path / "data").exists()
+    opened: list[Any] = []
+    monkeypatch.setattr("urllib.request.OpenerDirector.open", lambda _, url, *__, **___: opened.append(url))
+    said(directory, "test", "--data.images.download", "true")
+    assert len(opened) == 1
 
 
 @pytest.mark.parametrize("text", ["class_path '{}.Network': Option 'x' is not accepted", "Import path {}.Network"])

@@ -77,9 +77,9 @@ class ImageReward(nn.Module):
 
         path = released_file(weights, local_files_only)
         content = read_weights(path)
-        source = cached_folder(tokenizer, local_files_only)
-        check_pretrained(source)
+        check_pretrained(tokenizer)
         try:
+            source = cached_folder(tokenizer, local_files_only)
             offline = Path(source).is_dir()
             self.tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, local_files_only=offline)
         except Exception as error:  # damaged files can raise almost any exception

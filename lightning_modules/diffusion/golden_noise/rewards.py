@@ -102,9 +102,9 @@ class CLIPReward(nn.Module):
 
         with torch.device("cpu"):  # the weights could not be loaded and checked on the meta device
             options: dict[str, Any] = {"local_files_only": local_files_only or Path(name_or_path).is_dir()}
-            source = cached_folder(name_or_path, local_files_only)
-            check_pretrained(source)
+            check_pretrained(name_or_path)
             try:
+                source = cached_folder(name_or_path, local_files_only)
                 self.tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
             except Exception as error:  # damaged files can raise almost any exception
                 raise FileNotFoundError(
