@@ -1,6 +1,7 @@
 """The command line of noiseworks. `python train.py` lists its subcommands."""
 # PYTHON_ARGCOMPLETE_OK
 
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,12 +35,25 @@ def shadowed() -> str | None:
     return None
 
 
+def protect_child_processes() -> None:
+    """Keep the working directory, which may be the run of a stranger, off the import path of all child processes.
+
+    Python would otherwise put it first for `python -c` and `python -m`, by which libraries start processes.
+    """
+    own, given = str(Path(__file__).resolve().parent), os.environ.get("PYTHONPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    if own not in (given or "").split(os.pathsep):  # with a safe path, Python omits the folder of train.py, too
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (own, given)))
+
+
 def main(args: list[str] | None = None) -> int:
     """Run a subcommand, importing only the modules that it needs, and return the exit status.
 
     Args:
         args: subcommand and its arguments. None means the arguments in `sys.argv`, as for the command `noiseworks`.
     """
+    if args is None:
+        protect_child_processes()
     if wrong := shadowed():
         print(f"error: {wrong}", file=sys.stderr)
         return 2

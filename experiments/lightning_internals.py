@@ -5,9 +5,12 @@ test fails if an upgrade moves a private name, or a method that our classes over
 versions of both packages.
 """
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import jsonargparse._stubs_resolver as stubs
 from jsonargparse._common import parsing_settings
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
@@ -126,3 +129,12 @@ def import_verdicts() -> Any:
 def set_import_verdicts(verdicts: Any) -> None:
     """Restore the setting of allowed imports."""
     parsing_settings["import_path_verdicts"] = verdicts
+
+
+def resolve_stubs_without_a_process() -> None:
+    """Give jsonargparse the import path of this process.
+
+    Otherwise, it starts `python -c` to ask for one, which would import modules from the working directory.
+    """
+    context = stubs.tc.get_search_context(search_path=[Path(each) for each in sys.path if each])
+    stubs.stubs_resolver = stubs.StubsResolver(search_context=context)

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.seed import isolate_rng
 
@@ -75,7 +76,7 @@ def load_built(
             shutil.copyfile(snapshot / "config.yaml", Path(run, "config.yaml"))
         try:
             built = _built(["test", "--resume", run, *arguments])
-        except (ArgumentError, ValueError, TypeError, ImportError) as error:
+        except (ArgumentError, ValueError, TypeError, ImportError, MisconfigurationException) as error:
             if isinstance(error, ValueError) and not is_address:
                 raise
             raise ValueError(readable(error).replace(run, str(directory))) from error

@@ -220,7 +220,7 @@ def check(run: Run) -> None:
     remedy = "choose another --output, or remove that directory to run it again"
     try:
         old = _settings(json.loads((run.directory / "request.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"{run.directory} is not empty but has no readable request.json: {remedy}") from None
     new = _settings(request(run))
     for key in sorted(old.keys() | new.keys(), key=lambda key: key == "overrides"):

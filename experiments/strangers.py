@@ -15,10 +15,11 @@ import site
 import stat
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.request import OpenerDirector
 
 from jsonargparse import set_parsing_settings
 
@@ -44,8 +45,11 @@ REFUSED = (  # exceptions in ALLOWED, which load arbitrary files or call arbitra
 )
 ADDRESS = re.compile(r"://|^\s*\w+::")
 FOLDERS = ("dirpath", "dir_path", "save_dir", "root_dir", "default_root_dir", "log_dir", "dir", "exclude_batches_path")
-NAMES = ("filename", "name", "version", "sub_dir")
+NAMES = ("filename", "filename_suffix", "name", "version", "sub_dir")
 """Arguments of Lightning's callbacks, loggers and profilers that set output folders or file names."""
+MODULES = ("environment",)
+"""Arguments that a library splits at a colon, to import the module that stands before it (gymnasium)."""
+MOST_DEVICES = 1024
 
 
 def settings_of_run(directory: Path, leaves_out: Iterable[str], arguments: list[str]) -> dict[str, Any]:
@@ -60,6 +64,8 @@ def settings_of_run(directory: Path, leaves_out: Iterable[str], arguments: list[
         ValueError: if a key or a link is rejected. The message names the key or the link.
     """
     _refuse_links(directory)
+    if (drawing := Path("matplotlibrc")).exists() and _within(drawing, directory):
+        raise ValueError(f"{drawing.absolute()} would set how this command draws: remove it from the run directory")
     path = directory / "config.yaml"
     content = {
         key: value for key, value in mapping_of(path).items() if str(key).partition(".")[0] not in {"base", *leaves_out}
@@ -68,8 +74,12 @@ def settings_of_run(directory: Path, leaves_out: Iterable[str], arguments: list[
         if argument.startswith("--") and not argument.partition("=")[0].endswith("+"):
             _drop(content, argument[2:].partition("=")[0])
     for key, value in _walk(content):
+        if isinstance(value, dict) and value.get("download") is True:
+            value["download"] = False  # a call downloads data only if it says so itself
         own, below = key.rpartition("/")[2], re.search(r"/(init_args|dict_kwargs)/", key)
         shown = key.replace("/", ".")
+        if key in ("trainer/devices", "trainer/num_nodes") and isinstance(value, int) and value > MOST_DEVICES:
+            raise ValueError(f"{path}: {shown} must be at most {MOST_DEVICES}, got {value}")
         if not below and re.search(r"\w\.\w|\+$", own):
             raise ValueError(f"{path}: the key {own} is rejected: the config.yaml of a run must nest its keys")
         if isinstance(value, str) and ADDRESS.search(value):
@@ -87,8 +97,8 @@ def settings_of_run(directory: Path, leaves_out: Iterable[str], arguments: list[
 
 
 @contextmanager
-def known_imports(content: Any, said: Iterable[str], directory: Path) -> Iterator[None]:
-    """Context manager in which configurations can import only certain packages.
+def known_imports(content: Any, said: Collection[str], directory: Path) -> Iterator[None]:
+    """Context manager in which configurations can import only certain packages, and libraries download no weights.
 
     A package is allowed if it is known to be harmless, if it is the user's code, or if the user names it.
 
@@ -96,7 +106,17 @@ def known_imports(content: Any, said: Iterable[str], directory: Path) -> Iterato
         content: settings in a run directory.
         said: texts that come from the user: command-line arguments and contents of configurations.
         directory: run directory. Nothing is imported from it.
+
+    Raises:
+        ValueError: if an argument names a module to import that the user does not name. The message names the argument.
     """
+    modules = {name for text in said for name in re.findall(r"[\w.]+:[\w./-]+", text)}
+    for key, value in _walk(content):
+        if key.rpartition("/")[2] in MODULES and ":" in str(value) and value not in modules:
+            raise ValueError(
+                f"{key.replace('/', '.')} is {str(value)[:200]!r}, but the config.yaml of a run may not name a module "
+                f"to import: if the run is yours, also give its original configuration by --config FILE"
+            )
     before = import_verdicts()
     denied = {entry.partition(".")[0] for entry in before} | sys.stdlib_module_names
     named = {
@@ -110,13 +130,26 @@ def known_imports(content: Any, said: Iterable[str], directory: Path) -> Iterato
         if any(_within(each, directory) or _within(directory, each) for each in places):
             continue
         installed = any(_within(each, folder) for each in places for folder in _installed())
+        installed |= any(part in ("site-packages", "dist-packages") for each in places for part in each.parts)
         if not installed or any(path.startswith(f"{top}.") for path in told):
             allowed.append(top)
     set_parsing_settings(import_path_denylist=["*", *REFUSED], import_path_allowlist=allowed)
+    opened = OpenerDirector.open
+    if not any(re.search(r"\.download\b|\bdownload: true", text) for text in said):
+        OpenerDirector.open = _refuse_download  # type: ignore[assignment]  # torch.hub, torchvision, torchmetrics use it
     try:
         yield
     finally:
+        OpenerDirector.open = opened  # type: ignore[method-assign]
         set_import_verdicts(before)
+
+
+def _refuse_download(_: OpenerDirector, url: Any, *__: Any, **___: Any) -> None:
+    address = getattr(url, "full_url", url)
+    raise OSError(
+        f"the config.yaml of a run may not download {address}: download it with a configuration of your own first; "
+        f"torch.hub then finds it in its cache"
+    )
 
 
 def _refuse_links(directory: Path) -> None:

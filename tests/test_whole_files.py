@@ -66,6 +66,22 @@ def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_devices_and_pipes_are_written_to_and_never_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.csv"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_text(pipe, "a,b\n")
+    assert os.read(reader, 99) == b"a,b\n"
+    os.close(reader)
+    assert pipe.is_fifo()
+    link = tmp_path / "full.csv"
+    link.symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"full\.csv could not be written: No space left on device"):
+        write_text(link, "a,b\n")
+    assert link.is_symlink()
+    assert [each.name for each in tmp_path.iterdir() if each.name.startswith(".")] == []
+
+
 def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
     path = tmp_path / "statistics.npz"
     with whole_file(path) as first:

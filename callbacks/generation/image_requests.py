@@ -7,6 +7,9 @@ from pathlib import Path
 from datamodules.arguments import at_least, within
 from datamodules.prompts.prompt_sets import MOST_NUMBER, SUFFIXES, Prompt, PromptFile
 
+MOST_IMAGES = 5_000_000
+"""Largest number of images of one call, because all requests are kept in memory."""
+
 
 @dataclass(frozen=True)
 class ImageRequest:
@@ -59,6 +62,8 @@ def image_requests(
     at_least(0, seed=seed, **{f"classes[{place}]": label for place, label in enumerate(classes or ())})
     if prompts is not None and classes is not None:
         raise ValueError("give --prompts or --classes, not both")
+    if (count := n * len(prompts or classes or [None])) > MOST_IMAGES:
+        raise ValueError(f"--n {n}: {count} images are requested, but one call may generate at most {MOST_IMAGES}")
 
     def listed() -> Iterator[ImageRequest]:
         groups = prompts if prompts is not None else classes if classes is not None else [None]

@@ -6,8 +6,11 @@ from typing import Any
 from lightning.fabric import Fabric
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from datamodules.arguments import at_least
+from datamodules.arguments import within
 from datamodules.files.limits import sentence
+
+MOST_DEVICES = 64
+"""Largest number of processes on a CPU with fewer cores; each process is started before the first of them works."""
 
 
 def fabric_of(accelerator: str, devices: int, precision: Any = "32-true") -> Fabric:
@@ -21,7 +24,7 @@ def fabric_of(accelerator: str, devices: int, precision: Any = "32-true") -> Fab
     Raises:
         ValueError: if the machine lacks the accelerator or has fewer devices.
     """
-    at_least(1, devices=devices)
+    within(1, max(MOST_DEVICES, os.cpu_count() or 1), devices=devices)
     here, everywhere = devices, devices
     if "TORCHELASTIC_RUN_ID" in os.environ:
         here, everywhere = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])

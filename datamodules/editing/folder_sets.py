@@ -1,6 +1,5 @@
 """Photographs with masks of the regions to protect, such as faces, persons or objects."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import Tensor
 from datamodules.editing.protected_set import ProtectedSet
 from datamodules.files.data_directory import data_directory
 from datamodules.files.image_files import SUFFIXES, UnreadableImage, eight_bits, opened_image
-from datamodules.files.text_files import read_text
+from datamodules.files.text_files import parse_json, read_text
 from datamodules.loading.global_batches import Request
 
 LAYOUT = "expected images/<name>.png, and masks/<name>.png or masks/<name>/seen*.png and unseen*.png, white where kept"
@@ -85,8 +84,8 @@ class _Photographs:
         if not file.is_file():
             return
         try:
-            read = json.loads(read_text(file))
-        except (ValueError, RecursionError) as error:
+            read = parse_json(read_text(file))
+        except ValueError as error:
             raise ValueError(f"{file} is not JSON: {error}") from error
         if not isinstance(read, dict):
             raise ValueError(f"{file} is not of the form {PROMPTS}")

@@ -1,6 +1,7 @@
 """Reading of text files, and of JSON files that contain one object."""
 
 import json
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,24 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path} is not in UTF-8: {error}") from error
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Parse a JSON text.
+
+    Raises:
+        ValueError: if the text is not JSON, is nested too deeply, or contains half of a character (a lone surrogate),
+            which cannot be written.
+    """
+    try:
+        found = json.loads(text)
+        if re.search(rb"\\u[dD][89a-fA-F]" if isinstance(text, bytes) else r"\\u[dD][89a-fA-F]", text):
+            json.dumps(found, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise ValueError(f"it is nested too deeply ({error})") from error
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{error.object[error.start]!a} is half of a character") from error
+    return found
+
+
 def read_json_object(path: Path, needed: Collection[str] = ()) -> dict[str, Any]:
     """Read a JSON file that contains one object.
 
@@ -53,8 +72,8 @@ def read_json_object(path: Path, needed: Collection[str] = ()) -> dict[str, Any]
     if (size := path.stat().st_size) > LARGEST:
         raise ValueError(f"{path} has {size} bytes; a JSON configuration may have at most {LARGEST} bytes")
     try:
-        found = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+        found = parse_json(path.read_bytes())
+    except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} must contain a JSON object, got a {type(found).__name__}")

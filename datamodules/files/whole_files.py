@@ -49,9 +49,14 @@ def whole_file(path: Path) -> Iterator[Path]:
     temporary file is removed and `path` is unchanged.
 
     Args:
-        path: path of the file. A missing folder is created.
+        path: path of the file. A missing folder is created. A pipe or a device is never replaced: it is yielded itself,
+            so that the content is written to it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        with naming(path):
+            yield path
+        return
     partial = path.with_name(f".{path.stem}.partial-{secrets.token_hex(4)}{path.suffix}")
     try:
         with naming(path):

@@ -132,7 +132,7 @@ def _say_why(folder: Path, name: str, identity: dict[str, Any]) -> None:
     wanted = _flat(identity)
     differences = []
     for manifest in folder.glob(f"{name}-*/manifest.json"):
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, RecursionError):
             if manifest.parent.suffix == ".partial":
                 continue
             have = _flat(json.loads(manifest.read_text()))
@@ -153,7 +153,7 @@ def _read(entry: Path, identity: dict[str, Any]) -> NDArray[Any]:
     try:
         array = np.load(entry / "array.npy", mmap_mode="r")
         written = json.loads((entry / "manifest.json").read_text())
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, RecursionError) as error:
         raise ValueError(f"{entry} is damaged ({error}): {remedy}") from error
     if written != json.loads(json.dumps(identity)):
         raise ValueError(f"{entry} does not contain the array that its name describes: {remedy}")

@@ -97,6 +97,7 @@ class SeededBatches(LightningDataModule, ABC):
     """Dataset for `predict`. None means the test set."""
     resume_may_change: Collection[str] = (
         *("num_workers", "evaluation_batch_size", "encoder_batch_size", "predict_dir", "cache_dir", "data_dir"),
+        "download",
         *("imagenet_dir", "clean_dir", "noisy_dir", "mask_dir", "condition_dir", "pseudo_label_dir"),
         *("speech_dir", "noise_dir"),
     )

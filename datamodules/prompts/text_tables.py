@@ -1,12 +1,12 @@
 """Read tables of texts from JSON lines, CSV with a header, or parquet."""
 
 import csv
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from datamodules.files.limits import check_is_file, check_unpacked, sentence
+from datamodules.files.text_files import parse_json
 
 
 def entries(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -50,7 +50,7 @@ def _entries(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             if not line.strip():
                 continue
             try:
-                entry = json.loads(line)
-            except (ValueError, RecursionError) as error:
+                entry = parse_json(line)
+            except ValueError as error:
                 raise ValueError(f"{file}, line {number} is not JSON: {error}") from error
             yield f"{file}, line {number}", entry if isinstance(entry, dict) else {}

@@ -13,9 +13,13 @@ the program are compared with those of the model. The formats are:
     safetensors  only weights; timm and diffusers load the weights of their networks; other networks need their code
 """
 
+import math
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
+
+MOST_VALUES = 1 << 28
+"""Largest number of values of an image with which a model is traced: 1 GiB in float32."""
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -51,6 +55,10 @@ def run(options: Namespace) -> int:
         shape = options.image_shape or (data.image_shape if isinstance(data, FixedImageShape) else ())
         if len(shape) != 3 or min(shape) < 1:
             raise ValueError(f"images of {type(data).__name__} have no known shape: give --image_shape C H W")
+        if math.prod(shape) > MOST_VALUES:
+            raise ValueError(
+                f"--image_shape {' '.join(map(str, shape))}: an image may have at most {MOST_VALUES} values"
+            )
         sizes |= dict(zip("CHW", shape, strict=True))
     with exported.weights:
         traced = trace(module, exported, sizes)

@@ -185,6 +185,12 @@ def refuse_private(folder: Path, run: Path) -> None:
 
 
 def _header(file: Path) -> bytes:
-    """Read the header of a safetensors file, which contains names and metadata but no values."""
+    """Read the header of a safetensors file, which contains names and metadata but no values.
+
+    Raises:
+        ValueError: if the file is damaged. The message names the file.
+    """
     with file.open("rb") as stream:
-        return stream.read(int.from_bytes(stream.read(8), "little"))
+        if (length := int.from_bytes(stream.read(8), "little")) > file.stat().st_size:
+            raise ValueError(f"{file} is not a readable file of weights: it declares a header of {length} bytes")
+        return stream.read(length)

@@ -1,6 +1,6 @@
 """Instantiate experiments on the meta device, for `preflight`, or train and test one experiment on one batch each.
 
-    python -m experiments.launching.dry_run [--short-run] < arguments.json
+    PYTHONPATH=PROJECT python -P dry_run.py [--short-run] < arguments.json
 
 Standard input is a JSON list of argument lists for `fit`. The last line of the output is a JSON list that contains, for
 each argument list, an error or null. With `--short-run`, the last line is instead a JSON list of the metric names of

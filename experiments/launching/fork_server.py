@@ -106,7 +106,7 @@ class ForkServer:
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, __file__, str(script), *imports],
+                [sys.executable, "-P", __file__, str(script), *imports],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -322,7 +322,7 @@ def _end_process(status: int) -> None:
 if __name__ == "__main__":
     imports = sys.argv[2:]
     sys.argv[:] = sys.argv[1:2]
-    sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0]))
+    sys.path.insert(0, os.path.dirname(os.path.abspath(sys.argv[0])))
     doing = serve(socket.socket(fileno=0), imports)
     if doing is not None:
         _end_process(_run(doing["note"]))

@@ -17,7 +17,8 @@ from experiments.launching.local import Local
 from experiments.launching.run_queue import Launcher
 from experiments.run_request import PROJECT, Run
 
-PREFLIGHT = (sys.executable, "-m", "experiments.launching.dry_run")
+PREFLIGHT = (sys.executable, "-P", str(Path(__file__).with_name("dry_run.py")))
+"""Without `-P`, Python would search the folder of the script, or the working directory, before its own modules."""
 OF_A_GROUP = re.compile("(RANK|LOCAL_RANK|NODE_RANK|GROUP_RANK|WORLD_SIZE|MASTER_.*|SLURM_.*|TORCHELASTIC_.*)$")
 """Pattern of the environment variables that make a process a rank of a process group."""
 

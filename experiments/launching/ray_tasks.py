@@ -157,7 +157,14 @@ class RayTasks:
 
     def _connect(self) -> None:
         paths = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
-        options: dict[str, Any] = {"runtime_env": {"env_vars": {"PYTHONPATH": paths}}, "log_to_driver": False}
+        config = self.ray.job_config.JobConfig(
+            _client_job=True
+        )  # else, workers import from the working directory first
+        options: dict[str, Any] = {
+            "job_config": config,
+            "runtime_env": {"env_vars": {"PYTHONPATH": paths, "PYTHONSAFEPATH": "1"}},
+            "log_to_driver": False,
+        }
         given = os.environ.get("RAY_ADDRESS")
         absent = f"--launcher ray: there is no Ray cluster at {given}, which RAY_ADDRESS names"
         if given and not _listens(given):
@@ -173,7 +180,7 @@ class RayTasks:
         import psutil  # a dependency of Ray
 
         processes = [f"{each.pid}:{each.create_time()}" for each in psutil.Process().children(recursive=True)]
-        command = [sys.executable, "-c", WATCH, psutil.__file__, *processes]
+        command = [sys.executable, "-P", "-c", WATCH, psutil.__file__, *processes]
         self._watch = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, start_new_session=True)
 
     def begin(self, runs: int, locks: Sequence[int]) -> int:

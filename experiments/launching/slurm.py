@@ -170,7 +170,7 @@ class Slurm:
 
         known: dict[Job, Any] = {}
         for job in jobs:
-            with contextlib.suppress(OSError, ValueError, KeyError):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
                 note = json.loads((job.run.directory / NOTE).read_text(encoding="utf-8"))
                 known[job] = SlurmJob(note["folder"], note["job"])
         if known and CLUSTER == "slurm":
@@ -186,13 +186,14 @@ class Slurm:
 
 @contextlib.contextmanager
 def _importable() -> Iterator[None]:
-    """Add this package to the `PYTHONPATH` that jobs inherit."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(PROJECT), before)))
+    """Add this package to the `PYTHONPATH` that jobs inherit, and keep the working directory off their import path."""
+    before = {name: os.environ.get(name) for name in ("PYTHONPATH", "PYTHONSAFEPATH")}
+    paths = os.pathsep.join(filter(None, (str(PROJECT), before["PYTHONPATH"])))
+    os.environ.update(PYTHONPATH=paths, PYTHONSAFEPATH="1")
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value

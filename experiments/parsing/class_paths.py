@@ -12,9 +12,12 @@ from typing import Any
 import lightning.pytorch.cli  # noqa: F401  # enables reading from URLs, which is disabled again here
 from jsonargparse import Namespace, set_parsing_settings
 
+from experiments.lightning_internals import resolve_stubs_without_a_process
+
 set_parsing_settings(config_read_mode_urls_enabled=False, config_read_mode_fsspec_enabled=False)
 # Paths in os, subprocess, pickle and similar modules are rejected before import, wherever they appear.
 set_parsing_settings(import_path_denylist=[], instantiate_subclass_spec_in_any=False)
+resolve_stubs_without_a_process()
 
 
 def check_class_paths(key: str, hint: Any, value: Any) -> None:

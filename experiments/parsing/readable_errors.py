@@ -9,12 +9,12 @@ first alternative. Therefore the text of the error is parsed. If an upgrade of j
 import difflib
 import inspect
 import re
+import sys
 
 from jsonargparse import ArgumentParser
 
 from experiments.config_files import RENAMED_KEYS
 from experiments.parsing.class_names import RENAMED_ARGUMENTS, did_you_mean
-from experiments.parsing.class_paths import imported
 
 KEY = r'Parser key "([^"]+)"'
 GIVEN = r"Given value: (?!NestedArg|Namespace)(.+)"
@@ -94,7 +94,10 @@ def _accepted(message: str) -> str:
     found = re.search(f".*{NOT_ACCEPTED}", message)  # matches the innermost class
     if not found:
         return ""
-    named, option = imported(found[1]), found[2] or found[3]
+    module, _, name = found[1].rpartition(".")
+    named, option = getattr(sys.modules.get(module), name, None), found[2] or found[3]
+    if not callable(named):  # nothing is imported here, because the value of an argument may look like this text
+        return ""
     parser = ArgumentParser()
     add = parser.add_class_arguments if isinstance(named, type) else parser.add_function_arguments
     names = add(named, fail_untyped=False)  # also the arguments behind **kwargs

@@ -16,6 +16,7 @@ SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
 INSIDE = ("state_dict", "model_state_dict", "model")  # keys under which training scripts save the weights
 WRAPPERS = ("module.", "_orig_mod.")  # prefixes added by DistributedDataParallel and torch.compile
 MOST_LAYERS = 10_000
+MOST_PIXELS = 8192
 
 
 def listed(names: Iterable[str], at_most: int = 5) -> str:
@@ -128,6 +129,9 @@ def check_config(file: Path, config: dict[str, Any]) -> None:
         numbers = value if isinstance(value, list) else [value]
         if "layer" in key and any(isinstance(each, int) and each > MOST_LAYERS for each in numbers):
             raise ValueError(f"{file}: {key} must be at most {MOST_LAYERS}, got {value}")
+        known = [each for each in numbers if each is not None]
+        if key == "sample_size" and any(type(each) is not int or not 0 < each <= MOST_PIXELS for each in known):
+            raise ValueError(f"{file}: {key} must be a whole number in 1 ... {MOST_PIXELS}, got {str(value)[:40]!r}")
         if key.endswith("attn_implementation") and isinstance(value, str) and "/" in value:
             raise ValueError(
                 f"{file}: {key} must be a name that transformers knows, not a reference to code, got {value!r}"
@@ -275,6 +279,27 @@ def folder_or_name(name_or_path: str) -> tuple[str, bool]:
     """Return a local folder's path and True, or else the name on the Hugging Face Hub and False."""
     folder = Path(name_or_path).expanduser()
     return (str(folder), True) if folder.is_dir() else (name_or_path, False)
+
+
+def cached_folder(name_or_path: str, local_files_only: bool) -> str:
+    """Return the folder of a model in the Hugging Face cache if only local files may be used, else the given name.
+
+    Given a name, transformers asks the Hub for further files even if `local_files_only` is true.
+
+    Raises:
+        FileNotFoundError: if the model is not in the cache. The message names the model.
+    """
+    if not local_files_only or Path(name_or_path).is_dir():
+        return name_or_path
+    from huggingface_hub import snapshot_download
+
+    try:
+        return snapshot_download(name_or_path, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"{name_or_path} is not in the Hugging Face cache, the only place that local_files_only allows; run "
+            f"`hf download {name_or_path}` with network access"
+        ) from error
 
 
 def from_pretrained(network_class: Any, source: str, file: str, needed: str = "", **options: Any) -> Any:

@@ -93,6 +93,8 @@ def test_a_config_that_is_no_object_is_named(reader: str, content: str, saved: P
         ("tokenizer", {"model_max_length": "long"}, "bert"),
         ("u-net", {"block_out_channels": 3}, "unet"),
         ("new u-net", {"block_out_channels": 3}, "unet"),
+        ("u-net", {"sample_size": "64"}, "sample_size must be a whole number in 1 ... 8192, got '64'"),
+        ("new u-net", {"sample_size": [8, 10**9]}, r"sample_size must be a whole number in 1 ... 8192, got '\[8, 100"),
         ("new u-net", {"layers_per_block": 10**9}, "layers_per_block must be at most 10000"),
         ("process", {"beta_start": None}, "beta_start must be a positive number below 1e9, got None"),
         ("process", {"beta_end": "1"}, "beta_end must be a positive number below 1e9, got '1'"),

@@ -213,6 +213,7 @@ def loaded_split(
         raise ModuleNotFoundError(
             f"{needed_by} needs the package datasets: pip install 'noiseworks[hub-data]'", name="datasets"
         ) from error
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # otherwise, it reports even local folders to a server
     folder = Path(name).expanduser()
     if not folder.is_dir():
         if not HUB_NAME.fullmatch(name):

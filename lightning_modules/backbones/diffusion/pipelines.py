@@ -24,6 +24,7 @@ UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 """Parts that no method of this project uses. A safety checker would bias comparisons, as it blackens some images."""
 WEIGHTS = {"diffusers": "diffusion_pytorch_model.safetensors", "transformers": "model.safetensors"}
 FULL_PRECISION = ("vae",)
+MOST_TOKENS = 4096
 """Parts that are always loaded in float32. The autoencoder of SDXL would overflow in half precision."""
 
 
@@ -252,6 +253,9 @@ def _loaded(
                     f"{place} has no vocabulary: expected {' or '.join(files)}; copy the tokenizer's files there"
                 )
             found[name] = kind.from_pretrained(str(place), local_files_only=True, trust_remote_code=False)
+            length = getattr(found[name], "model_max_length", 1)  # to which a CLIP tokenizer pads each prompt
+            if named.startswith("CLIPTokenizer") and not (type(length) is int and 0 < length <= MOST_TOKENS):
+                raise ValueError(f"model_max_length of {place} must be in 1 ... {MOST_TOKENS}, got {str(length)[:40]}")
         elif not issubclass(kind, diffusers.SchedulerMixin):
             raise ValueError(
                 f"{name} in {folder / 'model_index.json'} is {named}, which is neither a network, "

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from datamodules.arguments import one_of
+from datamodules.arguments import one_of, within
 from lightning_modules.backbones.diffusion.pipelines import clip_tokenizers
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 
@@ -43,6 +43,10 @@ def templates_of(learnable_property: Property, given: Sequence[str] | None) -> l
     return found
 
 
+MOST_TOKENS = 1000
+"""Largest number of new tokens; prompts of pipelines have 77 to 512 tokens."""
+
+
 class ExtendedEmbedding(nn.Embedding):
     """Token embedding in which only the new tokens, whose indices start at `first`, have trainable vectors.
 
@@ -71,6 +75,7 @@ def check_tokens(tokenizers: Sequence[Any], placeholder: str, initializer: str, 
     Raises:
         ValueError: if a token is rejected; the message names the token.
     """
+    within(1, MOST_TOKENS, num_vectors=count)
     if not placeholder or placeholder.split() != [placeholder]:
         raise ValueError(f"placeholder_token must be one word without spaces, such as <cat>, got {placeholder!r}")
     for tokenizer in tokenizers:

@@ -21,7 +21,7 @@ from datamodules.files.limits import sentence
 from lightning_modules.backbones.adaptation import frozen
 from lightning_modules.backbones.diffusion.pipelines import HUB_NAME, need_transformers
 from lightning_modules.backbones.diffusion.text_to_image import saving_what_is_trained
-from lightning_modules.backbones.weights import SUFFIXES, below, check_pretrained, load, read_weights
+from lightning_modules.backbones.weights import SUFFIXES, below, cached_folder, check_pretrained, load, read_weights
 from lightning_modules.diffusion.golden_noise.rewards import clip_pixels, linear_layers
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
@@ -79,8 +79,9 @@ class ImageReward(nn.Module):
         content = read_weights(path)
         check_pretrained(tokenizer)
         try:
-            offline = local_files_only or Path(tokenizer).is_dir()
-            self.tokenizer = AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False, local_files_only=offline)
+            source = cached_folder(tokenizer, local_files_only)
+            offline = Path(source).is_dir()
+            self.tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, local_files_only=offline)
         except Exception as error:  # damaged files can raise almost any exception
             raise FileNotFoundError(
                 f"no tokenizer {tokenizer}: it is not a folder written by save_pretrained, not in the Hugging Face "

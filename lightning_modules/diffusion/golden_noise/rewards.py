@@ -15,7 +15,14 @@ from datamodules.files.limits import sentence
 from lightning_modules.backbones.adaptation import frozen
 from lightning_modules.backbones.diffusion.pipelines import need_transformers
 from lightning_modules.backbones.diffusion.text_to_image import saving_what_is_trained
-from lightning_modules.backbones.weights import check_pretrained, from_pretrained, listed, load, read_weights
+from lightning_modules.backbones.weights import (
+    cached_folder,
+    check_pretrained,
+    from_pretrained,
+    listed,
+    load,
+    read_weights,
+)
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """Mean and standard deviation of each colour channel, with which all CLIP models in this file normalise images."""
@@ -97,14 +104,15 @@ class CLIPReward(nn.Module):
             options: dict[str, Any] = {"local_files_only": local_files_only or Path(name_or_path).is_dir()}
             check_pretrained(name_or_path)
             try:
-                self.tokenizer = AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False, **options)
+                source = cached_folder(name_or_path, local_files_only)
+                self.tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
             except Exception as error:  # damaged files can raise almost any exception
                 raise FileNotFoundError(
                     f"no CLIP model {name_or_path}: it is not a folder written by save_pretrained, not in the Hugging "
                     f"Face cache, and could not be downloaded; run `hf download {name_or_path}` with network access "
                     f"({sentence(error)})"
                 ) from error
-            self.model: Any = from_pretrained(CLIPModel, name_or_path, "model.safetensors", **options)
+            self.model: Any = from_pretrained(CLIPModel, source, "model.safetensors", **options)
             if weights is not None:
                 load(self.model, from_open_clip(read_weights(weights)), weights)
         frozen(self.model)

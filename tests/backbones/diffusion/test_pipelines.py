@@ -68,6 +68,14 @@ def index_with(**entries: Any) -> Callable[[Path], None]:
     return change
 
 
+def longest(tokens: int) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        file = folder / "tokenizer" / "tokenizer_config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "model_max_length": tokens}))
+
+    return change
+
+
 def written(name: str, content: str) -> Callable[[Path], Any]:
     return lambda folder: (folder / name).write_text(content)
 
@@ -144,6 +152,9 @@ REFUSED: list[tuple[Callable[[Path], Any], dict[str, Any], type[Exception], str]
     (written("unet/config.json", '{"layers_per_block": 1000000000}'), {}, ValueError, "layers_per_block must be at mo"),
     (written("text_encoder/config.json", "{"), {}, ValueError, "text_encoder/config.json is not JSON"),
     (written("tokenizer/tokenizer_config.json", "[1]"), {}, ValueError, "tokenizer_config.json must contain a JSON"),
+    (written("unet/config.json", '{"sample_size": "64"}'), {}, ValueError, "sample_size must be a whole number in 1"),
+    (longest(10**30), {}, ValueError, r"model_max_length of .*tokenizer must be in 1 \.\.\. 4096, got 1000000000"),
+    (longest(0), {}, ValueError, r"model_max_length of .*tokenizer must be in 1 \.\.\. 4096, got 0"),
     (written("scheduler/scheduler_config.json", "[1]"), {}, ValueError, "scheduler_config.json must contain a JSON"),
     (written("unet/adapter_config.json", "{}"), {}, ValueError, "adapter_config.json shows that the folder contains"),
     (written(UNET, "text"), {}, ValueError, "unet/diffusion_pytorch_model.safetensors is not a readable file"),

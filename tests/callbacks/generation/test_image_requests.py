@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from callbacks.generation.image_requests import image_requests, in_blocks, read_prompts
+from callbacks.generation.launched import fabric_of
 
 
 def test_texts_get_seeds_in_order() -> None:
@@ -37,6 +38,7 @@ def test_classes_and_plain_images() -> None:
         ("empty.txt", "\n  \n", "empty.txt has no prompt"),
         ("bytes.txt", b"\xff\xfe\xfa", "is not in UTF-8"),
         ("lines.jsonl", "{", "is not JSON"),
+        ("lines.jsonl", '{"caption": "\\ud800"}', "half of a character"),
         ("lines.jsonl", '{"text": "a"}', "expected caption, got text"),
         ("seeds.csv", "caption,seed\na,-1\n", "seed must be at least 0"),
         ("seeds.csv", f"caption,seed\na,{2**63 - 1}\n", "seed must be in"),
@@ -48,3 +50,10 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: str | bytes
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=message):
         image_requests(read_prompts([str(path)], 2), None, 2, None)
+
+
+def test_more_images_than_memory_holds_and_more_processes_than_cores_are_rejected() -> None:
+    with pytest.raises(ValueError, match="--n 1000000000: 2000000000 images are requested"):
+        image_requests(None, [0, 1], 10**9, None)
+    with pytest.raises(ValueError, match=r"devices must be in .*, got 1000000"):
+        fabric_of("cpu", 10**6)

@@ -24,6 +24,7 @@ def test_an_object_is_read(tmp_path: Path) -> None:
         (b"[" * 100_000, "is not JSON"),
         (b'{"a": ' + b"9" * 5000 + b"}", "is not JSON"),
         (b'{"b": 1}', "lacks a"),
+        (b'{"a": "\\ud800"}', r"'\\ud800' is half of a character"),
         (b'{"a": "' + b"x" * 1000 + b'"}', "at most 1000"),
     ],
 )

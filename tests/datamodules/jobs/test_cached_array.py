@@ -118,6 +118,9 @@ def test_a_damaged_entry_is_refused_by_name(tmp_path: Path) -> None:
     array.write_bytes(array.read_bytes()[:100])
     with pytest.raises(ValueError, match=f"{array.parent} is damaged"):
         computed(tmp_path)
+    (array.parent / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=f"{array.parent} is damaged"):
+        computed(tmp_path)
     (array.parent / "manifest.json").write_text(json.dumps({"a": 2}))
     np.save(array, WHOLE)
     with pytest.raises(ValueError, match="does not contain the array that its name describes"):

@@ -8,6 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from datamodules.files import limits
 from datamodules.files.image_files import UnreadableImage
 from datamodules.segmentation.segthor import SegTHOR
 from datamodules.segmentation.volume_files import read_volume
@@ -64,6 +65,8 @@ def has_nan(path: Path) -> None:
     [
         (cut, "cannot be read as a volume"),
         (lambda path: path.write_bytes(b"none"), "cannot be read as a volume"),
+        (lambda path: path.write_bytes(b""), "cannot be read as a volume"),
+        (lambda path: path.write_bytes(gzip.compress(b"")), "cannot be read as a volume"),
         (claims_a_huge_shape, r"it unpacks to \d+ bytes, more than"),
         (has_four_dimensions, r"the shape \[2, 2, 2, 2\], not \[X, Y, Z\]"),
         (has_nan, "a float32 value that is not finite"),
@@ -75,6 +78,24 @@ def test_damaged_volumes_are_named(volumes: Path, damage: Callable[[Path], objec
     with pytest.raises(UnreadableImage, match=message) as caught:
         SegTHOR(str(volumes), **SMALL).validation()
     assert str(path) in str(caught.value)
+
+
+def test_scaled_volumes_count_as_they_are_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A volume of 1,000 bytes that its header scales takes 1,000 bytes and 8,000 bytes for float64."""
+    monkeypatch.setattr(limits, "BUDGET", 8999)
+    monkeypatch.setattr(limits, "BUDGET_RATIO", 1)
+    path = tmp_path / "scaled.nii.gz"
+    for slope, said in ((1.0, None), (0.5, "it unpacks to 9000 bytes")):
+        volume = nibabel.Nifti1Image(np.zeros((10, 10, 10), np.uint8), np.eye(4))
+        nibabel.save(volume, path)
+        raw = bytearray(gzip.decompress(path.read_bytes()))
+        raw[112:120] = np.array([slope, 0], dtype="<f4").tobytes()  # scl_slope and scl_inter of the format
+        path.write_bytes(gzip.compress(bytes(raw)))
+        if said is None:
+            assert read_volume(path).nbytes == 1000
+        else:
+            with pytest.raises(UnreadableImage, match=said):
+                read_volume(path)
 
 
 def test_missing_volumes_are_named(volumes: Path) -> None:

@@ -185,6 +185,7 @@ def test_what_does_not_fit_is_rejected(text_to_image: Path, stable_diffusion_3: 
         ({"placeholder_token": "my cat"}, "placeholder_token must be one word without spaces"),
         ({"initializer_token": "cat"}, "initializer_token must be one token of the pipeline, but 'cat' is 3 tokens"),
         ({"num_vectors": 0}, "num_vectors must be at least 1"),
+        ({"num_vectors": 10**9}, r"num_vectors must be in \[1, 1000\], got 1000000000"),
         ({"templates": ["a cat"]}, r"templates must contain \{\} for the new word, got 'a cat'"),
         ({"templates": ["a {}"], "learnable_property": "style"}, "learnable_property.*templates null"),
         ({"templates": []}, r"templates must contain \{\}"),

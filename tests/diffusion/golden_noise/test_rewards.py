@@ -1,5 +1,6 @@
 """CLIP as a reward compared with its own processor, open_clip weights with independent attention, and rejections."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,21 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def images() -> Tensor:
     bytes_ = torch.randint(0, 256, (2, 3, 36, 24), generator=torch.Generator().manual_seed(0))
     return bytes_.float() / 255
+
+
+def test_with_local_files_only_a_cached_model_is_loaded_without_the_network(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers would look up the Hub's host for files that the cache lacks, even with `local_files_only`."""
+    model = tmp_path / "models--me--clip"
+    shutil.copytree(clip, model / "snapshots" / "abc")
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text("abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pytest.fail("the network was used"))
+    assert CLIPReward("me/clip", local_files_only=True)(images(), ["a", "b"]).shape == (2,)
+    with pytest.raises(FileNotFoundError, match=r"no CLIP model me/none: .* the only place that local_files"):
+        CLIPReward("me/none", local_files_only=True)
 
 
 def test_a_score_is_100_times_the_cosine_that_clips_own_processor_gives(clip: Path) -> None:

@@ -268,6 +268,7 @@ def test_what_cannot_be_exported_says_so_in_one_sentence(
     elr = str(run_of(runs, "elr/demo"))
     assert "sigma is 0.5, but ELR is not a smoothed classifier: leave it out" in error(elr, "--sigma", "0.5")
     assert "ELR cannot process images of 3 x 8 x 8: give --image_shape" in error(elr, "--image_shape", "3", "8", "8")
+    assert "may have at most 268435456 values" in error(elr, "--image_shape", "1", "1000000", "1000000")
     assert "does not exist" in error(str(tmp_path / "nowhere"))
     assert "best.ckpt" in error(str(run_of(runs, "score_sde/demo")), "--checkpoint", "best")
     monkeypatch.setattr("experiments.exporting.folder.find_spec", lambda name: None)

@@ -139,3 +139,12 @@ def test_links_out_of_the_run_are_rejected(own_run: Path, tmp_path: Path, capsys
     (run / "figures" / "a.png").symlink_to(tmp_path / "secret.png")
     assert push(run, "--output", tmp_path / "out") == 2
     assert "a.png is a link that leads out of the run directory" in capsys.readouterr().err
+
+
+def test_a_damaged_file_of_weights_is_named(own_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first eight bytes of a safetensors file are the length of its header, here 2**64 - 1 bytes."""
+    run = shutil.copytree(own_run, tmp_path / "run")
+    (run / "pipeline").mkdir()
+    (run / "pipeline" / "x.safetensors").write_bytes(b"\xff" * 8)
+    assert push(run, "--output", tmp_path / "out") == 2
+    assert "x.safetensors is not a readable file of weights" in capsys.readouterr().err
