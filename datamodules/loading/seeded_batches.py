@@ -263,7 +263,7 @@ class SeededBatches(LightningDataModule, ABC):
             samples,  # type: ignore[arg-type]
             sampler=batches,
             batch_size=None,
-            collate_fn=None if self.in_a_trainer else self._finished_on_host,
+            collate_fn=None if self.in_a_trainer else self._finished_on_host,  # type: ignore[arg-type]
             num_workers=num_workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=num_workers > 0,
