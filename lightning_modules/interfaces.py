@@ -49,6 +49,7 @@ NoiseSource: noise; used by baselines.sure, denoising.noise2score
 NamedTestSets: test_names; used by tasks.writers
 PredictionSource: predict_set; used by restoration.sgmse, tasks.writers
 PartlyReadable: unreadable; used by tasks.writers
+StackedPages: stacks; used by tasks.writers
 ValidationSource: validation_set; used by probabilistic.tester_learner
 ReferenceImages: training_images; used by diffusion.noise_diffusion
 RowBatches: batch_size, rows_on_device, whole; used by dynamics.sgd_noise, optimization.subgm, training.requirements
@@ -407,6 +408,14 @@ class PartlyReadable(Protocol):
     """A dataset that leaves out damaged files."""
 
     unreadable: Collection[str]
+
+
+@runtime_checkable
+class StackedPages(Protocol):
+    """A dataset in which each page of a file with several pages is an image."""
+
+    stacks: Mapping[str, int]
+    """Number of pages of each such file, by the file's name without suffix."""
 
 
 @runtime_checkable

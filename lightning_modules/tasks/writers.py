@@ -22,7 +22,7 @@ from datamodules.files.xtrans import unpacked_xtrans
 from datamodules.jobs.resumable_map import ResumableMap
 from datamodules.jobs.stacks import PagedImages
 from datamodules.jobs.stores import Files, digest_of, png_files
-from lightning_modules.interfaces import NamedTestSets, PartlyReadable, PredictionSource, data_with
+from lightning_modules.interfaces import NamedTestSets, PartlyReadable, PredictionSource, StackedPages, data_with
 from lightning_modules.sde.processes import Process
 
 
@@ -148,7 +148,8 @@ class ImageWriter(FolderWriter, ABC):
 
     def store(self: Any, folder: Path) -> Files:
         data = data_with(self.trainer, PredictionSource)
-        return PagedImages(folder, getattr(None if data is None else data.predict_set, "stacks", {}))
+        images = None if data is None else data.predict_set
+        return PagedImages(folder, images.stacks if isinstance(images, StackedPages) else {})
 
     @abstractmethod
     def pixels(self, batch: Any) -> Tensor:
