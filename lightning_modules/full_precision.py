@@ -19,6 +19,18 @@ def in_full_precision(device: torch.device) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
+def surrounding_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Return a context manager that restores the present state of autocast inside a block of `in_full_precision`.
+
+    Args:
+        device: device of the computation.
+    """
+    if torch.amp.is_autocast_available(device.type):
+        dtype, enabled = torch.get_autocast_dtype(device.type), torch.is_autocast_enabled(device.type)
+        return torch.autocast(device.type, dtype=dtype, enabled=enabled)
+    return nullcontext()
+
+
 def at_least_float32(x: Tensor) -> Tensor:
     """Convert a tensor to at least float32, for computations that need more precision or range than 16-bit types."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

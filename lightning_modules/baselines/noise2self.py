@@ -11,7 +11,8 @@ independent between pixels and has mean zero. The expected value of L is then th
 error with respect to the clean image, and the variance of the noise.
 
 The position within the squares is sampled for each patch. In inference, the network processes the whole image once,
-without masking, as in the authors' code with `infer_single_pass`.
+without masking, as in the authors' code with `infer_single_pass`. Departure: beyond the border of an image, neighbours
+are reflected; the authors' code pads with zeros, which darkens the weighted means of border pixels.
 
 Source: Batson and Royer, Noise2Self: Blind Denoising by Self-Supervision, ICML 2019, arXiv 1901.11365.
 """

@@ -7,8 +7,12 @@ step, DPS adds
     - zeta (d |y - H(x^)|^2 / d x_t) / |y - H(x^)|
 
 Here x^ is the network's estimate of the image from x_t, and the gradient is computed by backpropagation through the
-network. The start from H^+ y, and the option to take fewer steps than the model has timesteps, follow the
-implementation of DPS in the code of RED-diff.
+network. The start from H^+ y, the meaning of zeta, and the option to take fewer steps than the model has timesteps,
+follow the implementation of DPS in the code of RED-diff.
+
+Departures from the authors' code: it subtracts `scale` times the gradient of |y - H(x^)|, which is half of the gradient
+of the square divided by the norm. A given zeta therefore equals a `scale` of 2 zeta. It also starts from noise, and
+takes the norm over the whole batch, which consists of one image.
 
 Source: Chung, Kim, Mccann, Klasky and Ye, Diffusion Posterior Sampling for General Noisy Inverse Problems, ICLR 2023,
 arXiv 2209.14687, algorithm 1.
@@ -48,7 +52,7 @@ class DPS(PosteriorSampling, MethodModule):
             trains the network's trainable parameters.
         scheduler: scheduler with which the network was trained; only its noise levels and prediction type are used.
         steps: number of sampling steps.
-        strength: zeta, strength of the guidance.
+        strength: zeta, strength of the guidance; half of the `scale` of the authors' code.
         eta: factor of the noise that each step adds, from 0 (as in DDIM) to 1 (as in DDPM).
         protocol: preprocessing of estimates before metrics are computed: `rounded` clips them to [0, 1] and rounds them
             to 256 levels, `clipped` only clips them, and `unclipped` does not change them.
@@ -70,8 +74,7 @@ class DPS(PosteriorSampling, MethodModule):
         optimizer: OptimizerCallable = adam,
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
-        super().__init__()
-        self.take(network, scheduler, steps, protocol, optimizer, lr_scheduler)
+        super().__init__(network, scheduler, steps, protocol, optimizer, lr_scheduler)
         at_least(0, strength=strength)
         within(0, 1, eta=eta)
         self.strength = strength

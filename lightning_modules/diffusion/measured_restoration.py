@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
@@ -11,19 +11,23 @@ from torch import Tensor, nn
 
 from datamodules.arguments import within
 from datamodules.batches import MeasuredImageBatch
-from datamodules.corruptions.operators.interface import Operator
+from datamodules.corruptions.operators.interface import LinearOperator, Operator
 from datamodules.distributed.collectives import run_seed
 from datamodules.randomness.counter import CounterRNG
+from datamodules.randomness.generators import drawing
 from lightning_modules.backbones.diffusion.autoencoder_latents import AutoencoderLatents
-from lightning_modules.full_precision import at_least_float32, in_full_precision
-from lightning_modules.interfaces import ImageColumn, MeasurementSource, require_data
+from lightning_modules.full_precision import at_least_float32, in_full_precision, surrounding_autocast
+from lightning_modules.interfaces import Exported, ImageColumn, MeasurementSource, require_data
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
 from lightning_modules.optim.optimizers import optimizer_config, trainable_parameters
 from lightning_modules.sde.ddim import scheduler_path
 from lightning_modules.sde.discrete import denoising_loss, scheduler_levels, scheduler_prediction
 from lightning_modules.tasks.restorer import ZOOM, RestorerSteps
+from lightning_modules.training.evaluation_mode import evaluating
 from lightning_modules.training.logging import log_training
 
+Model = Callable[[Tensor, Tensor], Tensor]
+"""Diffusion model, called with x_t and timesteps, `[B]`."""
 Draw = Callable[[Tensor], Tensor]
 """Function that samples standard normal noise with the shape of its argument, independently for each image."""
 STREAM = 10_000
@@ -40,6 +44,14 @@ def measured_columns(columns: dict[str, Tensor | ImageColumn], batch: Any) -> di
         for name, column in columns.items()
         if large or f"x{ZOOM}" not in name
     }
+
+
+def centred_measurements(measured: Tensor, operator: Operator) -> Tensor:
+    """Convert measurements H x of images x in [0, 1] to those of 2 x - 1, if H is linear; others stay as they are."""
+    if not isinstance(operator, LinearOperator):
+        return measured
+    with in_full_precision(measured.device):
+        return 2 * measured - operator.forward(torch.ones_like(operator.pseudo_inverse(measured)))
 
 
 def reject_latent_models(network: nn.Module, method: str) -> None:
@@ -79,18 +91,37 @@ def check_fits(network: nn.Module, shape: tuple[int, ...]) -> None:
         )
 
 
+class Problem(NamedTuple):
+    """Measurements from which images are reconstructed, on the scale of images in [-1, 1]."""
+
+    measured: Tensor
+    """Measurements y, `[B, ...]`."""
+    operator: Operator
+    sigma: float
+    """Standard deviation of the measurement noise."""
+    draw: Draw
+    seed: int
+    """Seed of the random numbers that all images have in common."""
+
+
 class MeasuredRestoration(RestorerSteps):
-    """Mixin for LightningModules that solve inverse problems; subclasses implement the reconstruction in `found`.
+    """Mixin for LightningModules that solve inverse problems; subclasses implement the method `reconstruct`.
 
     The random numbers of an image depend only on the seed of the run and on the index of the image. The reconstruction
     therefore does not depend on the batch or on the rank. Metrics with `noisy` in their names, such as
     `test/noisy_psnr`, evaluate the pseudo-inverse applied to the measurement. `fit` trains the network's trainable
     parameters with the mean squared prediction error at random timesteps.
+
+    The arguments are those that all methods for inverse problems have in common.
+
+    Raises:
+        ValueError: if the scheduler has fewer than `steps` timesteps, or if its prediction type is not epsilon, sample
+            or v_prediction.
     """
 
     levels: Tensor
 
-    def take(
+    def __init__(
         self: Any,
         network: nn.Module,
         scheduler: DDPMScheduler | DDIMScheduler,
@@ -99,12 +130,7 @@ class MeasuredRestoration(RestorerSteps):
         optimizer: OptimizerCallable,
         lr_scheduler: LRSchedulerCallable,
     ) -> None:
-        """Store those constructor arguments that all modules for inverse problems have in common.
-
-        Raises:
-            ValueError: if the scheduler has fewer than `steps` timesteps, or if its prediction type is not epsilon,
-                sample or v_prediction.
-        """
+        super().__init__()
         reject_latent_models(network, type(self).__name__)
         schedule: Any = scheduler  # type checkers do not know attributes that diffusers adds dynamically
         within(1, schedule.config.num_train_timesteps, steps=steps)
@@ -119,8 +145,8 @@ class MeasuredRestoration(RestorerSteps):
         self.lr_scheduler = lr_scheduler
 
     @abstractmethod
-    def found(self, measured: Tensor, operator: Operator, draw: Draw) -> Tensor:
-        """Reconstruct images, `[B, C, H, W]`, from their measurements.
+    def reconstruct(self, model: Model, problem: Problem) -> Tensor:
+        """Reconstruct images, `[B, C, H, W]`, with a diffusion model, called with x_t and timesteps `[B]`.
 
         Pixel values are on the scale of images in [-1, 1], but are not clipped to this range.
         """
@@ -129,11 +155,24 @@ class MeasuredRestoration(RestorerSteps):
         """List the timesteps from noise to image; the last entry is -1, which stands for the clean image."""
         return scheduler_path(self.scheduler, self.steps)
 
-    def predicted_by(self: Any, noisy: Tensor, t: Tensor) -> Tensor:
-        """Evaluate the network in the trainer's precision, and cast its output to the dtype of the images."""
-        with self.trainer.precision_plugin.forward_context():
-            output = self.network(noisy.to(self.dtype), t)
-        return (output if isinstance(output, Tensor) else output.sample).to(noisy.dtype)
+    def restore(  # type: ignore[override]
+        self: Any, measured: Tensor, operator: Operator, generator: torch.Generator | None = None, sigma: float = 0.0
+    ) -> Tensor:
+        """Reconstruct images in [0, 1], `[B, C, H, W]`, from their measurements, without clipping.
+
+        This needs no Trainer: `DPS(network, scheduler, steps=100).restore(measured, operator)`.
+
+        Args:
+            measured: measurements y = H x of images x in [0, 1] if H is a `LinearOperator`; otherwise y = H(2 x - 1),
+                because an operator is defined for images in [-1, 1].
+            operator: measurement operator H; if it differs between images, that of this batch (`Operator.of`).
+            generator: random generator for all random numbers; None uses PyTorch's global generator.
+            sigma: standard deviation of the measurement noise for images in [0, 1]; only DDRM uses it.
+        """
+        measured = centred_measurements(measured, operator)
+        seed = (generator or torch.default_generator).initial_seed()
+        with evaluating(self.network):
+            return self._restored(Problem(measured, operator, 2 * sigma, drawing(generator), seed))
 
     def estimated(self: Any, batch: Any) -> Tensor:
         """Reconstruct the images of a `MeasuredImageBatch`, `[B, C, H, W]`.
@@ -142,12 +181,32 @@ class MeasuredRestoration(RestorerSteps):
         """
         source = require_data(self.trainer, MeasurementSource, type(self).__name__)
         check_fits(self.network, tuple(batch["noisy"].shape[1:]))
-        device = batch["measured"].device
-        with torch.inference_mode(False), torch.enable_grad(), in_full_precision(device):
-            measured, index = at_least_float32(batch["measured"].clone()), batch["index"].clone()
+        with torch.inference_mode(False):
+            index = batch["index"].clone()
             operator = source.operator.of(index, tuple(batch["noisy"].shape[2:]))
-            draw = CounterRNG(run_seed(), 0, index, STREAM).normal
-            return (self.found(measured, operator, draw).detach() + 1) / 2
+        draw = CounterRNG(run_seed(), 0, index, STREAM).normal
+        return self._restored(Problem(batch["measured"], operator, 2 * source.sigma, draw, run_seed()))
+
+    def _restored(self: Any, problem: Problem) -> Tensor:
+        device = problem.measured.device
+        autocast = surrounding_autocast(device)
+        dtype = next((each.dtype for each in self.network.parameters() if each.is_floating_point()), self.dtype)
+
+        def model(noisy: Tensor, t: Tensor) -> Tensor:
+            with autocast:
+                output = self.network(noisy.to(dtype), t)
+            return (output if isinstance(output, Tensor) else output.sample).to(noisy.dtype)
+
+        with torch.inference_mode(False), torch.enable_grad(), in_full_precision(device):
+            problem = problem._replace(measured=at_least_float32(problem.measured.clone()))
+            return (self.reconstruct(model, problem).detach() + 1) / 2
+
+    def exported(self, sigma: float | None = None) -> Exported:
+        """Reject the export, because a reconstruction is not a function of images alone."""
+        raise ValueError(
+            f"{type(self).__name__} cannot be exported, because its result depends on the operator: in Python, call "
+            "restore(measured, operator) of the module that load_run(RUN) returns"
+        )
 
     def image_columns(self: Any, batch: Any, outputs: Any) -> dict[str, Tensor | ImageColumn]:
         """Show the pseudo-inverse of the measurement, the estimate and the clean image.

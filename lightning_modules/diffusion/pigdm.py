@@ -74,8 +74,7 @@ class PiGDM(PosteriorSampling, MethodModule):
         optimizer: OptimizerCallable = adam,
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
-        super().__init__()
-        self.take(network, scheduler, steps, protocol, optimizer, lr_scheduler)
+        super().__init__(network, scheduler, steps, protocol, optimizer, lr_scheduler)
         within(0, 1, eta=eta)
         self.eta = eta
 

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from datamodules.corruptions.operators.interface import Operator
-from lightning_modules.diffusion.measured_restoration import Draw, MeasuredRestoration
+from lightning_modules.diffusion.measured_restoration import Draw, MeasuredRestoration, Model, Problem
 from lightning_modules.sde.ddim import ddim_deviation, ddim_step, level
 from lightning_modules.sde.discrete import Prediction, clean_estimate, noise_estimate, noised, predicted
 
@@ -65,8 +65,8 @@ class PosteriorSampling(MeasuredRestoration):
     def guidance(self, measured: Tensor, operator: Operator) -> Guidance:
         """Return the guidance function for a batch of measurements."""
 
-    def found(self: Any, measured: Tensor, operator: Operator, draw: Draw) -> Tensor:
-        times, start = self.times(), operator.pseudo_inverse(measured)
-        x = noised(start, draw(start), level(self.abar, times[0]))
-        guidance = self.guidance(measured, operator)
-        return guided_ddim(self.predicted_by, x, times, self.abar, guidance, self.prediction, self.eta, draw)
+    def reconstruct(self: Any, model: Model, problem: Problem) -> Tensor:
+        times, start = self.times(), problem.operator.pseudo_inverse(problem.measured)
+        x = noised(start, problem.draw(start), level(self.abar, times[0]))
+        guidance = self.guidance(problem.measured, problem.operator)
+        return guided_ddim(model, x, times, self.abar, guidance, self.prediction, self.eta, problem.draw)

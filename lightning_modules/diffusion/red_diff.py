@@ -35,8 +35,7 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, positive
 from datamodules.corruptions.operators.interface import Operator
-from datamodules.distributed.collectives import run_seed
-from lightning_modules.diffusion.measured_restoration import Draw, MeasuredRestoration
+from lightning_modules.diffusion.measured_restoration import Draw, MeasuredRestoration, Model, Problem
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol
 from lightning_modules.optim.optimizers import adam, constant
@@ -165,8 +164,7 @@ class REDDiff(MeasuredRestoration, MethodModule):
         optimizer: OptimizerCallable = adam,
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
-        super().__init__()
-        self.take(network, scheduler, steps, protocol, optimizer, lr_scheduler)
+        super().__init__(network, scheduler, steps, protocol, optimizer, lr_scheduler)
         at_least(0, strength=strength, sigma=sigma)
         positive(learning_rate=learning_rate)
         one_of(tuple(WEIGHTINGS), weighting=weighting)
@@ -177,16 +175,16 @@ class REDDiff(MeasuredRestoration, MethodModule):
         self.sigma = sigma
         self.order = order
 
-    def found(self, measured: Tensor, operator: Operator, draw: Draw) -> Tensor:
+    def reconstruct(self, model: Model, problem: Problem) -> Tensor:
         times = self.times()[:-1]
         if self.order == "ascending":
             times = times[::-1]
         elif self.order == "random":
-            times = np.random.default_rng(run_seed()).permutation(times).tolist()
+            times = np.random.default_rng(problem.seed).permutation(times).tolist()
         return red_diff(
-            self.predicted_by,
-            measured,
-            operator,
+            model,
+            problem.measured,
+            problem.operator,
             times,
             self.abar,
             self.prediction,
@@ -194,5 +192,5 @@ class REDDiff(MeasuredRestoration, MethodModule):
             self.weighting,
             self.learning_rate,
             self.sigma,
-            draw,
+            problem.draw,
         )

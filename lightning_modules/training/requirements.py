@@ -11,6 +11,23 @@ from lightning_modules.interfaces import RowBatches, data_with
 from lightning_modules.lightning_internals import finds_unused_parameters
 
 
+def require_trainer(module: Any, what: str, remedy: str) -> Any:
+    """Return the trainer of a module.
+
+    Args:
+        module: LightningModule.
+        what: method that needs the trainer, and why: a phrase that follows the class name in the error message.
+        remedy: call that needs no trainer.
+
+    Raises:
+        ValueError: if the module is not attached to a trainer; the message names the call that needs none.
+    """
+    try:
+        return module.trainer
+    except RuntimeError:
+        raise ValueError(f"{type(module).__name__}.{what} of a Trainer: without a Trainer, call {remedy}") from None
+
+
 def require_all_rows(trainer: Any, name: str) -> None:
     """Reject a batch size below the size of the training set.
 

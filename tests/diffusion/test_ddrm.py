@@ -10,7 +10,11 @@ from torch import Tensor
 
 from datamodules.corruptions.operators import AverageDownsampling, Blur, Grayscale, LinearOperator, PhaseRetrieval
 from datamodules.corruptions.operators import Inpainting as Mask
+from datamodules.distributed.collectives import run_seed
+from datamodules.randomness.counter import CounterRNG
+from datamodules.randomness.generators import drawing
 from lightning_modules.diffusion.ddrm import DDRM, ddrm
+from lightning_modules.diffusion.measured_restoration import STREAM
 from tests.datamodules.corruptions.operators.test_interface import dense
 from tests.diffusion.gaussian_images import ABAR, SCHEDULER, GaussianImages, images
 from tests.diffusion.test_red_diff import smooth
@@ -93,15 +97,21 @@ def test_every_level_keeps_its_variance_for_the_denoiser_that_knows_the_image() 
 
 
 def test_the_module_takes_the_noise_of_the_data_and_keeps_what_is_measured_without_noise() -> None:
-    y = MASK.forward(images(2, 1, 4, 4))
+    clean = torch.rand(2, 1, 4, 4, dtype=torch.float64)
+    y = MASK.forward(2 * clean - 1)
     module: Any = DDRM(GaussianImages().double(), SCHEDULER, steps=5)
-    module.predicted_by = lambda noisy, t: module.network(noisy, t)
     for sigma in (0.0, 0.25):
-        module._trainer = SimpleNamespace(datamodule=SimpleNamespace(operator=MASK, sigma=sigma))
-        found = module.found(y, MASK, Drawn())
-        expected = ddrm(module.network, y, MASK, module.times(), ABAR, sigma=2 * sigma, draw=Drawn())
-        torch.testing.assert_close(found, expected)
-        assert torch.equal(MASK.forward(found), y) == (sigma == 0)
+        found = module.restore(MASK.forward(clean), MASK, torch.Generator().manual_seed(3), sigma=sigma)
+        draw = drawing(torch.Generator().manual_seed(3))
+        expected = ddrm(module.network, y, MASK, module.times(), ABAR, sigma=2 * sigma, draw=draw)
+        torch.testing.assert_close(found, ((expected + 1) / 2).detach(), rtol=0, atol=1e-12)
+        assert torch.allclose(MASK.forward(found), MASK.forward(clean), rtol=0, atol=1e-12) == (sigma == 0)
         assert not found.requires_grad
+        source = SimpleNamespace(operator=MASK, sigma=sigma)
+        module._trainer = SimpleNamespace(datamodule=source)
+        given = {"noisy": (y + 1) / 2, "measured": y, "index": torch.arange(2)}
+        draw = CounterRNG(run_seed(), 0, torch.arange(2), STREAM).normal
+        expected = ddrm(module.network, y, MASK, module.times(), ABAR, sigma=2 * sigma, draw=draw)
+        torch.testing.assert_close(module.estimated(given), ((expected + 1) / 2).detach())
     with pytest.raises(ValueError, match=r"data.operator must be linear for DDRM, such as .*, got PhaseRetrieval"):
-        module.found(y, PhaseRetrieval(), Drawn())
+        module.restore(y, PhaseRetrieval())

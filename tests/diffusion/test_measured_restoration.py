@@ -1,4 +1,5 @@
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +9,21 @@ import torch.nn.functional as F
 from diffusers import UNet2DModel
 from lightning.pytorch import LightningModule
 from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor, nn
 
 from datamodules.classification.mnist import MNIST
 from datamodules.corruptions.operators import AverageDownsampling, RandomPixels
+from datamodules.randomness.generators import drawing
 from datamodules.restoration.measured_images import MeasuredImages
 from lightning_modules.backbones import diffusers_model, with_weights
-from lightning_modules.diffusion.dps import DPS
-from lightning_modules.diffusion.pigdm import PiGDM
+from lightning_modules.diffusion.dps import DPS, dps_guidance
+from lightning_modules.diffusion.pigdm import PiGDM, pigdm_guidance
+from lightning_modules.diffusion.posterior_sampling import guided_ddim
 from lightning_modules.diffusion.red_diff import REDDiff, red_diff
 from lightning_modules.metrics.image_quality import psnr
 from lightning_modules.networks.mnist_unet import MNISTUNet
+from lightning_modules.sde.ddim import scheduler_path
+from lightning_modules.sde.discrete import noised
 from tests.datamodules.restoration.test_measured_images import Five
 from tests.diffusion.gaussian_images import ABAR, SCHEDULER, GaussianImages
 from tests.tiny_pipelines import save_unconditional
@@ -71,6 +77,66 @@ def test_the_network_works_in_the_precision_of_the_run_and_the_optimisation_in_f
     quiet().test(whole, data(5))
     for low, full in zip(tested.quality.table, whole.quality.table, strict=True):
         assert low["psnr"] == pytest.approx(full["psnr"], abs=0.5)
+
+
+class Convolution(nn.Module):
+    """A network whose operations autocast converts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, noisy: Tensor, t: Tensor) -> Tensor:
+        return self.layer(noisy)
+
+
+def test_the_network_alone_works_in_mixed_precision() -> None:
+    tested: Any = DPS(Convolution(), SCHEDULER, steps=3)
+    seen: list[torch.dtype] = []
+    tested.network.register_forward_hook(lambda _, given, output: seen.extend((given[0].dtype, output.dtype)))
+    quiet(precision="bf16-mixed").test(tested, data(5))
+    assert seen == 3 * [torch.float32, torch.bfloat16]
+
+
+@pytest.mark.parametrize("operator", [RandomPixels(0.5).of(torch.arange(2), (4, 4)), AverageDownsampling(2)])
+def test_a_method_is_a_function_of_measurements_in_the_unit_interval(operator: Any) -> None:
+    """Without a Trainer, and equal to the sampler for images in [-1, 1]."""
+    network, clean = GaussianImages().double(), torch.rand(2, 1, 4, 4, dtype=torch.float64)
+    y, times = operator.forward(2 * clean - 1), scheduler_path(SCHEDULER, 5)
+
+    def posterior(guidance: Any, draw: Any) -> Tensor:
+        start = operator.pseudo_inverse(y)
+        return guided_ddim(network, noised(start, draw(start), ABAR[times[0]]), times, ABAR, guidance, eta=1, draw=draw)
+
+    samplers: dict[Any, Any] = {
+        REDDiff: lambda draw: red_diff(network, y, operator, times[:-1], ABAR, draw=draw),
+        DPS: lambda draw: posterior(partial(dps_guidance, measured=y, operator=operator, strength=0.3), draw),
+        PiGDM: lambda draw: posterior(partial(pigdm_guidance, measured=y, operator=operator), draw),
+    }
+    for kind, sampler in samplers.items():
+        module = kind(network, SCHEDULER, steps=5)
+        found, again, other = (
+            module.restore(operator.forward(clean), operator, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
+        )
+        expected = (sampler(drawing(torch.Generator().manual_seed(0))) + 1) / 2
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+        assert torch.equal(found, again)
+        assert not torch.equal(found, other)
+
+
+def test_orders_at_random_follow_from_the_generator() -> None:
+    operator, y = AverageDownsampling(2), torch.rand(1, 1, 2, 2)
+    module: Any = REDDiff(GaussianImages(), SCHEDULER, steps=9, order="random")
+    found = [module.restore(y, operator, torch.Generator().manual_seed(seed)) for seed in (4, 4, 5)]
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_an_export_is_rejected_in_one_sentence() -> None:
+    with pytest.raises(
+        ValueError, match=r"DPS cannot be exported, .* call restore\(measured, operator\) of the module"
+    ):
+        module(DPS).exported()  # type: ignore[operator]
 
 
 def test_prediction_continues_where_it_was_stopped_and_refuses_other_settings(tmp_path: Path) -> None:

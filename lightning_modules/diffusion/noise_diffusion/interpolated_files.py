@@ -11,7 +11,10 @@ from torch import Tensor
 from datamodules.batches import InterpolationBatch
 from datamodules.files.png import digest_in_png, write_png
 from datamodules.jobs.stores import Files, digest_of
+from datamodules.randomness.generators import sample_integers
 from lightning_modules.tasks.writers import FolderWriter, levels_of
+from lightning_modules.training.evaluation_mode import evaluating
+from lightning_modules.training.requirements import require_trainer
 
 
 def strip(frames: Tensor, first: Tensor, second: Tensor) -> Tensor:
@@ -51,18 +54,48 @@ class InterpolationSteps(FolderWriter):
         digests = [digest_of(*pair) for pair in zip(batch["first"].float(), batch["second"].float(), strict=True)]
         return self.write(batch["name"], digests, compute)
 
+    def interpolate(
+        self: Any,
+        first: Tensor,
+        second: Tensor,
+        prompts: Sequence[str] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Interpolate between images at all positions, and return images `[B, L, C, H, W]`, not clipped to [0, 1].
+
+        This needs no Trainer: `NoiseDiffusion(model).interpolate(first, second)`.
+
+        Args:
+            first: first images in [0, 1], `[B, C, H, W]`.
+            second: second images.
+            prompts: B prompts, for a model with prompts; None means empty prompts.
+            generator: CPU generator whose numbers seed the noise of each pair, together with the seed of the run; None
+                uses PyTorch's global generator.
+        """
+        given: InterpolationBatch = {
+            "first": first,
+            "second": second,
+            "prompt": list(prompts or [""] * len(first)),
+            "name": [str(pair) for pair in range(len(first))],
+            "index": sample_integers(2**31, len(first), generator),
+            "global_batch_size": len(first),
+        }
+        with evaluating(self):
+            return self.interpolated(given).frames
+
     def sample(self: Any, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Return n images in [0, 1], `[n, C, H, W]`, interpolated at all positions between test pairs in random order.
 
         A pair is repeated only after all pairs have been used. If `num_samples` and `batch_size` of `FID` both equal
         the total number of interpolated images, `FID` therefore uses each of these images once.
         """
-        loader = self.trainer.datamodule.test_dataloader()
+        trainer = require_trainer(self, "sample needs the test pairs", "interpolate(first, second)")
+        loader = trainer.datamodule.test_dataloader()
         count, pairs = -(-n // len(self.positions)), len(loader.dataset)
         rounds = [torch.randperm(pairs, generator=generator) for _ in range(-(-count // pairs))]
         chosen = torch.cat(rounds)[:count]
         request = next(iter(loader.sampler))._replace(indices=chosen, global_batch_size=count)
-        batch = self.trainer.strategy.batch_to_device(loader.dataset[request])
+        batch = trainer.strategy.batch_to_device(loader.dataset[request])
         return self.interpolated(batch).frames.flatten(0, 1)[:n].clamp(0, 1)
 
 

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from datamodules.randomness.generators import sample_integers
 from lightning_modules.interfaces import Table
+from lightning_modules.training.evaluation_mode import evaluating
+from lightning_modules.training.requirements import require_trainer
 
 Start = Literal["one_more_step", "plain", "offset_noise", "zero_terminal_snr", "oracle"]
 
@@ -37,9 +39,31 @@ class Prompted:
         """
         if self.start == "oracle":
             raise ValueError("model.start: oracle needs real images, so it cannot sample for FID: use another start")
-        data = self.trainer.datamodule
+        data = require_trainer(
+            self, "sample needs the image size and the captions", "generate(texts, image_shape)"
+        ).datamodule
         captions = self.prompts or data.test_set.captions or [""]
-        places, index = (sample_integers(most, n, generator) for most in (len(captions), 2**31))
-        image = torch.zeros(n, *data.image_shape, device=self.device)
+        places = sample_integers(len(captions), n, generator)
         texts = [captions[place % len(captions)] for place in (range(n) if self.prompts else places.tolist())]
-        return self.sampled({"image": image, "caption": texts, "index": index, "global_batch_size": n})
+        return self.generate(texts, data.image_shape, generator)
+
+    def generate(
+        self: Any,
+        texts: Sequence[str],
+        image_shape: Sequence[int],
+        generator: torch.Generator | list[torch.Generator] | None = None,
+    ) -> Tensor:
+        """Sample an image in [0, 1] for each of B texts, `[B, C, H, W]`.
+
+        This needs no Trainer: `OneMoreStep(network, model, text_encoder).generate(["a dark room"], (3, 64, 64))`.
+
+        Args:
+            texts: B texts.
+            image_shape: C, H and W of the images.
+            generator: CPU generator, or one for each image, whose numbers seed the images, together with the seed of
+                the run; None uses PyTorch's global generator.
+        """
+        index = sample_integers(2**31, len(texts), generator)
+        image = torch.zeros(len(texts), *image_shape, device=self.device)
+        with evaluating(self):
+            return self.sampled({"image": image, "caption": texts, "index": index, "global_batch_size": len(texts)})

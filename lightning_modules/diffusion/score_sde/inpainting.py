@@ -7,10 +7,11 @@ from torch import Tensor
 
 from datamodules.corruptions.operators import Grayscale, Inpainting
 from datamodules.corruptions.operators.inpainting import Masks
+from datamodules.corruptions.operators.interface import Operator
 from datamodules.distributed.collectives import run_seed
 from datamodules.randomness.counter import CounterRNG
 from datamodules.randomness.generators import drawing
-from lightning_modules.diffusion.measured_restoration import measured_columns
+from lightning_modules.diffusion.measured_restoration import centred_measurements, measured_columns
 from lightning_modules.diffusion.score_sde.conditions import colourisation, inpainting
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.interfaces import ImageColumn, MeasurementSource, require_data
@@ -33,7 +34,9 @@ class KnownParts(RestorerSteps):
     def setup(self: Any, stage: str) -> None:
         if stage != "predict" and not isinstance(self.trainer.datamodule, MeasurementSource):
             return
-        operator = require_data(self.trainer, MeasurementSource, type(self).__name__).operator
+        self._check(require_data(self.trainer, MeasurementSource, type(self).__name__).operator)
+
+    def _check(self: Any, operator: Operator) -> None:
         if not isinstance(operator, Inpainting | Masks | Grayscale):
             raise ValueError(
                 f"data.operator must be a mask (RandomPixels, FreeForm, MaskFolder) or Grayscale for a score model, "
@@ -42,14 +45,33 @@ class KnownParts(RestorerSteps):
         if isinstance(self.sampler, ProbabilityFlow):
             raise ValueError("model.sampler: ProbabilityFlow cannot inpaint or colourise; use PredictorCorrector")
 
+    def restore(  # type: ignore[override]
+        self: Any, measured: Tensor, operator: Operator, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Sample images in [0, 1], `[B, C, H, W]`, from the known pixels or grey values of images in [0, 1].
+
+        This needs no Trainer.
+
+        Args:
+            measured: measurements, as `operator.forward` computes them from images in [0, 1].
+            operator: `Inpainting` with the masks of this batch, or `Grayscale`.
+            generator: random generator for all random numbers; None uses PyTorch's global generator.
+        """
+        self._check(operator)
+        known = (operator.pseudo_inverse(centred_measurements(measured, operator)) + 1) / 2
+        return self._restored(known, operator, drawing(generator))
+
     def estimated(self: Any, batch: Any) -> Tensor:
         """Sample images in [0, 1], `[B, C, H, W]`, from the known pixels or grey values in a `MeasuredImageBatch`."""
         operator = require_data(self.trainer, MeasurementSource, type(self).__name__).operator
         index, known = batch["index"], batch["noisy"]
         draw = CounterRNG(run_seed(), 0, index, STREAM).normal
+        return self._restored(known, operator.of(index, tuple(known.shape[2:])), draw)
+
+    def _restored(self: Any, known: Tensor, operator: Any, draw: Draw) -> Tensor:
         if isinstance(operator, Grayscale):
             return at_least_float32(self._colourised(known, draw))
-        return at_least_float32(self._inpainted(known, operator.of(index, tuple(known.shape[2:])).mask, draw))
+        return at_least_float32(self._inpainted(known, operator.mask, draw))
 
     def image_columns(self: Any, batch: Any, outputs: Any) -> dict[str, Tensor | ImageColumn]:
         """Show the known part, the sample and the clean image; large images are also shown as zoomed crops."""

@@ -237,3 +237,17 @@ def test_the_published_network_of_mnist_encodes_digits_and_decodes_them_again() 
 def test_a_model_without_trainable_parameters_is_not_fitted() -> None:
     with pytest.raises(ValueError, match="cannot fit: use predict or test"):
         built(NoNoise(0.3)).setup("fit")
+
+
+def test_images_are_interpolated_without_a_trainer() -> None:
+    module, pair = built(Gaussian(0.3), num_steps=6, encoded_steps=4, gamma=0.5), batch()
+    found, again, other = (
+        module.interpolate(pair["first"], pair["second"], generator=torch.Generator().manual_seed(seed))
+        for seed in (0, 0, 1)
+    )
+    assert torch.equal(found, again)
+    assert not torch.equal(found, other)
+    index = torch.randint(2**31, (2,), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(found, module.interpolated({**pair, "index": index}).frames)
+    with pytest.raises(ValueError, match=r"without a Trainer, call interpolate\(first, second\)"):
+        module.sample(2)

@@ -195,6 +195,20 @@ def test_samples_for_fid_are_of_held_out_captions_and_follow_from_the_generator(
         module.sample(2)
 
 
+def test_texts_are_sampled_without_a_trainer() -> None:
+    module = built()
+    found, again, other = (
+        module.generate(["dark", "light"], (1, 4, 4), torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
+    )
+    assert torch.equal(found, again)
+    assert not torch.equal(found, other)
+    given = {"image": torch.zeros(2, 1, 4, 4), "caption": ["dark", "light"], "global_batch_size": 2}
+    index = torch.randint(2**31, (2,), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(found, module.sampled({**given, "index": index}))  # type: ignore[typeddict-item]
+    with pytest.raises(ValueError, match=r"without a Trainer, call generate\(texts, image_shape\)"):
+        module.sample(2)
+
+
 def test_a_second_prompt_is_read_by_the_step_alone(text_to_image: Path) -> None:
     model = TextToImage(str(text_to_image))
     module = built(TimeFreeUNet(conditional_unet()), model=model, text_encoder=None, step_prompt="dark")

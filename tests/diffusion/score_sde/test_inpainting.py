@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 
-from datamodules.corruptions.operators import Grayscale, RandomPixels
+from datamodules.corruptions.operators import AverageDownsampling, Grayscale, RandomPixels
 from datamodules.restoration.images import Images, PairSet
 from datamodules.restoration.measured_images import MeasuredImages
 from lightning_modules.diffusion.score_sde import ScoreSDE
@@ -84,3 +84,19 @@ def test_training_is_on_patches_and_a_prediction_writes_files(tmp_path: Path) ->
     assert shown.std(axis=2).mean() > 5  # it has colours
     columns = trained.image_columns({"noisy": torch.rand(1, 3, 4, 4)}, {"estimate": torch.rand(1, 3, 4, 4)})
     assert list(columns) == ["pseudo-inverse", "estimate"]
+
+
+@pytest.mark.parametrize("process", [VE(), VP()], ids=["VE", "VP"])
+@pytest.mark.parametrize("operator", [RandomPixels(0.5).of(torch.arange(2), (4, 4)), Grayscale()], ids=["mask", "grey"])
+def test_restoring_is_a_function_of_measurements(process: Process, operator: Any) -> None:
+    """Without a Trainer, what is measured is kept up to the noise at the smallest level."""
+    restorer = module(process, PredictorCorrector("reverse_diffusion", "none", 20, end=1e-3)).double()
+    measured = operator.forward(0.4 + 0.2 * torch.rand(2, 3, 4, 4, dtype=torch.float64))
+    found, again, other = (
+        restorer.restore(measured, operator, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
+    )
+    assert (operator.forward(found) - measured).abs().max() < 0.02
+    assert torch.equal(found, again)
+    assert (found - other).abs().max() > 0.05
+    with pytest.raises(ValueError, match=r"operator must be a mask .* for a score model, got AverageDownsampling"):
+        restorer.restore(measured, AverageDownsampling(2))
