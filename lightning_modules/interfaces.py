@@ -54,7 +54,7 @@ ValidationSource: validation_set; used by probabilistic.tester_learner
 ReferenceImages: training_images; used by diffusion.noise_diffusion
 RowBatches: batch_size, rows_on_device, whole; used by dynamics.sgd_noise, optimization.subgm, training.requirements
 TimedSequences: interval, num_times; used by probabilistic.fractional_sde
-MeasurementSource: operator, sigma; used by diffusion.ddrm, diffusion.measured_restoration, diffusion.score_sde
+MeasurementSource: operator, sigma; used by diffusion.measured_restoration, diffusion.score_sde
 ShiftedTestSets: check_shifted_tests, shifted_test_loaders; used by callbacks.shifted_accuracy
 SavesPipeline: save_pipeline; used by experiments.commands.push
 PictureSource: image_columns; used by callbacks.image_grid
