@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jsonargparse._stubs_resolver as stubs
+import jsonargparse._stubs_resolver
 from jsonargparse._common import parsing_settings
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
@@ -136,5 +136,6 @@ def resolve_stubs_without_a_process() -> None:
 
     Otherwise, it starts `python -c` to ask for one, which would import modules from the working directory.
     """
+    stubs: Any = jsonargparse._stubs_resolver
     context = stubs.tc.get_search_context(search_path=[Path(each) for each in sys.path if each])
     stubs.stubs_resolver = stubs.StubsResolver(search_context=context)

@@ -48,7 +48,7 @@ def parse_json(text: str | bytes) -> Any:
     """
     try:
         found = json.loads(text)
-        if re.search(rb"\\u[dD][89a-fA-F]" if isinstance(text, bytes) else r"\\u[dD][89a-fA-F]", text):
+        if re.search(rb"\\u[dD][89a-fA-F]", text.encode(errors="replace") if isinstance(text, str) else text):
             json.dumps(found, ensure_ascii=False).encode()
     except RecursionError as error:
         raise ValueError(f"it is nested too deeply ({error})") from error

@@ -1,6 +1,7 @@
 """Read volumes of CT and MRI scans from NIfTI files."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,9 +30,10 @@ def read_volume(path: Path) -> np.ndarray:
         if len(volume.shape) != 3:
             raise ValueError(f"it has the shape {list(volume.shape)}, not [X, Y, Z]")
         stored = volume.get_data_dtype().itemsize
-        scaled = np.dtype(np.float64).itemsize if volume.dataobj.slope != 1 or volume.dataobj.inter != 0 else 0
+        proxy: Any = volume.dataobj
+        scaled = np.dtype(np.float64).itemsize if proxy.slope != 1 or proxy.inter != 0 else 0
         check_unpacked(path, int(np.prod(volume.shape, dtype=object)) * (stored + scaled))
-        values = np.asanyarray(volume.dataobj)
+        values = np.asanyarray(proxy)
     except Exception as error:  # nibabel raises many types, and WrapStructError for an empty file
         raise UnreadableImage(f"{path} cannot be read as a volume ({sentence(error)}); replace it") from error
     if values.dtype.kind not in "iuf" or not np.isfinite(values).all():
