@@ -18,7 +18,7 @@ from callbacks.labels.cleaning import CLEANED, cleaned_labels, with_actions, wro
 from callbacks.labels.measures import judged, report_metrics
 from callbacks.labels.report_figure import draw_worst_labels
 from datamodules.arguments import at_least, within
-from datamodules.files.whole_files import save_figure, write_text
+from datamodules.files.whole_files import save_figure, write_csv
 from datamodules.loading.own_loaders import gives_positions
 from lightning_modules.interfaces import (
     UNVERIFIED,
@@ -189,8 +189,8 @@ class LabelReport(Callback):
 
     def _write(self, directory: Path, table: pd.DataFrame, trainer: Trainer, loader: Any) -> None:
         written = table.replace({"clean_label": {UNVERIFIED: ""}})
-        write_text(directory / "label_report.csv", written.to_csv(index=False))
-        write_text(directory / CLEANED, cleaned_labels(written).to_csv(index=False))
+        write_csv(directory / "label_report.csv", written)
+        write_csv(directory / CLEANED, cleaned_labels(written))
         worst = table.head(self.num_images)
         request = next(iter(loader.sampler))._replace(indices=torch.from_numpy(worst["index"].to_numpy(copy=True)))
         image = trainer.strategy.batch_to_device(loader.dataset[request])["image"]

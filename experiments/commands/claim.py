@@ -31,6 +31,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from datamodules.files.owner import owned_path
 from experiments.claim import (
     ABOVE,
     HOLDS,
@@ -49,7 +50,7 @@ from experiments.claim import (
 from experiments.compare import collect, show
 from experiments.launching.launchers import add_arguments, launcher, resources
 from experiments.launching.preflight import metrics_of_short_run, preflight
-from experiments.launching.run_queue import TRAIN, lock, print_failures, run_all
+from experiments.launching.run_queue import GRACE_SECONDS, TRAIN, lock, print_failures, run_all
 from experiments.results import latest, table, terminal
 
 
@@ -79,7 +80,8 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
         preflight(runs, engine=engine)
         try_metrics(places, partial(metrics_of_short_run, engine=engine))
     try:
-        with lock([each.output for each in places]) as locks:
+        above = [options.output or ABOVE] if len(places) > 1 else []
+        with lock([*above, *(each.output for each in places)]) as locks:
             failures = run_all(runs, launcher=engine, console=console, locks=locks, run_command=run_command,
                                look_at=lambda run: check_metrics(run, places))  # fmt: skip
             every: list[Row] = []
@@ -90,10 +92,11 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
                 rows = rows_of([verdict(claim, each.names, results, own) for claim in each.claims], each.runs)
                 write(rows, each.output)
                 every += rows
-        if len(places) > 1:
-            write(every, options.output or ABOVE)
+            for folder in above:
+                write(every, folder)
         if options.record:
-            write_claims(options.record, latest([*read_claims(options.record), *every], ["claim"]))
+            with owned_path(options.record, GRACE_SECONDS, "choose another --record"):
+                write_claims(options.record, latest([*read_claims(options.record), *every], ["claim"]))
     except KeyboardInterrupt:
         done = sum(run.finished for run in runs)
         print(f"interrupted: {done} of {len(runs)} runs are finished; repeat the command to continue", file=sys.stderr)

@@ -31,7 +31,8 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> int:
-    from experiments.exporting.folder import check_new, check_packages, write_folder
+    from datamodules.files.owner import check_new
+    from experiments.exporting.folder import check_packages, write_folder
     from experiments.exporting.program import trace
     from experiments.load_run import load_run
     from lightning_modules.interfaces import Exportable

@@ -83,7 +83,7 @@ def run(options: Namespace) -> int:
     from callbacks.labels.merge import REPORT, merged, read_report
     from callbacks.labels.report_page import PAGE
     from datamodules.batches import UNVERIFIED
-    from datamodules.files.whole_files import write_text
+    from datamodules.files.whole_files import write_csv
 
     runs = options.runs
     output = runs[0] / REPORT
@@ -101,8 +101,8 @@ def run(options: Namespace) -> int:
     if len(runs) > 1:
         output = Path(REPORT)
     table = merged(reports)
-    write_text(output, table.to_csv(index=False))
-    write_text(output.with_name(CLEANED), cleaned_labels(table).to_csv(index=False))
+    write_csv(output, table)
+    write_csv(output.with_name(CLEANED), cleaned_labels(table))
     clean = table["clean_label"].fillna(UNVERIFIED).to_numpy(int) if "clean_label" in table else None
     given, suspected, score = (table[key].to_numpy() for key in ("given", "suspected", "score"))
     metrics = report_metrics(given, suspected == 1, score, clean) | wrong_fraction(table)

@@ -30,9 +30,10 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from datamodules.files.owner import owned_path
 from experiments.launching.launchers import add_arguments, launcher, resources
 from experiments.launching.preflight import preflight
-from experiments.launching.run_queue import TRAIN, lock, print_failures, run_all
+from experiments.launching.run_queue import GRACE_SECONDS, TRAIN, lock, print_failures, run_all
 from experiments.reproduction import ABOVE, HEADER, REPRODUCED, Row, cells, plan, rows_of, save, write
 from experiments.results import table, terminal
 
@@ -81,9 +82,11 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
                         each.add_cpu_seconds(used)
             print_failures(failures, console)
             rows += rows_of(each)
-            save(rows, options.output or ABOVE)
+            with owned_path(options.output or ABOVE, GRACE_SECONDS):
+                save(rows, options.output or ABOVE)
             if options.record:
-                write(options.record, rows)
+                with owned_path(options.record, GRACE_SECONDS, "choose another --record"):
+                    write(options.record, rows)
     except KeyboardInterrupt:
         done = sum(run.finished for run in runs)
         print(f"interrupted: {done} of {len(runs)} runs are finished; repeat the command to continue", file=sys.stderr)

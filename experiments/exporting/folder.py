@@ -2,54 +2,22 @@
 
 import json
 import re
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from datamodules.files.whole_files import naming, write_text
+from datamodules.files.owner import new_folder
+from datamodules.files.whole_files import write_text
 from experiments.exporting.program import SIDES, SMALLEST, TOLERANCE, Traced, difference, others
 from experiments.exporting.weights import write_weights
 from experiments.results import markdown, read_test_metrics
 
 PROGRAMS = {"torch": "model.pt2", "onnx": "model.onnx"}
 """File name of the program for each format. The format safetensors has no program."""
-
-
-def check_new(folder: Path) -> None:
-    """Raise an error if a folder already exists.
-
-    Raises:
-        FileExistsError: if the folder exists.
-    """
-    if folder.exists() or folder.is_symlink():
-        raise FileExistsError(f"{folder} exists, and an export never overwrites a folder: remove it or change --output")
-
-
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """Context manager that yields a temporary folder and renames it to `folder` at the end.
-
-    If an error occurs, the temporary folder is removed.
-
-    Raises:
-        FileExistsError: if the folder exists.
-    """
-    check_new(folder)
-    partial = folder.with_name(f".{folder.name}.partial-{token_hex(4)}")
-    partial.mkdir(parents=True)
-    try:
-        with naming(folder):
-            yield partial
-            partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_folder(

@@ -277,7 +277,7 @@ def test_what_cannot_be_exported_says_so_in_one_sentence(
 def test_an_existing_folder_is_not_overwritten(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine").mkdir()
     assert train.main(["export", str(run_of(runs, "elr/demo")), "--output", str(tmp_path / "mine")]) == 2
-    assert "exists, and an export never overwrites a folder" in capsys.readouterr().err
+    assert "exists already, and is never overwritten: remove it, or choose another --output" in capsys.readouterr().err
     assert list((tmp_path / "mine").iterdir()) == []
 
 
