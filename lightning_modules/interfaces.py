@@ -101,6 +101,25 @@ class PromptedGenerator(Generator, Protocol):
 
 
 @runtime_checkable
+class SizedGenerator(Generator, Protocol):
+    """A generator whose text-to-image model `network` can sample images of several sizes."""
+
+    network: Any
+    sample_size: tuple[int, int] | None
+    """Height and width of the images of `sample`, in pixels; None means the size with which the network was trained."""
+
+
+@runtime_checkable
+class ImageShapeSource(Protocol):
+    """A DataModule whose images have a known shape."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape C, H, W of an image."""
+        ...
+
+
+@runtime_checkable
 class ConditionedGenerator(Generator, Protocol):
     """A generator of images that are conditioned on another image; for example, a ControlNet."""
 

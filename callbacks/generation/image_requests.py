@@ -7,6 +7,9 @@ from pathlib import Path
 from datamodules.arguments import at_least, within
 from datamodules.prompts.prompt_sets import MOST_NUMBER, SUFFIXES, Prompt, PromptFile
 
+MOST_IMAGES = 1_000_000
+"""Largest number of images for each prompt or class."""
+
 
 @dataclass(frozen=True)
 class ImageRequest:
@@ -55,7 +58,7 @@ def image_requests(
     Raises:
         ValueError: if both prompts and classes are given, or a number is out of range.
     """
-    at_least(1, n=n)
+    within(1, MOST_IMAGES, n=n)
     at_least(0, seed=seed, **{f"classes[{place}]": label for place, label in enumerate(classes or ())})
     if prompts is not None and classes is not None:
         raise ValueError("give --prompts or --classes, not both")
