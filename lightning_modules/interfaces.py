@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.batches import IGNORED as IGNORED
 from datamodules.batches import UNVERIFIED as UNVERIFIED
+from datamodules.files.image_files import Crop
 from datamodules.loading.own_loaders import OwnTrainingSet, gives_positions
 from lightning_modules.lightning_internals import loader_source
 
@@ -116,6 +117,16 @@ class ImageShapeSource(Protocol):
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Shape C, H, W of an image."""
+        ...
+
+
+@runtime_checkable
+class CroppedImageSource(ImageShapeSource, Protocol):
+    """A DataModule whose images may be resized and cropped."""
+
+    @property
+    def crop(self) -> Crop | None:
+        """How images are resized and cropped in evaluation; None if they are not."""
         ...
 
 
