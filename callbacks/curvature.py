@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.drawing.curves import draw_table
 from datamodules.arguments import at_least, one_of
-from datamodules.files.whole_files import save_figure, write_text
+from datamodules.files.whole_files import save_figure, write_csv
 from lightning_modules.interfaces import Classifier, Table, TrainingSamples, require, require_data
 from lightning_modules.metrics.curvature import (
     BatchNorm,
@@ -125,7 +125,7 @@ class Curvature(Callback):
         of_values = {"eigenvalue": at.tolist(), "density": density.tolist()}
         tables = {"curvature": Table(of_epochs), "curvature_density": Table(of_values, logarithmic={"density"})}
         for name, table in tables.items():
-            write_text(Path(directory, f"{name}.csv"), pd.DataFrame(table.columns).to_csv(index=False))
+            write_csv(Path(directory, f"{name}.csv"), pd.DataFrame(table.columns))
             save_figure(draw_table(table), Path(directory, "figures", f"{name}.png"))
 
     def state_dict(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from sklearn.metrics import roc_curve
 
 from datamodules.arguments import at_least
-from datamodules.files.whole_files import save_figure, write_text
+from datamodules.files.whole_files import save_figure, write_csv
 from lightning_modules.interfaces import Detector, require
 from lightning_modules.metrics.detection import DetectionResult
 
@@ -53,8 +53,8 @@ class DetectionReport(Callback):
         detections = detector.detections
         if not detections:
             return
-        write_text(Path(directory, "detection.csv"), metrics_table(detections).to_csv(index=False))
-        write_text(Path(directory, "detection_scores.csv"), scores_table(detections).to_csv(index=False))
+        write_csv(Path(directory, "detection.csv"), metrics_table(detections))
+        write_csv(Path(directory, "detection_scores.csv"), scores_table(detections))
         figure = draw_detection(detections, detector.score, self.most_bins)
         save_figure(figure, Path(directory, "figures", "detection.png"))
 

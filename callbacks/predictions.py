@@ -15,7 +15,7 @@ from torch import Tensor
 
 from datamodules.arguments import one_of
 from datamodules.distributed.collectives import all_gather
-from datamodules.files.whole_files import whole_file
+from datamodules.files.whole_files import csv_text, whole_file
 from datamodules.jobs.peers import Peers
 from lightning_modules.interfaces import Classifier, class_names
 
@@ -322,7 +322,9 @@ class _TableWriter:
 
             if "label" in columns:
                 columns["label"] = pd.array(columns["label"], dtype="Int64")
-            pd.DataFrame(columns).to_csv(self.path, mode="a", index=False, header=not self.path.exists())
+            text = csv_text(pd.DataFrame(columns), header=not self.path.exists())
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(text)
             return
         import pyarrow as pa
         import pyarrow.parquet as pq

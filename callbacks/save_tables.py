@@ -6,7 +6,7 @@ import pandas as pd
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.drawing.curves import draw_table
-from datamodules.files.whole_files import save_figure, write_text
+from datamodules.files.whole_files import save_figure, write_csv
 from lightning_modules.interfaces import TableSource, require
 
 
@@ -39,5 +39,5 @@ class SaveTables(Callback):
         if directory is None or not trainer.is_global_zero:
             return
         for name, table in require(pl_module, TableSource, "SaveTables").tables.items():
-            write_text(Path(directory, f"{name}.csv"), pd.DataFrame(table.columns).to_csv(index=False))
+            write_csv(Path(directory, f"{name}.csv"), pd.DataFrame(table.columns))
             save_figure(draw_table(table), Path(directory, "figures", f"{name}.png"))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from datamodules.arguments import at_least
 from datamodules.files.audio_files import soundfile
-from datamodules.files.whole_files import save_figure, write_text
+from datamodules.files.whole_files import save_figure, write_csv
 from lightning_modules.interfaces import SpeechMeasurer, require
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ class SpeechMetricsTable(Callback):
         if directory is None or not trainer.is_global_zero or not first or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         table = pd.DataFrame(require(pl_module, SpeechMeasurer, "SpeechMetricsTable").quality.table)
-        write_text(Path(directory, "speech_quality.csv"), table.to_csv(index=False))
-        write_text(Path(directory, "speech_quality_summary.csv"), summary(table).to_csv(index=False))
+        write_csv(Path(directory, "speech_quality.csv"), table)
+        write_csv(Path(directory, "speech_quality_summary.csv"), summary(table))
         if self.shown:
             save_figure(spectrograms(self.shown), Path(directory, "figures", "spectrograms.png"))
             keep(self.shown, Path(directory, "recordings"))

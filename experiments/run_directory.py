@@ -12,14 +12,13 @@ The directory of a run that was pushed to the Hugging Face Hub has model.safeten
 """
 
 import csv
-import fcntl
 import io
 import math
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from datamodules.files.owner import owned_folder
 from datamodules.files.whole_files import write_text
 from experiments.lightning_internals import (
     checkpoint_path,
@@ -81,25 +81,13 @@ def make_directory(directory: Path) -> None:
         ) from error
 
 
-@contextmanager
-def writing(directory: Path) -> Iterator[None]:
-    """Context manager that locks a run directory, so that no other process writes to it.
-
-    The lock is released when this process ends.
+def writing(directory: Path) -> AbstractContextManager[int]:
+    """Return a context manager that locks a run directory, so that no other process writes to it.
 
     Raises:
-        ValueError: if another process writes to the directory.
+        ValueError: on entering, if another process writes to the directory.
     """
-    with (directory / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"another fit, test or predict writes to {directory}: wait for it, or set another --run_directory"
-            ) from None
-        except OSError:
-            pass  # the file system does not support locks
-        yield
+    return owned_folder(directory, remedy="set another --run_directory")
 
 
 def has_checkpoint(directory: Path) -> bool:

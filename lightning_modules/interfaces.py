@@ -14,6 +14,7 @@ ImageMeasurer: quality; used by callbacks.guards, callbacks.image_quality
 SpeechMeasurer: quality, spectrogram; used by callbacks.speech_metrics_table
 Generator: sample; used by callbacks.generation, experiments.calls.execute
 PromptedGenerator: guidance_scale, num_inference_steps, prompts, sample, takes_prompts; used by callbacks.generation
+SizedGenerator: network, sample, sample_size; used by callbacks.generation, experiments.commands.generate
 ConditionedGenerator: condition, sample; used by callbacks.generation
 ClassGenerator: generated_classes, sample; used by callbacks.generation
 SeededRows: generator_per_image; used by callbacks.generation
@@ -42,7 +43,8 @@ GivenLabels: adds_label_noise; used by experiments.calls.build
 NamedClasses: class_names; used by callbacks.attacks, callbacks.early_learning, callbacks.image_grid, callbacks.labels,
     callbacks.predictions, experiments.commands.export, tasks.segmenter
 FixedImageShape: image_shape; used by callbacks.guards, diffusion.finetuning, dynamics.noise_mask,
-    experiments.commands.export, robustness.diffusion_guard
+    experiments.commands.export, experiments.commands.generate, robustness.diffusion_guard
+CroppedImageSource: crop, image_shape; used by experiments.commands.export
 SeededData: seed; used by callbacks.generation, callbacks.pretraining
 TestOrigins: origin_names; used by baselines.ood_scores, probabilistic.meco, robustness.mahalanobis
 NoiseSource: noise; used by baselines.sure, denoising.noise2score
@@ -76,6 +78,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.batches import IGNORED as IGNORED
 from datamodules.batches import UNVERIFIED as UNVERIFIED
+from datamodules.files.image_files import Crop
 from datamodules.loading.own_loaders import OwnTrainingSet, gives_positions
 from lightning_modules.lightning_internals import loader_source
 
@@ -136,6 +139,15 @@ class PromptedGenerator(Generator, Protocol):
     """Whether `sample` uses `prompts` at all."""
     num_inference_steps: int
     guidance_scale: float
+
+
+@runtime_checkable
+class SizedGenerator(Generator, Protocol):
+    """A generator whose text-to-image model `network` can sample images of several sizes."""
+
+    network: Any
+    sample_size: tuple[int, int] | None
+    """Height and width of the images of `sample`, in pixels; None means the size with which the network was trained."""
 
 
 @runtime_checkable
@@ -364,6 +376,16 @@ class FixedImageShape(Protocol):
     """A DataModule whose images all have one shape, which is known before they are read."""
 
     image_shape: Sequence[int]
+
+
+@runtime_checkable
+class CroppedImageSource(FixedImageShape, Protocol):
+    """A DataModule whose images may be resized and cropped."""
+
+    @property
+    def crop(self) -> Crop | None:
+        """How images are resized and cropped in evaluation; None if they are not."""
+        ...
 
 
 @runtime_checkable

@@ -1,14 +1,19 @@
 """Files are written completely or not at all."""
 
+import csv
 import errno
 import os
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from datamodules.files.whole_files import save_figure, whole_file, write_text
+from datamodules.classification.labelled_set import keep_labels
+from datamodules.corruptions.label_noise import FromCSV
+from datamodules.files.whole_files import save_figure, whole_file, write_csv, write_text
 
 
 def test_a_file_appears_at_the_end_and_alone(tmp_path: Path) -> None:
@@ -91,3 +96,16 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
         assert path.read_text() == "two"
     assert path.read_text() == "one"
     assert [each.name for each in tmp_path.iterdir()] == ["statistics.npz"]
+
+
+@pytest.mark.parametrize("name", ["a\rb.png", "a\r\nb.png", "\r", 'a"b,\r', "a\nb", "plain"])
+def test_file_names_with_line_breaks_are_read_back(name: str, tmp_path: Path) -> None:
+    table = pd.DataFrame({"index": [0, 1], "name": [name, "b.png"], "split": "train", "label": [1, 0]})
+    write_csv(tmp_path / "labels.csv", table)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "labels.csv"), table)
+    with (tmp_path / "labels.csv").open(newline="", encoding="utf-8") as file:
+        assert [row["name"] for row in csv.DictReader(file)] == [name, "b.png"]
+    for _ in range(2):  # the first call writes the labels of a run, and the second compares with them
+        keep_labels(tmp_path / "run" / "labels.csv", table, None, write=True)
+    names = [name, "b.png"]
+    assert FromCSV(str(tmp_path / "run" / "labels.csv")).apply(np.zeros(2, int), 2, names=names).tolist() == [1, 0]

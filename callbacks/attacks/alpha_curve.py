@@ -12,7 +12,7 @@ from torch import Tensor
 
 from callbacks.attacks.block_files import BlockFiles
 from datamodules.arguments import at_least
-from datamodules.files.whole_files import save_figure, write_text
+from datamodules.files.whole_files import save_figure, write_csv
 from datamodules.randomness.generators import bits_of
 from lightning_modules.interfaces import MixedClassifier, require
 from lightning_modules.robustness.attacks.ascent import Attack, require_gradients
@@ -110,7 +110,7 @@ class AlphaCurve(Callback):
             table.insert(0, "alpha", ["learned" if alpha is None else f"{alpha:g}" for alpha in alphas])
 
             def write() -> None:
-                write_text(directory / "alpha_curve.csv", table.to_csv(index=False))
+                write_csv(directory / "alpha_curve.csv", table)
                 save_figure(draw_alpha_curve(table, self._attack_in_words), directory / "figures" / "alpha_curve.png")
 
             files.peers.on_first_rank(write)

@@ -14,7 +14,7 @@ from callbacks.attacks.attacked_classifier import AttackedClassifier, drawn, mix
 from callbacks.attacks.block_files import BlockFiles
 from callbacks.drawing.image_grid import draw_image_grid
 from datamodules.arguments import at_least
-from datamodules.files.whole_files import save_figure, whole_file, write_text
+from datamodules.files.whole_files import save_figure, whole_file, write_csv
 from datamodules.randomness.generators import seed_of
 from lightning_modules.interfaces import (
     AttackableMixture,
@@ -255,7 +255,7 @@ def _write_results(table: pd.DataFrame, folder: Path, checkpoint: str, directory
         of_checkpoint = earlier["checkpoint"] == table["checkpoint"].iloc[0]
         stale = of_checkpoint & (earlier["weights"] != table["weights"].iloc[0])
         table = pd.concat([earlier[~stale], table]).drop_duplicates(SAME, keep="last")
-    write_text(path, table.to_csv(index=False))
+    write_csv(path, table)
     if checkpoint:
         picture = picture.with_stem(f"{picture.stem}_{checkpoint}")
     with whole_file(picture) as partial:

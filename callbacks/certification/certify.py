@@ -14,7 +14,7 @@ from callbacks.certification.curves import accuracy_name, accuracy_table, draw_c
 from callbacks.certification.log import CertificationLog, row_of
 from callbacks.certification.progress import CertificationProgress
 from datamodules.arguments import at_least, positive
-from datamodules.files.whole_files import write_text
+from datamodules.files.whole_files import write_csv, write_text
 from datamodules.jobs.resumable_map import ResumableMap
 from datamodules.jobs.stores import Row
 from lightning_modules.interfaces import Classifier, SmoothedClassifier, require
@@ -206,7 +206,7 @@ class Certification(Callback):
             name = f"sigma {self.sigma:g}"
             logs, settings = {name: certificates}, {name: log.settings}
             table = accuracy_table(logs, self.radii, settings)
-            write_text(log.table, table.to_csv(index=False))
+            write_csv(log.table, table)
             text = json.dumps({**results, **self._meaning(log.settings)}, indent=2)
             write_text(log.summary, text + "\n")
             draw_curves(logs, log.figure, settings)

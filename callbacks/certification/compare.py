@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datamodules.arguments import within
-from datamodules.files.whole_files import write_text
+from datamodules.files.whole_files import write_csv
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,7 +58,7 @@ def overlay(paths: Sequence[Path], output: Path, grid: float = 0.25, alpha: floa
     radii = [radius for step in steps if (radius := round(grid * step, 10)) <= furthest]
     table = accuracy_table(logs, radii, settings)
     draw_curves(logs, output / "certified_accuracy.png", settings)
-    write_text(output / "certified_accuracy.csv", table.to_csv(index=False))
+    write_csv(output / "certified_accuracy.csv", table)
     return table
 
 

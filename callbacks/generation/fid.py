@@ -18,7 +18,7 @@ from callbacks.generation.measurement import Described, described, distances, st
 from callbacks.generation.statistics import kid_basis
 from datamodules.arguments import at_least, one_of
 from datamodules.classification.image_sets import ImageSet
-from datamodules.files.whole_files import save_figure, write_text
+from datamodules.files.whole_files import save_figure, write_csv
 from datamodules.jobs.peers import Peers
 from datamodules.prompts.captioned_set import CaptionedSet
 from datamodules.restoration.images import Split
@@ -241,7 +241,7 @@ def write_row(path: Path, row: dict[str, Any]) -> pd.DataFrame:
         earlier = pd.read_csv(path, dtype={"checkpoint": str})
         table = pd.concat([earlier.assign(checkpoint=earlier["checkpoint"].fillna("")), table])
     table = table.drop_duplicates(SAME, keep="last")
-    write_text(path, table.to_csv(index=False))
+    write_csv(path, table)
     return table
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from callbacks.generation.generated_blocks import sampled_bytes
 from callbacks.generation.image_requests import ImageRequest
-from datamodules.arguments import at_least, within
+from datamodules.arguments import within
 from datamodules.distributed.collectives import run_seed
 from datamodules.files.limits import sentence
 from datamodules.files.module_hash import hash_of_module
@@ -29,12 +29,15 @@ from lightning_modules.interfaces import (
     ImprovedNoise,
     PromptedGenerator,
     SeededRows,
+    SizedGenerator,
     TestSetGenerator,
 )
 from lightning_modules.sde.stochastic_steps import stepping_with
 
 IMAGES = "images"
 """Name of the folder of images."""
+MOST_STEPS, LARGEST_SIDE, MOST_GUIDANCE = 10_000, 16_384, 1_000
+"""Largest values of the options; with larger guidance scales, computations overflow and images are black."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,9 @@ class Settings:
     """Whether each image is also generated from ordinary initial noise, for comparison."""
 
     def __post_init__(self) -> None:
-        at_least(1, steps=self.steps, height=self.height, width=self.width)
-        at_least(0, guidance=self.guidance)
+        within(1, MOST_STEPS, steps=self.steps)
+        within(1, LARGEST_SIDE, height=self.height, width=self.width)
+        within(0, MOST_GUIDANCE, guidance=self.guidance)
         within(0, 1, "(]", strength=self.strength)
         if self.image is None and (self.mask is not None or self.strength is not None):
             raise ValueError(f"--{'strength' if self.mask is None else 'mask'} needs --image")
@@ -123,13 +127,19 @@ class ModuleGenerator:
         module: module with trained weights.
         settings: settings with which the module samples.
         configuration: configuration of the run, as JSON values.
+        trained_size: height and width of the training images, which are the default size of the images of a
+            text-to-image model.
 
     Raises:
         ValueError: if the module does not sample images, or does not support a given setting.
     """
 
     def __init__(
-        self, module: LightningModule, settings: Settings, configuration: Mapping[str, Any] | None = None
+        self,
+        module: LightningModule,
+        settings: Settings,
+        configuration: Mapping[str, Any] | None = None,
+        trained_size: tuple[int, int] | None = None,
     ) -> None:
         self.configuration = configuration or {}
         evaluated: Any = module.eval().requires_grad_(False)
@@ -151,12 +161,16 @@ class ModuleGenerator:
         allowed |= {"guidance"} if self._texts is not None else set()
         allowed |= {"negative_prompt"} if getattr(self._texts, "takes_negative_prompts", False) else set()
         allowed |= {"pairs"} if improved else set()
+        sized = isinstance(module, SizedGenerator) and isinstance(self._texts, TextToImage)
+        allowed |= {"height", "width"} if sized else set()
         allowed |= {"image"} if isinstance(module, ConditionedGenerator) else set()
         reject(
             [key for key in self._given if key not in allowed],
             self.name,
             "its own arguments can follow `--`, such as -- --model.sampler.num_steps 100",
         )
+        if sized:
+            self._set_size(settings, trained_size)
         if settings.steps is not None:
             self.module.num_inference_steps = settings.steps
         if settings.guidance is not None:
@@ -176,6 +190,16 @@ class ModuleGenerator:
                 raise ValueError(f"--pairs needs improved initial noise, but model.start is {self.module.start!r}")
             self.starts = [self.module.start, self.module.plain_start]
         self.folders = [IMAGES, *self.starts[1:]]
+
+    def _set_size(self, settings: Settings, trained_size: tuple[int, int] | None) -> None:
+        network: Any = self.module.network
+        height, width = trained_size or (network.image_size, network.image_size)
+        size = {"height": settings.height or height, "width": settings.width or width}
+        if wrong := {key: side for key, side in size.items() if side % network.size_multiple}:
+            key, side = next(iter(wrong.items()))
+            raise ValueError(f"--{key} must be a multiple of {network.size_multiple} for {self.name}, got {side}")
+        self.module.sample_size = tuple(size.values())
+        self._given |= size
 
     def check(self, requests: Sequence[ImageRequest]) -> None:
         first = requests[0]
@@ -270,6 +294,8 @@ class PipelineGenerator:
         self.pipeline.set_progress_bar_config(disable=True)
         self._takes = inspect.signature(self.pipeline.__call__).parameters
         reject([key for key in self._given if ARGUMENTS.get(key) not in self._takes], type(self.pipeline).__name__)
+        if (settings.height is None) != (settings.width is None):
+            raise ValueError("--height and --width belong together: many pipelines ignore one without the other")
         self._fixed = {ARGUMENTS[key]: value for key, value in self._given.items()}
         for key in ("image", "mask"):
             if (path := getattr(settings, key)) is not None:
@@ -336,6 +362,12 @@ class PipelineGenerator:
             images = getattr(self.pipeline(**self._call(block), generator=generator), "images", None)
         if not isinstance(images, list) or len(images) != len(block) or not isinstance(images[0], Image.Image):
             raise ValueError(f"{type(self.pipeline).__name__} must generate a list of {len(block)} images")
+        size = (self._fixed.get("width", images[0].width), self._fixed.get("height", images[0].height))
+        if images[0].size != size:
+            made, asked = (f"{height} x {width}" for width, height in (images[0].size, size))
+            raise ValueError(
+                f"{type(self.pipeline).__name__} rounds the size {asked} to {made}: give this --height and --width"
+            )
         pixels = [np.atleast_3d(each if each.mode == "L" else each.convert("RGB")) for each in images]
         return [np.stack(pixels).transpose(0, 3, 1, 2)]
 

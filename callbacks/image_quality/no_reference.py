@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from callbacks.image_quality.pyiqa_measures import pyiqa_measures
 from datamodules.files.pixels import read_pixels
-from datamodules.files.whole_files import write_text
+from datamodules.files.whole_files import write_csv
 
 
 def chosen_frames(files: Sequence[Path]) -> list[Path]:
@@ -78,6 +78,6 @@ class NoReferenceMetrics(Callback):
             return
         mean = pd.DataFrame(rows).drop(columns="name").mean()
         table = pd.DataFrame([*rows, {"name": "mean", **mean}])
-        write_text(folder.parent / "no_reference.csv", table.to_csv(index=False))
+        write_csv(folder.parent / "no_reference.csv", table)
         means = ", ".join(f"{name} {table[name].iloc[-1]:.4f}" for name in measures)
         rank_zero_info(f"Mean over {len(rows)} images of {folder}: {means}")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from callbacks.drawing.curves import draw_table
 from datamodules.distributed.collectives import all_reduce_sum
-from datamodules.files.whole_files import save_figure, write_text
+from datamodules.files.whole_files import save_figure, write_csv
 from lightning_modules.backbones.resized import enlarged
 from lightning_modules.interfaces import ImageMeasurer, Table, require
 from lightning_modules.metrics.image_quality import as_measured
@@ -112,5 +112,5 @@ class Sharpness(Callback):
             "images": [kind for kind in KINDS for _ in frequency],
         }
         table = Table(columns, logarithmic=("cycles per pixel", "mean power"))
-        write_text(Path(directory, "spectrum.csv"), pd.DataFrame(columns).to_csv(index=False))
+        write_csv(Path(directory, "spectrum.csv"), pd.DataFrame(columns))
         save_figure(draw_table(table), Path(directory, "figures", "spectrum.png"))

@@ -9,7 +9,7 @@ from torchmetrics import Metric
 
 from callbacks.image_quality.measures import LPIPS, measures_of
 from callbacks.image_quality.pyiqa_measures import pyiqa_measures
-from datamodules.files.whole_files import write_text
+from datamodules.files.whole_files import write_csv
 from lightning_modules.interfaces import ImageMeasurer, require
 from lightning_modules.metrics.image_quality import BUILT_IN, Measure
 
@@ -67,7 +67,7 @@ class ImageMetricsTable(Callback):
         if directory is None or not trainer.is_global_zero or not first or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         rows: list[dict[str, Any]] = require(pl_module, ImageMeasurer, "ImageMetricsTable").quality.table
-        write_text(Path(directory, "image_quality.csv"), with_means(pd.DataFrame(rows)).to_csv(index=False))
+        write_csv(Path(directory, "image_quality.csv"), with_means(pd.DataFrame(rows)))
 
 
 def with_means(table: pd.DataFrame) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +42,58 @@ def merged(reports: Sequence[Path]) -> "pd.DataFrame":
             f"runs of some folds are missing or not tested"
         )
     return together.sort_values("score", kind="stable", ignore_index=True)
+
+
+def unchecked(reported: int, source: Any) -> str:
+    """State how many images of the whole dataset a report does not cover. The text is empty if it covers all.
+
+    Args:
+        reported: number of images in the report.
+        source: the whole dataset. If it has no `label`, its size is unknown.
+    """
+    whole = len(getattr(source, "label", ()))
+    if whole <= reported:
+        return ""
+    return (
+        f"The label report covers {reported:,} of {whole:,} images. The labels of the other {whole - reported:,} "
+        f"(held out for validation or testing, in other folds, or dropped) are unchecked. To check all labels, train "
+        f"and test every fold with data.folds, and merge the reports with `train.py label_report`"
+    )
+
+
+def write_report(folder: Path, table: "pd.DataFrame") -> bool:
+    """Write `label_report.csv` and `cleaned_labels.csv`, unless a user has corrected `cleaned_labels.csv` by hand.
+
+    Returns:
+        Whether `cleaned_labels.csv` was written. If false, it was corrected, and is unchanged.
+    """
+    from callbacks.labels.cleaning import CLEANED, cleaned_labels
+    from datamodules.files.whole_files import csv_text, write_csv, write_text
+
+    cleaned = csv_text(cleaned_labels(table))
+    kept = is_corrected(folder, cleaned)
+    write_csv(folder / REPORT, table)
+    if not kept:
+        write_text(folder / CLEANED, cleaned)
+    return not kept
+
+
+def is_corrected(folder: Path, cleaned: str) -> bool:
+    """Return whether `cleaned_labels.csv` differs from a new text, and from what `label_report.csv` beside it gives."""
+    from callbacks.labels.cleaning import CLEANED, cleaned_labels
+    from datamodules.files.number_tables import read_csv
+    from datamodules.files.whole_files import csv_text
+
+    path = folder / CLEANED
+    if not path.is_file() or (found := path.read_bytes()) == cleaned.encode():
+        return False
+    types: dict[str, Any] = {"clean_label": "Int64", "name": str}
+    try:
+        report = read_csv(folder / REPORT, "label report", dtype=types, float_precision="round_trip", na_values={
+            "clean_label": [""]}, keep_default_na=False)  # fmt: skip
+        return found != csv_text(cleaned_labels(report)).encode()
+    except (ValueError, KeyError, TypeError):  # the report is missing, or was itself changed
+        return True
 
 
 def read_report(path: Path) -> "pd.DataFrame":

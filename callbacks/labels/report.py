@@ -14,11 +14,12 @@ from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 from torch import Tensor
 
-from callbacks.labels.cleaning import CLEANED, cleaned_labels, with_actions, wrong_fraction
+from callbacks.labels.cleaning import CLEANED, with_actions, wrong_fraction
 from callbacks.labels.measures import judged, report_metrics
+from callbacks.labels.merge import unchecked, write_report
 from callbacks.labels.report_figure import draw_worst_labels
 from datamodules.arguments import at_least, within
-from datamodules.files.whole_files import save_figure, write_text
+from datamodules.files.whole_files import save_figure
 from datamodules.loading.own_loaders import gives_positions
 from lightning_modules.interfaces import (
     UNVERIFIED,
@@ -53,7 +54,8 @@ class LabelReport(Callback):
       `suspected` (0 or 1), `in_sample` (1, or 0 for held-out images) and, if known, `clean_label`, which is empty for
       unverified images;
     * `cleaned_labels.csv`, in dataset order: an action (`keep`, `relabel` or `drop`) and a confidence for each label,
-      by the rule of `callbacks.labels.cleaning.with_actions`; a later run can train on this file with `FromCSV`;
+      by the rule of `callbacks.labels.cleaning.with_actions`; a later run can train on this file with `FromCSV`. If
+      you have corrected an earlier file of this name, it is unchanged;
     * `figures/label_report.png`, the images with the worst labels.
 
     The callback logs the fraction of suspected labels, `test/labels_suspected`, and the estimated fraction of wrong
@@ -137,6 +139,8 @@ class LabelReport(Callback):
                     "The label report is in-sample: the network was trained on these labels, and does not suspect a "
                     "false label it has memorised. Set data.folds to report on held-out images."
                 )
+            if left := unchecked(len(table), getattr(loader.dataset, "source", None)):
+                rank_zero_info(left)
             if not self.written:
                 self._write(Path(directory), table, trainer, loader)
             rank_zero_info(in_words(table, metrics, Path(directory, CLEANED)))
@@ -189,8 +193,11 @@ class LabelReport(Callback):
 
     def _write(self, directory: Path, table: pd.DataFrame, trainer: Trainer, loader: Any) -> None:
         written = table.replace({"clean_label": {UNVERIFIED: ""}})
-        write_text(directory / "label_report.csv", written.to_csv(index=False))
-        write_text(directory / CLEANED, cleaned_labels(written).to_csv(index=False))
+        if not write_report(directory, written):
+            rank_zero_info(
+                f"{directory / CLEANED} was corrected by hand, and is unchanged: rename it, and test again to have it "
+                f"written"
+            )
         worst = table.head(self.num_images)
         request = next(iter(loader.sampler))._replace(indices=torch.from_numpy(worst["index"].to_numpy(copy=True)))
         image = trainer.strategy.batch_to_device(loader.dataset[request])["image"]

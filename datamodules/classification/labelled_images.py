@@ -30,6 +30,7 @@ from datamodules.classification.labelled_set import (
 )
 from datamodules.corruptions.label_noise import FromCSV, LabelNoise
 from datamodules.corruptions.seeded import seeded
+from datamodules.files.image_files import Crop
 from datamodules.loading.gathered_labels import gathered_labels
 from datamodules.loading.global_batches import GlobalBatches
 from datamodules.loading.node_shards import NodeBatches, NodeShards
@@ -157,6 +158,11 @@ class LabelledImages(SeededBatches):
     def image_shape(self) -> tuple[int, ...]:
         """Shape C, H, W of the input images of the network."""
         return self.images.image_shape
+
+    @property
+    def crop(self) -> Crop | None:
+        """How images are resized and cropped; None if they are not."""
+        return getattr(self.images, "crop", None)
 
     @property
     def class_names(self) -> Sequence[str] | None:

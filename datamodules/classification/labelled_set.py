@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from datamodules.batches import UNVERIFIED
 from datamodules.classification.image_sets import ImageSource
 from datamodules.files.number_tables import read_csv
-from datamodules.files.whole_files import whole_file
+from datamodules.files.whole_files import write_csv
 from datamodules.loading.global_batches import Request
 from datamodules.randomness.counter import sample_uniform
 
@@ -234,8 +234,7 @@ def keep_labels(path: Path, drawn: "pd.DataFrame", table: str | None, write: boo
     """
     if not path.is_file():  # later errors are raised on all ranks that see the file, so no rank waits
         if write:
-            with whole_file(path) as partial:
-                drawn.to_csv(partial, index=False)
+            write_csv(path, drawn)
         return
     kept = read_csv(path, "labels of the run", dtype=str, keep_default_na=False)
     source = "the labels generated now" if table is None else f"the labels in {table}"

@@ -3,15 +3,18 @@
 A killed run leaves no partial file under the final name, and concurrent readers never read a partial file.
 """
 
+import csv
 import errno
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 
@@ -30,12 +33,19 @@ def naming(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else _number_in(error)
+        if number not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise OSError(
-            f"{path} could not be written: {error.strerror}; free some space, or use a different disk"
+            f"{path} could not be written: {os.strerror(number)}; free some space, or use a different disk"
         ) from error
+
+
+def _number_in(error: Exception) -> int | None:
+    """Return the number of the operating system's error in the message of an error of safetensors."""
+    found = re.search(r"\(os error ([0-9]+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
+    return None if found is None else int(found[1])
 
 
 @contextmanager
@@ -86,6 +96,23 @@ def write_text(path: Path, text: str) -> None:
     """
     with whole_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def csv_text(table: "pd.DataFrame", **options: Any) -> str:
+    """Convert a table to CSV, without its index.
+
+    If a text contains a carriage return, all texts are quoted. Otherwise readers would take it for the end of a row.
+    """
+    text = table.to_csv(index=False, **options)
+    return table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, **options) if "\r" in text else text
+
+
+def write_csv(path: Path, table: "pd.DataFrame") -> None:
+    """Write a table to a CSV file atomically.
+
+    For details, see `csv_text` and `whole_file`.
+    """
+    write_text(path, csv_text(table))
 
 
 def save_figure(figure: "Figure", path: Path, dpi: int = 150) -> None:

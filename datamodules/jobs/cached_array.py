@@ -9,8 +9,8 @@ same entry, one run computes it while the others wait for a lock.
 """
 
 import contextlib
-import fcntl
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +22,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 
 from datamodules.distributed.collectives import broadcast, rank
+from datamodules.files.owner import owned_path, remove_lock
 from datamodules.files.whole_files import whole_file
 from datamodules.jobs.peers import Peers, remove_ended_ranks
 from datamodules.jobs.resumable_map import ResumableMap
@@ -64,7 +65,7 @@ def cached_array(
         with Peers(entry, told_to_end) as peers, contextlib.ExitStack() as held:
 
             def begin() -> bool:
-                held.enter_context(locked(entry))
+                held.enter_context(owned_path(entry, patience=math.inf))
                 there = entry.is_dir()  # another run may have computed it meanwhile
                 if not there:
                     _say_why(folder, name, identity)
@@ -74,6 +75,7 @@ def cached_array(
                 _compute(entry, identity, num_parts, compute, peers)
     elif rank() == 0:
         remove_ended_ranks(entry, time.time_ns())  # left by a run that was killed after it had written the entry
+        remove_lock(entry)
     return _read(entry, identity)
 
 
@@ -107,24 +109,6 @@ def _join(path: Path, parts: list[Path]) -> None:
             whole[start : start + len(array)] = array
             start += len(array)
         whole.flush()
-
-
-@contextlib.contextmanager
-def locked(entry: Path) -> Iterator[None]:
-    """Lock an entry while this run computes it.
-
-    The operating system releases the lock when the process ends for any reason.
-    """
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    with entry.with_name(f".{entry.name}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            rank_zero_info(f"Waiting for {entry}, which another run is computing")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:
-            pass  # the file system does not support locks
-        yield
 
 
 def _say_why(folder: Path, name: str, identity: dict[str, Any]) -> None:

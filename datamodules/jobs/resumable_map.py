@@ -5,6 +5,7 @@ If the run is killed, finished items are kept.
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,6 +13,7 @@ from typing import Any, Self
 from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.distributed.collectives import rank, world_size
+from datamodules.files.owner import owned_path
 from datamodules.files.whole_files import remove_partial_files
 from datamodules.jobs.peers import Peers
 from datamodules.jobs.settings import reject_other_settings, stored_settings, write_settings
@@ -30,7 +32,7 @@ class ResumableMap:
 
     The settings are written before the first result. Existing results are rejected if their recorded settings are
     missing or differ from `settings`. Recorded settings without results are overwritten. An error on one rank stops all
-    ranks, see `Peers`.
+    ranks, see `Peers`. Rank 0 locks the folder of the store for all ranks, so that only one job at a time writes to it.
 
     Args:
         store: store of the results. It must be on storage that all ranks share.
@@ -39,11 +41,13 @@ class ResumableMap:
         remedy: advice in the error message that is raised if existing results have different settings.
         told_to_end: function that returns whether the run was asked to stop, for example by SIGTERM.
         name: name of the job in progress messages. None means the name of the folder of the store.
-        peers: an open `Peers` context, which the caller closes. None opens a new context.
+        peers: an open `Peers` context, which the caller closes. None opens a new context. Another job's `Peers` implies
+            that this job's folder is locked, too.
+        patience: time in seconds to wait for another job that writes to the store.
 
     Raises:
-        ValueError: on entering, if the results in the store were computed with other settings. The message lists the
-            differences.
+        ValueError: on entering, if another job writes to the store, or if the results in the store were computed with
+            other settings. The message names the other process or lists the differences.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class ResumableMap:
         told_to_end: Callable[[], bool] = lambda: False,
         name: str | None = None,
         peers: Peers | None = None,
+        patience: float = 0.0,
     ) -> None:
         self.store = store
         self.settings = settings
@@ -62,7 +67,9 @@ class ResumableMap:
         self.remedy = remedy
         self.name = name or store.folder.name
         self.peers = peers or Peers(store.folder, told_to_end)
+        self.patience = patience
         self._meets = peers is None
+        self._owned = ExitStack()
 
     def __enter__(self) -> Self:
         self.open()
@@ -72,8 +79,11 @@ class ResumableMap:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.store.close()
-        if self._meets:
-            self.peers.__exit__(kind, error, trace)
+        try:
+            if self._meets:
+                self.peers.__exit__(kind, error, trace)
+        finally:
+            self._owned.close()
 
     def open(self) -> None:
         """Start the job.
@@ -89,8 +99,12 @@ class ResumableMap:
         try:
             self.peers.on_first_rank(action)
         except BaseException as error:
-            self.peers.fail(error)
+            self._fail(error)
             raise
+
+    def _fail(self, error: BaseException) -> None:
+        self.peers.fail(error)
+        self._owned.close()
 
     def close(self) -> None:
         """End the job.
@@ -100,7 +114,9 @@ class ResumableMap:
         self.__exit__(None, None, None)
 
     def _settle(self) -> None:
-        """Write the settings, or compare them with the recorded settings."""
+        """Lock the store, and write the settings, or compare them with the recorded settings."""
+        if self._meets:
+            self._owned.enter_context(owned_path(self.store.folder, self.patience, self.remedy))
         self.store.tidy()
         remove_partial_files(self.settings_file.parent, self.settings_file.stem)
         found = stored_settings(self.settings_file)
@@ -139,7 +155,7 @@ class ResumableMap:
                     self.store.write(keys[position], value, "" if digests is None else digests[position])
             self.peers.check()
         except BaseException as error:
-            self.peers.fail(error)
+            self._fail(error)
             raise
         return [keys[position] for position in missing]
 

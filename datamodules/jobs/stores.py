@@ -20,7 +20,7 @@ from torch import Tensor
 from datamodules.distributed.collectives import rank
 from datamodules.files.audio_files import digest_in, write_recording
 from datamodules.files.png import digest_in_png, write_png
-from datamodules.files.whole_files import DamagedFile, remove_partial_files, whole_file, write_text
+from datamodules.files.whole_files import DamagedFile, remove_partial_files, whole_file, write_csv
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -156,7 +156,7 @@ def csv_files(folder: Path) -> Files:
     """Return a store of tables as CSV files."""
 
     def write(path: Path, table: "pd.DataFrame", digest: str) -> None:
-        write_text(path, table.to_csv(index=False))
+        write_csv(path, table)
 
     return Files(folder, ".csv", write)
 

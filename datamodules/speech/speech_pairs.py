@@ -14,7 +14,7 @@ from torch import Tensor
 from datamodules.arguments import at_least
 from datamodules.corruptions.seeded import seeded
 from datamodules.files.audio_files import LOUDEST, UnreadableRecording, read_recording, recording_names
-from datamodules.files.whole_files import write_text
+from datamodules.files.whole_files import write_csv
 from datamodules.loading.global_batches import Request
 from datamodules.loading.whole_images import SizedSet, WholeImageSets
 from datamodules.randomness.counter import sample_uniform
@@ -106,7 +106,7 @@ class SpeechPairs(WholeImageSets):
         if recordings.table is not None and directory is not None and self.trainer.is_global_zero:  # type: ignore[union-attr]
             several = [name for name, test in self.tests.items() if test is one and len(self.tests) > 1]
             stem = "_".join([recordings.table_name, split, *several])
-            write_text(Path(directory, f"{stem}.csv"), recordings.table.to_csv(index=False))
+            write_csv(Path(directory, f"{stem}.csv"), recordings.table)
         return recordings
 
     def new_images(self, folder: str) -> SizedSet:

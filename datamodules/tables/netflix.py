@@ -7,6 +7,7 @@ memory.
 """
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ from scipy.sparse import csr_array
 from datamodules.files.data_directory import data_directory
 from datamodules.files.limits import sentence, whole_numbers
 from datamodules.files.number_tables import read_csv
-from datamodules.jobs.cached_array import locked
+from datamodules.files.owner import owned_path
 from datamodules.jobs.settings import key_of
 from datamodules.tables.ratings import RatingSet
 
@@ -222,7 +223,7 @@ class Netflix(RatingSet):
         states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         identity = {"files": states, "min_ratings": self.min_ratings}
         entry = Path(self.cache_dir, f"netflix-{key_of(identity)}")
-        with locked(entry):
+        with owned_path(entry, patience=math.inf):
             if not entry.is_dir():
                 partial = entry.with_name(f"{entry.name}.partial")
                 shutil.rmtree(partial, ignore_errors=True)

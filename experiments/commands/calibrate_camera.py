@@ -24,13 +24,20 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     from datamodules.corruptions.image_noise.calibration import calibrated
+    from datamodules.corruptions.image_noise.camera import camera
     from datamodules.corruptions.image_noise.frames import read_frames
+    from datamodules.files.owner import owned_path
 
     if not options.output.absolute().parent.is_dir():
         raise FileNotFoundError(f"--output {options.output}: its folder does not exist")
-    found = read_frames(options.frames)
-    camera = calibrated([each for pair in found.recordings.values() for each in pair], found.white - found.black)
-    camera.save(options.output)
+    with owned_path(options.output):
+        found = read_frames(options.frames)
+        measured = calibrated([each for pair in found.recordings.values() for each in pair], found.white - found.black)
+        if options.output.is_file() and camera(str(options.output)) != measured:
+            raise FileExistsError(
+                f"{options.output} has other values, perhaps corrected by hand: rename it, or choose another --output"
+            )
+        measured.save(options.output)
     for name, recordings in found.recordings.items():
         for one in recordings:
             print(f"{name}: K {one.gain:.4g}, noise in the dark {one.gaussian:.4g}, row noise {one.row:.4g}")

@@ -27,8 +27,10 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     from callbacks.certification.compare import overlay
+    from datamodules.files.owner import owned_path
 
-    table = overlay(options.logs, options.output, options.grid, options.alpha)
+    with owned_path(options.output):
+        table = overlay(options.logs, options.output, options.grid, options.alpha)
     loose = table["tight"].eq(False)
     table["shown"] = [
         f"{'>= ' * low}{share:.3f}" for share, low in zip(table["certified_accuracy"], loose, strict=True)

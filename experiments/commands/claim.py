@@ -46,13 +46,14 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from datamodules.files.owner import owned_path
 from experiments.arguments import PROGRAM
 from experiments.claims.statements import ABOVE, check_metrics, commands_of, plan, select, try_metrics
 from experiments.claims.verdicts import Row, cells, decide, finished_runs, read_claims, write, write_claims
 from experiments.compare import show
 from experiments.launching.launchers import add_arguments, launcher, resources
 from experiments.launching.preflight import metrics_of_short_run, preflight
-from experiments.launching.run_queue import TRAIN, Failure, lock, print_failures, run_all
+from experiments.launching.run_queue import GRACE_SECONDS, TRAIN, Failure, lock, print_failures, run_all
 from experiments.results import latest, table, terminal
 
 
@@ -95,7 +96,8 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
     failures: list[Failure] = []
     verdicts, every = [], list[Row]()
     try:
-        with lock([each.output for each in places]) as locks:
+        above = [options.output or ABOVE] if len(places) > 1 else []
+        with lock([*above, *(each.output for each in places)]) as locks:
             compared = [run for each in places for run in finished_runs(each)]
             batches = [(compared, None), *(batch for each in places for batch in list(each.batches())[1:])]
             for own, cpu_seconds in batches:
@@ -114,10 +116,11 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
                 write(rows, each.output)
                 verdicts += decided
                 every += rows
-        if len(places) > 1:
-            write(every, options.output or ABOVE)
+            for folder in above:
+                write(every, folder)
         if options.record:
-            write_claims(options.record, latest([*read_claims(options.record), *every], ["claim"]))
+            with owned_path(options.record, GRACE_SECONDS, "choose another --record"):
+                write_claims(options.record, latest([*read_claims(options.record), *every], ["claim"]))
     except KeyboardInterrupt:
         done = sum(run.finished for run in runs)
         print(f"interrupted: {done} of {len(runs)} runs are finished; repeat the command to continue", file=sys.stderr)

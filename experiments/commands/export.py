@@ -15,6 +15,7 @@ the program are compared with those of the model. The formats are:
 
 import math
 from argparse import ArgumentParser, Namespace
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,12 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> int:
-    from experiments.exporting.folder import check_new, check_packages, write_folder
+    from datamodules.files.owner import check_new
+    from experiments.exporting.folder import check_packages, write_folder
+    from experiments.exporting.preprocessing import preprocessing
     from experiments.exporting.program import trace
     from experiments.load_run import load_run
-    from lightning_modules.interfaces import Exportable, FixedImageShape
+    from lightning_modules.interfaces import CroppedImageSource, Exportable, FixedImageShape
 
     output = options.output or options.run / f"export_{options.format}"
     check_packages(options.format)
@@ -51,9 +54,13 @@ def run(options: Namespace) -> int:
         )
     exported = module.exported(options.sigma)
     sizes = dict(exported.sizes)
+    trained = None
+    with suppress(OSError, ValueError):  # the data may be in files that are not on this machine
+        trained = data.image_shape if isinstance(data, FixedImageShape) else None
+    preprocessed = preprocessing(trained, data.crop if trained and isinstance(data, CroppedImageSource) else None)
     if options.image_shape or not sizes:
-        shape = options.image_shape or (data.image_shape if isinstance(data, FixedImageShape) else ())
-        if len(shape) != 3 or min(shape) < 1:
+        shape = options.image_shape or trained
+        if shape is None or len(shape) != 3 or min(shape) < 1:
             raise ValueError(f"images of {type(data).__name__} have no known shape: give --image_shape C H W")
         if math.prod(shape) > MOST_VALUES:
             raise ValueError(
@@ -62,7 +69,8 @@ def run(options: Namespace) -> int:
         sizes |= dict(zip("CHW", shape, strict=True))
     with exported.weights:
         traced = trace(module, exported, sizes)
-        write_folder(output, options.format, options.run, module, exported, traced, _class_names(data), _plain(module))
+        names, state = _class_names(data), _plain(module)
+        write_folder(output, options.format, options.run, module, exported, traced, names, state, preprocessed)
     print(f"written: {output}")
     if traced.multiple == 0 and {"H", "W"} <= sizes.keys():
         size = f"{sizes['H']} x {sizes['W']}"

@@ -41,8 +41,9 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="sampling steps; default: the model's")
     parser.add_argument("--guidance", type=float, help="guidance scale; default: the model's")
     parser.add_argument("--negative_prompt", help="text that guidance moves away from")
-    parser.add_argument("--height", type=int, help="height of a pipeline's images, in pixels")
-    parser.add_argument("--width", type=int, help="width of a pipeline's images, in pixels")
+    size_help = "in pixels; default: that of the training images of a run, or a pipeline's own"
+    parser.add_argument("--height", type=int, help=f"height of text-to-image models' images, {size_help}")
+    parser.add_argument("--width", type=int, help=f"width of text-to-image models' images, {size_help}")
     parser.add_argument(
         "--image",
         type=Path,
@@ -118,6 +119,7 @@ def of_run(options: Namespace, settings: Any) -> tuple[Any, Any]:
     from experiments.config_files import dotted
     from experiments.load_run import load_built
     from experiments.parsing.readable_errors import readable
+    from lightning_modules.interfaces import FixedImageShape, SizedGenerator
 
     alone = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.num_nodes", "1"]
     alone += ["--trainer.strategy", "auto"]
@@ -129,4 +131,6 @@ def of_run(options: Namespace, settings: Any) -> tuple[Any, Any]:
     built.model.trainer = built.trainer
     model = built.parsed.grammar.config_dump["model"]
     configuration = {**dotted({"model": model}), "precision": built.trainer.precision}
-    return ModuleGenerator(built.model, settings, configuration), built.trainer.precision
+    sized = isinstance(built.model, SizedGenerator) and isinstance(built.datamodule, FixedImageShape)
+    size = built.datamodule.image_shape[1:] if sized else None
+    return ModuleGenerator(built.model, settings, configuration, size), built.trainer.precision

@@ -4,10 +4,11 @@
         --config configs/callbacks/label_report.yaml --data.folds 5
     python train.py label_report runs/folds
 
-Each label is judged by a network that was not trained on it. The command writes two files to the first of the given
-directories. `label_report.csv` has the same columns as the reports of the runs. Its column `row` identifies an image,
-whereas its column `index` is the position of the image within a fold. `cleaned_labels.csv` lists `keep`, `relabel` or
-`drop` for each label. `FromCSV` reads both files. To train on `cleaned_labels.csv`:
+Each label is judged by a network that was not trained on it. The command writes two files to the given folder, or to
+the folder --output, which is required for several folders. `label_report.csv` has the same columns as the reports of
+the runs. Its column `row` identifies an image, whereas its column `index` is the position of the image within a fold.
+`cleaned_labels.csv` lists `keep`, `relabel` or `drop` for each label. If you have corrected this file by hand, it is
+never overwritten. `FromCSV` reads both files. To train on `cleaned_labels.csv`:
 
     --data.label_noise "{class_path: datamodules.corruptions.label_noise.FromCSV, init_args: {
         path: runs/folds/cleaned_labels.csv, partial: true, classes: number}}"
@@ -41,6 +42,7 @@ LARGEST = 5000
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", type=Path, help="run directories, or one folder with all of them")
+    parser.add_argument("--output", type=Path, help="folder of the merged report; default: the given folder")
     parser.add_argument("--html", action="store_true", help="write a page of thumbnails, label_report.html")
     parser.add_argument(
         "--most", type=positive_number, default=500, help=f"images on the page, at most {LARGEST}; default: 500"
@@ -51,6 +53,7 @@ def write_html(table: "pd.DataFrame", run: Path, path: Path, most: int) -> None:
     """Write a page with the most suspicious labels of a report, and with the images from the run's dataset."""
     import torch
 
+    from callbacks.labels.merge import unchecked
     from callbacks.labels.report_page import suspicious_rows, write_page
     from experiments.load_run import load_run
     from lightning_modules.interfaces import TrainingImageSource, require
@@ -73,6 +76,8 @@ def write_html(table: "pd.DataFrame", run: Path, path: Path, most: int) -> None:
 
     write_page(path, worst, thumbnails(), len(table))
     print(f"written: {path}, {len(worst)} of {len(table)} images")
+    if left := unchecked(len(table), source):
+        print(left)
 
 
 def run(options: Namespace) -> int:
@@ -80,17 +85,24 @@ def run(options: Namespace) -> int:
         raise ValueError(f"--most must be at most {LARGEST}, got {options.most}")
     from callbacks.labels.cleaning import CLEANED, cleaned_labels, wrong_fraction
     from callbacks.labels.measures import report_metrics
-    from callbacks.labels.merge import REPORT, merged, read_report
+    from callbacks.labels.merge import REPORT, is_corrected, merged, read_report, write_report
     from callbacks.labels.report_page import PAGE
     from datamodules.batches import UNVERIFIED
-    from datamodules.files.whole_files import write_text
+    from datamodules.files.owner import ANOTHER, owned_folder
+    from datamodules.files.whole_files import csv_text
 
     runs = options.runs
-    output = runs[0] / REPORT
-    if options.html and len(runs) == 1 and output.is_file() and (runs[0] / "config.yaml").is_file():
-        write_html(read_report(output), runs[0], output.with_name(PAGE), options.most)
+    if len(runs) > 1 and options.output is None:
+        raise ValueError(f"{len(runs)} folders are merged: give --output FOLDER, where to write their report")
+    folder = options.output or runs[0]
+    output = folder / REPORT
+    own = runs[0] / REPORT
+    if options.html and len(runs) == 1 and own.is_file() and (runs[0] / "config.yaml").is_file():
+        with owned_folder(folder):
+            write_html(read_report(own), runs[0], folder / PAGE, options.most)
         return 0
-    reports = [path for run in runs for path in sorted(run.rglob(REPORT)) if path != output or len(runs) > 1]
+    merging = [path for run in runs for path in sorted(run.rglob(REPORT))]
+    reports = [path for path in merging if path.resolve() != output.resolve()]
     if not reports and output.is_file():
         raise ValueError(
             f"{runs[0]} is one run, whose report is {output}: add --html to write a page of this report, or "
@@ -98,17 +110,17 @@ def run(options: Namespace) -> int:
         )
     if not reports:
         raise FileNotFoundError(f"{runs[0]} contains no {REPORT}: test with configs/callbacks/label_report.yaml")
-    if len(runs) > 1:
-        output = Path(REPORT)
     table = merged(reports)
-    write_text(output, table.to_csv(index=False))
-    write_text(output.with_name(CLEANED), cleaned_labels(table).to_csv(index=False))
+    with owned_folder(folder):
+        if is_corrected(folder, csv_text(cleaned_labels(table))):
+            raise FileExistsError(f"{folder / CLEANED} was corrected by hand: rename it, or {ANOTHER}")
+        write_report(folder, table)
+        if options.html:
+            write_html(table, reports[0].parent, folder / PAGE, options.most)
     clean = table["clean_label"].fillna(UNVERIFIED).to_numpy(int) if "clean_label" in table else None
     given, suspected, score = (table[key].to_numpy() for key in ("given", "suspected", "score"))
     metrics = report_metrics(given, suspected == 1, score, clean) | wrong_fraction(table)
     for name, value in metrics.items():
         print(f"{name} {value:.4f}")
-    if options.html:
-        write_html(table, reports[0].parent, output.with_name(PAGE), options.most)
     print(f"written: {output} and {CLEANED}, {len(table)} images of {len(reports)} folds")
     return 0

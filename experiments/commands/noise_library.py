@@ -47,7 +47,7 @@ def contact_sheet(names: Sequence[str], frames: "NDArray[np.uint8]", path: Path)
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("videos", type=Path, help="folder of clips: folders of frames, or video files")
-    parser.add_argument("library", type=Path, help="output folder; must be empty or not exist")
+    parser.add_argument("library", type=Path, help="new folder")
     parser.add_argument("--size", type=int, default=64, help="side of a window, in pixels; default: 64")
     parser.add_argument("--frames", type=int, help="frames per sequence (longer clips are split); default: all")
     parser.add_argument(
@@ -67,28 +67,29 @@ def run(options: Namespace) -> int:
     import numpy as np
 
     from datamodules.arguments import at_least
+    from datamodules.files.owner import new_folder
     from datamodules.video.folder_sets import named_clips, opened
     from datamodules.video.noise_windows import WindowTest, collected
 
     at_least(1, frames=options.frames)
     bounds = ("size", "max_variance", "min_mean", "max_variance_change", "max_mean_change")
     test = WindowTest(**{name: getattr(options, name) for name in bounds})
-    if options.library.exists() and any(options.library.iterdir()):
-        raise ValueError(f"library {options.library} is not empty; remove it, or choose another folder")
     names: list[str] = []
     shown: list[NDArray[np.uint8]] = []
-    for name, path in named_clips(options.videos, "videos").items():
-        before = len(names)
-        clip = opened(path, 1 if options.grey else 3)
-        for folder, frames in collected(name, clip, options.library, test, options.frames):
-            names.append(folder.name)
-            shown.append(frames)
-        print(f"{name}: {clip.shape[0]} frames of {clip.shape[2]} x {clip.shape[3]}: {len(names) - before} sequences")
-    if not names:
-        raise ValueError(
-            f"no window of {options.size} x {options.size} pixels shows only noise; increase max_variance, or use "
-            f"videos with plain surfaces"
-        )
-    contact_sheet(names, np.stack(shown), options.library / "contact_sheet.png")
+    with new_folder(options.library, remedy="choose another folder") as library:
+        for name, path in named_clips(options.videos, "videos").items():
+            before = len(names)
+            clip = opened(path, 1 if options.grey else 3)
+            for folder, frames in collected(name, clip, library, test, options.frames):
+                names.append(folder.name)
+                shown.append(frames)
+            said = f"{clip.shape[0]} frames of {clip.shape[2]} x {clip.shape[3]}: {len(names) - before} sequences"
+            print(f"{name}: {said}")
+        if not names:
+            raise ValueError(
+                f"no window of {options.size} x {options.size} pixels shows only noise; increase max_variance, or use "
+                f"videos with plain surfaces"
+            )
+        contact_sheet(names, np.stack(shown), library / "contact_sheet.png")
     print(f"{len(names)} sequences are written to {options.library}; contact_sheet.png shows them")
     return 0

@@ -9,6 +9,7 @@ import subprocess
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from datamodules.files.owner import owned_path
 from datamodules.files.whole_files import write_text
 from experiments.config_files import PROJECT
 from experiments.pages import generated, make_pictures
@@ -22,13 +23,14 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> int:
-    try:
-        if options.pictures:
-            make_pictures(options.pictures, options.only)
-    except subprocess.CalledProcessError as error:
-        raise ValueError(str(error)) from None
-    if options.demo:
-        shrink(options.demo / "curves.png", PROJECT / "docs/images/demo.png")
-    for path, text in generated().items():
-        write_text(path, text)
+    with owned_path(PROJECT / "docs", remedy="stop it"):
+        try:
+            if options.pictures:
+                make_pictures(options.pictures, options.only)
+        except subprocess.CalledProcessError as error:
+            raise ValueError(str(error)) from None
+        if options.demo:
+            shrink(options.demo / "curves.png", PROJECT / "docs/images/demo.png")
+        for path, text in generated().items():
+            write_text(path, text)
     return 0

@@ -33,9 +33,11 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> int:
-    import shutil
+    from contextlib import ExitStack
     from tempfile import TemporaryDirectory
 
+    from datamodules.files.owner import new_folder
+    from datamodules.files.whole_files import naming
     from experiments.hub.upload import check_repo_id, upload
 
     if options.repo_id is None and options.output is None:
@@ -44,20 +46,17 @@ def run(options: Namespace) -> int:
         check_repo_id(options.repo_id)
     elif options.private or options.revision:
         raise ValueError("--private and --revision need OWNER/NAME")
-    above = None
-    if options.output is not None:
-        if options.output.exists():
-            raise FileExistsError(f"--output {options.output} exists already: name a new folder")
-        above = options.output.absolute().parent
-        above.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=above) as temporary:
-        folder = Path(temporary, "run")
+    with ExitStack() as stack:
+        if options.output is None:
+            folder = Path(stack.enter_context(TemporaryDirectory()))
+            stack.enter_context(naming(folder))
+        else:
+            folder = stack.enter_context(new_folder(options.output))
         _write(options, folder)
         if options.repo_id is not None:
             print(f"uploaded: {upload(folder, options.repo_id, options.private, options.revision)}")
-        if options.output is not None:
-            shutil.move(folder, options.output)
-            print(f"written: {options.output}")
+    if options.output is not None:
+        print(f"written: {options.output}")
     return 0
 
 

@@ -72,7 +72,8 @@ def run(options: Namespace) -> int:
     )
     from callbacks.generation.folders import device_named
     from datamodules.arguments import at_least
-    from datamodules.files.whole_files import write_text
+    from datamodules.files.owner import owned_path
+    from datamodules.files.whole_files import write_csv
 
     models, weights = dict(options.models), dict(options.weights)
     at_least(1, batch_size=options.batch_size)
@@ -85,9 +86,10 @@ def run(options: Namespace) -> int:
         loaded = {name: build_score(name, models, weights, options.local_files_only) for name in options.scores}
     except ImportError as error:
         raise ValueError(str(error)) from error
-    table = score_folder(options.folder, loaded, options.prompts, options.batch_size, options.cache_dir, device)
     output = options.output or options.folder / "scores.csv"
-    write_text(output, table.to_csv(index=False))
+    with owned_path(output):
+        table = score_folder(options.folder, loaded, options.prompts, options.batch_size, options.cache_dir, device)
+        write_csv(output, table)
     for name in options.scores:
         deviation = table[name].std() / math.sqrt(len(table)) if len(table) > 1 else math.nan
         print(f"{name} {table[name].mean():.6g} +- {deviation:.2g} ({len(table)} images)")

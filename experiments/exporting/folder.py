@@ -2,54 +2,23 @@
 
 import json
 import re
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from datamodules.files.whole_files import naming, write_text
+from datamodules.files.owner import new_folder
+from datamodules.files.whole_files import write_text
+from experiments.exporting.preprocessing import section, timm_keys
 from experiments.exporting.program import SIDES, SMALLEST, TOLERANCE, Traced, difference, others
 from experiments.exporting.weights import write_weights
 from experiments.results import markdown, read_test_metrics
 
 PROGRAMS = {"torch": "model.pt2", "onnx": "model.onnx"}
 """File name of the program for each format. The format safetensors has no program."""
-
-
-def check_new(folder: Path) -> None:
-    """Raise an error if a folder already exists.
-
-    Raises:
-        FileExistsError: if the folder exists.
-    """
-    if folder.exists() or folder.is_symlink():
-        raise FileExistsError(f"{folder} exists, and an export never overwrites a folder: remove it or change --output")
-
-
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """Context manager that yields a temporary folder and renames it to `folder` at the end.
-
-    If an error occurs, the temporary folder is removed.
-
-    Raises:
-        FileExistsError: if the folder exists.
-    """
-    check_new(folder)
-    partial = folder.with_name(f".{folder.name}.partial-{token_hex(4)}")
-    partial.mkdir(parents=True)
-    try:
-        with naming(folder):
-            yield partial
-            partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_folder(
@@ -61,6 +30,7 @@ def write_folder(
     traced: Traced,
     class_names: Sequence[str] | None,
     state: Mapping[str, Tensor] | None,
+    preprocessed: dict[str, Any],
 ) -> None:
     """Write the folder of an export.
 
@@ -74,6 +44,7 @@ def write_folder(
         traced: traced function of the model.
         class_names: names of the classes, if known.
         state: see `write_weights`.
+        preprocessed: see `preprocessing`.
 
     Raises:
         ValueError: if the function cannot be converted to the format, or if the metrics file of the run is damaged.
@@ -82,18 +53,23 @@ def write_folder(
     table = run / "test_metrics.csv"
     metrics = read_test_metrics(table) if table.is_file() else {}
     config = config_of(exported, traced, type(module).__name__, class_names)
+    config |= {"preprocessing": preprocessed} if preprocessed else {}
     with new_folder(output) as folder:
         if chosen in PROGRAMS:
             load = write_program(folder, chosen, traced, exported, config)
         else:
             more, load = write_weights(folder, module, traced.weights, traced.sizes, state)
-            config |= more | ({"label_names": config["class_names"]} if "architecture" in more else {})
+            if "architecture" in more:
+                more["pretrained_cfg"] |= timm_keys(preprocessed)
+                more["label_names"] = config["class_names"]
+            config |= more
         if not (folder / "config.json").exists():  # diffusers writes this file itself
             write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
         code = example(chosen, load, exported, config, traced.sizes)
         summary = (type(module).__doc__ or "").partition("\n")[0]
         origin = f"Exported by noiseworks from the run {_plain(run.resolve().name)}."
-        text = readme(config, f"{summary}\n\n{origin}", code, size_note(traced, exported), metrics)
+        note = [size_note(traced, exported), *section(preprocessed)]
+        text = readme(config, f"{summary}\n\n{origin}", code, "\n\n".join(note), metrics)
         write_text(folder / "README.md", text)
 
 

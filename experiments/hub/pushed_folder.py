@@ -59,11 +59,11 @@ class Pushed:
 
 
 def write_folder(run: Path, folder: Path, checkpoint: str | None = None, picture: str | None = None) -> Pushed:
-    """Write a new folder with the files that `load_run` needs, and with metrics, a picture and the pipeline.
+    """Fill an empty folder with the files that `load_run` needs, and with metrics, a picture and the pipeline.
 
     Args:
         run: run directory.
-        folder: path of the new folder.
+        folder: the folder, which is created if it does not exist.
         checkpoint: `best` or `last`. None selects the checkpoint that the run sets as `checkpoint.test_checkpoint`.
         picture: name of a PNG file in `figures/`. None selects a picture automatically.
 
@@ -81,7 +81,7 @@ def write_folder(run: Path, folder: Path, checkpoint: str | None = None, picture
     model = settings.get("model")
     if not isinstance(model, dict) or not isinstance(model.get("class_path"), str):
         raise ValueError(f"{config} must name the class of the model as model.class_path")
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
     write_text(folder / "config.yaml", text)
     _save_weights(weights, folder / WEIGHTS, model["class_path"])

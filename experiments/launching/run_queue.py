@@ -5,7 +5,6 @@ queue is killed, repeating the command therefore continues it.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import shlex
@@ -22,6 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from datamodules.files.owner import owned_folder
 from datamodules.files.whole_files import write_text
 from experiments.config_files import parsed, text_of
 from experiments.results import duration, validation_metric
@@ -161,26 +161,7 @@ def lock(directories: Sequence[Path]) -> Iterator[tuple[int, ...]]:
         ValueError: if another process still holds a lock after a waiting time in which runs can terminate.
     """
     with contextlib.ExitStack() as stack:
-        descriptors = []
-        for directory in directories:
-            directory.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context((directory / ".lock").open("w"))
-            deadline = time.monotonic() + GRACE_SECONDS
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise ValueError(
-                            f"{directory} is in use: another comparison, or a run that it started, still writes to it"
-                        ) from None
-                    time.sleep(POLL_SECONDS)
-                    continue
-                except OSError:
-                    pass  # the file system does not support locks
-                break
-            descriptors.append(file.fileno())
-        yield tuple(descriptors)
+        yield tuple(stack.enter_context(owned_folder(each, GRACE_SECONDS)) for each in dict.fromkeys(directories))
 
 
 def run_all(

@@ -1,6 +1,7 @@
 """A run keeps its checkpoints and its metrics table, and adds the measurements of a later test."""
 
 import csv
+import os
 import shutil
 from pathlib import Path
 
@@ -115,7 +116,7 @@ def test_two_calls_do_not_write_to_one_directory(
     with writing(run):
         before = contents(run)
         assert train.main([subcommand, "--resume", str(run), *QUIET]) == 1
-        assert f"another fit, test or predict writes to {run}" in capsys.readouterr().err
+        assert f"{run} is in use by process {os.getpid()} on " in capsys.readouterr().err
         assert contents(run) == before
 
 

@@ -1,5 +1,6 @@
 """Generate class images for prior preservation, on all ranks, once before training. Generation can be resumed."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,7 @@ def generate_class_images(network: TextToImage, images: ClassImages, trained_ste
             generated: Tensor = network.generate(prompts, noise, **sampling, generator=generators)
             yield from zip(part, levels_of(generated, 255).cpu().numpy(), strict=True)
 
-    remedy = "set a different data.prior.folder"
-    with ResumableMap(store, settings, images.folder / "settings.json", remedy, name="class images") as job:
+    remedy, file = "set a different data.prior.folder", images.folder / "settings.json"
+    # A comparison trains several runs at once with the same class images: all but the first wait for them.
+    with ResumableMap(store, settings, file, remedy, name="class images", patience=math.inf) as job:
         job.run(images.keys, compute)

@@ -19,7 +19,7 @@ from lightning_modules.backbones.diffusion.text_encoders import quiet_truncation
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
 from lightning_modules.backbones.quantization import prepare_for_ddp
 from lightning_modules.diffusion.finetuning.data_checks import check_data, warn_of_long_captions
-from lightning_modules.interfaces import ImageColumn
+from lightning_modules.interfaces import FixedImageShape, ImageColumn
 from lightning_modules.optim.optimizers import optimizer_config, trainable_parameters
 from lightning_modules.training.logging import log_training
 
@@ -36,6 +36,8 @@ class FineTuningSteps:
     """`CaptionDropout` for training; None keeps all captions."""
     _shared_out = False
     """Whether the weights are sharded over ranks."""
+    sample_size: tuple[int, int] | None = None
+    """Height and width of the images of `sample`; set to those of the training images. None: the network's own size."""
 
     @property
     def trained(self: Any) -> nn.Module:
@@ -43,9 +45,12 @@ class FineTuningSteps:
         return self.network
 
     def setup(self: Any, stage: str) -> None:
-        check_data(self.network, self.trainer.datamodule)
+        data = self.trainer.datamodule
+        check_data(self.network, data)
+        if self.sample_size is None and isinstance(self.network, TextToImage) and isinstance(data, FixedImageShape):
+            self.sample_size = data.image_shape[1:]
         if stage == "fit" and isinstance(self.network, TextToImage) and self.trainer.is_global_zero:
-            warn_of_long_captions(self.network, self.trainer.datamodule)
+            warn_of_long_captions(self.network, data)
         prepare_for_ddp(self)
 
     def prompts_of(self: Any, batch: CaptionedImageBatch) -> Prompts:
@@ -131,7 +136,8 @@ class FineTuningSteps:
     def sample(self: Any, n: int, generator: torch.Generator | list[torch.Generator] | None = None) -> Tensor:
         """Sample n images in [0, 1], `[n, C, H, W]`; if weights are sharded, every rank must call this method."""
         dtype = self.average.dtype(self.trained)
-        noise = randn_tensor(self.network.latent_shape(n), generator, dtype=dtype).to(self.device)
+        shape = self.network.latent_shape(n, *(self.sample_size or ()))
+        noise = randn_tensor(shape, generator, dtype=dtype).to(self.device)
         texts = [self.prompts[place % len(self.prompts)] for place in range(n)]
         with self.average.used_by(self.trained):
             prompts = self.network.encode_prompts(texts)

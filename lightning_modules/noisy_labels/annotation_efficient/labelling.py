@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules.distributed.collectives import all_reduce_sum, broadcast_buffers
-from datamodules.files.whole_files import write_text
+from datamodules.files.whole_files import write_csv
 from lightning_modules.networks.shape_vae import ShapeVAE
 from lightning_modules.noisy_labels.annotation_efficient.label_quality import best_part, label_quality
 from lightning_modules.noisy_labels.annotation_efficient.measures import dice
@@ -57,8 +57,10 @@ class LabelFiles:
         self.trainer.strategy.barrier("pseudo labels are written")
         if self.trainer.is_global_zero:
             names = [self._name(sample) for sample in range(len(quality))]
-            table = pd.DataFrame({"name": names, "quality": quality.cpu(), "kept": kept.cpu()})
-            write_text(self.folder.with_suffix(".csv"), table.to_csv(index_label="index"))
+            table = pd.DataFrame(
+                {"index": range(len(names)), "name": names, "quality": quality.cpu(), "kept": kept.cpu()}
+            )
+            write_csv(self.folder.with_suffix(".csv"), table)
 
     def _name(self, sample: int) -> str:
         return f"{sample:06d}" if self.names is None else self.names[sample]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from datamodules.arguments import one_of, positive
 from datamodules.batches import TableBatch
-from datamodules.files.whole_files import write_text
+from datamodules.files.whole_files import write_csv
 from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import Table, TrainingRows, require_data
 from lightning_modules.method_module import MethodModule
@@ -185,7 +185,7 @@ class ScaleMixtureRegression(MethodModule):
     def on_predict_epoch_end(self) -> None:
         if self.trainer.log_dir is not None and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             columns = {key: torch.cat([part[key] for part in self._predictions]).cpu() for key in self._predictions[0]}
-            write_text(Path(self.trainer.log_dir, "predictions.csv"), pd.DataFrame(columns).to_csv(index=False))
+            write_csv(Path(self.trainer.log_dir, "predictions.csv"), pd.DataFrame(columns))
 
     def configure_optimizers(self) -> Any:
         return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self))

@@ -1,5 +1,6 @@
 """Pipelines are called as diffusers calls them, settings reach the module, and unsupported options are rejected."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,13 @@ def test_wrong_options_of_a_pipeline_are_named(text_to_image: Path, unconditiona
     with pytest.raises(ValueError, match=r"broken.png cannot be read as an image"):
         PipelineGenerator(diffusers_pipeline(str(text_to_image)), Settings(image=picture.with_name("broken.png")))
     for wrong, message in (
-        ({"steps": 0}, "steps must be at least 1"),
-        ({"guidance": -1.0}, "guidance must be at least 0"),
+        ({"steps": 0}, r"steps must be in \[1, 10000\], got 0"),
+        ({"steps": 10**9}, "steps must be in"),
+        ({"guidance": -1.0}, r"guidance must be in \[0, 1000\], got -1"),
+        ({"guidance": math.inf}, "guidance must be in .*, got inf"),
+        ({"guidance": math.nan}, "guidance must be in .*, got nan"),
+        ({"height": 10**6}, r"height must be in \[1, 16384\], got 1000000"),
+        ({"width": 0}, "width must be in"),
         ({"strength": 1.5, "image": picture}, "strength must be in"),
         ({"mask": picture}, "--mask needs --image"),
     ):
@@ -131,6 +137,41 @@ def test_settings_reach_a_fine_tuned_model(text_to_image: Path) -> None:
     np.testing.assert_allclose(both[1:], generator.images(PROMPTED[1:])[0].astype(int), atol=1)
     plain = ModuleGenerator(tuning(TextToImage(str(text_to_image), tuning="lora")), Settings(steps=3, guidance=2.0))
     assert (plain.images(PROMPTED[:1])[0] != found).any()
+
+
+@pytest.mark.parametrize("trained", [None, (8, 40)])
+@pytest.mark.parametrize("given", [{}, {"height": 24}, {"width": 32}, {"height": 24, "width": 32}])
+def test_a_fine_tuned_model_samples_the_size_of_its_training_or_the_given_one(
+    trained: tuple[int, int] | None, given: dict[str, int], text_to_image: Path
+) -> None:
+    network = TextToImage(str(text_to_image), tuning="lora")
+    generator = ModuleGenerator(tuning(network), Settings(steps=1, guidance=2.0, **given), None, trained)
+    size = {"height": (trained or (16, 16))[0], "width": (trained or (16, 16))[1]} | given
+    assert size.items() <= generator.settings().items()
+    [found] = generator.images(PROMPTED[:1])
+    noise = torch.randn(1, 4, size["height"] // 2, size["width"] // 2, generator=seeded(3))
+    options: dict[str, Any] = {"num_inference_steps": 1, "guidance_scale": 2.0, **size}
+    expected = diffusers_pipeline(str(text_to_image))("a cat", latents=noise, output_type="pt", **options).images
+    np.testing.assert_allclose(found.astype(int), (255 * expected).to(torch.uint8).numpy().astype(int), atol=1)
+
+
+def test_sizes_that_would_not_be_used_are_rejected(
+    text_to_image: Path, unconditional: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tuning(TextToImage(str(text_to_image), tuning="lora"))
+    with pytest.raises(ValueError, match="--width must be a multiple of 2 for DiffusionFineTuning, got 15"):
+        ModuleGenerator(module, Settings(width=15))
+    with pytest.raises(ValueError, match="--height: not an option of DiffusionFineTuning"):
+        ModuleGenerator(tuning(pixel_pipeline(str(unconditional))), Settings(height=8))
+    for one in ({"height": 8}, {"width": 8}):
+        with pytest.raises(ValueError, match="--height and --width belong together"):
+            PipelineGenerator(diffusers_pipeline(str(text_to_image)), Settings(**one))  # type: ignore[arg-type]
+    pipeline = diffusers_pipeline(str(text_to_image))
+    generator = PipelineGenerator(pipeline, Settings(height=32, width=32, steps=1))
+    call = type(pipeline).__call__
+    monkeypatch.setattr(type(pipeline), "__call__", lambda self, **given: call(self, **{**given, "height": 24}))
+    with pytest.raises(ValueError, match="rounds the size 32 x 32 to 24 x 32: give this --height and --width"):
+        generator.images(PROMPTED[:1])
 
 
 def test_a_fine_tuned_model_without_texts_takes_no_prompts(unconditional: Path) -> None:

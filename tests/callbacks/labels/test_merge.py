@@ -1,10 +1,12 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
 import train
-from callbacks.labels.merge import REPORT
+from callbacks.labels.merge import REPORT, unchecked
+from datamodules.files.owner import owned_folder
 
 
 def report(folder: Path, rows: list[int], in_sample: int = 0) -> None:
@@ -47,3 +49,41 @@ def test_what_is_not_each_fold_once_is_refused(
         report(tmp_path / name, rows, in_sample)
     assert train.main(["label_report", str(tmp_path)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_several_folders_need_an_output_and_corrected_labels_are_never_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, out = [tmp_path / "a", tmp_path / "b"], tmp_path / "out"
+    report(runs[0], [3, 0, 4])
+    report(runs[1], [1, 2])
+    monkeypatch.chdir(tmp_path)
+    assert train.main(["label_report", "a", "b"]) == 2
+    assert "2 folders are merged: give --output FOLDER" in capsys.readouterr().err
+    line = ["label_report", "a", "b", "--output", "out"]
+    for probability in (",0.4,", ",0.35,"):  # its own labels are replaced, also by those of other reports
+        path = runs[1] / REPORT
+        path.write_text(path.read_text().replace(",0.4,", probability))
+        assert train.main(line) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "out"}
+    own = out / "cleaned_labels.csv"
+    corrected = own.read_text().replace("keep", "drop", 1)
+    own.write_text(corrected)
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    capsys.readouterr()
+    assert train.main(line) == 2
+    assert "out/cleaned_labels.csv was corrected by hand: rename it, or choose another --output" in (
+        capsys.readouterr().err
+    )
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+    with owned_folder(out):
+        assert train.main(line) == 2
+    assert "out is in use by process" in capsys.readouterr().err
+    assert train.main([*line[:-1], "other"]) == 0
+
+
+def test_how_many_labels_are_unchecked_is_said() -> None:
+    assert unchecked(240, SimpleNamespace(label=range(240))) == unchecked(3, object()) == ""
+    said = unchecked(217, SimpleNamespace(label=range(240)))
+    assert said.startswith("The label report covers 217 of 240 images. The labels of the other 23 (")
+    assert "with data.folds, and merge the reports with `train.py label_report`" in said

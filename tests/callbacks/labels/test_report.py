@@ -198,6 +198,21 @@ def test_the_first_test_of_a_run_writes_the_files(tmp_path: Path) -> None:
     assert (tmp_path / "label_report.csv").stat().st_mtime_ns == before
 
 
+def test_labels_that_were_corrected_by_hand_survive_the_next_test(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "cleaned_labels.csv"
+    for callback in (LabelReport(0.9), LabelReport()):  # the second test replaces labels that nobody has corrected
+        report(tmp_path, callback, noisy_digits())
+    assert "was corrected" not in caplog.text
+    assert "covers 1,170 of 1,300 images. The labels of the other 130 (held out for" in caplog.text
+    corrected = path.read_text().replace("relabel", "keep", 1)
+    path.write_text(corrected)
+    report(tmp_path, LabelReport(0.9), noisy_digits())
+    assert f"{path} was corrected by hand, and is unchanged: rename it, and test again" in caplog.text
+    assert path.read_text() == corrected
+
+
 def test_cleanlab_judges_the_same_predictions(tmp_path: Path) -> None:
     pytest.importorskip("cleanlab")
     metrics = report(tmp_path, LabelReport(compare_with_cleanlab=True), noisy_digits())

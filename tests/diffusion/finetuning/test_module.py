@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -7,6 +8,7 @@ import torch
 from diffusers import DDPMPipeline
 
 from datamodules.classification.digits import Digits
+from datamodules.prompts.bright_digits import BrightDigits
 from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.prompts.captioned_set import CaptionedClasses
 from datamodules.prompts.folder_sets import CaptionedFolder
@@ -193,3 +195,12 @@ def test_a_folder_without_captions_is_refused_before_an_image_is_read_or_has_one
     monkeypatch.setattr(TextToImage, "encode_prompts", lambda self, texts: (seen.extend(texts), encode(self, texts))[1])
     trainer(tmp_path).fit(module, CaptionedImages(images, batch_size=2, num_workers=0))
     assert set(seen) == {prompt}
+
+
+def test_samples_have_the_size_of_the_training_images(text_to_image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tuning(TextToImage(str(text_to_image), tuning="lora"))  # a pipeline of 16 x 16 pixels
+    assert module.sample(1, torch.Generator().manual_seed(0)).shape == (1, 3, 16, 16)
+    data = CaptionedImages(BrightDigits(image_size=24))
+    monkeypatch.setattr(type(module), "trainer", SimpleNamespace(datamodule=data, strategy=None), raising=False)
+    module.setup("validate")
+    assert module.sample(1, torch.Generator().manual_seed(0)).shape == (1, 3, 24, 24)

@@ -10,14 +10,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
 import train
 from datamodules.classification.digits import Digits
+from datamodules.files.image_files import ResizedCrop, read_crop
 from experiments import commands
+from experiments.exporting.preprocessing import preprocessing, section, timm_keys
 from experiments.load_run import load_run
 from tests.datamodules.image_folders import photograph, save
 
@@ -162,6 +166,11 @@ def test_programs_agree_and_weights_load_in_a_process_without_this_project(
     configs = {name: json.loads((folder / "config.json").read_text()) for name, folder in folders.items()}
     assert configs["elr/demo"]["class_names"] == NAMES
     assert configs["elr/demo"]["inputs"]["image"]["shape"] == ["B", 1, 8, 8]
+    assert configs["elr/demo"]["preprocessing"] == {"image_shape": [1, 8, 8]}
+    assert (
+        "## Preprocessing\n\nThe training images had the shape 1 x 8 x 8"
+        in (folders["elr/demo"] / "README.md").read_text()
+    )
     assert configs["adele/demo"]["class_names"] == ["background", "disc", "square"]
     assert configs["noise2score/demo"]["inputs"]["image"]["shape"] == ["B", 1, "H", "W"]
     assert configs["noise2score/demo"]["multiple_of"] == 1
@@ -256,6 +265,35 @@ def test_a_timm_network_loads_by_timm_with_its_normalisation_and_class_names(
     assert json.loads((output / "config.json").read_text())["label_names"] == NAMES
 
 
+@pytest.mark.parametrize("size", [(300, 200), (97, 131), (64, 64)])
+def test_an_export_says_how_its_images_were_resized_and_cropped(
+    size: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import timm
+
+    crop = ResizedCrop(32, 37, 0.5)
+    found = preprocessing((3, 32, 32), crop)
+    assert found == {
+        **{"image_shape": [3, 32, 32], "resize_short_side": 37, "interpolation": "bilinear", "centre_crop": 32}
+    }
+    said = "\n\n".join(section(found))
+    assert "resized to 37 pixels on the short side (bilinear), and the central 32 x 32 pixels were cut out" in said
+    random = np.random.default_rng(0).integers(0, 256, (size[1] // 20 + 1, size[0] // 20 + 1, 3), dtype=np.uint8)
+    Image.fromarray(random).resize(size, Image.Resampling.BICUBIC).save(tmp_path / "picture.png")
+    expected = read_crop(tmp_path / "picture.png", crop, None).transpose(2, 0, 1)[None] / 255
+    given: dict[str, Any] = {}
+    monkeypatch.chdir(tmp_path)
+    code = re.search("```python\n(.*?)```", said, re.DOTALL)[1]  # type: ignore[index]
+    exec(code.replace("picture.jpg", "picture.png"), given)
+    np.testing.assert_allclose(given["image"], expected, rtol=0, atol=3 / 255)
+    keys = {**timm_keys(found), "input_size": (3, 32, 32), "mean": (0, 0, 0), "std": (1, 1, 1)}
+    transform = timm.data.create_transform(**timm.data.resolve_data_config(keys))
+    prepared = transform(Image.open(tmp_path / "picture.png"))[None].numpy()
+    np.testing.assert_allclose(prepared, expected, rtol=0, atol=3 / 255)
+    assert section(preprocessing((1, 8, 8), None))[1] == "The training images had the shape 1 x 8 x 8 (C x H x W)."
+    assert preprocessing(None, None) == {} == timm_keys({})
+
+
 def test_what_cannot_be_exported_says_so_in_one_sentence(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,7 +316,7 @@ def test_what_cannot_be_exported_says_so_in_one_sentence(
 def test_an_existing_folder_is_not_overwritten(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine").mkdir()
     assert train.main(["export", str(run_of(runs, "elr/demo")), "--output", str(tmp_path / "mine")]) == 2
-    assert "exists, and an export never overwrites a folder" in capsys.readouterr().err
+    assert "exists already, and is never overwritten: remove it, or choose another --output" in capsys.readouterr().err
     assert list((tmp_path / "mine").iterdir()) == []
 
 

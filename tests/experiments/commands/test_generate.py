@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,15 @@ import torch
 import yaml
 from PIL import Image
 
+from datamodules.files.owner import owned_path
+from datamodules.prompts.bright_digits import BrightDigits
+from datamodules.prompts.captioned_images import CaptionedImages
+from lightning_modules.backbones.diffusion.text_to_image import TextToImage
+from lightning_modules.diffusion.finetuning import DiffusionFineTuning
 from tests import command
 from tests.conformance.runs import CONFIGS, run, written
 from tests.datamodules.jobs.killing import tree
+from tests.diffusion.finetuning.models import tuning
 from tests.tiny_pipelines import save_dit
 from tests.two_processes import in_two_processes
 from train import main
@@ -161,7 +168,8 @@ def test_a_trained_classifier_guides_a_trained_score_model(base: Base, tmp_path:
         (["--guidance", "2"], "--guidance: not an option of ScoreSDE; its own arguments can follow `--`"),
         (["--steps", "2", "--height", "8"], "--steps, --height: not an option of ScoreSDE"),
         (["--pairs"], "--pairs: not an option of ScoreSDE"),
-        (["--n", "0"], "n must be at least 1, got 0"),
+        (["--n", "0"], "n must be in [1, 1000000], got 0"),
+        (["--n", "1000000000"], "n must be in [1, 1000000], got 1000000000"),
         (["--batch_size", "0"], "batch_size must be at least 1, got 0"),
         (["--devices", "0"], "devices must be at least 1, got 0"),
         (["--seed", "-1"], "seed must be at least 0, got -1"),
@@ -258,3 +266,34 @@ def test_every_generator_writes_a_folder(tmp_path: Path, config: str, words: lis
     for folder in folders:
         images = [np.asarray(Image.open(tmp_path / f"out/{folder}/00000{number}.png")) for number in range(2)]
         assert (images[0] != images[1]).any()
+
+
+def test_a_fine_tuned_run_samples_the_size_of_its_training_images(
+    text_to_image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = TextToImage(str(text_to_image), tuning="lora")  # a pipeline of 16 x 16 pixels
+    data = CaptionedImages(BrightDigits(image_size=24))
+    trainer = SimpleNamespace(precision="32-true", datamodule=None)
+    line = SimpleNamespace(model=tuning(network), trainer=trainer, datamodule=data, config_dump={"model": {}})
+    monkeypatch.setattr(DiffusionFineTuning, "trainer", None, raising=False)
+    monkeypatch.setattr("experiments.load_run.load_line", lambda *_: line)
+    line_of = ("--resume", "run", "--prompts", "a", "--steps", "1", *CPU, "--output")
+    for options, size in (((), (24, 24)), (("--width", "32"), (24, 32)), (("--height", "8"), (8, 24))):
+        output = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        assert generate(*line_of, output, *options) == 0
+        assert Image.open(output / "images/000000.png").size == size[::-1]
+        recorded = json.loads((output / "settings.json").read_text())
+        assert (recorded["height"], recorded["width"]) == size
+
+
+def test_two_calls_do_not_write_to_one_output(
+    text_to_image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["--pipeline", text_to_image, "--prompts", "a", "--steps", "1", *CPU, "--output", tmp_path / "out"]
+    with owned_path(tmp_path / "out" / "images"):
+        assert generate(*line) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path}/out/images is in use by process {os.getpid()} on " in error
+    assert "wait for it to end, or choose another --output" in error
+    assert not list((tmp_path / "out").rglob("*"))
+    assert generate(*line) == 0

@@ -49,4 +49,4 @@ def test_what_gives_no_library_is_said(
 def test_a_library_that_is_there_is_not_added_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_plain(tmp_path / "videos" / "plain")
     assert main(["noise_library", str(tmp_path / "videos"), str(tmp_path / "videos")]) == 2
-    assert "is not empty; remove it, or choose another folder" in capsys.readouterr().err
+    assert "exists already, and is never overwritten: remove it, or choose another folder" in capsys.readouterr().err

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.exporting.folder import new_folder, readme
+from datamodules.files.owner import new_folder
+from experiments.exporting.folder import readme
 
 CONFIG = {"method": "ELR", "kind": "classifier", "inputs": {}, "outputs": {}}
 
@@ -30,7 +31,10 @@ def test_files_links_and_folders_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     (tmp_path / "folder").mkdir()
     for name in ("file", "link", "folder"):
-        with pytest.raises(FileExistsError, match="never overwrites a folder"), new_folder(tmp_path / name):
+        with (
+            pytest.raises(FileExistsError, match="exists already, and is never overwritten"),
+            new_folder(tmp_path / name),
+        ):
             pass
     assert not (tmp_path / "nowhere").exists()
 

@@ -110,7 +110,7 @@ def test_local_paths_become_names(path: str, name: str) -> None:
         (["RUN", "cats"], "the repository must be OWNER/NAME, got 'cats'"),
         (["RUN", "me/ca ts"], "ca ts"),
         (["RUN", "--output", "new", "--private"], "--private and --revision need OWNER/NAME"),
-        (["RUN", "--output", "."], "--output . exists already: name a new folder"),
+        (["RUN", "--output", "."], ". exists already, and is never overwritten: remove it, or choose another --output"),
         (["RUN", "--output", "new", "--checkpoint", "best"], "best.ckpt does not exist"),
         (["RUN", "--output", "new", "--picture", "no.png"], "has no picture no.png; it has early_learning.png"),
         (["none", "--output", "new"], "none is not a run directory: none/config.yaml does not exist"),
