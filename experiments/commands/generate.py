@@ -131,6 +131,6 @@ def of_run(options: Namespace, settings: Any) -> tuple[Any, Any]:
     built.model.trainer = built.trainer
     model = built.parsed.grammar.config_dump["model"]
     configuration = {**dotted({"model": model}), "precision": built.trainer.precision}
-    sized = isinstance(built.model, SizedGenerator) and isinstance(built.datamodule, FixedImageShape)
-    size = built.datamodule.image_shape[1:] if sized else None
+    data = built.datamodule if isinstance(built.model, SizedGenerator) else None
+    size = data.image_shape[1:] if isinstance(data, FixedImageShape) else None
     return ModuleGenerator(built.model, settings, configuration, size), built.trainer.precision

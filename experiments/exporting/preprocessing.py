@@ -53,8 +53,8 @@ def section(preprocessed: dict[str, Any]) -> list[str]:
         return ["## Preprocessing", *said]
     resize, size, method = (preprocessed[key] for key in ("resize_short_side", "centre_crop", "interpolation"))
     said.append(
-        f"In validation and testing, images were resized to {resize} pixels on the short side ({method}), and the central "
-        f"{size} x {size} pixels were cut out. Prepare new images in the same way:"
+        f"In validation and testing, images were resized to {resize} pixels on the short side ({method}), and the "
+        f"central {size} x {size} pixels were cut out. Prepare new images in the same way:"
     )
     code = CODE.format(resize=resize, size=size, resampling=method.upper())
     return ["## Preprocessing", " ".join(said), f"```python\n{code}```"]
