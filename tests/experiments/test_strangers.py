@@ -13,7 +13,6 @@ import yaml
 
 import train
 from experiments.load_run import load_run
-from experiments.strangers import known_imports
 from tests.command import ROOT
 
 QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false")
@@ -200,9 +199,7 @@ REFUSED = {
     ),
     "a standard module": ({"model.init_args.optimizer": {"class_path": "this.s"}}, "is rejected"),
     "a module of an environment": (
-        {"data": {"class_path": "datamodules.rollouts.rollouts.Rollouts", "init_args": {
-            "environment": "runs.x.evil:E-v0", "expert": "datamodules.rollouts.experts.CartPoleLQR"
-        }}},
+        {"data.init_args.environment": "runs.x.evil:E-v0"},
         "data.init_args.environment is 'runs.x.evil:E-v0', but the config.yaml of a run may not name a module",
     ),
     "too many processes": ({"trainer.devices": 10**6}, "trainer.devices must be at most 1024, got 1000000"),
@@ -247,59 +244,6 @@ def test_what_runs_fetches_or_writes_elsewhere_is_refused(
     changes, sentence = REFUSED[name]
     assert sentence in said(forged(put(changes)), "fit")
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
-
-
-def test_weights_that_are_not_in_the_cache_are_not_downloaded(
-    forged: Forged, said: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    network = {"class_path": "torchvision.models.alexnet", "init_args": {"weights": "IMAGENET1K_V1"}}
-    directory = forged({"model.init_args.network": network})
-    assert "may not download https://download.pytorch.org/models/alexnet" in said(directory, "test")
-
-
-def test_data_are_downloaded_only_if_the_call_says_so(
-    forged: Forged, said: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    images = {"class_path": "datamodules.classification.cifar.CIFAR10"}
-    init = {"data_dir": str(tmp_path / "data"), "download": True}
-    directory = forged({"data.init_args.images": {**images, "init_args": init}})
-    assert "data does not exist; set it to the dataset's folder" in said(directory, "test")
-    assert not (tmp_path / "data").exists()
-    opened: list[Any] = []
-    monkeypatch.setattr("urllib.request.OpenerDirector.open", lambda _, url, *__, **___: opened.append(url))
-    said(directory, "test", "--data.images.download", "true")
-    assert len(opened) == 1
-
-
-@pytest.mark.parametrize("text", ["class_path '{}.Network': Option 'x' is not accepted", "Import path {}.Network"])
-def test_a_value_that_looks_like_an_error_of_the_parser_imports_nothing(
-    text: str, forged: Forged, own_package: Callable[[Path], Path], tmp_path: Path, said: Callable[..., str]
-) -> None:
-    own_package(tmp_path / "mine.py")
-    assert "mine.Network" in said(forged({"seed_everything": text.format("mine")}), "test")
-    assert not (tmp_path / "ran").exists()
-
-
-def test_a_run_in_the_working_directory_starts_no_process_and_does_not_set_how_figures_are_drawn(
-    forged: Forged, said: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """For arguments without annotation, jsonargparse searches stubs; it would ask a new process where they are."""
-    loss = {"class_path": "torch.nn.MSELoss", "init_args": {"size_average": None}}
-    monkeypatch.setattr("subprocess.Popen.__init__", lambda *_, **__: pytest.fail("a process was started"))
-    monkeypatch.chdir(forged({"model.init_args.network": loss}))
-    said(Path(), "test")
-    Path("matplotlibrc").write_text("text.usetex: True\n")
-    assert "matplotlibrc would set how this command draws" in said(Path(), "test")
-
-
-def test_an_environment_of_the_users_own_module_is_accepted_from_the_user(tmp_path: Path) -> None:
-    settings = {"data": {"init_args": {"environment": "mine.envs:Pole-v0"}}}
-    with pytest.raises(ValueError, match="give its original configuration"), known_imports(settings, [], tmp_path):
-        pass
-    for text in ("--data.environment=mine.envs:Pole-v0", "data: {init_args: {environment: mine.envs:Pole-v0}}"):
-        with known_imports(settings, [text], tmp_path):
-            pass
 
 
 def test_what_the_command_line_says_is_not_the_strangers(forged: Forged, tmp_path: Path) -> None:

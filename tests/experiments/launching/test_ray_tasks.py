@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -57,6 +58,8 @@ def test_a_cluster_that_is_not_there_is_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     class Absent:
+        job_config = SimpleNamespace(JobConfig=lambda **_: None)
+
         @staticmethod
         def is_initialized() -> bool:
             return False
