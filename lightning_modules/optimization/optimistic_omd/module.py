@@ -190,13 +190,14 @@ class OnlineConvexOptimization(MethodModule):
         if self.found is None:
             with torch.inference_mode(False), torch.enable_grad():
                 history = torch.cat([each.cpu() for each in self.history])
-                loss, rows, variation, *known = history[:, : len(MEASURED)].T
+                loss, rows, variation = history[:, :3].T
                 metrics = {"loss": loss.mean(), "gradient_variation": variation.sum()}
-                own, curves = self._known(*known, history) if known else self._observed(loss, rows)
+                own, curves = self._known(history) if history.shape[1] > 3 else self._observed(loss, rows)
                 self.found = {**metrics, **own}, curves
         return self.found
 
-    def _known(self, expected: Tensor, noise: Tensor, history: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _known(self, history: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        expected, noise = history[:, 3 : len(MEASURED)].T
         slope, point = history[:, len(MEASURED) :], self.point_sum.cpu() / len(history)
         return metrics_and_curves(expected, noise, slope, point, self.curvature.item(), self.radius.item())
 
