@@ -59,7 +59,7 @@ def test_pipes_and_devices_are_no_images(pipe: Path, tmp_path: Path) -> None:
     (folder / "e.png").symlink_to(folder / "a.png")
     assert image_names(folder) == ["a.png"]
     os.mkfifo(folder / "f.dng")
-    with pytest.raises(FileNotFoundError, match="has no image"):
+    with pytest.raises(FileNotFoundError, match="holds no raw image"):
         RawFolder(str(folder))
 
 
