@@ -1,5 +1,6 @@
 """Write the folder of an export: the program or the weights, `config.json` and a README."""
 
+import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -84,6 +85,22 @@ def check_packages(chosen: str) -> None:
         raise ValueError(f"--format onnx needs {' and '.join(missing)}: pip install 'noiseworks[onnx]'")
 
 
+class _Stream(io.FileIO):
+    """A new file that keeps its first error, because PyTorch's writer aborts the process if an error is raised."""
+
+    error: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        view = memoryview(content).cast("B")
+        written = 0
+        try:
+            while self.error is None and written < len(view):
+                written += super().write(view[written:]) or 0
+        except OSError as error:
+            self.error = error
+        return len(view)
+
+
 def write_program(folder: Path, chosen: str, traced: Traced, exported: Any, config: Mapping[str, Any]) -> str:
     """Write a traced function to a program file. The file also contains `config.json`.
 
@@ -96,7 +113,10 @@ def write_program(folder: Path, chosen: str, traced: Traced, exported: Any, conf
     """
     path = folder / PROGRAMS[chosen]
     if chosen == "torch":
-        torch.export.save(traced.program, path, extra_files={"config.json": json.dumps(config)})
+        with _Stream(path, "w") as stream:
+            torch.export.save(traced.program, stream, extra_files={"config.json": json.dumps(config)})
+        if stream.error is not None:
+            raise stream.error
         return f'program = torch.export.load("{path.name}").module()\n'
     names = list(exported.inputs)
     try:

@@ -46,9 +46,8 @@ def section(preprocessed: dict[str, Any]) -> list[str]:
         return []
     said = []
     if "image_shape" in preprocessed:
-        said.append(
-            f"The training images had the shape {' x '.join(map(str, preprocessed['image_shape']))} (C x H x W)."
-        )
+        shape = " x ".join(map(str, preprocessed["image_shape"]))
+        said.append(f"The training images had the shape {shape} (C x H x W).")
     if "centre_crop" not in preprocessed:
         return ["## Preprocessing", *said]
     resize, size, method = (preprocessed[key] for key in ("resize_short_side", "centre_crop", "interpolation"))

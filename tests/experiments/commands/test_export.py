@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import shlex
 import subprocess
 import sys
@@ -167,10 +168,8 @@ def test_programs_agree_and_weights_load_in_a_process_without_this_project(
     assert configs["elr/demo"]["class_names"] == NAMES
     assert configs["elr/demo"]["inputs"]["image"]["shape"] == ["B", 1, 8, 8]
     assert configs["elr/demo"]["preprocessing"] == {"image_shape": [1, 8, 8]}
-    assert (
-        "## Preprocessing\n\nThe training images had the shape 1 x 8 x 8"
-        in (folders["elr/demo"] / "README.md").read_text()
-    )
+    said = (folders["elr/demo"] / "README.md").read_text()
+    assert "## Preprocessing\n\nThe training images had the shape 1 x 8 x 8" in said
     assert configs["adele/demo"]["class_names"] == ["background", "disc", "square"]
     assert configs["noise2score/demo"]["inputs"]["image"]["shape"] == ["B", 1, "H", "W"]
     assert configs["noise2score/demo"]["multiple_of"] == 1
@@ -263,6 +262,23 @@ def test_a_timm_network_loads_by_timm_with_its_normalisation_and_class_names(
         mean, std = (torch.tensor(loaded.pretrained_cfg[key]).view(-1, 1, 1) for key in ("mean", "std"))
         torch.testing.assert_close(loaded((image - mean) / std), load_run(run)[0](image), rtol=0, atol=1e-5)
     assert json.loads((output / "config.json").read_text())["label_names"] == NAMES
+
+
+@pytest.mark.parametrize("chosen", ["torch", "safetensors"])
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(
+    chosen: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["export", str(run_of(runs, "elr/demo")), "--format", chosen, "--output", str(tmp_path / "out")]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # an error of the operating system, as of a full disk
+    try:
+        assert train.main(line) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    error = capsys.readouterr().err
+    assert f"error: {tmp_path}/out could not be written: File too large; free some space" in error
+    assert "Traceback" not in error
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("size", [(300, 200), (97, 131), (64, 64)])

@@ -1,5 +1,7 @@
 """A pushed folder loads on other machines, and contains no information about the original machine."""
 
+import os
+import resource
 import shutil
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 import train
+from datamodules.files.owner import owned_path
 from experiments.hub.portable_settings import portable
 from experiments.load_run import load_run
 from tests.experiments.hub.conftest import QUIET, push
@@ -130,6 +133,28 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
     assert said in error
     assert error.count("\n") == 1
     assert [*tmp_path.iterdir()] == []
+
+
+def test_an_output_has_one_owner_and_neither_kills_nor_full_disks_leave_anything(
+    own_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    (tmp_path / ".out.partial").mkdir()
+    (tmp_path / ".out.partial" / "half").touch()  # left by a push that was killed
+    with owned_path(out):
+        assert push(own_run, "--output", out) == 2
+    assert f"{out} is in use by process {os.getpid()} on " in capsys.readouterr().err
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, hard))  # an error of the operating system, as of a full disk
+    try:
+        assert push(own_run, "--output", out) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "could not be written: File too large; free some space" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    assert push(own_run, "--output", out) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (out / "README.md").is_file()
 
 
 def test_links_out_of_the_run_are_rejected(own_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
