@@ -274,9 +274,10 @@ def test_a_fine_tuned_run_samples_the_size_of_its_training_images(
     network = TextToImage(str(text_to_image), tuning="lora")  # a pipeline of 16 x 16 pixels
     data = CaptionedImages(BrightDigits(image_size=24))
     trainer = SimpleNamespace(precision="32-true", datamodule=None)
-    line = SimpleNamespace(model=tuning(network), trainer=trainer, datamodule=data, config_dump={"model": {}})
+    parsed = SimpleNamespace(grammar=SimpleNamespace(config_dump={"model": {}}))
+    built = SimpleNamespace(model=tuning(network), trainer=trainer, datamodule=data, parsed=parsed)
     monkeypatch.setattr(DiffusionFineTuning, "trainer", None, raising=False)
-    monkeypatch.setattr("experiments.load_run.load_line", lambda *_: line)
+    monkeypatch.setattr("experiments.load_run.load_built", lambda *_: built)
     line_of = ("--resume", "run", "--prompts", "a", "--steps", "1", *CPU, "--output")
     for options, size in (((), (24, 24)), (("--width", "32"), (24, 32)), (("--height", "8"), (8, 24))):
         output = tmp_path / f"{len(list(tmp_path.iterdir()))}"
