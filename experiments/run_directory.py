@@ -29,8 +29,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from datamodules.files.owner import owned_folder
-from datamodules.files.whole_files import write_text
+from datamodules.files.whole_files import owned_folder, write_text
 from experiments.lightning_internals import (
     checkpoint_path,
     loaded_checkpoint,

@@ -157,6 +157,14 @@ def test_a_cameras_noise_is_calibrated_and_its_photographs_are_denoised(
     own = tmp_path / "camera.yaml"
     assert train.main(["calibrate_camera", str(frames), "--output", str(own)]) == 0
     assert capsys.readouterr().out.count("iso200: K ") == 2
+    measured = own.read_bytes()
+    corrected = measured.replace(b"gain: [", b"gain: [0.1, 9.0] # [")
+    for edited, status, said in ((measured, 0, ""), (corrected, 2, "perhaps corrected by hand: rename it")):
+        own.write_bytes(edited)  # a file that was corrected by hand is kept
+        assert train.main(["calibrate_camera", str(frames), "--output", str(own)]) == status
+        assert said in capsys.readouterr().err
+        assert own.read_bytes() == edited
+    own.write_bytes(measured)
     found = camera(str(own))
     assert found.levels == WHITE - BLACK
     assert found.gain == pytest.approx((0.5, 2.0), rel=0.05)

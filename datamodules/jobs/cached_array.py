@@ -22,8 +22,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 
 from datamodules.distributed.collectives import broadcast, rank
-from datamodules.files.owner import owned_path, remove_lock
-from datamodules.files.whole_files import whole_file
+from datamodules.files.whole_files import owned_path, remove_lock, whole_file
 from datamodules.jobs.peers import Peers, remove_ended_ranks
 from datamodules.jobs.resumable_map import ResumableMap
 from datamodules.jobs.settings import key_of

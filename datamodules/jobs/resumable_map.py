@@ -13,8 +13,7 @@ from typing import Any, Self
 from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.distributed.collectives import rank, world_size
-from datamodules.files.owner import owned_path
-from datamodules.files.whole_files import remove_partial_files
+from datamodules.files.whole_files import owned_path, remove_partial_files
 from datamodules.jobs.peers import Peers
 from datamodules.jobs.settings import reject_other_settings, stored_settings, write_settings
 from datamodules.jobs.stores import Store

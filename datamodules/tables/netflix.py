@@ -23,7 +23,7 @@ from scipy.sparse import csr_array
 from datamodules.files.data_directory import data_directory
 from datamodules.files.limits import sentence, whole_numbers
 from datamodules.files.number_tables import read_csv
-from datamodules.files.owner import owned_path
+from datamodules.files.whole_files import owned_path
 from datamodules.jobs.settings import key_of
 from datamodules.tables.ratings import RatingSet
 

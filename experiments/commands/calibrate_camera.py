@@ -26,7 +26,7 @@ def run(options: Namespace) -> int:
     from datamodules.corruptions.image_noise.calibration import calibrated
     from datamodules.corruptions.image_noise.camera import camera
     from datamodules.corruptions.image_noise.frames import read_frames
-    from datamodules.files.owner import owned_path
+    from datamodules.files.whole_files import owned_path
 
     if not options.output.absolute().parent.is_dir():
         raise FileNotFoundError(f"--output {options.output}: its folder does not exist")

@@ -27,7 +27,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     from callbacks.certification.compare import overlay
-    from datamodules.files.owner import owned_path
+    from datamodules.files.whole_files import owned_path
 
     with owned_path(options.output):
         table = overlay(options.logs, options.output, options.grid, options.alpha)

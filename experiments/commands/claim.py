@@ -46,7 +46,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from datamodules.files.owner import owned_path
+from datamodules.files.whole_files import owned_path
 from experiments.arguments import PROGRAM
 from experiments.claims.statements import ABOVE, check_metrics, commands_of, plan, select, try_metrics
 from experiments.claims.verdicts import Row, cells, decide, finished_runs, read_claims, write, write_claims

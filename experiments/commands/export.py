@@ -36,7 +36,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> int:
-    from datamodules.files.owner import check_new
+    from datamodules.files.whole_files import check_new
     from experiments.exporting.folder import check_packages, write_folder
     from experiments.exporting.preprocessing import preprocessing
     from experiments.exporting.program import trace

@@ -88,8 +88,7 @@ def run(options: Namespace) -> int:
     from callbacks.labels.merge import REPORT, is_corrected, merged, read_report, write_report
     from callbacks.labels.report_page import PAGE
     from datamodules.batches import UNVERIFIED
-    from datamodules.files.owner import ANOTHER, owned_folder
-    from datamodules.files.whole_files import csv_text
+    from datamodules.files.whole_files import ANOTHER, csv_text, owned_folder
 
     runs = options.runs
     if len(runs) > 1 and options.output is None:

@@ -67,7 +67,7 @@ def run(options: Namespace) -> int:
     import numpy as np
 
     from datamodules.arguments import at_least
-    from datamodules.files.owner import new_folder
+    from datamodules.files.whole_files import new_folder
     from datamodules.video.folder_sets import named_clips, opened
     from datamodules.video.noise_windows import WindowTest, collected
 

@@ -9,8 +9,7 @@ import subprocess
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from datamodules.files.owner import owned_path
-from datamodules.files.whole_files import write_text
+from datamodules.files.whole_files import owned_path, write_text
 from experiments.config_files import PROJECT
 from experiments.pages import generated, make_pictures
 from experiments.pictures import shrink

@@ -36,8 +36,7 @@ def run(options: Namespace) -> int:
     from contextlib import ExitStack
     from tempfile import TemporaryDirectory
 
-    from datamodules.files.owner import new_folder
-    from datamodules.files.whole_files import naming
+    from datamodules.files.whole_files import naming, new_folder
     from experiments.hub.upload import check_repo_id, upload
 
     if options.repo_id is None and options.output is None:

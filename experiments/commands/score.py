@@ -72,8 +72,7 @@ def run(options: Namespace) -> int:
     )
     from callbacks.generation.folders import device_named
     from datamodules.arguments import at_least
-    from datamodules.files.owner import owned_path
-    from datamodules.files.whole_files import write_csv
+    from datamodules.files.whole_files import owned_path, write_csv
 
     models, weights = dict(options.models), dict(options.weights)
     at_least(1, batch_size=options.batch_size)

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from datamodules.files.owner import new_folder
-from datamodules.files.whole_files import write_text
+from datamodules.files.whole_files import new_folder, write_text
 from experiments.exporting.preprocessing import section, timm_keys
 from experiments.exporting.program import SIDES, SMALLEST, TOLERANCE, Traced, difference, others
 from experiments.exporting.weights import write_weights

@@ -21,8 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from datamodules.files.owner import owned_folder
-from datamodules.files.whole_files import write_text
+from datamodules.files.whole_files import owned_folder, write_text
 from experiments.config_files import parsed, text_of
 from experiments.results import duration, validation_metric
 from experiments.run_request import (

@@ -10,6 +10,7 @@ import pytest
 
 import train
 from callbacks.certification.compare import overlay
+from datamodules.files.whole_files import owned_path
 from lightning_modules.robustness.certificates.statistics import accuracy_with_high_probability
 
 
@@ -118,7 +119,11 @@ def test_lower_bounds_and_radii_without_guarantee_are_told_apart(
     curve = certified(tmp_path / "curve", [0.4] * many, sigma=0.5, mode="curve", grid=0.4, certificate="a theorem")
     formula = certified(tmp_path / "formula", [0.3] * many, mode="fixed", certificate="a formula: not a guarantee")
     out = tmp_path / "out"
-    assert train.main(["certified_curves", str(curve), str(formula), "--grid", "0.2", "--output", str(out)]) == 0
+    line = ["certified_curves", str(curve), str(formula), "--grid", "0.2", "--output", str(out)]
+    with owned_path(out):
+        assert train.main(line) == 2
+    assert f"{out} is in use by process" in capsys.readouterr().err
+    assert train.main(line) == 0
     table = pd.read_csv(out / "certified_accuracy.csv").set_index("log")
     assert table.loc["curve", "tight"].astype(bool).tolist() == [True, False, True]
     assert table.loc["formula", "tight"].astype(bool).all()

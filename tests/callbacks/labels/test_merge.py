@@ -6,7 +6,7 @@ import pytest
 
 import train
 from callbacks.labels.merge import REPORT, unchecked
-from datamodules.files.owner import owned_folder
+from datamodules.files.whole_files import owned_folder
 
 
 def report(folder: Path, rows: list[int], in_sample: int = 0) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.files.owner import new_folder, owned_folder, owned_path
+from datamodules.files.whole_files import new_folder, owned_folder, owned_path
 from tests.two_processes import in_two_processes
 
 FORK = multiprocessing.get_context("fork")

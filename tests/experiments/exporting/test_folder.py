@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.files.owner import new_folder
+from datamodules.files.whole_files import new_folder
 from experiments.exporting.folder import readme
 
 CONFIG = {"method": "ELR", "kind": "classifier", "inputs": {}, "outputs": {}}

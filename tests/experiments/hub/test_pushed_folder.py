@@ -11,7 +11,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 import train
-from datamodules.files.owner import owned_path
+from datamodules.files.whole_files import owned_path
 from experiments.hub.portable_settings import portable
 from experiments.load_run import load_run
 from tests.experiments.hub.conftest import QUIET, push
