@@ -14,7 +14,9 @@ Source: Cho and Saul, Kernel Methods for Deep Learning, NeurIPS 2009; Williams, 
 import math
 from collections.abc import Callable
 from functools import wraps
+from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -47,6 +49,13 @@ def in_parts(moments: Moments) -> Moments:
     return of_parts
 
 
+def apply_function(name: Literal["arccos", "sqrt"], x: Tensor) -> Tensor:
+    """Apply a function to each value; on the CPU and without gradients, by NumPy, which takes less time."""
+    if x.device.type != "cpu" or x.requires_grad or x.dtype not in (torch.float32, torch.float64):
+        return getattr(torch, name)(x)
+    return torch.as_tensor(getattr(np, name)(x.numpy()))
+
+
 @in_parts
 def relu_moments(first: Tensor, second: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
     """Compute E[relu(u) relu(v)] and E[relu'(u) relu'(v)] for pairs (u, v).
@@ -60,14 +69,15 @@ def relu_moments(first: Tensor, second: Tensor, covariance: Tensor) -> tuple[Ten
         Both expectations, with the broadcast shape of the arguments. For pairs of equal or opposite inputs, no gradient
         flows through the cosine, because the gradient does not exist if the cosine is 1 or -1.
     """
-    product = (first * second).sqrt()
+    product = apply_function("sqrt", first * second)
     cosine = covariance / product
     # Angles near 0 and pi are inaccurate. If the cosine is within 4 eps of 1 or -1, the angle is set to 0 or pi.
     rounded = 3.5 * torch.finfo(cosine.dtype).eps - 1
     opposite = F.threshold(cosine, rounded, -1, inplace=True).neg_()
     opposite = F.threshold(opposite, rounded, -1, inplace=True)
-    derivative = opposite.arccos().mul_(1 / (2 * math.pi))  # pi - t is the arccosine of the opposite cosine
-    sine = (opposite * opposite).neg_().add_(1).sqrt_()
+    # pi - t is the arccosine of the opposite cosine.
+    derivative = apply_function("arccos", opposite).mul_(1 / (2 * math.pi))
+    sine = apply_function("sqrt", (opposite * opposite).neg_().add_(1))
     value = (sine * (1 / (2 * math.pi))).addcmul_(derivative, opposite, value=-1)
     return value.mul_(product), derivative
 
