@@ -29,7 +29,7 @@ ARMS = list(dict.fromkeys(arm for claim in CLAIMS for arm, _ in claim.sides if a
 HEADER_ARMS = [
     Arm(path, tuple(shlex.split(line)))
     for path in EXPERIMENTS
-    for line in re.findall(r"^#   (--(?!vary ).+)", path.read_text(), re.MULTILINE)
+    for line in re.findall(r"^#   (--(?!vary |seeds ).+)", path.read_text(), re.MULTILINE)
 ]
 """Configurations with the overrides that lines of their headers suggest."""
 TRAINERS = sorted((CONFIGS / "trainer").glob("*.yaml"))

@@ -219,6 +219,8 @@ def test_a_training_step_at_full_scale(arm: Arm, monkeypatch: pytest.MonkeyPatch
     assert_class_defaults(arm, config)
     if reason := UNTRAINED.get(name(arm), UNTRAINED.get(name(arm.config))):
         pytest.skip(reason)
+    if arm.settings.get("data.training", "images") is None:
+        pytest.skip("it has no training set")
     built = experiments().built(*arguments)
     monkeypatch.setattr(type(built.data), "num_train_samples", 50_000, raising=False)
     if hasattr(built.model, "num_classes"):  # pre-training without labels has no classes

@@ -41,7 +41,7 @@ EXPERIMENTS = [
 
 def header(path: Path) -> str:
     """Return the comments of a configuration file, without the overrides in `HEADER_ARMS`."""
-    lines = [line for line in path.read_text().splitlines() if not re.match("#   --(?!vary )", line)]
+    lines = [line for line in path.read_text().splitlines() if not re.match("#   --(?!vary |seeds )", line)]
     return "\n".join(line.partition("#")[2] for line in lines if "#" in line)
 
 

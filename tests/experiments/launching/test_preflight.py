@@ -121,7 +121,10 @@ def test_a_claims_metric_is_known_before_its_runs(config: Config, tmp_path: Path
 def test_what_every_claim_compares_and_every_header_suggests_can_be_instantiated(tmp_path: Path) -> None:
     """Instantiation uses the meta device, where a constructor that reads tensor values fails."""
     places = plan([ROOT / path for path in CLAIMS], tmp_path)
-    compared = [*dict.fromkeys(run.experiment for place in places for run in place.runs), *HEADER_ARMS]
+    compared = [
+        *dict.fromkeys(run.experiment for place in places for run in place.runs),
+        *(arm for arm in HEADER_ARMS if arm.config.stem.startswith("demo")),
+    ]
     with parsing_once():
         errors = errors_of([["--config", str(each.config), *each.overrides] for each in compared])
     assert {
