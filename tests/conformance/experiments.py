@@ -1,6 +1,8 @@
 """Read the experiments in configs/ with one parser, because building a parser takes longer than using it."""
 
 import functools
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,12 @@ EXPERIMENTS = [
 CLAIMS = [claim for file in sorted(CONFIGS.glob("*/claim.yaml")) for claim in load_claims(file)]
 ARMS = list(dict.fromkeys(arm for claim in CLAIMS for arm, _ in claim.sides if arm.overrides))
 """Configurations with overrides that claims run."""
+HEADER_ARMS = [
+    Arm(path, tuple(shlex.split(line)))
+    for path in EXPERIMENTS
+    for line in re.findall(r"^#   (--(?!vary |seeds ).+)", path.read_text(), re.MULTILINE)
+]
+"""Configurations with the overrides that lines of their headers suggest."""
 TRAINERS = sorted((CONFIGS / "trainer").glob("*.yaml"))
 MOST_BY_DEFAULT = 3
 
@@ -62,7 +70,7 @@ def experiments() -> Experiments:
 
 
 def at_paper_scale(*, dear: set[str] | frozenset[str] = frozenset()) -> list[Any]:
-    """List the configs that are not demos, and the arms of claims with such configs.
+    """List the configs that are not demos, and the arms of claims and headers with such configs.
 
     In the default suite, tests run for the first config of each module in a folder, but for at most three configs per
     folder. The tests of all other configs run nightly.
@@ -72,7 +80,7 @@ def at_paper_scale(*, dear: set[str] | frozenset[str] = frozenset()) -> list[Any
     """
     chosen: dict[str, set[str]] = {}
     parameters = []
-    for arm in (*map(Arm, EXPERIMENTS), *ARMS):
+    for arm in (*map(Arm, EXPERIMENTS), *ARMS, *HEADER_ARMS):
         if arm.config.stem.startswith("demo"):
             continue
         kinds = chosen.setdefault(arm.config.parent.name, set())

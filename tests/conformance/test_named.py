@@ -15,7 +15,7 @@ from lightning.pytorch import Trainer
 from experiments.config_files import dotted, settings_of
 from experiments.saving.checkpoints import Checkpoints
 from tests.command import ROOT
-from tests.conformance.experiments import ARMS, CONFIGS, NO_CONFIGURATIONS
+from tests.conformance.experiments import ARMS, CONFIGS, HEADER_ARMS, NO_CONFIGURATIONS
 from tests.test_readme import recipe
 
 FOLDERS = r"configs|docs|lightning_modules|datamodules|callbacks|experiments|tests|\.ci"
@@ -40,8 +40,9 @@ EXPERIMENTS = [
 
 
 def header(path: Path) -> str:
-    """Return the comments of a configuration file."""
-    return "\n".join(line.partition("#")[2] for line in path.read_text().splitlines() if "#" in line)
+    """Return the comments of a configuration file, without the overrides in `HEADER_ARMS`."""
+    lines = [line for line in path.read_text().splitlines() if not re.match("#   --(?!vary |seeds )", line)]
+    return "\n".join(line.partition("#")[2] for line in lines if "#" in line)
 
 
 def missing(text: str, beside: Path | None = None) -> set[str]:
@@ -110,12 +111,12 @@ def unknown(text: str, own: Path | None = None) -> Iterator[str]:
     A class that the text assigns to a key replaces the one in the configuration.
     """
     found = [(key, value) for keys, value in KEY.findall(text) for key in keys.split("+")]
-    given = {key: value for key, value in found if resolved(value) is not None}
+    given = [{}, *({key.removesuffix(".class_path"): value} for key, value in found if resolved(value) is not None)]
     named = [ROOT / name for name in FILE.findall(text) if name.endswith(".yaml") and name not in MADE_BY_THE_READER]
     layers = {key: value for path in named if path in LAYERS for key, value in of(path).items()}
     meant = [path for path in named if path in EXPERIMENTS] or EXPERIMENTS
     for key, _ in found:
-        if not any(exists(key, {**of(path), **layers, **given}) for path in ([own] if own else meant)):
+        if not any(exists(key, {**of(path), **layers, **each}) for path in ([own] if own else meant) for each in given):
             yield key
 
 
@@ -126,14 +127,18 @@ def test_what_headers_name_exists(folder: Path) -> None:
     for path in sorted(folder.glob("*.yaml")):
         assert missing(header(path), folder) == set(), path
         if path in EXPERIMENTS:
-            assert list(unknown(header(path), path)) == [], path
+            variants = [arm.settings for arm in HEADER_ARMS if arm.config == path]
+            keys = list(unknown(header(path), path))
+            assert [key for key in keys if not any(exists(key, each) for each in variants)] == [], path
         elif path in LAYERS:
             assert list(unknown(header(path) + f"\nconfigs/{path.relative_to(CONFIGS)}")) == [], path
 
 
 def test_keys_of_arms_exist() -> None:
     assert len(ARMS) > 150
-    assert {str(arm): keys for arm in ARMS if (keys := list(unknown(" ".join(arm.overrides), arm.config)))} == {}
+    assert len(HEADER_ARMS) > 90
+    wrong = {str(arm): list(unknown(" ".join(arm.overrides), arm.config)) for arm in (*ARMS, *HEADER_ARMS)}
+    assert {arm: keys for arm, keys in wrong.items() if keys} == {}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

@@ -32,7 +32,7 @@ the kernel changes at large alpha too.
 | 1/256 | 6.4 | 6.0 | diverges | diverges | diverges | diverges |
 
 The effect of noise is strongest late in training. This was measured on the bundled digits with alpha = 1 and four seeds
-(`configs/sgd_noise/demo_course.yaml` and `demo_course_baseline.yaml`). At T = 2, the times until half, nine tenths and
+(the claim on the last tenth in `configs/sgd_noise/claim.yaml`). At T = 2, the times until half, nine tenths and
 all of the training points are fitted are 480, 3,440 and 17,400. At T = 1/16, these times are 280, 2,000 and 5,400. At T
 = 2, the times have a resolution of 320. Compared with T = 1/16, the noise at T = 2 therefore increases the first two
 times by a factor of 1.7, and the total training time by a factor of 3.2. Fitting the last tenth of the points takes 80

@@ -13,6 +13,7 @@ from experiments.launching.dry_run import errors_of, short_run
 from experiments.launching.preflight import metrics_of_short_run
 from experiments.saving.checkpoints import BestNeedsItsMetric
 from tests.command import ROOT
+from tests.conformance.experiments import HEADER_ARMS
 from tests.experiments.claims.test_statements import stated
 from tests.experiments.conftest import Config
 from tests.parsed_once import parsing_once
@@ -117,13 +118,18 @@ def test_a_claims_metric_is_known_before_its_runs(config: Config, tmp_path: Path
 
 
 @pytest.mark.nightly
-def test_what_every_claim_compares_can_be_instantiated(tmp_path: Path) -> None:
+def test_what_every_claim_compares_and_every_header_suggests_can_be_instantiated(tmp_path: Path) -> None:
     """Instantiation uses the meta device, where a constructor that reads tensor values fails."""
     places = plan([ROOT / path for path in CLAIMS], tmp_path)
-    compared = list(dict.fromkeys(run.experiment for place in places for run in place.runs))
+    compared = [
+        *dict.fromkeys(run.experiment for place in places for run in place.runs),
+        *(arm for arm in HEADER_ARMS if arm.config.stem.startswith("demo")),
+    ]
     with parsing_once():
         errors = errors_of([["--config", str(each.config), *each.overrides] for each in compared])
-    assert {str(each.config): error for each, error in zip(compared, errors, strict=True) if error} == {}
+    assert {
+        f"{each.config} {each.overrides}": error for each, error in zip(compared, errors, strict=True) if error
+    } == {}
 
 
 @pytest.mark.nightly

@@ -109,7 +109,7 @@ def test_the_bound_of_two_steps_leans_to_smoother_noise() -> None:
 
 
 def test_the_bound_of_two_steps_prefers_white_noise_to_the_true_index_of_rough_paths() -> None:
-    """For this reason, no control makes configs/fractional_sde/demo_rough_paths.yaml learn H = 0.3."""
+    """For this reason, no control makes the rough paths of configs/fractional_sde/claim.yaml learn H = 0.3."""
     true, white = least_losses(0.3, 2, [0.3, 0.5])
     assert true - white > 0.5
     true, white = least_losses(0.3, None, [0.3, 0.5])
