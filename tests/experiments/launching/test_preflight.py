@@ -135,4 +135,14 @@ def test_what_every_claim_compares_and_every_header_suggests_can_be_instantiated
 @pytest.mark.nightly
 @pytest.mark.parametrize("path", CLAIMS)
 def test_a_short_run_knows_the_metrics_of_every_claim(path: str, tmp_path: Path) -> None:
-    try_metrics(plan([ROOT / path], tmp_path), lambda arguments: short_run([*arguments, *QUIET]))
+    """Claims about data that are not here are left out, as `metrics_of_short_run` does if a run fails."""
+
+    def metrics(arguments: Sequence[str]) -> list[str] | None:
+        try:
+            return short_run([*arguments, *QUIET])
+        except FileNotFoundError as error:
+            if "NOISEWORKS_DATA" in str(error):
+                return None
+            raise
+
+    try_metrics(plan([ROOT / path], tmp_path), metrics)
