@@ -63,10 +63,10 @@ class SanityChecks(Callback):
         if wanted is not None and given is not None and wanted != given:
             raise ValueError(f"model.num_classes is {wanted}, but {type(data).__name__} has {given} classes")
         network = getattr(pl_module, "network", None)
-        if isinstance(network, torch.nn.Module) and isinstance(data, FixedImageShape):
-            if wanted is not None and given is not None:
+        if isinstance(network, torch.nn.Module):
+            if wanted is not None and given is not None and isinstance(data, FixedImageShape):
                 self._check_network(network, tuple(data.image_shape), wanted)
-            elif stage == "fit" and isinstance(pl_module, ImageMeasurer):
+            elif stage == "fit" and isinstance(pl_module, ImageMeasurer) and isinstance(data, FixedImageShape):
                 self._check_channels(network, tuple(data.image_shape))
         if isinstance(data, SeededBatches) and repeats_samples(trainer):
             raise ValueError(

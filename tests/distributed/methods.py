@@ -59,6 +59,10 @@ DIGITS = {"data.init_args.batch_size": 333}  # four batches of 1,300 images, the
 DIGITS_WITH_VALIDATION = {"data.init_args.batch_size": 301}  # four of 1,170 images, the last one of 267
 DIGITS_331 = {"class_path": "datamodules.classification.digits.Digits", "init_args": {"train_size": 331}}
 FEW_DIGITS = {"data.init_args.batch_size": 101, "data.init_args.images": DIGITS_331}  # 101, 101, 101 and 28
+CONTRAST = {
+    "class_path": "lightning_modules.probabilistic.meco.objectives.NoiseContrastive",
+    "init_args": {"start": -0.919},
+}
 FEW_DIGITS_64 = {"data.init_args.batch_size": 101, "data.init_args.images.init_args.train_size": 331}
 FEW_PIXELS = {  # 4 tokens per image instead of 16
     "data.init_args.images.init_args.image_size": 32,
@@ -640,7 +644,7 @@ METHODS = {
     ),
     **{
         name: Method(
-            f"sgmse/{config}",
+            "sgmse/demo",
             {  # batches of 7, 7 and 5 crops; five test recordings, in batches of 2, 2 and 1
                 "data.init_args.batch_size": 7,
                 "data.init_args.evaluation_batch_size": 2,
@@ -648,11 +652,17 @@ METHODS = {
                 **{f"data.init_args.{split}.init_args.test_samples": 5 for split in ("validation", "test")},
                 "trainer.check_val_every_n_epoch": 1,
                 "model.init_args.network.init_args.block_out_channels": [8, 16],
-                **({"model.init_args.num_steps": 2} if name == "sgmse" else {}),
+                **own,
             },
             {"model.init_args.optimizer": {**DESCENT, "init_args": {"lr": 1.0e-5}}},  # the loss is a sum
         )
-        for name, config in (("sgmse", "demo"), ("spectral_regression", "demo_baseline"))
+        for name, own in {
+            "sgmse": {"model.init_args.num_steps": 2},
+            "spectral_regression": {
+                "model.class_path": "lightning_modules.restoration.sgmse.SpectralRegression",
+                "model.init_args.average_decay": LEFT_OUT,
+            },
+        }.items()
     },
     **{
         f"negvsr{stage}": Method(
@@ -786,7 +796,7 @@ METHODS = {
     ),
     **{
         name: Method(
-            f"red_diff/{demo}",
+            "red_diff/demo",
             {  # 331 patches in batches of 101, 101, 101 and 28; 497 test images, the last batch of 97
                 "data.init_args.batch_size": 101,
                 "data.init_args.patches_per_image": 1,
@@ -794,19 +804,21 @@ METHODS = {
                 "data.init_args.training.init_args.images": DIGITS_331,
                 "model.init_args.network.init_args": {"in_features": 64, "width": 16, "depth": 1},
                 "model.init_args.steps": 4,
+                **({} if own is None else {"model.class_path": own, "model.init_args.learning_rate": LEFT_OUT}),
+                **({"model.init_args.strength": 0.3} if name == "dps" else {}),
             },
             {"model.init_args.optimizer": DESCENT},
         )
-        for name, demo in (
-            ("red_diff", "demo"),
-            ("dps", "demo_dps"),
-            ("pigdm", "demo_pigdm"),
-            ("ddrm", "demo_ddrm"),
-        )
+        for name, own in {
+            "red_diff": None,
+            "dps": "lightning_modules.diffusion.dps.DPS",
+            "pigdm": "lightning_modules.diffusion.pigdm.PiGDM",
+            "ddrm": "lightning_modules.diffusion.ddrm.DDRM",
+        }.items()
     },
     **{
         name: Method(
-            f"meco/{name.replace('meco', 'demo')}",
+            "meco/demo",
             {  # 55 training rows in batches of 10, the last one of 5; 21 test rows
                 "data.init_args.table": {
                     "class_path": "datamodules.tables.planar_densities.NormalNumbers",
@@ -814,6 +826,7 @@ METHODS = {
                 },
                 "data.init_args.batch_size": 10,
                 "model.init_args.evaluation_draws": 100,
+                **({"model.init_args.objective": CONTRAST} if name == "meco_nce" else {}),
             },
             {"trainer.precision": "64-true"},
         )

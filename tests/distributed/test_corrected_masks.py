@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from lightning.pytorch.trainer.states import TrainerState, TrainerStatus
 
 import datamodules.segmentation.labelled_masks
 from datamodules.corruptions.mask_noise import ErosionDilation
@@ -38,6 +39,7 @@ def process_of(rank: int, directory: Path) -> Any:
         current_epoch=0,
         num_devices=PROCESSES,
         num_training_batches=3,
+        state=TrainerState(status=TrainerStatus.RUNNING),
         strategy=types.SimpleNamespace(root_device=torch.device("cpu")),
         fit_loop=types.SimpleNamespace(epoch_loop=types.SimpleNamespace(batch_progress=progress)),
     )

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from tests.conformance.runs import rows
 
-LEFT = ("config.yaml", "checkpoints/*", "tensorboard/*", "certification_rows/*", "cache/*")
+LEFT = (".lock", "config.yaml", "checkpoints/*", "tensorboard/*", "certification_rows/*", "cache/*")
 """Files that are not compared: they depend on how a run was started, or belong to one process."""
 DIGESTS = ("weights", "labels", "images")
 """Keys of settings whose values are hashes."""

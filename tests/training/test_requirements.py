@@ -12,10 +12,10 @@ from tests.trainers import standing
 
 
 def test_mini_batches_are_refused_where_all_rows_are_needed() -> None:
-    require_all_rows(standing(datamodule=SimpleNamespace(whole=True)), "CoLiDE")
+    require_all_rows(standing(datamodule=SimpleNamespace(whole=True, batch_size=9, rows_on_device=True)), "CoLiDE")
     require_all_rows(standing(datamodule=None), "CoLiDE")
     with pytest.raises(ValueError, match=r"data.batch_size must be left out for CoLiDE.* got 7"):
-        require_all_rows(standing(datamodule=SimpleNamespace(whole=False, batch_size=7)), "CoLiDE")
+        require_all_rows(standing(datamodule=SimpleNamespace(whole=False, batch_size=7, rows_on_device=True)), "CoLiDE")
 
 
 def test_several_processes_are_refused_where_one_holds_all() -> None:

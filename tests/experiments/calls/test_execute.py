@@ -39,7 +39,9 @@ def test_building_locks_the_directory_and_trains_nothing(tmp_path: Path) -> None
     assert type(built.model).__name__ == "ELR"
     assert built.parsed.folder.begun
     assert not list((tmp_path / "run").rglob("*.ckpt"))
-    with pytest.raises(ValueError, match="another fit, test or predict writes to"):
+    with pytest.raises(
+        ValueError, match=r"is in use by process \d+ on .*: wait for it to end, or set another --run_directory"
+    ):
         build(parsed_in(tmp_path / "run"))
     built.parsed.folder.held.close()
     build(parsed_in(tmp_path / "run"), runs=False)  # takes no lock

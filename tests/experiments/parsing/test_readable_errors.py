@@ -1,5 +1,6 @@
 """Pipes, names in other encodings and a removed directory give one-line errors, and never block."""
 
+import importlib
 import os
 import shutil
 import signal
@@ -141,6 +142,7 @@ def test_a_run_whose_directory_is_removed_ends_by_one_line(
 
 def test_a_renamed_argument_is_named_as_it_is_called_now_where_the_class_has_it() -> None:
     def said(kind: str) -> str:
+        importlib.import_module(f"datamodules.restoration.{kind.partition('.')[0]}")  # as the parser does
         error = f"class_path 'datamodules.restoration.{kind}': Option 'brightest' is not accepted"
         return readable(ValueError(error)).partition("accepted")[2]
 

@@ -200,9 +200,6 @@ def test_both_networks_can_begin_as_a_classifier_of_whole_images(tmp_path: Path)
     "config",
     [
         "demo",
-        "demo_baseline",
-        "demo_consistency",
-        "demo_unequal",
         "demo_size",
         "demo_size_baseline",
         "cifar10",
