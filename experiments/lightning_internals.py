@@ -138,4 +138,4 @@ def resolve_stubs_without_a_process() -> None:
     """
     stubs: Any = jsonargparse._stubs_resolver
     context = stubs.tc.get_search_context(search_path=[Path(each) for each in sys.path if each])
-    stubs.stubs_resolver = stubs.StubsResolver(search_context=context)  # type: ignore[assignment]
+    stubs.stubs_resolver = stubs.StubsResolver(search_context=context)
