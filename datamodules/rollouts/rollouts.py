@@ -156,7 +156,8 @@ class Rollouts(SeededBatches):
 
     @property
     def _module(self) -> Any:
-        assert self.trainer is not None
+        if self.trainer is None:
+            raise RuntimeError("Rollouts needs a Trainer: its states are those that the policy in training visits")
         return self.trainer.lightning_module
 
     @property

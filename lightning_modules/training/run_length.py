@@ -13,8 +13,8 @@ def num_epochs(trainer: Trainer) -> int | None:
     """
     limits = [trainer.max_epochs] if trainer.max_epochs is not None and trainer.max_epochs > 0 else []
     if trainer.max_steps > 0:
-        steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
-        limits.append(math.ceil(trainer.max_steps / steps))
+        steps = trainer.num_training_batches / trainer.accumulate_grad_batches
+        limits.append(1 if math.isinf(steps) else math.ceil(trainer.max_steps / math.ceil(steps)))
     return min(limits, default=None)
 
 

@@ -21,6 +21,7 @@ def trainer(**settings: Any) -> Any:
         ({"max_steps": 13}, 4),
         ({"max_epochs": 3, "max_steps": 13}, 3),
         ({"max_epochs": 1000, "max_steps": 13}, 4),
+        ({"max_steps": 13, "num_training_batches": float("inf")}, 1),  # a stream, whose first epoch does not end
     ],
 )
 def test_epochs_of_a_run(settings: dict[str, Any], epochs: int | None) -> None:
