@@ -188,7 +188,7 @@ def test_learning_rate_of_a_schedule_by_steps_is_the_authors_cosine_over_all_ste
 @pytest.mark.parametrize(
     ("config", "images"),
     [
-        *(("cifar10", 50_000), ("cifar10_cached", 50_000), ("cifar10_vit", 50_000)),
+        *(("cifar10", 50_000), ("cifar10_cached", 50_000)),
         *(("cifar10_vit_linear_probe", 50_000), ("domain_net", 120_906), ("imagenet_shift", 1_281_167)),
     ],
 )
