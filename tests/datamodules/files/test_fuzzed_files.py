@@ -38,7 +38,8 @@ TEXTS = {
     "class_map": "n01440764 1\nn01443537 tench\n",
     "glue": "index\tsentence\tlabel\n0\ta b\t1\n1\tc\t0\n",
     "log": "idx\tlabel\tpredict\tradius\n0\t1\t1\t0.5\n1\t0\t-1\t0.0\n",
-    "report": "row,given,suspected,score,in_sample,clean_label\n0,1,0,0.5,0,1\n1,0,1,0.25,0,\n",
+    "report": "row,given,proposed,suspected,score,in_sample,probability_given,probability_proposed,clean_label\n"
+    "0,1,1,0,0.5,0,0.5,0.5,1\n1,0,1,1,0.25,0,0.25,0.75,\n",
 }
 
 
