@@ -80,7 +80,7 @@ def test_a_released_model_gives_the_normals_of_a_photograph(
     released_folder(text_to_image, tmp_path / "yoso")
     places = {f"--model.yoso.{key}": str(tmp_path / "yoso") for key in ("model.pipeline", "encoders")}
     options = {"--data.predict_dir": photograph(tmp_path / "given"), "--run_directory": str(tmp_path / "out")}
-    sizes = {"--model.resolution": "32", "--model.yoso.model.variant": "null", "--ckpt_path": "none"}
+    sizes = {"--model.resolution": "32", "--model.yoso.model.weights.variant": "null", "--ckpt_path": "none"}
     call("predict", "released_turbo", {**places, **options, **sizes})
     check_normals(tmp_path / "out" / "normals" / "room.png")
     assert not Path("ran").exists()
