@@ -29,6 +29,11 @@ WATCHED = {  # keyed by the callback's file: a suitable demo, the command, and a
         (*PIXELS, "--trainer.callbacks.num_samples", "32", "--trainer.callbacks.batch_size", "16"),
     ),
     "label_report": ("elr", "fit", ("--test_after_fit", "true")),
+    "prompt_grid": (
+        "flow_finetuning_stable_diffusion_3",
+        "fit",
+        ("--trainer.callbacks.every_n_steps", "1", "--trainer.callbacks.prompts", '["a red fox"]'),
+    ),
     "robust_accuracy": ("elr", "test", ("--trainer.callbacks.max", "20")),
 }
 LOADED = """
