@@ -237,7 +237,9 @@ def _locked(lock: Path, output: Path, patience: float, remedy: str) -> int:
     """Lock a file, write the name of this process to it, and return its descriptor."""
     deadline, waits = time.monotonic() + patience, False
     while True:
-        file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        if lock.is_symlink():
+            raise ValueError(f"{lock} is a link, and is not followed: remove it")
+        file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

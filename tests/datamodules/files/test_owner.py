@@ -62,3 +62,15 @@ def test_who_waits_takes_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "count").write_text("0")
     assert in_two_processes(count_alone, tmp_path) == [200, 200]
     assert (tmp_path / "count").read_text() == "400"
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    """In the folder of somebody else, the link could lead to any file of the user, which would be emptied."""
+    (tmp_path / "mine.txt").write_text("text")
+    (tmp_path / "given").mkdir()
+    for lock in (tmp_path / "given" / ".lock", tmp_path / "given" / ".table.csv.lock"):
+        lock.symlink_to(tmp_path / "mine.txt")
+    for owned in (owned_folder(tmp_path / "given"), owned_path(tmp_path / "given" / "table.csv")):
+        with pytest.raises(ValueError, match=r"lock is a link, and is not followed: remove it"), owned:
+            pass
+    assert (tmp_path / "mine.txt").read_text() == "text"
