@@ -49,11 +49,6 @@ class Curvature(Callback):
         images_at_once: batch size of the matrix-vector products on each rank. The batch size affects the result if
             `batch_norm` is `batch`.
         seed: random seed of the subset and the starting vectors.
-
-    Raises:
-        TypeError: at setup, if the module is not a classifier or the data have no training images.
-        ValueError: if an argument is out of range; before training, also if the dataset has fewer than `samples`
-            images, or the network is in half precision, uses autocast or is not twice differentiable.
     """
 
     def __init__(

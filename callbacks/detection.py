@@ -32,9 +32,6 @@ class DetectionReport(Callback):
 
     Args:
         most_bins: maximum number of bins of a histogram.
-
-    Raises:
-        ValueError: if `most_bins` is less than 2.
     """
 
     def __init__(self, most_bins: int = 40) -> None:

@@ -8,11 +8,7 @@ from lightning_modules.training.logging import log_same
 
 
 class EpisodeReturns(Callback):
-    """Log `test/return`, the sum of an episode's rewards under the policy, averaged over episodes.
-
-    Raises:
-        TypeError: at setup, if the DataModule is not an `EpisodeSource`.
-    """
+    """Log `test/return`, the sum of an episode's rewards under the policy, averaged over episodes."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         require_data(trainer, EpisodeSource, "EpisodeReturns")

@@ -18,9 +18,6 @@ class ExportEffectiveWeights(Callback):
     `model.json` lists, for each layer, the patterns, bits and scales that were applied to its weights. If a run is
     tested twice (`checkpoint.also_test_best`), the files contain the weights of the first test, which uses the
     configured checkpoint.
-
-    Raises:
-        TypeError: at setup, if the module is not an `EffectiveNetwork`.
     """
 
     def __init__(self) -> None:

@@ -33,11 +33,6 @@ class ImageGrid(Callback):
         stage: stage whose images are shown: `train`, `val` or `test`.
         num_images: number of rows, at most the number of images on rank 0.
         cell: width of an image, in inches.
-
-    Raises:
-        ValueError: if `num_images` is less than 1, `cell` is not positive, or the stage is unknown.
-        TypeError: at setup, if the module is not a `PictureSource` or, for stage `train`, the DataModule is not a
-            `TrainingImageSource`.
     """
 
     def __init__(

@@ -23,10 +23,6 @@ class MacroScores(Callback):
     A class is left out of the averages of precision, recall and F1 if it has no test images and is never predicted. It
     is left out of `test/macro_auroc` if it has no test images. The logits of all test images are kept on the device
     until the test ends.
-
-    Raises:
-        TypeError: at setup, if the module is not a classifier; during the test, if the test step does not return
-            logits.
     """
 
     def __init__(self) -> None:

@@ -160,10 +160,6 @@ class WritePredictions(Callback):
 
     Args:
         format: file format of the table: `parquet` or `csv`.
-
-    Raises:
-        ValueError: if `predict_step` does not return the required keys, the trainer has no directory, or there are
-            several dataloaders.
     """
 
     def __init__(self, format: Literal["parquet", "csv"] = "parquet") -> None:

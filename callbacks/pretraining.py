@@ -26,10 +26,6 @@ class Pretraining(Callback):
         max_epochs: number of epochs of pretraining.
         part: dotted name, in the run's module, of the part that receives the weights.
         source: dotted name, in `model`, of the network whose weights are copied.
-
-    Raises:
-        ValueError: if `max_epochs` is less than 1, there are several processes, or parameter names or shapes do not
-            match.
     """
 
     def __init__(

@@ -15,9 +15,6 @@ class SaveTables(Callback):
 
     Tables are written after training and after testing. If a run is tested twice (`checkpoint.also_test_best`), the
     tables are those of the first test, which uses the configured checkpoint.
-
-    Raises:
-        TypeError: at setup, if the module is not a `TableSource`.
     """
 
     def __init__(self) -> None:

@@ -36,10 +36,6 @@ class SpeechMetricsTable(Callback):
 
     Args:
         num_recordings: maximum number of recordings to draw and save; they are taken from the recordings on rank 0.
-
-    Raises:
-        TypeError: at setup, if the module is not a `SpeechMeasurer`.
-        ValueError: if `num_recordings` is negative.
     """
 
     def __init__(self, num_recordings: int = 3) -> None:

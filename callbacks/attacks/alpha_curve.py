@@ -47,9 +47,6 @@ class AlphaCurve(Callback):
         skip: step between attacked images: every `skip`-th image of the test set is attacked.
         max: attack only images before this position of the test set; None attacks all images.
         seed: random seed of the attacks. The random starts are the same for every alpha.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     def __init__(

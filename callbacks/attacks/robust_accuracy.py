@@ -69,10 +69,6 @@ class RobustAccuracy(Callback):
             deterministic classifier.
         seed: random seed of attacks and noise.
         num_shown: number of images in the figure.
-
-    Raises:
-        ValueError: if an argument is out of range, two attacks have the same name, or `sigma` requires a larger
-            `num_draws`.
     """
 
     def __init__(

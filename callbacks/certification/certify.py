@@ -58,9 +58,6 @@ class Certification(Callback):
             A mode with a `radius` or `grid` gives only lower bounds at all other radii.
         channels_last: whether the network runs in the channels-last memory format, in which convolutions in mixed
             precision are often faster. A `SmoothedClassifier` then receives images and noise in this format.
-
-    Raises:
-        ValueError: if an argument is out of range; before testing, also if the trainer has more than one such callback.
     """
 
     def __init__(

@@ -67,11 +67,6 @@ class EarlyLearning(Callback):
         draw_every_n_epochs: number of epochs between two figures. The last figure is drawn at the end of training.
         log_categories: whether to log `train/early_learning_epochs_<k>` for each category k: the number of epochs until
             its early learning ended, or, if it has not ended, the number of epochs so far.
-
-    Raises:
-        ValueError: if an argument is out of range; in training, also if the horizon is unknown, `interval` is given but
-            the number of batches is unknown, or the logits are missing or do not match labels and classes.
-        TypeError: if the module is not a `Classifier`.
     """
 
     reads_logits = True

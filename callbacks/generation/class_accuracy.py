@@ -31,10 +31,6 @@ class ClassAccuracy(Callback):
         images: dataset of real images with labels.
         num_samples: number of generated images.
         batch_size: number of images that are generated as one batch.
-
-    Raises:
-        ValueError: if an argument is out of range, or, at setup, if the module has no classes.
-        TypeError: at setup, if the module is not a `ClassGenerator`.
     """
 
     measures_whole_runs_alone = True

@@ -67,11 +67,6 @@ class FID(Callback):
         seed: random seed of the generated images.
         num_shown: number of images in the figure of samples, at most `batch_size`.
         cache_dir: folder that caches features and statistics of the real images.
-
-    Raises:
-        ValueError: if an argument is out of range, `extractor_name` is missing, or the images or features are invalid.
-        TypeError: at setup, if the module is not a `Generator`, or the DataModule has no images.
-        FileNotFoundError: at setup, if the weights of FID's Inception are missing.
     """
 
     measures_whole_runs_alone = True

@@ -45,11 +45,6 @@ class PromptGrid(Callback):
         image_size: maximum height and width of an image in the grid, in pixels; larger images are downscaled. With
             None, no image is downscaled.
         name: name of the folder in which grids are saved, and name of the grids in loggers.
-
-    Raises:
-        ValueError: if an argument is out of range, or, at setup, if the prompt file is damaged or there are no prompts.
-        FileNotFoundError: at setup, if the prompt file does not exist.
-        TypeError: at setup, if the module cannot generate each image from a text and a seed alone.
     """
 
     def __init__(

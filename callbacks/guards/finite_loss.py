@@ -35,10 +35,6 @@ class FiniteLoss(Callback):
     with `save_weights_only: true`, Lightning calls no hook before it writes a checkpoint. In this case, a checkpoint
     within an epoch may be bad, if it is written at most `log_every_n_steps` batches after the first bad loss. This
     callback is inactive if the trainer has a `Divergence`.
-
-    Raises:
-        NonFiniteLoss: at the next check after a bad loss, on all ranks.
-        ValueError: if `training_step` of a module with manual optimization returns no loss.
     """
 
     takes_over = False

@@ -61,9 +61,6 @@ class Sharpness(Callback):
     `test/spectrum_error` (restored images) and `test/noisy_spectrum_error` (degraded images). A spectrum error is the
     root mean square, over frequencies, of the difference between the log mean power of the images and that of the clean
     images. The spectra are written to `spectrum.csv` and `figures/spectrum.png` in the run directory.
-
-    Raises:
-        TypeError: at setup, if the module is not an `ImageMeasurer`.
     """
 
     def __init__(self) -> None:

@@ -30,11 +30,6 @@ class ImageMetricsTable(Callback):
         pyiqa: names of metrics of the package pyiqa, such as `niqe`, `lpips` and `brisque`. If pyiqa is not installed
             (it belongs to the `no-reference` extra), these metrics are left out with a warning. For some metrics, pyiqa
             downloads weights.
-
-    Raises:
-        TypeError: at setup, if the module is not an `ImageMeasurer`.
-        FileNotFoundError: if the file of weights does not exist.
-        ValueError: if the weights are those of a different network, or a metric does not measure single images.
     """
 
     def __init__(

@@ -31,10 +31,6 @@ class TopOneAccuracy(Callback):
         network: classifier that maps images `[B, C, H, W]` in [0, 1] to logits `[B, K]`.
         labels: text file with one line for each test image: the image's name, followed by its class number. An example
             is a list of ImageNet images with lines such as `n01440764/ILSVRC2012_val_00000293.JPEG 0`.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-        ValueError: if a line has no class number.
     """
 
     def __init__(self, network: nn.Module, labels: str) -> None:

@@ -77,10 +77,6 @@ class LabelReport(Callback):
             `find_label_issues`. This adds a column `suspected_by_cleanlab` and the metrics
             `test/label_precision_cleanlab`, `test/label_recall_cleanlab` and `test/label_agreement_cleanlab`. The
             agreement is the fraction of labels for which both methods decide alike.
-
-    Raises:
-        ValueError: if an argument is out of range.
-        ImportError: if cleanlab is requested but not installed.
     """
 
     def __init__(self, threshold: float = 0.5, num_images: int = 40, compare_with_cleanlab: bool = False) -> None:

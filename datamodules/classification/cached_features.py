@@ -135,10 +135,6 @@ class CachedFeatures(ImageSet):
         cache_dir: cache folder, visible to all ranks.
         num_workers: number of DataLoader workers that read images. None means 0 for images in memory, and otherwise one
             per free core, at most 8.
-
-    Raises:
-        ValueError: if an argument is out of range, if the encoder does not return `num_features` features, or if the
-            features are not finite in `dtype`.
     """
 
     def __init__(

@@ -347,9 +347,6 @@ class NoisyImages(_ChangedSet):
         noise: noise that is added to the test images. The noisy images are clipped to [0, 1] and rounded to whole grey
             levels.
         seed: random seed of the noise.
-
-    Raises:
-        ValueError: on reading, if the images are not in memory.
     """
 
     def __init__(self, images: ImageSet, noise: ImageNoise, seed: int = 0) -> None:
@@ -379,10 +376,6 @@ class UnequalClasses(_ChangedSet):
         dropped: classes without training images.
         growth: rate g. The number of training images of class k is proportional to exp(g k). If g is 0, all images of
             the remaining classes are kept.
-
-    Raises:
-        ValueError: if a class in `dropped` does not exist, if all classes are dropped, or, on reading, if the images
-            are not in memory.
     """
 
     def __init__(self, images: ImageSet, dropped: Sequence[int] = (), growth: float = 0.0) -> None:

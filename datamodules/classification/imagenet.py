@@ -68,10 +68,6 @@ class ImageNet(ImageSet):
             `data_dir`. None means no shifted test sets.
         class_maps: dictionary that maps the name of a shifted test set to a text file in `data_dir`, whose lines are
             `<wnid> <folder>`. Subfolders of the shifted test set that the file does not list are ignored.
-
-    Raises:
-        FileNotFoundError: if a folder or a map is missing or empty.
-        ValueError: if an argument is out of range, or does not match the folders.
     """
 
     def __init__(
@@ -243,9 +239,6 @@ class ImageNet32(OtherImages):
         data_dir: folder that contains the files, directly or in a subfolder `imagenet32`. None means the
             NOISEWORKS_DATA directory.
         num_files: number of files to read, in 1...10. All ten files take 4 GB.
-
-    Raises:
-        ValueError: if `num_files` is out of range.
     """
 
     def __init__(self, data_dir: str | None = None, num_files: int = NUM_FILES) -> None:
@@ -292,10 +285,6 @@ class LabelledImageNet32(ImageSet):
         data_dir: folder that contains the files, directly or in a subfolder `imagenet32`. None means the
             NOISEWORKS_DATA directory.
         num_files: number of training files to read, in 1...10. All ten files need 4 GB of memory.
-
-    Raises:
-        FileNotFoundError: if a file is missing.
-        ValueError: if `num_files` is out of range, or a file is damaged.
     """
 
     num_classes = 1000

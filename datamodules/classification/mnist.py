@@ -140,9 +140,6 @@ class JoinedMedMNIST(ImageSet):
         data_dir: folder that contains the files, as for `MedMNIST`. None means the NOISEWORKS_DATA directory.
         image_size: height and width of the images, in pixels.
         channels: number of channels of the images, 1 for grey and 3 for colour.
-
-    Raises:
-        ValueError: if `sets` is empty.
     """
 
     def __init__(

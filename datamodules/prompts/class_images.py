@@ -22,9 +22,6 @@ class ClassImages(CaptionedSet):
             itself.
         count: number of images.
         image_size: height and width of the images, in pixels.
-
-    Raises:
-        ValueError: if `count` or `image_size` is below 1.
     """
 
     def __init__(self, folder: str, prompt: str, count: int = 200, image_size: int = 512) -> None:

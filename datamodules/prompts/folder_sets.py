@@ -38,12 +38,6 @@ class CaptionedFolder(CaptionedSet):
             has its full weight where a mask is white. None means no masks.
         condition_dir: folder of condition images for a ControlNet. Each has the name and aspect ratio of its image.
             None means no condition images.
-
-    Raises:
-        FileNotFoundError: on reading, if there are no images, if an image that a table lists does not exist, or if a
-            mask or condition image is missing.
-        ValueError: if an argument is out of range, or, on reading, if captions and images do not match.
-        UnreadableImage: on reading, if a file is not an image.
     """
 
     def __init__(

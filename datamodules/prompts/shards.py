@@ -37,10 +37,6 @@ class CaptionedShards(CaptionedSet):
             file. None reads no captions, which is sufficient for an unconditional model.
         prompt: one caption for all images, such as `a photo of sks`. If it is set, captions in the shards are not read.
         buckets: aspect-ratio buckets. None crops all images to squares.
-
-    Raises:
-        FileNotFoundError: on reading, if there are no shards.
-        ValueError: if an argument is out of range, or, on reading, if a shard is damaged or an image has no caption.
     """
 
     def __init__(

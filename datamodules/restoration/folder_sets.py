@@ -57,10 +57,6 @@ class PairFolders(PairSet):
         noisy_dir: folder of noisy images, or one image file.
         colour: whether to read images in colour. False converts images to grey (Rec. 601 luma).
         data_range: stored value of a white pixel, which is 255 for 8-bit images. It is required for 16-bit images.
-
-    Raises:
-        ValueError: if neither folder is given, or if file names or image sizes do not match.
-        FileNotFoundError: if a folder does not exist or has no image.
     """
 
     def __init__(
@@ -124,10 +120,6 @@ class CentreCrops(PairSet):
         listing: text file with an image name at the start of each line. Only the listed images are read, in the order
             of the file. None means all images.
         colour: whether to read images in colour. False converts images to grey (Rec. 601 luma).
-
-    Raises:
-        FileNotFoundError: if the folder or the listing does not exist, or if the folder has no image.
-        ValueError: if a file is damaged or missing.
     """
 
     def __init__(self, clean_dir: str, image_size: int = 256, listing: str | None = None, colour: bool = True) -> None:
@@ -157,11 +149,6 @@ class ScaledFolders(PairSet):
             `imresize`.
         factor: height of a large image divided by the height of its small image.
         colour: whether to read images in colour. False converts images to grey (Rec. 601 luma).
-
-    Raises:
-        ValueError: if `factor` is below 2, if file names do not match, or if a large image is not `factor` times as
-            high and wide as its small image.
-        FileNotFoundError: if a folder does not exist or has no image.
     """
 
     def __init__(self, large_dir: str, small_dir: str | None = None, factor: int = 4, colour: bool = True) -> None:

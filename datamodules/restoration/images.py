@@ -134,10 +134,6 @@ class Together(PairSet):
 
     Args:
         sets: datasets with the same number of channels. Either all datasets must have noisy images, or none of them.
-
-    Raises:
-        ValueError: if there is no dataset, if the datasets differ in channels, downsampling factor or white level, or
-            if only some of them have noisy images.
     """
 
     def __init__(self, sets: list[PairSet]) -> None:
@@ -192,10 +188,6 @@ class Crops(PairSet):
         images: dataset to wrap.
         crop_size: height and width of the square crops, in pixels.
         count: number of selected images.
-
-    Raises:
-        ValueError: if an argument is below 1, if the dataset has fewer than `count` images, or if an image is smaller
-            than a crop.
     """
 
     def __init__(self, images: PairSet, crop_size: int, count: int) -> None:

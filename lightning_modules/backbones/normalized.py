@@ -27,10 +27,6 @@ class Normalized(nn.Module):
             `pretrained_cfg` of a timm network.
         std: one positive value per channel, or one value for all channels, in pixel units; None uses the value in the
             `pretrained_cfg` of a timm network.
-
-    Raises:
-        ValueError: if `mean` or `std` is None and the network does not define its value, if `mean` and `std` differ in
-            length, or if a value of `std` is not positive.
     """
 
     mean: Tensor

@@ -14,9 +14,6 @@ class Resized(nn.Module):
         network: network that receives images `[B, C, image_size, image_size]`.
         image_size: height and width of the resized images, in pixels.
         mode: interpolation mode.
-
-    Raises:
-        ValueError: if `image_size` is less than 1.
     """
 
     def __init__(self, network: nn.Module, image_size: int, mode: Literal["bilinear", "bicubic"] = "bilinear") -> None:

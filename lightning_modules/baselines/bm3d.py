@@ -63,10 +63,6 @@ class BM3D(RestorerSteps, MethodModule):
             for each image, from the finest wavelet coefficients.
         protocol: preprocessing of estimates before metrics are computed: `rounded` clips to [0, 1] and rounds to 256
             levels, `clipped` only clips, and `unclipped` changes nothing.
-
-    Raises:
-        ImportError: in `setup`, if the package `bm3d` is not installed.
-        ValueError: if `grey_levels` is not positive; in `setup`, if the command is `fit`.
     """
 
     def __init__(self, grey_levels: float | None = None, protocol: EvaluationProtocol = "rounded") -> None:

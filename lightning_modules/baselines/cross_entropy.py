@@ -35,9 +35,6 @@ class CrossEntropy(ClassifierSteps, MethodModule):
             means no augmentation.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ValueError: if label smoothing is combined with binary cross-entropy.
     """
 
     def __init__(

@@ -78,9 +78,6 @@ class Noise2Self(RestorerSteps, MethodModule):
             levels, `clipped` only clips, and `unclipped` changes nothing.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ValueError: if `width` is less than 2; in training, if patches are smaller than `width`.
     """
 
     def __init__(

@@ -80,10 +80,6 @@ class Noise2Void(RestorerSteps, MethodModule):
             levels, `clipped` only clips, and `unclipped` changes nothing.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ValueError: if `square` is less than 2; in training, if patches are smaller than `square` or smaller than 5
-            pixels.
     """
 
     def __init__(

@@ -44,11 +44,6 @@ class OODScores(ClassifierSteps, MethodModule):
             The metrics of the first detector are logged without the name of the detector.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ImportError: if the package pytorch-ood is not installed.
-        ValueError: if a detector does not exist, or if it needs inputs other than logits or features. The message
-            contains the name of the detector.
     """
 
     def __init__(

@@ -34,9 +34,6 @@ class SegmentationCrossEntropy(SegmenterSteps, MethodModule):
             other layers (see `learning_rate_groups`). If empty, all parameters have the same learning rate.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule. It is stepped every epoch, or every step if it has `interval = "step"`.
-
-    Raises:
-        ValueError: if a name in `new_layers` is not the name of a submodule.
     """
 
     def __init__(

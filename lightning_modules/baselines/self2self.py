@@ -52,9 +52,6 @@ class Self2Self(SingleImageBaseline, MethodModule):
         learning_rate: learning rate of Adam.
         protocol: preprocessing of estimates before metrics are computed: `rounded` clips to [0, 1] and rounds to 256
             levels, `clipped` only clips, and `unclipped` changes nothing.
-
-    Raises:
-        ValueError: if an argument is out of range; in `setup`, if the command is `fit`.
     """
 
     def __init__(

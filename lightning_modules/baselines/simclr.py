@@ -41,9 +41,6 @@ class SimCLR(OwnLoaders, MethodModule):
         temperature: temperature tau of the loss. Lower values give more weight to the most similar images.
         optimizer: optimizer of the trainable parameters of the network and the MLP.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     def __init__(

@@ -42,9 +42,6 @@ class SupervisedRestoration(RestorerSteps, MethodModule):
             levels, `clipped` only clips, and `unclipped` changes nothing.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ValueError: if an argument has an invalid value.
     """
 
     def __init__(

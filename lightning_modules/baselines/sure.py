@@ -63,10 +63,6 @@ class SURE(RestorerSteps, MethodModule):
             levels, `clipped` only clips, and `unclipped` changes nothing.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ValueError: if `epsilon` is not positive, if the noise has a range of levels, or if the noise models of the
-            module and the data differ.
     """
 
     def __init__(

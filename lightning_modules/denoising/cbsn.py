@@ -91,9 +91,6 @@ class CBSN(RestorerSteps, MethodModule):
         inference: tiling and self-ensemble in validation, test and prediction.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch, or every step if its `interval` is "step".
-
-    Raises:
-        ValueError: if an argument is out of range, or the training patch size is not divisible by both strides.
     """
 
     def __init__(

@@ -86,9 +86,6 @@ class Noise2Score(RestorerSteps, MethodModule):
             levels, `clipped` only clips, and `unclipped` changes nothing.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ValueError: if an argument is out of range, or the noise models of the module and the data differ.
     """
 
     images_seen: Tensor

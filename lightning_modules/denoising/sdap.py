@@ -71,9 +71,6 @@ class SDAP(RestorerSteps, MethodModule):
             of `test_stride`.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ValueError: if an argument is out of range, or the training patch size is not divisible by the stride.
     """
 
     def __init__(

@@ -26,10 +26,6 @@ class DDPM(MethodModule):
         caption_dropout: probability of replacing a caption with the empty text, in [0, 1).
         optimizer: optimizer of the trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ValueError: if `caption_dropout` is out of range, or if the model has a text encoder and the images have no
-            captions.
     """
 
     def __init__(

@@ -59,9 +59,6 @@ class PiGDM(PosteriorSampling, MethodModule):
             to 256 levels, `clipped` only clips them, and `unclipped` does not change them.
         optimizer: optimizer of the network's trainable parameters in `fit`.
         lr_scheduler: learning-rate schedule, stepped after every epoch of `fit`.
-
-    Raises:
-        ValueError: if an argument is out of range, or if the scheduler has fewer than `steps` timesteps.
     """
 
     def __init__(

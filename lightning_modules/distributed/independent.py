@@ -247,10 +247,6 @@ class Independent(DDPStrategy):
     Args:
         patience: number of seconds without a heartbeat after which a process counts as lost. The other processes then
             end with an error that names the lost process.
-
-    Raises:
-        LostProcess: if a process was lost.
-        ValueError: if `patience` is not positive, or if the trainer has `sync_batchnorm` enabled.
     """
 
     def __init__(self, patience: float = 30.0) -> None:

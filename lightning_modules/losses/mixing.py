@@ -61,9 +61,6 @@ class SoftLabels:
         smoothing: fraction of each label that is distributed over all classes, in [0, 1).
         all_right: whether the target in binary cross-entropy is 1 for every class in a mixed image, as in DeiT III. If
             false, the target is the mixing weight of the class.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     def __init__(

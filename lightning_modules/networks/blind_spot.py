@@ -90,9 +90,6 @@ class BlindSpotNetwork(nn.Module):
         modules: number of dilated modules in each branch.
         module_relu: whether to apply a second ReLU in each dilated module before its input is added, and to initialise
             all weights with He-normal values. C-BSN uses both; AP-BSN and SDAP use neither.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     def __init__(self, in_channels: int = 3, channels: int = 128, modules: int = 9, module_relu: bool = False) -> None:

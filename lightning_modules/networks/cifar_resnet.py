@@ -65,9 +65,6 @@ class CIFARResNet(nn.Module):
         in_channels: channels of an image, C.
         shortcut: `A`, used by He et al. on CIFAR-10, or `B`, used in the ResNet-110 of the randomised-smoothing
             literature.
-
-    Raises:
-        ValueError: if `depth` is not 6n + 2 with n >= 1.
     """
 
     num_features = 64

@@ -67,9 +67,6 @@ class CIFARViT(nn.Module):
         depth: number of blocks.
         num_heads: number of attention heads, a divisor of `width`.
         in_channels: channels of an image, C.
-
-    Raises:
-        ValueError: if patches do not tile the image, or `num_heads` does not divide the width.
     """
 
     def __init__(

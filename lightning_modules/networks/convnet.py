@@ -14,9 +14,6 @@ class ConvNet(nn.Module):
         in_channels: channels of an image.
         channels: output channels of each convolution.
         num_classes: number of logits, K.
-
-    Raises:
-        ValueError: if a number is not positive or there are no convolutions.
     """
 
     def __init__(self, in_channels: int, channels: list[int], num_classes: int) -> None:

@@ -51,9 +51,6 @@ class ResNetGenerator(nn.Module):
         width: channels at full resolution, 64 in the paper.
         num_blocks: number of residual blocks, which have a quarter of the resolution. The paper uses 9 blocks for
             images of 256 x 256 pixels and 6 for 128 x 128.
-
-    Raises:
-        ValueError: if an argument is less than 1.
     """
 
     def __init__(self, in_channels: int, out_channels: int, width: int = 64, num_blocks: int = 9) -> None:
@@ -90,9 +87,6 @@ class UNetGenerator(nn.Module):
         width: number of channels after the first downsampling. Each further downsampling doubles it, up to eight times
             `width`.
         num_downsamplings: number of downsampling convolutions; 7 for images of 256 x 256.
-
-    Raises:
-        ValueError: if an argument is less than 1.
     """
 
     def __init__(self, in_channels: int, out_channels: int, width: int = 64, num_downsamplings: int = 7) -> None:

@@ -64,9 +64,6 @@ class DeepMindWideResNet(nn.Module):
         width: widening factor.
         num_classes: number of logits, K.
         activation: `relu` or `silu`, which is also called Swish.
-
-    Raises:
-        ValueError: if `depth` is not 6n + 4 with n >= 1, or `width` is less than 1.
     """
 
     def __init__(

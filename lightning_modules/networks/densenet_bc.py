@@ -54,9 +54,6 @@ class DenseNetBC(nn.Module):
         growth: number k of channels that each bottleneck layer adds.
         reduction: fraction of the channels that a transition keeps, in (0, 1].
         in_channels: channels of an image, C.
-
-    Raises:
-        ValueError: if `depth` is not 6n + 4 with n >= 1, or another argument is out of range.
     """
 
     def __init__(

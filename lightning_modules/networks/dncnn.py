@@ -25,9 +25,6 @@ class DnCNN(nn.Module):
             biases.
         residual: whether to return the image minus the result R(y) of the convolutions; if false, R(y) itself is
             returned.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     def __init__(

@@ -144,9 +144,6 @@ class EANet(nn.Module):
         enhanced: whether gated convolutions (the paper's CPEM) enhance the fused features; false gives the paper's
             ablation without the CPEM.
         checkpointed: whether to recompute the blocks' activations in the backward pass instead of storing them.
-
-    Raises:
-        ValueError: if encoder and decoder have different numbers of levels, or an argument is below 1.
     """
 
     def __init__(

@@ -161,10 +161,6 @@ class FIDInception(nn.Module):
         resize: method of resizing to 299 x 299 pixels. `legacy` has no antialiasing, as in the original FID,
             torch-fidelity and torchmetrics with `antialias=False`; `clean` is clean-fid's method. Scores computed with
             the two methods are not comparable, and are never compared.
-
-    Raises:
-        ValueError: if `resize` is unknown; in `read`, if the file does not contain the weights of FID's Inception.
-        FileNotFoundError: in `read`, if the file of weights does not exist.
     """
 
     num_features = 2048

@@ -19,9 +19,6 @@ class MLP(nn.Module):
         hidden_features: widths of the hidden layers; an empty list gives a linear model.
         out_features: number of outputs.
         activation: `relu` or `tanh`.
-
-    Raises:
-        ValueError: if a width is not positive, or the activation is unknown.
     """
 
     def __init__(

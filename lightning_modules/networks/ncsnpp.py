@@ -136,10 +136,6 @@ class NCSNpp(nn.Module):
         centre_input: whether to rescale the input from [0, 1] to [-1, 1]; set this if images are in [0, 1] before noise
             is added.
         divide_by_level: whether to divide the network's output by sigma.
-
-    Raises:
-        ValueError: if an argument is out of range, the image cannot be halved for each resolution, or `divide_by_level`
-            is combined with `embedding: positional`.
     """
 
     _keep_in_fp32_modules = ("embedding",)

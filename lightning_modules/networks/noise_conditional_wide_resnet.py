@@ -55,9 +55,6 @@ class NoiseConditionalWideResNet(nn.Module):
         width: widening factor k. The stages have 16k, 32k and 64k channels.
         num_classes: number of logits, K.
         in_channels: channels of an image, C.
-
-    Raises:
-        ValueError: if `depth` is not 6n + 4 with n >= 1 or `width` is less than 1.
     """
 
     _keep_in_fp32_modules = ("embedding",)

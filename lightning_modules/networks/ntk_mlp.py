@@ -64,9 +64,6 @@ class NTKMLP(nn.Module):
             layers).
         activation: `relu`, `gelu` or `silu`.
         initial_std: standard deviation of the initial weights; for 0, a perceptron is initialised with zero weights.
-
-    Raises:
-        ValueError: if a width is not positive, an activation is unknown or `initial_std` is negative.
     """
 
     def __init__(

@@ -77,9 +77,6 @@ class NTKMnas(nn.Module):
         width: h, the base width. From first to last, the layers have 4 h, 2 h, h, h, 3 h, 3 h and 20 h channels.
         in_channels: channels of an image.
         activation: `relu`, `gelu` or `silu`.
-
-    Raises:
-        ValueError: if a number is not positive, or an activation is unknown.
     """
 
     def __init__(self, width: int, in_channels: int = 3, activation: Activation = "relu") -> None:

@@ -21,9 +21,6 @@ class PatchDiscriminator(nn.Module):
         in_channels: channels of an image, C.
         width: number of channels after the first convolution.
         num_downsamplings: number of convolutions with stride 2.
-
-    Raises:
-        ValueError: if an argument is less than 1.
     """
 
     def __init__(self, in_channels: int, width: int = 64, num_downsamplings: int = 3) -> None:

@@ -42,9 +42,6 @@ class PreActBottleneckResNet(nn.Module):
         depth: number of layers, 9n + 2.
         num_classes: number of logits, K.
         in_channels: channels of an image, C.
-
-    Raises:
-        ValueError: if `depth` is not 9n + 2 with n >= 1.
     """
 
     num_features = 64 * EXPANSION

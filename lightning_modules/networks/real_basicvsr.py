@@ -140,9 +140,6 @@ class RealBasicVSR(nn.Module):
             value.
         checkpointed: whether to recompute the recurrence's activations in the backward pass instead of storing them.
         upscaling: `pixel_shuffle`, as in RealBasicVSR, or `carafe`, as in the authors' code of NegVSR.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     def __init__(

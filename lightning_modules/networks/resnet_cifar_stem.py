@@ -26,9 +26,6 @@ class CIFARStemResNet(ResNet):
         depth: number of layers: 18, 34 or 50.
         num_classes: number of logits, K.
         in_channels: channels of an image, C.
-
-    Raises:
-        ValueError: if `depth` is not 18, 34 or 50.
     """
 
     def __init__(self, depth: Literal[18, 34, 50], num_classes: int = 10, in_channels: int = 3) -> None:

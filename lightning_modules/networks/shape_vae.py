@@ -38,9 +38,6 @@ class ShapeVAE(nn.Module):
         image_size: S, height and width of a mask; a multiple of 16.
         num_latents: number of latent variables, L.
         widths: channels after each of the four downsamplings.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     def __init__(self, image_size: int, num_latents: int = 32, widths: Sequence[int] = (16, 32, 64, 64)) -> None:

@@ -37,9 +37,6 @@ class SIDUNet(nn.Module):
     Args:
         channels: channels of an image, C: 4 for packed raw images.
         widths: number of feature channels of each level, from the full to the lowest resolution.
-
-    Raises:
-        ValueError: if there are fewer than two levels.
     """
 
     def __init__(self, channels: int = 4, widths: Sequence[int] = (32, 64, 128, 256, 512)) -> None:

@@ -63,10 +63,6 @@ class SPyNet(nn.Module):
     Args:
         weights: file in safetensors or another format of `read_weights`, with BasicSR's or mmediting's layer names.
             None uses random weights, for tests.
-
-    Raises:
-        FileNotFoundError: if the file of weights does not exist.
-        ValueError: if the weights in the file do not fit the network.
     """
 
     least_side = LEAST_SIDE

@@ -34,9 +34,6 @@ class TimeConditionedMLP(nn.Module):
         in_features: number of values of an image, C H W.
         width: width of the hidden layers and length of the feature vector; must be even.
         depth: L, number of residual blocks.
-
-    Raises:
-        ValueError: if `width` is odd.
     """
 
     def __init__(self, in_features: int, width: int = 96, depth: int = 3) -> None:
@@ -73,9 +70,6 @@ class TimeConditionedImageMLP(TimeConditionedMLP):
         in_features: number of values of an image, C H W.
         width: width of the hidden layers; even.
         depth: L, number of residual blocks.
-
-    Raises:
-        ValueError: if `width` is odd.
     """
 
     def __init__(self, in_features: int, width: int = 256, depth: int = 3) -> None:
@@ -95,9 +89,6 @@ class PromptedImageMLP(TimeConditionedMLP):
         prompt_features: D, size of a token embedding; the mean embedding of a text is concatenated with the image.
         width: width of the hidden layers; even.
         depth: L, number of residual blocks.
-
-    Raises:
-        ValueError: if `width` is odd.
     """
 
     def __init__(self, in_features: int, prompt_features: int, width: int = 256, depth: int = 3) -> None:

@@ -39,9 +39,6 @@ class TimeConditionedViT(nn.Module):
             samples weights uniformly from a range that depends on fan-in and fan-out (Xavier), where queries, keys and
             values count as three separate layers. Its biases are zero.
         train_patches: whether to train the patch embedding; if false, it keeps its initial weights.
-
-    Raises:
-        ValueError: if patches do not tile the image, or the width is odd or not a multiple of `num_heads`.
     """
 
     def __init__(

@@ -41,9 +41,6 @@ class UNet(nn.Module):
         halved: whether the first convolution of each double convolution in the decoder halves the number of channels;
             if false, it outputs as many channels as the next level has.
         dropout: probability of dropout before each double convolution of the decoder, in [0, 1).
-
-    Raises:
-        ValueError: if there are fewer than two levels, a width is less than 1, or `dropout` is out of range.
     """
 
     def __init__(

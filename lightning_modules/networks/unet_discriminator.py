@@ -23,9 +23,6 @@ class UNetDiscriminator(nn.Module):
     Args:
         in_channels: channels of an image, C.
         width: channels at full resolution, doubled at each downsampling.
-
-    Raises:
-        ValueError: if an argument is less than 1.
     """
 
     def __init__(self, in_channels: int = 3, width: int = 64) -> None:

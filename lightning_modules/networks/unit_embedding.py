@@ -13,9 +13,6 @@ class UnitEmbeddingClassifier(nn.Module):
         network: maps images `[B, C, H, W]` in [0, 1] to embeddings `[B, num_features]`.
         num_features: number of values of an embedding.
         num_classes: number of logits, K.
-
-    Raises:
-        ValueError: if a number is not positive.
     """
 
     def __init__(self, network: nn.Module, num_features: int, num_classes: int) -> None:

@@ -23,9 +23,6 @@ class VGG(nn.Module):
         batch_norm: whether BatchNorm follows each convolution.
         dropout: dropout probability for the inputs of the classifier's first two layers.
         in_channels: channels of an image, C.
-
-    Raises:
-        ValueError: if `depth` is not 11, 13, 16 or 19.
     """
 
     num_features = 512

@@ -25,10 +25,6 @@ class VGGPerception(nn.Module):
     Args:
         weights: file with torchvision's weights of `vgg19`, either of the whole network or only of its part `features`.
             None uses random weights, which are meant for tests.
-
-    Raises:
-        FileNotFoundError: if the file of weights does not exist.
-        ValueError: if the weights in the file do not fit the network.
     """
 
     mean: Tensor

@@ -40,9 +40,6 @@ class WideResNet(nn.Module):
         num_classes: number of logits, K.
         dropout: probability of dropping an activation between the two convolutions of a block.
         in_channels: channels of an image, C.
-
-    Raises:
-        ValueError: if `depth` is not 6n + 4 with n >= 1, `width` is less than 1 or `dropout` is outside [0, 1).
     """
 
     def __init__(

@@ -62,9 +62,6 @@ class ELR(ClassifierSteps, MethodModule):
             datasets as large as ImageNet.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ValueError: if `strength` is negative, or `momentum` is outside [0, 1).
     """
 
     def __init__(

@@ -87,10 +87,6 @@ class ELRPlus(ClassifierSteps, MethodModule):
             at first the mean of all weights so far.
         optimizer: optimizer of the trainable parameters of both networks.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ValueError: if an argument is out of range, or if the settings of the trainer or the data do not allow
-            alternating training.
     """
 
     passes_per_epoch = 2

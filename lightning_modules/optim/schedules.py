@@ -61,9 +61,6 @@ class CosineSchedule(LambdaLR):
         optimizer: optimizer with learning rate lr_0.
         epochs: length T of the schedule in epochs.
         constant_epochs: number W of epochs at lr_0, in 0...T - 1.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     def __init__(self, optimizer: Optimizer, epochs: int, constant_epochs: int = 0) -> None:
@@ -98,9 +95,6 @@ class WarmupLinear(LambdaLR):
         optimizer: optimizer whose learning rates the schedule scales.
         warmup: length w of the warmup in steps (batches); 0 skips the warmup.
         length: length n of the whole schedule in steps; the learning rate is 0 afterwards.
-
-    Raises:
-        ValueError: if `warmup` is not below `length`.
     """
 
     interval = "step"
@@ -139,9 +133,6 @@ class WarmupCosine(LambdaLR):
         warmup: length w of the warmup; 0 skips the warmup.
         length: length n of the whole schedule; the learning rate is 0 afterwards.
         interval: unit of `warmup` and `length`: `epoch`, or `step` (a batch).
-
-    Raises:
-        ValueError: if `warmup` is not below `length`, or the interval is unknown.
     """
 
     def __init__(
@@ -195,9 +186,6 @@ class TimmCosine(LambdaLR):
         first_lr: initial learning rate lr_1 of the warmup.
         least_lr: lr_n, the minimum learning rate.
         interval: unit of `warmup` and `length`: `epoch`, or `step` (a batch).
-
-    Raises:
-        ValueError: if `warmup` is not below `length`, a rate is negative, or the interval is unknown.
     """
 
     def __init__(
@@ -230,9 +218,6 @@ class PiecewiseConstant(LambdaLR):
         optimizer: optimizer whose learning rates the schedule scales.
         factors: dict from epochs to factors. A factor applies from its epoch on, until the next epoch in the dict.
             Before the first epoch in the dict, the factor is 1. Epochs are counted from 0.
-
-    Raises:
-        ValueError: if an epoch is below 1 or a factor is negative.
     """
 
     def __init__(self, optimizer: Optimizer, factors: dict[int, float]) -> None:
@@ -259,9 +244,6 @@ class HeldThenLinear(LambdaLR):
         optimizer: optimizer whose learning rates the schedule scales.
         epochs: length of the schedule in epochs.
         last: final learning rate, divided by the initial learning rate.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     def __init__(self, optimizer: Optimizer, epochs: int, last: float = 0.01) -> None:

@@ -155,10 +155,6 @@ class SubGM(MethodModule):
         iterations_per_step: number of iterations per training step; each training step logs once.
         at_once: number of measurements that are moved to the device at once if the data stay on the CPU; None means
             that all measurements are on the device.
-
-    Raises:
-        ValueError: if an argument is out of range; also, at setup, if the precision is not 64 bit, if a batch does not
-            contain all rows, or if `at_once` is not set for data on the CPU.
     """
 
     step_size: Tensor

@@ -241,10 +241,6 @@ class TrAct(ClassifierSteps, MethodModule):
             disables the augmentation.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ValueError: if an argument is out of range, if the network has no layer named `first_layer`, or if label
-            smoothing is combined with binary cross-entropy.
     """
 
     def __init__(

@@ -157,10 +157,6 @@ class SingularDensity(MethodModule):
         std_lr_factor: ratio of the learning rate of log s to the learning rate of the networks.
         optimizer: optimizer of the generator, the encoder and log s.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ValueError: if an argument is out of range, if `importance` is set without an encoder, or if an encoder is set
-            without `importance`.
     """
 
     def __init__(

@@ -89,9 +89,6 @@ class EDiffSR(RestorerSteps, MethodModule):
             levels, `clipped` only clips, and `unclipped` changes nothing.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     def __init__(

@@ -37,9 +37,6 @@ class AdversarialTraining(ClassifierSteps, MethodModule):
         step_size: length of a step, in pixel units; None uses 2.5 epsilon / steps.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     def __init__(

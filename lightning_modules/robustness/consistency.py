@@ -43,9 +43,6 @@ class Consistency(AccuracyUnderNoise, MethodModule):
         entropy_weight: weight eta of the entropy of the mean prediction.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     def __init__(

@@ -42,9 +42,6 @@ class DenoisedClassifier(ClassifierSteps, MethodModule):
         num_classes: number of classes, K.
         optimizer: optimizer of the trainable parameters of the classifier.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        TypeError: if `denoiser` has no method `denoise`.
     """
 
     certificate = "Cohen et al. 2019, of a classifier behind a denoiser"

@@ -71,10 +71,6 @@ class DenoisedSmoothing(ClassifierSteps, MethodModule):
             model has 4,000 noise levels, but its timestep input ends at 1,000.
         optimizer: optimizer of the trainable parameters of the classifier and the diffusion model.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ValueError: if the prediction type of the scheduler is not epsilon, v_prediction or sample, or `timestep_scale`
-            is not positive.
     """
 
     certificate = "Cohen et al. 2019, of a classifier behind a denoiser"

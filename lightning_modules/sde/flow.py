@@ -145,10 +145,6 @@ class ProbabilityFlow:
         tolerance: absolute and relative tolerance of the Runge-Kutta solver of orders 4 and 5.
         end: final time; None uses the default of the process: 1e-5 for VE, and 1e-3 for VP and sub-VP.
         denoise: whether to take an additional noise-free step to time 0, with a step size of 1 / 1,000.
-
-    Raises:
-        ValueError: if `tolerance` is not positive, if `end` is not in (0, 1), or if the sampler is called with
-            `project` to condition samples on known pixels.
     """
 
     def __init__(self, tolerance: float = 1e-5, end: float | None = None, denoise: bool = False) -> None:

@@ -103,9 +103,6 @@ class VE(Process):
     Args:
         sigma_min: smallest standard deviation of the noise, in units of the data.
         sigma_max: largest standard deviation of the noise.
-
-    Raises:
-        ValueError: if `sigma_min` is not positive, or `sigma_max` is not larger than `sigma_min`.
     """
 
     sampling_end = 1e-5
@@ -210,9 +207,6 @@ class VP(_Decaying):
     Args:
         beta_min: beta(0), rate of the process at t = 0.
         beta_max: beta(1), rate of the process at t = 1.
-
-    Raises:
-        ValueError: if `beta_min` is negative, or `beta_max` is smaller than `beta_min` or not positive.
     """
 
     def deviation(self, t: Tensor) -> Tensor:
@@ -243,9 +237,6 @@ class SubVP(_Decaying):
     Args:
         beta_min: beta(0), rate of the process at t = 0.
         beta_max: beta(1), rate of the process at t = 1.
-
-    Raises:
-        ValueError: if `beta_min` is negative, or `beta_max` is smaller than `beta_min` or not positive.
     """
 
     def deviation(self, t: Tensor) -> Tensor:

@@ -175,9 +175,6 @@ class PredictorCorrector:
         end: final time; None uses the authors' values: 1e-5 for VE, and 1e-3 for VP and sub-VP.
         flow: whether the predictor follows the probability-flow ODE, which adds no noise, instead of the reverse-time
             process.
-
-    Raises:
-        ValueError: if an argument is out of range, or if `flow` is used with the ancestral predictor.
     """
 
     def __init__(

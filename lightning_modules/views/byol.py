@@ -77,9 +77,6 @@ class BYOLView(nn.Sequential):
         solarize_probability: probability of solarisation. BYOL uses 0 for the first view of a pair, and .2 for the
             second view.
         min_area: smallest area of the crop, as a fraction of the image area.
-
-    Raises:
-        ValueError: if a probability is not in [0, 1].
     """
 
     def __init__(

@@ -324,9 +324,6 @@ class TimmRandAugment(nn.Module):
             magnitude, the upper bound mmax, and the flag inc. If mstd is above 100, the magnitude is uniform in [0, m].
             With inc, all operations that depend on m become stronger as m increases.
         fill: grey value of pixels whose source is outside the image, in [0, 1].
-
-    Raises:
-        ValueError: if the recipe has an unknown part, or an argument is out of range.
     """
 
     def __init__(self, recipe: str = "rand-m9-mstd0.5-inc1", fill: float = 0.5) -> None:

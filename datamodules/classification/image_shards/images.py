@@ -248,10 +248,6 @@ class ImageShards(NamedSplits):
             None means that training images are resized like test images, then cropped at a random position.
         cache_dir: cache folder for the index of tar files and for copies of parquet images. The copies take as much
             space as the shards. None means no cache.
-
-    Raises:
-        FileNotFoundError: on reading, if there are no shards.
-        ValueError: if an argument is out of range, or, on reading, if a shard is damaged or a label is out of range.
     """
 
     def __init__(

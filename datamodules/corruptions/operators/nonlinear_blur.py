@@ -35,10 +35,6 @@ class NonlinearBlur(Operator):
             channels of a code.
         strength: standard deviation of the codes.
         seed: random seed of the codes.
-
-    Raises:
-        TypeError: if the network has no `code_channels`.
-        ValueError: if `strength` is not positive.
     """
 
     def __init__(self, network: nn.Module, strength: float = 1.2, seed: int = 0) -> None:

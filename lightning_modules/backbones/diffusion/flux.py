@@ -32,11 +32,6 @@ class Flux(PackedLatents):
         offload_text_encoders: keep the text encoders on the CPU, and embed prompts there.
         training_guidance: guidance scale that the transformer receives in training; ignored if the transformer does not
             receive a guidance scale. Sampling has a separate guidance scale.
-
-    Raises:
-        FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
-        ValueError: if a part of the pipeline is missing or belongs to a different model family.
-        ImportError: if transformers is not installed, or if `tuning` is lora and peft is not installed.
     """
 
     parts = ("transformer", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "scheduler")

@@ -25,9 +25,6 @@ class PixelModel(nn.Module):
             the step spacing.
         text_encoder: encoder that embeds texts as `Prompts`, which the network receives as an additional input; None
             for a network without text conditioning.
-
-    Raises:
-        ValueError: if the scheduler's prediction type is not epsilon, v_prediction or sample.
     """
 
     alphas_cumprod: Tensor

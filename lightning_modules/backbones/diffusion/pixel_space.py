@@ -18,10 +18,6 @@ class PixelSpace(PixelModel):
         network: a diffusers `UNet2DModel`, or any network called with images `[B, C, H, W]` and times `[B]`.
         scheduler: scheduler that defines the noise levels and the prediction type.
         image_shape: shape (C, H, W) of an image; None reads the shape from the config of a diffusers U-Net.
-
-    Raises:
-        ValueError: if `image_shape` is None, and the network's config does not define the image size or has different
-            numbers of input and output channels.
     """
 
     def __init__(

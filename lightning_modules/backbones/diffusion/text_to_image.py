@@ -83,12 +83,6 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
             noise levels.
         sampler_spacing: timestep spacing of `sampler`, such as trailing for SDXL-Lightning; None uses the spacing of
             the pipeline's scheduler.
-
-    Raises:
-        FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
-        ValueError: if a part of the pipeline is missing, if the scheduler is of an unsupported kind, or if the U-Net's
-            input and the latents have different numbers of channels.
-        ImportError: if transformers is not installed, or if `tuning` is lora and peft is not installed.
     """
 
     parts: Sequence[str] = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")

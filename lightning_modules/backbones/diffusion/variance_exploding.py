@@ -33,9 +33,6 @@ class VarianceExploding(PixelModel):
         sigma_min: smallest noise level s, on the scale of images in [0, 1].
         sigma_max: largest noise level s.
         num_levels: number of noise levels; the levels form a geometric sequence.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     def __init__(

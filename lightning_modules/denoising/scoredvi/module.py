@@ -103,9 +103,6 @@ class ScoreDVI(SingleImageSteps, MethodModule):
             levels, `clipped` only clips, and `unclipped` changes nothing.
         optimizer: optimizer of the denoisers' trainable parameters in `fit`.
         lr_scheduler: learning-rate schedule, stepped every epoch of `fit`.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     def __init__(

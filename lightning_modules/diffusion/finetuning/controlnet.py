@@ -71,9 +71,6 @@ class ControlNet(FineTuningSteps, MethodModule):
         optimizer: optimizer of the ControlNet's parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
         loss: settings of offset noise and mask weights; None uses the defaults of `LossOptions`.
-
-    Raises:
-        ValueError: if an argument is out of range or not allowed for the model, or if the model is not frozen.
     """
 
     def __init__(

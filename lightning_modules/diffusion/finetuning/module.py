@@ -63,10 +63,6 @@ class DiffusionFineTuning(FineTuningSteps, ExportsNetwork, ChecksCheckpoints, Me
         lr_scheduler: learning-rate schedule, stepped every epoch.
         loss: settings of offset noise, class images and masks; None uses the defaults of `LossOptions`.
         average_on_cpu: store the averaged weights in host memory instead of GPU memory.
-
-    Raises:
-        TypeError: if `network` is not a model of one of the classes listed above.
-        ValueError: if an argument is out of range or not allowed for the model, or if the model is frozen.
     """
 
     resume_may_change = ("cache_dir",)

@@ -67,10 +67,6 @@ class TextualInversion(FineTuningSteps, MethodModule):
         optimizer: optimizer of the new embeddings.
         lr_scheduler: learning-rate schedule, stepped every epoch.
         loss: settings of offset noise and mask weights; None uses the defaults of `LossOptions`.
-
-    Raises:
-        ValueError: if an argument is out of range, if a token is not allowed for the pipeline, if the pipeline class
-            cannot load learned embeddings, or if the model is not frozen.
     """
 
     needs_captions: ClassVar[bool] = False

@@ -57,12 +57,6 @@ class ImageReward(nn.Module):
         tokenizer: tokenizer of BERT: local folder written by `save_pretrained`, or name on the Hub.
         local_files_only: if a model is given by its name, load it from the Hugging Face cache only, without network
             access.
-
-    Raises:
-        ImportError: if transformers is not installed.
-        FileNotFoundError: if the weights or the tokenizer are neither on disk nor on the Hub.
-        ValueError: if the weights are not the weights of an ImageReward, or if their vocabulary is smaller than the
-            tokenizer's vocabulary.
     """
 
     def __init__(

@@ -62,10 +62,6 @@ class GoldenNoise(CollectsPairs, MethodModule):
         prompts: texts that `sample` cycles through.
         optimizer: optimizer of NPNet's parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ValueError: if an argument is out of range, if abar is 0 at the first timestep of the model's scheduler, or if
-            NPNet's noise and the model's latents have different numbers of channels.
     """
 
     plain_start: ClassVar[Start] = "standard"

@@ -118,10 +118,6 @@ class NPNet(nn.Module):
             code omits this attention.
         fixed_signs: make the entry of largest magnitude in each left singular vector positive. Without this option, the
             signs depend on the machine and the library. The released weights were trained without this option.
-
-    Raises:
-        ValueError: if an argument is out of range, or, in `forward`, if noise or text embeddings have unexpected
-            shapes.
     """
 
     def __init__(

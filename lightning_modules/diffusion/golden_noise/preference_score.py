@@ -191,11 +191,6 @@ class MPS(CLIPReward):
         name_or_path: CLIP model from transformers, which defines the sizes and the tokenizer. MPS was fine-tuned from
             this model. See `CLIPReward`.
         local_files_only: load CLIP only from the Hugging Face cache, without network access.
-
-    Raises:
-        ImportError: if transformers is not installed.
-        FileNotFoundError: if the model or the weights do not exist.
-        ValueError: if the weights do not match the model.
     """
 
     def __init__(

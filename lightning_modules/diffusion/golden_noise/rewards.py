@@ -88,11 +88,6 @@ class CLIPReward(nn.Module):
         weights: file whose weights replace the weights of the CLIP model, such as `HPS_v2.1_compressed.pt` of HPSv2.
             The names of the weights must be those of open_clip.
         local_files_only: load CLIP only from the Hugging Face cache, without network access.
-
-    Raises:
-        ImportError: if transformers is not installed.
-        FileNotFoundError: if the model or the file `weights` is missing.
-        ValueError: if the weights do not match the model.
     """
 
     def __init__(self, name_or_path: str, weights: str | None = None, local_files_only: bool = False) -> None:

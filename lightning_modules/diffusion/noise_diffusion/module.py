@@ -80,10 +80,6 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
         negative_prompt: negative prompt for the guidance in decoding.
         optimizer: optimizer of the model's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ValueError: if an argument is out of range or not allowed for the model, if the model predicts neither epsilon
-            nor v, or if `fit` is run with a model without trainable parameters.
     """
 
     def __init__(

@@ -70,10 +70,6 @@ class OneMoreStep(Prompted, MethodModule):
         caption_dropout: probability of replacing a training caption with the empty text, in [0, 1).
         optimizer: optimizer of the trainable parameters of both networks.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ValueError: if an argument is out of range, if neither `text_encoder` nor the model provides a text encoder, or
-            if `start` is `zero_terminal_snr` and the model predicts epsilon.
     """
 
     def __init__(

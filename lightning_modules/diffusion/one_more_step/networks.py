@@ -24,9 +24,6 @@ class TimeFreeUNet(nn.Module):
 
     Args:
         network: a `diffusers.UNet2DConditionModel`.
-
-    Raises:
-        ValueError: if the network has no layers for a time embedding.
     """
 
     def __init__(self, network: nn.Module) -> None:

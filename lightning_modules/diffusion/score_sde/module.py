@@ -53,10 +53,6 @@ class ScoreSDE(KnownParts, Latents, MethodModule):
         guidance: classifier guidance; `sample` then cycles through the classes. None samples without classes.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch, or every step if its `interval` is "step".
-
-    Raises:
-        ValueError: if an argument is out of range, or if the process does not support `num_levels` or the predictor of
-            the sampler.
     """
 
     def __init__(

@@ -41,9 +41,6 @@ class PixelUNet(nn.Module):
     Args:
         network: diffusers `UNet2DConditionModel` with 3 input channels and 3 output channels; it receives zeros as text
             embeddings.
-
-    Raises:
-        ValueError: if the network does not have 3 input channels and 3 output channels.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -81,10 +78,6 @@ class ConditionedUNet(nn.Module):
             always trained.
         encoders: folder with the encoders of a trained model, either saved by a run or released by the authors. None
             initialises the encoders with copies of the U-Net's encoder.
-
-    Raises:
-        FileNotFoundError: if an encoder is missing in the folder.
-        ValueError: if the weights of an encoder do not match the model.
     """
 
     model: Any

@@ -34,10 +34,6 @@ class Marigold(NormalSteps, MethodModule):
             of images, and None uses the pipeline's default.
         draws: number of estimates for each test image, each from different noise. Above 1, the variance of their errors
             is also logged.
-
-    Raises:
-        FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
-        ValueError: if an argument is out of range, if the pipeline is of a different class, or if the command is `fit`.
     """
 
     def __init__(

@@ -77,9 +77,6 @@ class StableNormal(NormalSteps, MethodModule):
             is also logged.
         optimizer: optimizer of the trainable parameters of both stages.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ValueError: if an argument is out of range, or if both stages are None or do not fit together.
     """
 
     def __init__(

@@ -20,9 +20,6 @@ class PatchFeatures(nn.Module):
             `lightning_modules.backbones.timm_model(name=vit_large_patch14_dinov2, num_classes=0, image_size=672)`.
         image_size: height and width, in pixels, to which images are resized. With 672, DINOv2 computes features of 48 x
             48 patches.
-
-    Raises:
-        TypeError: if the network was not created by `timm_model` with `normalize: true`.
     """
 
     def __init__(self, network: nn.Module, image_size: int = 672) -> None:

@@ -105,9 +105,6 @@ class OnlineLearner:
             `running` for the running statistics.
         images_at_once: number of images per rank in each batch of a Hessian-vector product.
         seed: random seed for sampling the images and the starting vector.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     def __init__(

@@ -36,10 +36,6 @@ class BatchLR(ClassifierSteps, MethodModule):
         spectra: measurement, after the last epoch, of the Hessian spectra of batches; None means no measurement.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ValueError: if an argument is out of range; also, before training, if the optimizer, the training set or the
-            network is unsuitable for `learner` or `spectra`.
     """
 
     def __init__(

@@ -193,9 +193,6 @@ class BatchSpectra:
             `running` for the running statistics.
         images_at_once: number of images per rank in each batch of a Hessian-vector product.
         seed: random seed for sampling images, batches and vectors.
-
-    Raises:
-        ValueError: if an argument is out of range; also, before training, if the training set has too few images.
     """
 
     def __init__(

@@ -66,10 +66,6 @@ class BenignOscillation(MethodModule):
         iterations_per_step: number of SGD iterations per training step; a row of the training history is recorded once
             per training step.
         optimizer: optimizer, which must be torch.optim.SGD without momentum and weight decay.
-
-    Raises:
-        ValueError: if an argument is out of range, or if the optimizer is not plain SGD; also, at setup, if the
-            precision is not 64 bit, or if the data are not a complete `FeatureNoise` table in one batch.
     """
 
     iteration: Tensor

@@ -54,10 +54,6 @@ class NoiseMask(ClassifierSteps, MethodModule):
         policy_rate: ratio of the learning rate of the policy to that of the classifier.
         optimizer: optimizer, which receives the parameters of the classifier and of the policy as two parameter groups.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ValueError: if an argument is out of range; also, at setup, if `grid` or `kernel` is too large for the images,
-            or if DDP does not support unused parameters, which is needed because tuning does not use the policy.
     """
 
     mean: Tensor

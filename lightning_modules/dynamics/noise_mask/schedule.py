@@ -24,9 +24,6 @@ class MaskThenTuning(LambdaLR):
         gamma: factor by which the learning rate is multiplied at each decrease.
         warmup_epochs: number of epochs of linear warm-up at the start of tuning.
         warmup_factor: learning rate at the start of the warm-up, as a fraction of `tuning_rate`.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     def __init__(

@@ -55,10 +55,6 @@ class SGDNoise(MethodModule):
         kernel_points: number of training points on which the tangent kernel is measured; 0 disables the measurement.
         loss: function phi of the loss, `hinge`, `quadratic_hinge` (the square of the hinge) or `soft_hinge`.
         dynamics: `sgd`, or `sde` for full-batch descent with Gaussian noise of the same strength as the noise of SGD.
-
-    Raises:
-        ValueError: if an argument is out of range; also if `alpha` is infinite and either `loss` is not `hinge` or the
-            weights of the network are not all zero.
     """
 
     iteration: Tensor

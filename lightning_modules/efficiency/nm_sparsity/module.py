@@ -56,10 +56,6 @@ class NMSparsity(ClassifierSteps, MethodModule):
             the target 1.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ValueError: if an argument is out of range or contradicts another argument, or if a name pattern matches no
-            layer or an N:M pattern does not fit its layer.
     """
 
     def __init__(

@@ -104,9 +104,6 @@ class OFQ(ClassifierSteps, MethodModule):
         optimizer: optimizer of the network's trainable parameters, including the scales; biases, scales and shifts have
             no weight decay.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ValueError: if an argument is out of range, or if the network contains no attention that can be quantised.
     """
 
     calibrated: Tensor

@@ -80,9 +80,6 @@ class WTACRS(ClassifierSteps, MethodModule):
             all activations of the batch.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ValueError: if an argument is out of range, or if a name pattern matches no layer or a frozen layer.
     """
 
     def __init__(

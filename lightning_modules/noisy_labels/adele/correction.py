@@ -24,9 +24,6 @@ class TrainingPassCorrection:
             exceeds tau_bg.
         every_n_epochs: length of a period, in epochs; None corrects a category after every epoch once its early
             learning has ended.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     def __init__(
@@ -60,9 +57,6 @@ class EvaluationPassCorrection:
             scale weights in the cross-entropy.
         flip_from_epoch: first epoch, counted from 0, in which the logits are also averaged over horizontally flipped
             images; None disables flipping.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     def __init__(

@@ -58,11 +58,6 @@ class ADELE(SegmenterSteps, MethodModule):
             layers (see `learning_rate_groups`).
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule. It is stepped every epoch, or every step if it has `interval = "step"`.
-
-    Raises:
-        ValueError: if an argument is out of range; in `setup`, if the callback `EarlyLearning` is missing, or if
-            `TrainingPassCorrection` is used with augmented images.
-        TypeError: in `setup`, if the labels of the DataModule cannot be corrected.
     """
 
     scale_weights: Tensor

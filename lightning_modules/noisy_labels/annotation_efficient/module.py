@@ -61,9 +61,6 @@ class AnnotationEfficient(StructureSteps, MethodModule):
         lr_scheduler: learning-rate schedule of S, stepped every epoch of stage 3.
         vae_optimizer: optimizer of the parameters of the VAE.
         translation_optimizer: optimizer of the parameters of the generators, the calibration and the discriminators.
-
-    Raises:
-        ValueError: if an argument is out of range, or inconsistent with other arguments, the trainer or the data.
     """
 
     num_classes = 2

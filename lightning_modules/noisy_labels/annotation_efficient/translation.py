@@ -69,10 +69,6 @@ class Translation(nn.Module):
         calibrated: whether to calibrate the channels of E with features of D_z (DGCC). E and D_z then need the members
             `forward_features`, `last` and `num_features`, as in `ResNetGenerator`, `UNetGenerator` and
             `PatchDiscriminator`.
-
-    Raises:
-        TypeError: if a network lacks a member that the calibration needs.
-        ValueError: if `mask_noise` is negative.
     """
 
     def __init__(

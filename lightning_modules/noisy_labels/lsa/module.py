@@ -54,9 +54,6 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
             the other layers.
         optimizer: optimizer of the trainable parameters of the network and the projection head.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ValueError: if an argument is out of range, or the network has no layer named `feature_layer`.
     """
 
     def __init__(
@@ -141,10 +138,6 @@ class PLSLSAPlus(PLSLSA, MethodModule):
             layer must be the classifier. The linear detector needs features that were pre-trained without labels.
         second_network: network f_2 with the same inputs and outputs as f_1. The classifier of f_2 is re-initialised.
         arguments: arguments of `PLSLSA`, except `guess_views` and `confidence_contrast`.
-
-    Raises:
-        ValueError: if an argument is out of range, if a network has no layer named `feature_layer`, or if the settings
-            of the trainer or the data do not allow alternating training.
     """
 
     passes_per_epoch = 2

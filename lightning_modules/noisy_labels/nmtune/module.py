@@ -112,9 +112,6 @@ class NMTune(ClassifierSteps, MethodModule):
         optimizer: optimizer of the parameters of the adapter and the classifier.
         lr_scheduler: learning-rate schedule. It is stepped every epoch, or every step for schedules such as
             `CosineOverSteps`.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     def __init__(

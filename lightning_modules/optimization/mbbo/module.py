@@ -40,10 +40,6 @@ class BSVRB(WeighingSteps, MethodModule):
         iterations_per_step: number of iterations per training step; each training step logs once.
         tracking: whether to compute, after each training step, the distances between the trackers and the exact
             derivatives on all rows.
-
-    Raises:
-        ValueError: if an argument is out of range; also, at setup, if the precision, the strategy or the data rows are
-            unsuitable.
     """
 
     def __init__(
@@ -108,10 +104,6 @@ class RSVRB(WeighingSteps, MethodModule):
         iterations_per_step: number of iterations per training step; each training step logs once.
         tracking: whether to compute, after each training step, the distances between the trackers and the exact
             derivatives on all rows.
-
-    Raises:
-        ValueError: if an argument is out of range; also, at setup, if the precision, the strategy or the data rows are
-            unsuitable.
     """
 
     def __init__(

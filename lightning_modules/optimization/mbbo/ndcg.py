@@ -86,9 +86,6 @@ class NDCGRanking(MethodModule):
         plain_epochs: number of epochs after the warm-up that do not use variance reduction.
         warmup_epochs: number of initial epochs that train with the listwise cross-entropy.
         evaluated: values of K for which NDCG@K is logged in validation and test.
-
-    Raises:
-        ValueError: if an argument is out of range; also, at setup, if the precision is too low.
     """
 
     def __init__(

@@ -73,10 +73,6 @@ class MoNNA(ClassifierSteps, MethodModule):
         target_accuracy: mean validation accuracy in [0, 1] at which `test/gradients_to_target` stops counting.
         optimizer: optimizer of the local step, which receives the momentum as the gradient.
         lr_scheduler: learning-rate schedule, stepped every epoch, or every round if its `interval` is "step".
-
-    Raises:
-        ValueError: if an argument is out of range, or if the rule does not tolerate this number of Byzantine nodes;
-            also, at setup, if the settings of the data or the trainer are incompatible.
     """
 
     def __init__(

@@ -39,9 +39,6 @@ class ImplicitOMD(OnlineOptimizer):
         D: diameter of the ball around the origin.
         G: bound on the norms of all gradients, including their noise; None means the largest norm so far.
         delta: term that is added to 4 G^2 in the step size.
-
-    Raises:
-        ValueError: if an argument is out of range, or if `step` is called without a closure.
     """
 
     def __init__(self, params: Iterable[Any], D: float, G: float | None = None, delta: float = 0.0) -> None:

@@ -54,11 +54,6 @@ class OnlineConvexOptimization(MethodModule):
             batch consists of one or more rounds.
         ridge: weight of the penalty ridge / 2 ||x||^2 on the parameters x, which is added to the loss of each round.
         trained: name of the submodule to train, such as the last layer of the network; None means the whole network.
-
-    Raises:
-        ValueError: if an argument is out of range; also, in training, if a gradient exceeds the bound G of the
-            optimizer, or if the expected losses and the trained parameters have different dimensions.
-        TypeError: if the optimizer is not from this package.
     """
 
     previous: Tensor

@@ -198,9 +198,6 @@ class OptimisticOMD(OnlineOptimizer):
         modulus: lambda for strongly convex losses, or alpha for exp-concave losses.
         delta: term that is added to 4 G^2 in the step size for convex losses; None means 10 D^2 L^2.
         hint: whether the hint is the last gradient; if false, the hint is 0.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     def __init__(
@@ -289,9 +286,6 @@ class OptimisticEnsemble(OnlineOptimizer):
         G: bound on the norms of all gradients, including their noise.
         T: number of rounds of the stream.
         L: smoothness constant of the expected losses, positive.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     def __init__(self, params: Iterable[Any], D: float, G: float, T: int, L: float = 1.0) -> None:
@@ -363,9 +357,6 @@ class OptimisticFTRL(OnlineOptimizer):
         G: bound on the norms of all gradients, including their noise. G is only used for checking the gradients; None
             disables the check.
         nu: initial value nu of the denominator of the step size.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     def __init__(self, params: Iterable[Any], D: float, G: float | None = None, nu: float = 1.0) -> None:

@@ -38,9 +38,6 @@ class Descent(OutputLossSteps, MethodModule):
             `reduction: sum`.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ValueError: if the loss is a mean over samples.
     """
 
     def __init__(
@@ -78,9 +75,6 @@ class LineSearchDescent(OutputLossSteps, MethodModule):
             `reduction: sum`.
         initial_step: initial step size of the line search for the first batch.
         c: fraction, in (0, 1), of the first-order decrease of the loss that a step must achieve.
-
-    Raises:
-        ValueError: if an argument is out of range, or if the loss is a mean over samples.
     """
 
     step_size: Tensor

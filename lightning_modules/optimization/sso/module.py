@@ -61,10 +61,6 @@ class SSO(OutputLossSteps, MethodModule):
             optimizer is created for each batch. None means m steps of gradient descent with a line search.
         svrg: estimator of G that computes gradients of only some samples in each batch; None computes the gradients of
             all samples.
-
-    Raises:
-        ValueError: if an argument is out of range, or if the loss is a mean over samples; also, at setup, if the
-            outputs for a batch would differ between forward passes.
     """
 
     def __init__(

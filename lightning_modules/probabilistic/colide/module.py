@@ -48,10 +48,6 @@ class CoLiDE(MethodModule):
         iterations_per_step: number of iterations per training step; each training step logs once.
         solver: baseline that estimates the graph instead of CoLiDE; None selects CoLiDE. If a baseline is set, only the
             arguments `nodes`, `threshold` and `iterations_per_step` are used.
-
-    Raises:
-        ValueError: if an argument is out of range; also, at setup, if the precision is not 64 bit, if there are several
-            processes, or if a batch does not contain all rows.
     """
 
     sigma: Tensor

@@ -48,10 +48,6 @@ class FractionalBridge(MethodModule):
         substeps: number of integration steps between two successive times of the data.
         optimizer: optimizer of the control network, and of H if H is learned.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ValueError: if an argument is out of range; also, at setup, if gamma_max is too large for the step size, or if
-            the precision is too low.
     """
 
     def __init__(

@@ -71,11 +71,6 @@ class FractionalLatentSDE(MethodModule):
         num_given: number of observations, at least 3, from which `test` predicts the later observations.
         optimizer: optimizer of all parameters, including H if H is learned.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ValueError: if an argument is out of range, or if the widths of two networks do not match; also, at setup, if
-            gamma_max is too large for the step size, if the precision is too low, or if the sequences are too short for
-            a prediction.
     """
 
     def __init__(

@@ -21,9 +21,6 @@ class FrameEncoder(nn.Module):
         channels: number of output channels of each block; all are multiples of 8.
         image_size: height and width of a frame in pixels, a multiple of 2^(number of blocks).
         num_features: number of output features of a frame.
-
-    Raises:
-        ValueError: if `channels` or `image_size` is not a multiple of the required number.
     """
 
     def __init__(
@@ -58,9 +55,6 @@ class FrameDecoder(nn.Module):
         channels: number of output channels of each block, multiples of 8; the first block has as many input channels as
             output channels.
         image_size: height and width of a frame in pixels, a multiple of 2^(number of blocks).
-
-    Raises:
-        ValueError: if `channels` or `image_size` is not a multiple of the required number.
     """
 
     def __init__(

@@ -66,9 +66,6 @@ class FractionalNoise(Noise):
         gamma_max: speed of the fastest process, above 1; the slowest process has the speed 1 / gamma_max. The
             integration step must be shorter than 0.5 / gamma_max.
         horizon: length T of the time interval over which the weights minimise the mean squared error.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     fixed_hurst: Tensor

@@ -65,9 +65,6 @@ class MECO(MethodModule):
             normal.
         optimizer: optimizer of the trainable parameters of the network and the objective.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     score = "energy"

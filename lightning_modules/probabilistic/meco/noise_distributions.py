@@ -61,9 +61,6 @@ class GaussianMixtureNoise(NoiseDistribution):
         dim: length D of a vector.
         components: number of Gaussians in the mixture.
         added_variance: variance that is added to the diagonals of the fitted covariances.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     is_fitted = True
@@ -117,9 +114,6 @@ class GaussianNoise(GaussianMixtureNoise):
         dim: length D of a vector.
         std: standard deviation of each coordinate, for noise around 0.
         widened: factor that multiplies the covariance of the training data; None selects noise around 0.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     def __init__(self, dim: int, std: float = 1.0, widened: float | None = None) -> None:

@@ -68,9 +68,6 @@ class MovingAverage(Objective):
 
     Args:
         beta: weight of the current batch in the moving average, in (0, 1].
-
-    Raises:
-        ValueError: if beta is out of range.
     """
 
     log_u: Tensor

@@ -191,9 +191,6 @@ class NetworkKernel(nn.Module):
         train_last: whether `last_std` is trainable; training it is redundant if the random scale has trainable
             parameters.
         tangent: whether to return the tangent kernel of all layers (NTK) instead of the output covariance (NNGP).
-
-    Raises:
-        ValueError: if a standard deviation is not positive.
     """
 
     def __init__(

@@ -57,9 +57,6 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
         evaluation_draws: number of such samples in validation, test and prediction.
         optimizer: optimizer of the trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ValueError: if an argument is out of range; also, at setup, if the precision is not 64 bit.
     """
 
     placed: Tensor

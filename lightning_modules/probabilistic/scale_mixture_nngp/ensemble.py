@@ -44,9 +44,6 @@ class FiniteNetworks(nn.Module):
         bias_std: standard deviation b of the biases.
         alpha: shape parameter of the inverse gamma distribution of the scales; None sets all scales to 1.
         beta: scale parameter of the inverse gamma distribution of the scales.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     sigma: Tensor

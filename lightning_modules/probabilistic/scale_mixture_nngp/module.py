@@ -36,10 +36,6 @@ class ScaleMixtureRegression(MethodModule):
         shift: factor by which all targets are multiplied after training, in order to compute `test/shifted_nll`.
         optimizer: optimizer of the trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ValueError: if an argument is out of range; also, at setup, if the precision is not 64 bit, if there are several
-            processes, or if a batch does not contain all rows.
     """
 
     def __init__(

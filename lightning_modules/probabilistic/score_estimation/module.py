@@ -59,11 +59,6 @@ class ScoreEstimation(MethodModule):
         start: smallest time T_0 of the data, at which sampling ends.
         end: largest time T of the data, at which sampling starts.
         sampling_steps: number of equal sampling steps from `end` to `start`.
-
-    Raises:
-        ValueError: if an argument is out of range; also, at setup, if the precision is not 64 bit, if a batch does not
-            contain all rows, if there are more than 5,000 rows, or if `end`, `eta` or `local_radius` is not compatible
-            with the data.
     """
 
     first_weight: Tensor

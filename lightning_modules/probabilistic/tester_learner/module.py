@@ -64,10 +64,6 @@ class TesterLearner(MethodModule):
         draws: number of simulated samples from which the thresholds are computed.
         beta: step size of the descent.
         rows_per_iteration: number of rows in each mini-batch.
-
-    Raises:
-        ValueError: if an argument is out of range; also, at setup, if the precision is not 64 bit, or if a callback
-            averages weights; also, at the start of training, if there are no validation rows.
     """
 
     halfspace: Tensor

@@ -61,9 +61,6 @@ class NegVSR(ClipRestorerSteps, MethodModule):
         discriminator_optimizer: optimizer of the discriminator's parameters.
         lr_scheduler: learning-rate schedule of each optimizer. It is stepped every epoch, or every step if its
             `interval` is "step".
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     def __init__(

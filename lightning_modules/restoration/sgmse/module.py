@@ -48,9 +48,6 @@ class SGMSE(SpeechRestorerSteps, MethodModule):
         average_decay: maximum decay of the weights' moving average, in [0, 1).
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     def __init__(

@@ -40,9 +40,6 @@ class SpectralRegression(SpeechRestorerSteps, MethodModule):
         frame_multiple: spectrograms are padded to a number of frames that is a multiple of `frame_multiple`.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ValueError: if `frame_multiple` is below 1.
     """
 
     def __init__(

@@ -21,9 +21,6 @@ class SpeechNCSNpp(nn.Module):
         num_blocks: number of residual blocks per resolution.
         attention_sizes: heights of the feature maps to which self-attention is applied. The middle of the network
             always has self-attention.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     def __init__(

@@ -300,9 +300,6 @@ class AdaptiveAttack(Attack):
             there are fewer other classes, all of them are targets. With fewer than four classes, there are no targeted
             attacks.
         name: name in tables and metrics; None uses `adaptiveattack_<norm>_<epsilon>`.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     of_mixture = True

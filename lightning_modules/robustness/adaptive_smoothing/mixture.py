@@ -174,9 +174,6 @@ class Mixture(nn.Module):
             momentum than the 0.01 that the authors use.
         policy_graph: whether gradients flow through the input features of the mixing network. If so, attacks can
             exploit how the image affects alpha.
-
-    Raises:
-        ValueError: if an argument is out of range, or a named submodule does not exist.
     """
 
     alpha: float | None

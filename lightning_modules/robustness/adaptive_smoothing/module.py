@@ -82,9 +82,6 @@ class AdaptiveSmoothing(ClassifierSteps, MethodModule):
             attacked once, by a random kind of attack.
         optimizer: optimizer of the trainable parameters of the mixing network.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ValueError: if an argument is out of range, or `alpha` is None without a mixing network.
     """
 
     def __init__(

@@ -478,9 +478,6 @@ class PGD(Attack):
         random_start: whether to start at a random point within the budget instead of at the image.
         num_draws: number of samples per gradient of a randomised classifier.
         name: name in tables and metrics; None uses `pgd_<norm>_<epsilon>`.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     norm: Norm

@@ -57,10 +57,6 @@ class AutoAttack(Attack):
         num_draws: number of fixed noise samples that `RobustAccuracy` uses for a smoothed classifier. The cost is
             proportional to this number.
         name: name in tables and metrics; None uses `autoattack_<norm>_<epsilon>`.
-
-    Raises:
-        ModuleNotFoundError: if the package `pyautoattack` is not installed.
-        ValueError: if an argument is out of range.
     """
 
     norm: Norm

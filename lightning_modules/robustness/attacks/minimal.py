@@ -271,9 +271,6 @@ class DeepFool(MinimalAttack):
             the label. None uses all classes other than the label. Each candidate class costs one backward pass per
             step.
         name: name in tables and metrics.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     overshoot: float = 0.02
@@ -305,9 +302,6 @@ class CarliniWagner(MinimalAttack):
         initial_constant: first value of c in the search.
         search_steps: number of values of c that the search tries.
         name: name in tables and metrics.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     confidence: float = 0.0

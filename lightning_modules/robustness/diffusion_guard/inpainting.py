@@ -133,10 +133,6 @@ class PixelInpainter(Inpainter):
         beta_start: first beta of the noise schedule.
         beta_end: last beta of the noise schedule.
         num_inference_steps: number of denoising steps of an edit.
-
-    Raises:
-        ValueError: if `num_inference_steps` exceeds T, or the number of channels of the network does not match the
-            images.
     """
 
     def __init__(
@@ -201,11 +197,6 @@ class StableDiffusionInpainter(Inpainter):
         num_inference_steps: number of denoising steps of an edit.
         guidance_scale: scale of the classifier-free guidance in an edit.
         gradient_checkpointing: whether to recompute the activations of the U-Net and the encoder in the backward pass.
-
-    Raises:
-        FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
-        ValueError: if the U-Net of the pipeline does not have the 9 input channels of an inpainting model.
-        ImportError: if transformers, which the text encoder needs, is not installed.
     """
 
     def __init__(

@@ -87,11 +87,6 @@ class DiffusionGuard(EditingSteps, ProtectionSteps, MethodModule):
             `objective`, `augmentation` and `timestep`; all defences share the other settings.
         optimizer: optimizer of the trainable parameters of the inpainter.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ValueError: if an argument is out of range; in `fit`, if the inpainter has no trainable parameters; in
-            `predict`, if the run directory contains images of the same names that were computed from different inputs
-            or settings.
     """
 
     def __init__(

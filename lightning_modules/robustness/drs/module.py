@@ -55,9 +55,6 @@ class DRS(AccuracyUnderNoise, MethodModule):
             training and in `Certification`. It must be 1 with a published radius.
         optimizer: optimizer of the trainable parameters of both networks.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     def __init__(

@@ -136,9 +136,6 @@ class ClassIncremental(StreamsStatistics, ClassifierSteps, MethodModule):
         classifier: distance used for predictions and `test/accuracy`: `mahalanobis`, or the baseline `euclidean`.
         shrinkage: weight, in [0, 1], with which the covariance is shrunk towards a multiple of the identity; the paper
             uses 0.
-
-    Raises:
-        ValueError: if an argument is out of range, or the layer does not exist in the network.
     """
 
     def __init__(

@@ -78,9 +78,6 @@ class Mahalanobis(StreamsStatistics, ClassifierSteps, MethodModule):
         clip_noise: whether to clip noisy copies to [0, 1], as in the published code.
         channels_last: names of the layers whose outputs have the shape `[B, H, W, d]` instead of `[B, d, H, W]`, as in
             timm's Swin Transformers. For square images, a layer with the wrong layout is rejected, unless d = H = W.
-
-    Raises:
-        ValueError: if an argument is out of range, or a layer does not exist in the network.
     """
 
     def __init__(

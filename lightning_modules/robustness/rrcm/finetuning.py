@@ -73,9 +73,6 @@ class RRCM(AccuracyUnderNoise, MethodModule):
         layer_decay: ratio d between the learning rates of successive blocks, in (0, 1]; see `optim.parameter_groups`.
         optimizer: optimizer of the trainable parameters of the encoder and the head.
         lr_scheduler: learning-rate schedule. It is stepped every epoch, or every step if it has `interval = "step"`.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     certificate = "Cohen et al. 2019"

@@ -130,10 +130,6 @@ class RRCMPretraining(OwnLoaders, MethodModule):
         retrieval_sigmas: standard deviations of the noise at which `retrieval` is measured, in pixel units.
         optimizer: optimizer of the trainable parameters of the encoder and the projector.
         lr_scheduler: learning-rate schedule. It is stepped every epoch, or every step if it has `interval = "step"`.
-
-    Raises:
-        ValueError: if an argument is out of range, if the number of steps is unknown, or if parameters are in half
-            precision.
     """
 
     step: Tensor
