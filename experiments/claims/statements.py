@@ -19,9 +19,10 @@ from experiments.sweeps.variations import Variation, variation, varied
 
 REQUIRED = ("paper", "method", "metric", "direction", "margin", "seeds")
 OF_BASELINE = ("baseline", "baseline_metric")
-OF_PUBLISHED = ("published", "uncertainty", "vary", "tried")
-OPTIONAL = ("name", "claimed", "figure")
+OF_PUBLISHED = ("published", "uncertainty", "printed", "vary", "tried")
+OPTIONAL = ("name", "claimed", "predicted", "planned_seeds", "figure")
 TEXTS = ("name", "paper", "metric", "baseline_metric", "tried")
+SWITCHES = ("claimed", "predicted", "printed")
 NUMBERS = ("margin", "published", "uncertainty")
 ABOVE = Path("runs/claims")
 
@@ -39,10 +40,14 @@ class Claim:
         direction: `higher` or `lower`; for a published number, also `equal`.
         margin: least difference from the baseline. For a published number, how much worse the mean may be.
         seeds: seeds of the runs.
-        claimed: whether it is claimed that the statement holds.
+        claimed: whether it is claimed, after the runs, that the statement holds.
+        predicted: whether it was predicted, before the runs, that the statement holds.
+        planned_seeds: seeds that were stated before the runs, if the runs have others.
         baseline_metric: metric of the baseline if it differs.
         published: number in the paper.
         uncertainty: standard deviation of the published number, or error of reading a figure.
+        printed: whether a paper prints the number, for an experiment of the same size. Otherwise, it is a constant or
+            an exponent of a theorem.
         vary: key that varies. The compared number is then the exponent of the metric in this key.
         tried: remark on attempts to reach the published number.
     """
@@ -56,9 +61,12 @@ class Claim:
     margin: float
     seeds: tuple[int, ...]
     claimed: bool = True
+    predicted: bool = True
+    planned_seeds: tuple[int, ...] = ()
     baseline_metric: str | None = None
     published: float | None = None
     uncertainty: float | None = None
+    printed: bool = False
     vary: Variation | None = None
     tried: str = ""
 
@@ -116,18 +124,20 @@ def _claim(entry: Mapping[str, object], path: Path, where: str) -> Claim:
     directions = ("higher", "lower", "equal") if published else ("higher", "lower")
     if values["direction"] not in directions:
         raise ValueError(f"{where}: direction must be {' or '.join(directions)}, got {values['direction']!r}")
-    if not isinstance(values.get("claimed", True), bool):
-        raise ValueError(f"{where}: claimed must be true or false, got {values['claimed']!r}")
+    for key in (key for key in SWITCHES if not isinstance(values.get(key, True), bool)):
+        raise ValueError(f"{where}: {key} must be true or false, got {values[key]!r}")
     for key in (key for key in NUMBERS if key in entry):
         values[key] = finite(entry[key])
         if values[key] is None:
             raise ValueError(f"{where}: {key} must be a number, got {entry[key]!r}")
         if published and key != "published" and float(str(values[key])) < 0:
             raise ValueError(f"{where}: {key} must be at least 0, got {entry[key]!r}")
-    seeds, fewest = values["seeds"], 1 if published else 2
-    if not isinstance(seeds, list) or not are_seeds(seeds) or len(seeds) < fewest:
-        least = "" if published else "at least 2 "
-        raise ValueError(f"{where}: seeds must be a list of {least}different whole numbers, got {seeds!r}")
+    for key, fewest in (("seeds", 1 if published else 2), ("planned_seeds", 1)):
+        seeds = values.get(key, [0])
+        if not isinstance(seeds, list) or not are_seeds(seeds) or len(seeds) < fewest:
+            least = "at least 2 " if fewest == 2 else ""
+            raise ValueError(f"{where}: {key} must be a list of {least}different whole numbers, got {seeds!r}")
+        values[key] = tuple(seeds) if key in entry else ()
     arms = {
         key: stated_arm(values[key], path.parent, f"{where}: {key}") for key in ("method", "baseline") if key in entry
     }
@@ -136,7 +146,7 @@ def _claim(entry: Mapping[str, object], path: Path, where: str) -> Claim:
     if "vary" in entry:
         values["vary"] = _variation(entry["vary"], where)
     own = f"{path.resolve().parent.name}/{arms['method'].directory}"
-    values |= {"baseline": None, "name": own, "seeds": tuple(seeds), **arms}
+    values |= {"baseline": None, "name": own, **arms}
     if "name" in entry:
         values["name"] = entry["name"]
     values.pop("figure", None)

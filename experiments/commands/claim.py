@@ -17,7 +17,9 @@ A claim file contains a mapping, or a list of mappings, with the keys
     name       name in tables (default: <folder>/<method config>)
     baseline_metric   metric of the baseline, if it differs from `metric`, such as test/noisy_si_sdr of the inputs;
                the baseline may then be the method's own config
-    claimed    false for a sentence that the runs did not confirm: the numbers are reported, but nothing is claimed
+    claimed    false for a statement that the runs did not confirm: it is reported, and does not change the exit status
+    predicted  false if it was not predicted, before the runs, that the statement holds
+    planned_seeds   seeds that were stated before the runs, if the runs have others
     figure     a picture of the runs in docs/images, see experiments/pictures.py
 
 A claim holds if two conditions are met. First, the mean difference must reach the margin in the stated direction.
@@ -28,6 +30,7 @@ of a difficult split on both runs cancels.
 In place of a baseline, a statement may have the keys
     published    number in the paper; it is reproduced if the mean is worse by at most the margin
     uncertainty  standard deviation of this number, or reading error if it is read from a figure (optional)
+    printed      true if a paper prints the number for an experiment of this size (default: false, a theorem's number)
     vary         mapping of one key to at least three values (optional): the number to compare is the exponent b of the
                  power law y = c x^b that is fitted to the metric y over the values x of this key
     tried        remark, for example on attempts to reach the number (optional)

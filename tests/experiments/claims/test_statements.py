@@ -175,8 +175,8 @@ def test_what_is_not_claimed_is_reported_and_fails_nothing(config: Config, fit: 
     out = tmp_path / "out"
     assert commands.run("claim", [str(file), "--output", str(out)], fit) == 0
     rows = table(out / "claims.csv")
-    assert [(row["claim"], row["verdict"]) for row in rows] == [("holds", "holds"), ("fails", "not claimed")]
-    assert "**not claimed**: difference" in (out / "claims.md").read_text()
+    assert [(row["claim"], row["verdict"]) for row in rows] == [("holds", "holds"), ("fails", "does not hold")]
+    assert "**does not hold**: difference" in (out / "claims.md").read_text()
 
 
 def test_folders_have_places_of_their_own_and_one_table_above(

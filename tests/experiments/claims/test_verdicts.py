@@ -24,23 +24,33 @@ def stated(path: Path, **changes: object) -> Path:
     return path
 
 
+NAN = float("nan")
+
+
 @pytest.mark.parametrize(
-    ("direction", "published", "mean", "verdict"),
+    ("direction", "mean", "std", "uncertainty", "verdict"),
     [
-        ("higher", 0.9, 0.95, "reproduced"),
-        ("higher", 0.9, 0.87, "reproduced"),  # exactly the margin, although 0.9 - 0.87 > 0.03 in floats
-        ("higher", 0.9, 0.8699, "not reached"),
-        ("lower", 0.9, 0.85, "reproduced"),
-        ("lower", 0.9, 0.9301, "not reached"),
-        ("equal", 0.9, 0.9301, "not reached"),
-        ("equal", 0.9, 0.8699, "not reached"),
-        ("equal", 0.9, 0.88, "reproduced"),
-        ("higher", 0.9, float("nan"), "not reached"),
+        ("higher", 0.95, NAN, None, "reproduced"),
+        ("higher", 0.87, NAN, None, "reproduced"),  # exactly the margin, although 0.9 - 0.87 > 0.03 in floats
+        ("higher", 0.8699, NAN, None, "not reached"),
+        ("lower", 0.85, NAN, None, "reproduced"),
+        ("lower", 0.9301, NAN, None, "not reached"),
+        ("equal", 0.9301, NAN, None, "not reached"),
+        ("equal", 0.8699, NAN, None, "not reached"),
+        ("equal", 0.88, NAN, None, "reproduced"),
+        ("higher", NAN, NAN, None, "not reached"),
+        ("higher", 0.88, 0.05, 0.02, "not reached"),  # the published number has a deviation below the margin
+        ("higher", 0.88, NAN, 0.05, "reproduced"),
+        ("lower", 0.928, 0.01, None, "reproduced"),
+        ("lower", 0.928, 0.04, None, "not reached"),  # reached by .002, and a tenth of the deviation is .004
     ],
 )
-def test_a_number_is_reproduced_within_its_margin(direction: str, published: float, mean: float, verdict: str) -> None:
-    claim = Claim("a", "b", Arm(Path("c")), None, "test/x", direction, 0.03, (0,), published=published)
-    assert reached(claim, mean) == verdict
+def test_a_number_is_reproduced_within_its_margin(
+    direction: str, mean: float, std: float, uncertainty: float | None, verdict: str
+) -> None:
+    arm = Arm(Path("c"))
+    claim = Claim("a", "b", arm, None, "test/x", direction, 0.03, (0,), published=0.9, uncertainty=uncertainty)
+    assert reached(claim, mean, std) == verdict
 
 
 def test_runs_are_compared_recorded_and_kept(config: Config, fit: list[str], journal: Journal, tmp_path: Path) -> None:
@@ -114,7 +124,8 @@ def test_a_number_that_is_not_reached_stays_and_the_status_says_so(
     assert (second["method_mean"], second["published"]) == ("", "0.9")
     assert latest([first, second, {**first, "method_mean": "", "verdict": "did not run"}], ["claim"]) == [first, second]
     text = reproduced_page([{**each, "method": "configs/method/demo.yaml"} for each in (first, second)], {})
-    assert "Of 2 numbers from 1 papers, 0 are reproduced and 1 are not reached." in text
+    assert "at sizes that were chosen here\n\n0 of 2 are reproduced." in text
+    assert "the size of its experiment\n\n0 of 0 are reproduced." in text
     file = stated(folder / "unclaimed.yaml", claimed=False)
     assert commands.run("claim", [str(file), "--output", str(tmp_path / "out")], fit) == 0
 
