@@ -165,6 +165,7 @@ def test_the_inverse_follows_the_matrix(d: int) -> None:
 
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 def test_regret_on_strongly_convex_losses_grows_with_the_logarithm(noise: float) -> None:
+    """Four times as many rounds double a regret of the order of sqrt(T), and raise a logarithm by a quarter."""
     centre, drawn = torch.tensor([0.5, -0.3, 0.2], dtype=torch.float64), noise * numbers(1600, 3)
 
     def regret(rounds: int) -> float:
@@ -172,7 +173,7 @@ def test_regret_on_strongly_convex_losses_grows_with_the_logarithm(noise: float)
         points = played(optimizer, lambda t, x: x - centre + drawn[t], rounds)[:-1]
         return ((points - centre).square().sum(1) / 2).sum().item()
 
-    assert 0 < regret(1600) < 2 * regret(400)
+    assert 0 < regret(1600) < 1.5 * regret(400)
 
 
 @pytest.mark.parametrize(
