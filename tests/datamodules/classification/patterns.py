@@ -56,7 +56,6 @@ def ready(data: LabelledImages, stage: str = "fit") -> LabelledImages:
 
 
 def labels(data: LabelledImages) -> Tensor:
-    assert data.train_set is not None
     return data.train_set.label
 
 

@@ -76,8 +76,6 @@ def test_features_are_those_of_the_images_with_and_without_augmentation(tmp_path
 def test_every_visit_draws_one_of_the_passes_and_evaluation_takes_the_image_as_it_is(tmp_path: Path) -> None:
     data = LabelledImages(cached(tmp_path, augmented_passes=4), 64, validation_fraction=0.1, seed=1)
     data.setup("fit")
-    assert data.train_set is not None
-    assert data.validation_set is not None
     source: Any = data.train_set.source
     assert source.feature.shape == (5, 300, D)
     source.feature = np.broadcast_to(np.arange(5.0)[:, None, None], (5, 300, D))  # the number of the pass
@@ -94,7 +92,6 @@ def test_every_visit_draws_one_of_the_passes_and_evaluation_takes_the_image_as_i
 def test_second_views_are_other_passes_each_as_often(tmp_path: Path) -> None:
     data = LabelledImages(cached(tmp_path, augmented_passes=3), 64, second_view=True)
     data.setup("fit")
-    assert data.train_set is not None
     source: Any = data.train_set.source
     source.feature = np.broadcast_to(np.arange(4.0)[:, None, None], (4, 300, D))  # the number of the pass
     index = torch.arange(300)
@@ -149,7 +146,6 @@ def test_a_second_run_with_another_seed_and_noise_computes_nothing(tmp_path: Pat
     noisy.setup("test")
     assert second._seen == 0
     assert noisy.num_train_samples == 240
-    assert noisy.train_set is not None
     drawn = Symmetric(0.5, seed=9).apply(Digits(300).training().label, 10)
     assert torch.equal(noisy.train_set.label, drawn[noisy.train_set.row])
     assert len(arrays(tmp_path)) == 2
@@ -162,8 +158,6 @@ def test_images_that_the_data_draw_and_their_true_labels_are_those_of_the_run(tm
         encoder = Encoder()
         data = LabelledImages(cached(tmp_path, encoder, web, augmentation_seed=5, augmented_passes=1), seed=seed)
         data.setup("fit")
-        assert data.train_set is not None
-        assert data.train_set.clean_label is not None
         drawn = web.prepared(seed, torch.device("cpu")).training()
         row = torch.arange(len(drawn.label))
         assert torch.equal(data.train_set.clean_label, drawn.clean_label)

@@ -106,7 +106,6 @@ def test_the_environment_says_where_data_are(tmp_path: Path, monkeypatch: pytest
 
 def test_class_names_of_cifar10_fit_the_flips_of_its_noise() -> None:
     names = CIFAR10.class_names
-    assert names is not None
     flips = {(names[source], names[target]) for source, target in AsymmetricCIFAR10.flips}
     assert flips == {
         *{("truck", "automobile"), ("bird", "airplane"), ("deer", "horse"), ("cat", "dog"), ("dog", "cat")},
@@ -136,14 +135,9 @@ def test_the_real_parquet_files() -> None:
     data = LabelledImages(images, label_noise=AsymmetricCIFAR10(0.4), validation_fraction=0.1, seed=0)
     data.setup("fit")
     data.setup("test")
-    assert data.train_set is not None
-    assert data.validation_set is not None
-    assert data.test_set is not None
     assert (len(data.train_set), len(data.validation_set), len(data.test_set)) == (45_000, 5_000, 10_000)
     for part, per_class in ((data.train_set, 4500), (data.validation_set, 500), (data.test_set, 1000)):
-        assert part.clean_label is not None
         assert part.clean_label.bincount().tolist() == [per_class] * 10
-    assert data.train_set.clean_label is not None
     wrong = torch.cat([part.label != part.clean_label for part in (data.train_set, data.validation_set)])
     assert int(wrong.sum()) == 5 * 2000  # exactly 40 % of five classes of 5,000
     mean = data.train_set.source.fetch(torch.arange(5000), None).double().mean(dim=(0, 2, 3)) / 255

@@ -38,9 +38,6 @@ def test_clothing1m_reads_its_lists(clothing: Path) -> None:
     data = loaded(Clothing1M, str(clothing), batch_size=4, batches_per_epoch=None, image_size=8, resize=8)
     data.setup("fit")
     data.setup("test")
-    assert data.train_set is not None
-    assert data.validation_set is not None
-    assert data.test_set is not None
     assert (data.num_train_samples, data.samples_per_epoch()) == (105, 105)
     assert data.train_set.label.bincount().tolist() == list(range(1, 15))
     source: Any = data.train_set.source
@@ -48,7 +45,6 @@ def test_clothing1m_reads_its_lists(clothing: Path) -> None:
     assert data.train_set.clean_label is None
     assert data.validation_set.label.tolist() == [0, 1]
     assert data.test_set.label.tolist() == [2, 3, 4]
-    assert data.class_names is not None
     assert len(data.class_names) == 14
 
 
@@ -64,7 +60,6 @@ def test_an_epoch_is_balanced_over_the_noisy_labels_and_drawn_anew(clothing: Pat
     data.setup("fit")
     assert data.samples_per_epoch() == 1 + 2 + 3 + 11 * 4  # four per class; all images of the first three
     sampler: Any = data.train_dataloader().sampler
-    assert data.train_set is not None
     passes: list[list[int]] = []
     for epoch in range(3):
         sampler.set_epoch(epoch)

@@ -28,9 +28,6 @@ def test_clustered_data_know_their_foreign_samples_and_test_on_classes_alone() -
     data = LabelledImages(Clustered(num_clean=90, num_foreign=60, num_test=36), seed=2, batch_size=10)
     data.setup("fit")
     data.setup("test")
-    assert data.train_set is not None
-    assert data.test_set is not None
-    assert data.train_set.clean_label is not None
     assert (data.train_set.clean_label == -1).sum() == 60
     clean = data.train_set.clean_label >= 0
     assert torch.equal(data.train_set.label[clean], data.train_set.clean_label[clean])

@@ -19,8 +19,6 @@ def test_cnwl_reads_its_splits_and_knows_which_images_are_from_the_web(tmp_path:
     images = CNWL(str(tmp_path), noise_rate="0.2")
     data = LabelledImages(images, batch_size=2)
     data.setup("fit")
-    assert data.train_set is not None
-    assert data.train_set.clean_label is not None
     assert data.train_set.clean_label.tolist() == [0, -1, 2]
     assert data.train_set.label.tolist() == [0, 1, 2]
     assert data.train_set.source.fetch(torch.arange(3), None).shape == (3, 3, 32, 32)

@@ -22,8 +22,6 @@ def test_corrections_reach_the_batches_and_the_checkpoint(num_workers: int) -> N
     batches = list(loader)
     after, clean = in_order(batches, "label"), in_order(batches, "clean_label")
     assert (before != after).nonzero().flatten().tolist() == changed.tolist()
-    assert data.train_set is not None
-    assert data.train_set.clean_label is not None
     truth = data.images.training().label
     assert torch.equal(clean, truth)
     assert torch.equal(data.train_set.clean_label, truth)

@@ -92,8 +92,6 @@ def test_without_a_test_folder_the_validation_folder_tests(tmp_path: Path) -> No
     data.setup("fit")
     data.setup("test")
     assert data.num_train_samples == 6
-    assert data.validation_set is not None
-    assert data.test_set is not None
     assert (len(data.validation_set), len(data.test_set)) == (2, 2)
     assert ImageFolder(str(tmp_path)).validation() is None
 
@@ -123,8 +121,6 @@ def test_a_users_labels_come_by_position_and_their_table_names_the_files(own_ima
     assert table[0] == "index,label,clean_label,split,name"
     assert [row.split(",")[-1] for row in table[1:4]] == ["cat/0.png", "cat/1.png", "cat/2.png"]
     again = ready(loaded(ImageFolder, str(own_images), label_noise=FromCSV(str(tmp_path / "labels.csv")), **sizes))
-    assert data.train_set is not None
-    assert again.train_set is not None
     assert torch.equal(again.train_set.label, data.train_set.label)
     assert (again.train_set.label != again.train_set.clean_label).any()
 
@@ -134,11 +130,9 @@ def test_a_few_files_of_a_folder_are_labelled_by_name(own_images: Path, tmp_path
     table.write_text("name,label\ncat/1.png,dog\n")
     data = loaded(ImageFolder, str(own_images), label_noise=FromCSV(str(table), partial=True), batch_size=5)
     data.setup("fit")
-    assert data.train_set is not None
     source: Any = data.train_set.source
     changed = (data.train_set.label != source.label).nonzero().flatten().tolist()
     assert [source.names[at] for at in changed] == ["cat/1.png"]
-    assert data.class_names is not None
     assert data.class_names[data.train_set.label[changed[0]]] == "dog"
 
 
@@ -152,7 +146,6 @@ def test_a_table_without_true_labels_makes_no_folder_the_truth(own_images: Path,
     assert all("clean_label" not in batch for batch in module.trained)
     assert (tmp_path / "labels.csv").read_text().splitlines()[0] == "index,label,split,name"
     data = ready(loaded(ImageFolder, str(own_images), label_noise=FromCSV(str(known)), **sizes))
-    assert data.train_set is not None
     assert torch.equal(data.train_set.clean_label, truth[data.train_set.row])  # type: ignore[arg-type]
 
 

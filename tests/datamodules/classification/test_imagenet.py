@@ -24,8 +24,6 @@ def test_the_first_classes_of_imagenet(imagenet: Path) -> None:
     data.setup("fit")
     data.setup("test")
     assert data.class_names == WNIDS[:3]
-    assert data.train_set is not None
-    assert data.test_set is not None
     assert data.train_set.label.tolist() == [0, 0, 1, 1, 2, 2]
     assert data.test_set.label.tolist() == [0, 1, 2]
     above = loaded(ImageNet, str(imagenet.parent), classes=3, batch_size=4)
@@ -41,7 +39,6 @@ def test_a_list_of_classes_is_numbered_by_wnid(imagenet: Path, tmp_path: Path) -
     assert data.num_classes == 2
     data.setup("test")
     assert data.class_names == [WNIDS[1], WNIDS[3]]
-    assert data.test_set is not None
     red = data.test_set.source.fetch(torch.tensor([0, 1]), None)[:, 0, 0, 0]
     assert red.tolist() == [10, 30]
     listed.write_text(f"{WNIDS[3]}\n{WNIDS[3]}\n")

@@ -36,7 +36,6 @@ def test_given_labels_are_one_draw_of_the_noise_and_the_true_ones_travel_beside_
     truth = data.images.training().label
     drawn = Symmetric(0.5, seed=1).apply(truth, NUM_CLASSES)
     for part, batches in ((data.train_set, noisy.trained), (data.validation_set, noisy.evaluated)):
-        assert part is not None
         row = part.row[joined(batches, "index")]
         assert torch.equal(joined(batches, "clean_label"), truth[row])
         assert torch.equal(joined(batches, "label"), drawn[row])
@@ -62,7 +61,6 @@ def test_noise_that_depends_on_the_image_sees_it_as_a_network_does(tmp_path: Pat
     for images in (Digits(), features):
         data = LabelledImages(images, label_noise=InstanceDependent(0.4), seed=0)
         data.setup("fit")
-        assert data.train_set is not None
         assert torch.equal(data.train_set.label, expected)
 
 
@@ -83,11 +81,9 @@ def test_validation_images_of_their_own_keep_their_labels() -> None:
     with pytest.raises(RuntimeError, match="num_train_samples is known only after setup"):
         _ = data.num_train_samples
     assert ready(data).num_train_samples == 40
-    assert data.validation_set is not None
     assert sorted(data.validation_set.label.tolist()) == list(range(NUM_CLASSES))
     assert data.validation_set.clean_label is None
     held_out = ready(patterns(validation_fraction=0.5, own_validation=True)).validation_set
-    assert held_out is not None
     assert len(held_out) == 20
 
 
@@ -109,14 +105,12 @@ def test_training_images_are_cropped_and_mirrored_by_seed_visit_and_sample(tmp_p
     data = patterns(augmentation=Augmentation(2, True), validation_fraction=0.2, passes_per_epoch=2, seed=5)
     module = trained(data, tmp_path, epochs=2)
     batches_of_a_pass = len(module.trained) // 4
-    assert data.train_set is not None
     source = data.images.training().image[data.train_set.row]
     for number, batch in enumerate(module.trained):
         uniform = sample_uniform(5, number // batches_of_a_pass, batch["index"], count=3)
         expected = crop_and_flip(source[batch["index"]], uniform, padding=2)
         assert torch.equal(batch["image"], expected.float() / 255)
         assert sorted(batch) == ["global_batch_size", "image", "index", "label"]
-    assert data.validation_set is not None
     plain = data.images.training().image[data.validation_set.row].float() / 255
     assert torch.equal(joined(module.evaluated, "image"), plain.repeat(2, 1, 1, 1))
 
@@ -215,7 +209,6 @@ def everything_drawn(images: ImageSet, seed: int) -> dict[str, Any]:
         images, 64, Symmetric(0.4), validation_fraction=0.2, augmentation=Augmentation(1, True), seed=seed
     )
     data.setup("fit")
-    assert data.train_set is not None
     batches = [*data.train_dataloader()]
     kept = {key: joined(batches, key) for key in ("index", "label", "image")}
     plain = joined([*data.training_images_dataloader()], "image")

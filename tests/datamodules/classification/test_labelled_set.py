@@ -43,8 +43,6 @@ def test_labels_that_were_written_give_another_run_the_same(tmp_path: Path) -> N
     first = patterns(label_noise=Symmetric(0.5), validation_fraction=0.2, seed=1)
     trained(first, tmp_path)
     second = ready(patterns(label_noise=FromCSV(str(tmp_path / "labels.csv")), validation_fraction=0.2, seed=1))
-    assert first.validation_set is not None
-    assert second.validation_set is not None
     assert torch.equal(labels(first), labels(second))
     assert torch.equal(first.validation_set.label, second.validation_set.label)
     rows = [row.split(",") for row in (tmp_path / "labels.csv").read_text().splitlines()]
@@ -148,8 +146,6 @@ def test_labels_that_a_user_has_verified_score_the_others_and_nothing_counts_tha
         column = "label" if name == "labels.csv" else "given"
         again = loaded(Files, batch_size=8, label_noise=FromCSV(str(tmp_path / name), column=column, key=key))
         again.setup("fit")
-        assert again.train_set is not None
-        assert data.train_set is not None
         assert torch.equal(again.train_set.label, data.train_set.label)
         assert torch.equal(again.train_set.clean_label, data.train_set.clean_label)
 
@@ -168,8 +164,6 @@ def test_the_report_and_the_labels_of_a_run_with_foreign_images_label_another(tm
     ):
         again = web_digits(label_noise=noise, seed=0)
         again.setup("fit")
-        assert first.train_set is not None
-        assert again.train_set is not None
         assert again.train_set.label.tolist() == (labels(first) if expected is None else expected).tolist()
         assert torch.equal(again.train_set.clean_label, first.train_set.clean_label)
         assert again.train_set.clean_label.min() == -1
@@ -187,8 +181,6 @@ def test_clean_labels_are_not_written(tmp_path: Path) -> None:
 def test_dropped_images_are_left_out_of_training_and_validation_alone(tmp_path: Path) -> None:
     """A second run, which reads the label table of the first run, leaves out the same images."""
     before = ready(patterns(validation_fraction=0.2, seed=1))
-    assert before.train_set is not None
-    assert before.validation_set is not None
     gone = [int(before.train_set.row[3]), int(before.validation_set.row[2])]
     path = tmp_path / "mine.csv"
     path.write_text("index,label,action\n" + "".join(f"{row},0,drop\n" for row in gone))
@@ -197,7 +189,6 @@ def test_dropped_images_are_left_out_of_training_and_validation_alone(tmp_path: 
     again = patterns(label_noise=FromCSV(str(tmp_path / "labels.csv")), validation_fraction=0.2, seed=1)
     for data in (first, ready(again)):
         for part, whole in ((data.train_set, before.train_set), (data.validation_set, before.validation_set)):
-            assert part is not None
             assert part.row.tolist() == [row for row in whole.row.tolist() if row not in gone]
     table = pd.read_csv(tmp_path / "labels.csv")
     assert table.index[table["split"] == "dropped"].tolist() == sorted(gone)
@@ -206,5 +197,4 @@ def test_dropped_images_are_left_out_of_training_and_validation_alone(tmp_path: 
         patterns(label_noise=FromCSV(str(path)), validation_fraction=0.2, seed=1).setup("fit")
     held_out = patterns(label_noise=FromCSV(str(path)), seed=1)
     held_out.setup("test")
-    assert held_out.test_set is not None
     assert len(held_out.test_set) == len(patterns().images.test().label)

@@ -88,7 +88,6 @@ def test_the_share_is_told_in_one_line_and_tested_by_true_labels_where_they_are_
     assert "6 of the 30 training images" in line
     assert "data.test_fraction 0.2" in line
     tested = own(tmp_path, "test", label_noise=Symmetric(0.5)).test_set
-    assert tested is not None
     true = [CLASSES.index(tested.source.names[row].split("/")[0]) for row in tested.row.tolist()]  # type: ignore[index]
     assert tested.label.tolist() == true
     split = pd.read_csv(tmp_path / "run" / "labels.csv")["split"]
@@ -102,7 +101,6 @@ def test_a_table_of_labels_covers_the_share_too(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("\n".join(["name,label", *rows]) + "\n")
     noise = FromCSV(str(tmp_path / "labels.csv"), classes="number")
     tested = own(tmp_path, "test", label_noise=noise).test_set
-    assert tested is not None
     folder = [CLASSES.index(tested.source.names[row].split("/")[0]) for row in tested.row.tolist()]  # type: ignore[index]
     assert tested.label.tolist() == [(one + 1) % 3 for one in folder]
 

@@ -53,7 +53,6 @@ def test_a_linear_model_learns_early_and_memorises_later() -> None:
         first = gradient if first is None else first
         theta = theta - gradient
         curve.append((np.mean(((x @ theta) * true > 0)[wrong]), np.mean(((x @ theta) * given > 0)[wrong])))
-    assert first is not None
     along = -first.sum() / math.sqrt(450) / np.linalg.norm(first)
     assert along == pytest.approx(0.6 / math.hypot(0.6, 0.3 * math.sqrt(0.9)), abs=0.03)
     assert max(right for right, _ in curve[:5]) > 0.97

@@ -33,9 +33,6 @@ def test_webvision_keeps_the_first_classes(webvision: Path) -> None:
     assert (data.num_classes, data.image_shape) == (3, (3, 8, 8))
     data.setup("fit")
     data.setup("test")
-    assert data.train_set is not None
-    assert data.validation_set is not None
-    assert data.test_set is not None
     assert data.train_set.label.tolist() == [0] * 3 + [1] * 3 + [2] * 3
     assert data.train_set.clean_label is None
     assert data.validation_set.label.tolist() == data.test_set.label.tolist() == [0, 1, 2, 0, 1, 2]
@@ -47,7 +44,6 @@ def test_webvision_tests_on_the_same_classes_of_imagenet(webvision: Path) -> Non
     def classes(**options: Any) -> list[int]:
         data = loaded(WebVision, str(webvision), num_classes=3, test_on="imagenet", image_size=8, resize=8, **options)
         data.setup("test")
-        assert data.test_set is not None
         assert data.test_set.label.tolist() == [0, 1, 2]
         return (data.test_set.source.fetch(torch.arange(3), None)[:, 0, 0, 0] / 10).int().tolist()
 

@@ -40,7 +40,6 @@ def test_without_a_process_group_there_is_one_process() -> None:
 
 def test_two_processes_have_numbers_a_sum_and_one_message(tmp_path: Path) -> None:
     context = mp.start_processes(process, (str(tmp_path),), nprocs=2, join=False, start_method="fork")
-    assert context is not None
     while not context.join(600):
         pass
     for number in range(2):

@@ -29,7 +29,6 @@ def test_an_array_is_what_scipy_reads(name: str, packed: bool, tmp_path: Path) -
     savemat(path, {"text": "first", **ARRAYS, "cells": np.array([{}, 1], dtype=object)}, do_compression=packed)
     array, names = read_mat5(path, name)
     expected = loadmat(path)[name]
-    assert array is not None
     assert array.dtype == expected.dtype
     assert array.flags.writeable
     np.testing.assert_array_equal(array, expected)
@@ -46,7 +45,6 @@ def test_the_order_of_bytes_is_the_file_s(tmp_path: Path) -> None:
     inner += struct.pack(">I4s", 1 << 16 | 1, b"X\0\0\0") + element(3, numbers.tobytes())
     (tmp_path / "a.mat").write_bytes(b"MATLAB 5.0".ljust(124) + b"\x01\x00MI" + element(14, inner))
     array, _ = read_mat5(tmp_path / "a.mat", "X")
-    assert array is not None
     assert array.tolist() == [[0, 2, 4], [1, 3, 5]]
     np.testing.assert_array_equal(array, loadmat(tmp_path / "a.mat")["X"])
 

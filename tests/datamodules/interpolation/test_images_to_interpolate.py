@@ -35,7 +35,6 @@ def test_pairs_get_noise_of_their_own_and_training_images_none() -> None:
 def test_training_images_are_handed_out_whole() -> None:
     digits = Digits()
     found = ImagesToInterpolate(PairsOfOneClass(digits)).training_images()
-    assert found is not None
     assert torch.equal(found[0], digits.training().image)
     assert found[1] == 16
 

@@ -109,7 +109,6 @@ def test_a_loop_without_a_trainer_gets_the_images_of_a_step() -> None:
     for stage in ("fit", "test"):
         data.setup(stage)
     trained, tested = list(data.train_dataloader()), list(data.test_dataloader())
-    assert data.test_set is not None
     stored = data.test_set.source.fetch(torch.arange(10), None)
     torch.testing.assert_close(tested[0]["image"], stored.float() / 16, rtol=0, atol=0)
     quiet(max_epochs=1).fit(module, data)

@@ -7,7 +7,6 @@ from datamodules.prompts.bright_digits import SHADES, BrightDigits
 def test_captions_name_the_background_and_say_nothing_of_the_digit() -> None:
     captioned = BrightDigits().training()
     source, captions = captioned.source, captioned.captions
-    assert captions is not None
     image = source.fetch(torch.arange(1797), None)
     assert image.shape == (1797, 1, 16, 16)
     corner = image[:, 0, 0, 0] / 255

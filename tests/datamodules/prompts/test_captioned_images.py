@@ -25,8 +25,6 @@ def digits(**options: Any) -> CaptionedImages:
 def test_captions_are_the_classes_names_and_images_are_held_out_once() -> None:
     data = digits(batch_size=100, validation_fraction=0.1)
     train, held_out = data.train_set, data.validation_set
-    assert train is not None
-    assert held_out is not None
     assert sorted([*train.row.tolist(), *held_out.row.tolist()]) == list(range(1300))
     assert len(held_out) == 130
     batch = next(iter(data.train_dataloader()))
@@ -41,7 +39,6 @@ def test_captions_are_the_classes_names_and_images_are_held_out_once() -> None:
 def test_arrays_take_the_place_of_images() -> None:
     data = digits(batch_size=7)
     train = data.train_set
-    assert train is not None
     array = np.arange(5, dtype=np.float32)[:, None]
     row = np.arange(1300) % 5
     train.give_instead({"moments": (array, row)})

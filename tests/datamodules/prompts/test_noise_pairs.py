@@ -25,8 +25,6 @@ def test_pairs_are_split_once_and_come_with_their_texts(
     monkeypatch.setattr(noise_pairs, "IN_MEMORY", in_memory)
     data = NoisePairs(str(folder), validation_fraction=0.3, batch_size=2, seed=3)
     data.setup("fit")
-    assert data.train_set is not None
-    assert data.validation_set is not None
     assert (len(data.train_set), len(data.validation_set)) == (6, 3)
     assert data.train_set.in_memory == bool(in_memory)
     seen = []

@@ -73,7 +73,6 @@ def test_image_headers_are_read_once_unless_a_shard_changes(
         data.require_captions("a model")
         data.check_ranks(2)
         data.setup("fit")
-        assert data.train_set is not None
         return data.train_set.captioned.source.size.tolist()  # type: ignore[attr-defined]
 
     assert sizes() == sizes() == [[30, 40]] * 7

@@ -45,7 +45,6 @@ def test_a_folder_needs_no_clean_images_and_no_set_and_tells_which_files_are_bro
     )
     torch.testing.assert_close(batches["one"]["noisy"][0], torch.from_numpy(PIXELS).permute(2, 0, 1) / 255.0)
     assert batches["two"]["noisy"].shape == (1, 1, 9, 7)
-    assert data.predict_set is not None
     broken, deep = data.predict_set.unreadable
     assert str(tmp_path / "broken.png") in broken
     assert f"{tmp_path / 'four.png'} has 16 bits, so its white value is unknown: set data.data_range" in deep
@@ -56,7 +55,6 @@ def test_a_network_of_colours_gets_grey_images_as_colours_and_none_of_grey_gets_
     for colour, names in ((True, ["one", "two"]), (False, ["two"])):
         data = ImagePairs(Photographs(32, colour=colour), noise=Gaussian(), predict_dir=images)
         data.setup("predict")
-        assert data.predict_set is not None
         assert data.predict_set.names == names
         assert {size[0] for size in data.predict_set.sizes} == {3 if colour else 1}
 
@@ -73,7 +71,6 @@ def test_raw_images_are_packed_above_black_and_brightened(tmp_path: Path) -> Non
     assert (batch["name"], batch["data_range"]) == (["night/a"], 65535)
     expected = 100 * (packed(bayer).astype(float) - 512).clip(0) / (16383 - 512)
     np.testing.assert_allclose(batch["noisy"][0], expected, rtol=1e-5)
-    assert data.predict_set is not None
     assert "b.npz lacks bayer" in data.predict_set.unreadable[0]
     (tmp_path / "c").mkdir()
     data = ImagePairs(test=RawPhotographs(8), noise=Sensor(), predict_dir=str(tmp_path / "c"))

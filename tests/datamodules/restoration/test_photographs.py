@@ -11,7 +11,6 @@ def test_ten_photographs_train_and_three_others_test(colour: bool) -> None:
     assert (len(training.names), list(test.names)) == (10, ["china", "coffee", "moon"])
     assert not {*training.names} & {*test.names}
     for images in (training, test):
-        assert images.clean is not None
         assert {image.shape for image in images.clean} == {(photographs.channels, 32, 32)}
         assert {image.dtype for image in images.clean} == {np.dtype(np.uint8)}
         assert min(image.std() for image in images.clean) > 3

@@ -18,7 +18,6 @@ pytestmark = pytest.mark.data
 def mean_psnr(data: ImagePairs) -> float:
     """Compute the mean PSNR of the noisy images, without clipping or rounding them."""
     data.setup("test")
-    assert data.test_sets is not None
     (images,) = data.test_sets.values()
     batches = [images[request] for request in OneSizeBatches(images.sizes, 1)]
     scaled = [tuple(batch[key].double() for key in ("noisy", "clean")) for batch in batches]

@@ -79,14 +79,10 @@ def correct_every_other(module: Any, data: Any) -> None:
 
 
 def source(data: LabelledMasks) -> Any:
-    assert data.train_set is not None
     return data.train_set.source
 
 
 def corrections_file(data: LabelledMasks) -> Path:
-    assert data.train_set is not None
-    assert data.train_set.corrections is not None
-    assert data.train_set.corrections.path is not None
     return data.train_set.corrections.path
 
 

@@ -58,7 +58,6 @@ def check_sources(images: SegTHOR) -> None:
     data.setup("fit")
     data.setup("test")
     for part, patients in ((data.train_set, (1, 10)), (data.validation_set, (2,)), (data.test_set, (3,))):
-        assert part is not None
         source: Any = part.source
         expected = [slice_of(patient, number) for patient in patients for number in (1, 2, 3)]
         assert np.array_equal(source.image[:, 0], np.stack([image for image, _ in expected]))
@@ -134,8 +133,6 @@ def test_noise_is_that_of_the_training_slices_alone(folders: Path) -> None:
     noise = OverUnderSegmentation(order=[1, 3, 4, 2])
     data = LabelledMasks(SegTHOR(str(folders), **SMALL), mask_noise=noise, seed=4)
     data.setup("fit")
-    assert data.train_set is not None
-    assert data.validation_set is not None
     train: Any = data.train_set.source
     validation: Any = data.validation_set.source
     expected = OverUnderSegmentation(order=[1, 3, 4, 2], seed=4).apply(train.clean, 5)

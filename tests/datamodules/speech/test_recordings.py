@@ -31,6 +31,5 @@ def test_the_first_recordings_are_taken_with_their_rows() -> None:
     table = pd.DataFrame({"speech": list("abc")})
     found = Recordings(list("abc"), signals, signals, 16_000, table).first(2)
     assert (found.names, [one[0] for one in found.noisy]) == (["a", "b"], [0, 1])
-    assert found.table is not None
     assert found.table["speech"].tolist() == ["a", "b"]
     assert found.first(None).names == ["a", "b"]

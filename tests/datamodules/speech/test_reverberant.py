@@ -57,7 +57,6 @@ def test_recordings_follow_from_the_seed_and_are_kept(speech: Path, tmp_path: Pa
     np.testing.assert_array_equal(fresh[0].noisy[0], fresh[1].noisy[0])
     assert not np.array_equal(fresh[0].noisy[0][:500], fresh[2].noisy[0][:500])
     assert fresh[0].table_name == "rooms"
-    assert fresh[0].table is not None
     assert {"speech", "reverberation", "sides_x", "source_z"} <= {*fresh[0].table}
     kept = Reverberant(str(speech), seed=1, held_out=0, written_to=str(tmp_path / "kept"))
     whole, room = kept.recordings("test"), tmp_path / "kept" / "test" / "reverb" / "0.wav"

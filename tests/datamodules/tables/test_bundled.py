@@ -9,7 +9,6 @@ from datamodules.tables.split_table import SplitTable
 def test_rows_are_those_of_scikit_learn(table: SplitTable, rows: int) -> None:
     splits = [table.training(), table.validation(), table.test()]
     assert sum(len(split) for split in splits if split) == rows
-    assert splits[0] is not None
     assert splits[0].columns["features"].shape[1] == table.num_features
 
 

@@ -25,7 +25,6 @@ def test_the_posterior_mean_is_the_scores(law: PointDistribution) -> None:
     a, h = np.full((4, 1), 0.8), np.full((4, 1), 0.36)
     clean = law.draw(400_000, random, test=False)
     mean = law.posterior_mean(x, a, h)
-    assert mean is not None
     log_weight = -((x[:, None] - 0.8 * clean) ** 2).sum(-1) / (2 * 0.36)
     weight = np.exp(log_weight - log_weight.max(1, keepdims=True))
     np.testing.assert_allclose(mean, weight @ clean / weight.sum(1, keepdims=True), atol=0.01)

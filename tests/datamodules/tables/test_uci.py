@@ -43,7 +43,6 @@ def test_the_distributed_sets(name: str, rows: int) -> None:
         pytest.skip("NOISEWORKS_DATA is not set")
     table = UCI(name)
     train, test, validation = table.training(), table.test(), table.validation()
-    assert validation is not None
     assert len(train) + len(test) + len(validation) == rows
     assert train.columns["features"].shape[1] == NUM_FEATURES[name]
     assert all(torch.isfinite(column).all() for column in test.columns.values())

@@ -84,7 +84,6 @@ def test_degraded_clips_follow_from_seed_epoch_and_position_whatever_the_world()
     assert torch.equal(first["noisy"].mul(255).round() / 255, first["noisy"])
     order = first["index"].argsort()
     windows = data.train_set
-    assert windows is not None
     shares = [windows[Request(torch.tensor(share), 0, 6)] for share in ([4, 0, 2], [1, 3, 5])]
     index = torch.cat([share["index"] for share in shares]).argsort()
     for key in ("noisy", "clean"):

@@ -34,5 +34,4 @@ def test_a_folder_of_frames_is_one_clip(tmp_path: Path) -> None:
     write_frames(tmp_path / "mine", frames(3))
     data = ClipPairs(predict_dir=str(tmp_path / "mine"))
     data.setup("predict")
-    assert data.predict_set is not None
     assert data.predict_set[Request(torch.tensor([0]), 0, 1)]["name"] == ["mine"]

@@ -70,7 +70,6 @@ def test_videolq_is_read(tmp_path: Path) -> None:
     assert (clip.shape, clips.clean) == ((8, 3, 360, 640), None)
     data = ClipPairs(predict_dir=str(VIDEO / "videolq_000"), evaluation_frames=4)
     data.setup("predict")
-    assert data.predict_set is not None
     assert [data.predict_set[Request(torch.tensor([row]), 0, 1)]["first"] for row in range(2)] == [[0], [4]]
 
 

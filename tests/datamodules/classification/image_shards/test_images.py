@@ -127,13 +127,11 @@ def test_names_are_those_of_the_members_and_a_table_of_labels_goes_by_them(tmp_p
         root = tmp_path / kind.split()[-1]
         source = images(root, kind)
         names = source.training().names
-        assert names is not None
         assert (names[0], len(set(names))) == (first, 15)
         pd.DataFrame({"name": [names[7], names[0]], "label": [0, 2]}).to_csv(root / "labels.csv", index=False)
         noise = FromCSV(str(root / "labels.csv"), partial=True)
         data = LabelledImages(source, batch_size=4, label_noise=noise)
         data.setup("fit")
-        assert data.train_set is not None
         assert data.train_set.label.tolist() == [2, 0, 0, 0, 0, 1, 1, 0, 1, 1, *[2] * 5]
 
 

@@ -88,8 +88,6 @@ def test_digits_from_the_web_are_partly_other_digits_whose_labels_are_wrong() ->
     web = OpenSetLabelNoise(Digits(num_classes=5), OtherDigits([5, 6, 7, 8, 9]), 0.4)
     data = LabelledImages(web, label_noise=Symmetric(0.25), seed=1)
     data.setup("fit")
-    assert data.train_set is not None
-    assert data.train_set.clean_label is not None
     true, label = data.train_set.clean_label, data.train_set.label
     foreign = true == UNKNOWN
     assert abs(foreign.float().mean() - 0.4) < 0.08
@@ -122,8 +120,6 @@ def test_cifar_takes_foreign_images(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         OpenSetLabelNoise(CIFAR100(), ImageNet32(str(tmp_path), num_files=1), 0.3), batch_size=9, seed=2
     )
     data.setup("fit")
-    assert data.train_set is not None
-    assert data.train_set.clean_label is not None
     replaced = data.train_set.source.fetch(torch.arange(100), None).flatten(1).any(dim=1)
     assert torch.equal(data.train_set.clean_label == UNKNOWN, replaced)
     assert 10 < replaced.sum() < 50

@@ -205,7 +205,6 @@ def test_images_of_no_class_may_be_listed_as_such(tmp_path: Path) -> None:
     noise = FromCSV(str(path))
     given, truth = noise.labels_and_truth(label, 2, clean_label=known)
     assert given.tolist() == [1, 1, 0]
-    assert truth is not None
     assert truth.tolist() == [-1, 1, 0]
     assert noise.transition_matrix(2).tolist() == [[1.0, 0.0], [0.0, 1.0]]
     for other_set in (None, torch.tensor([0, 1, -1])):
@@ -230,11 +229,9 @@ def test_labels_that_a_user_has_verified_by_file_are_the_true_ones(tmp_path: Pat
     noise = FromCSV(str(path), partial=True)
     given, truth = noise.labels_and_truth(folder, 2, names, classes)
     assert given.tolist() == [0, 0, 0, 1]
-    assert truth is not None
     assert truth.tolist() == [UNVERIFIED, 1, -1, UNVERIFIED]
     path.write_text("index,name,label,clean_label\n1,cat/1.png,0,1\n")
     truth = noise.labels_and_truth(folder, 2, names, classes)[1]
-    assert truth is not None
     assert truth.tolist() == [UNVERIFIED, 1, UNVERIFIED, UNVERIFIED]
     assert noise.transition_matrix(2)[1].tolist() == [1.0, 0.0]
     path.write_text("name,label,clean_label\ncat/1.png,cat,\n")
@@ -245,7 +242,6 @@ def test_true_labels_by_position_are_those_of_the_data_as_far_as_they_are_given(
     path = tmp_path / "mine.csv"
     path.write_text("index,label,clean_label\n0,1,0\n1,1,\n")
     truth = FromCSV(str(path)).labels_and_truth(np.array([0, 0]), 2)[1]
-    assert truth is not None
     assert truth.tolist() == [0, UNVERIFIED]
     with pytest.raises(ValueError, match="at 1 of 2 samples, first at 0: the file is for a different dataset"):
         FromCSV(str(path)).apply(np.array([1, 0]), 2, names=["a.png", "b.png"])
