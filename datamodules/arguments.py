@@ -4,7 +4,8 @@ Every message names the argument, the allowed values and the given value.
 """
 
 import inspect
-from collections.abc import Callable, Collection
+import math
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
 
 
@@ -57,6 +58,21 @@ def within(
         below = value <= high if bounds[1] == "]" else value < high
         if not (above and below):
             raise ValueError(f"{key} must be in {bounds[0]}{low}, {high}{bounds[1]}, got {value}")
+
+
+def ascending(
+    low: float, high: float = math.inf, bounds: Literal["[]", "[)", "(]", "()"] = "[]", /, **ranges: Sequence[float]
+) -> None:
+    """Reject ranges that are not two numbers in ascending order inside an interval, whose ends are as in `within`.
+
+    Raises:
+        ValueError: if a range is not of this form. The message names the argument.
+    """
+    for key, ends in ranges.items():
+        if len(ends) != 2 or not ends[0] <= ends[1]:
+            raise ValueError(f"{key} must be two numbers, the lower first, got {list(ends)}")
+        for end in ends:
+            within(low, high, bounds, **{key: end})
 
 
 def one_of(allowed: Collection[Any], **arguments: Any) -> None:

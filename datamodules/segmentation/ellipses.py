@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from datamodules.arguments import at_least, within
+from datamodules.arguments import ascending, at_least, within
 from datamodules.randomness.counter import sample_uniform
 from datamodules.segmentation.mask_sets import AuxiliaryMasks
 
@@ -61,9 +61,7 @@ class Ellipses(AuxiliaryMasks):
         centre: float = 0.5,
     ) -> None:
         at_least(1, number=number)
-        for key, (least, greatest) in (("semi_axis", semi_axis), ("ratio", ratio)):
-            if not 0 < least <= greatest <= 1:
-                raise ValueError(f"{key} must be two ascending numbers in (0, 1], got {[least, greatest]}")
+        ascending(0, 1, "(]", semi_axis=semi_axis, ratio=ratio)
         within(0, 1, centre=centre)
         self.number = number
         self.semi_axis = tuple(semi_axis)

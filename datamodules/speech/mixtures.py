@@ -1,12 +1,13 @@
 """Mixtures of the user's speech recordings and noise recordings."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from datamodules.arguments import positive, within
+from datamodules.arguments import ascending, positive, within
 from datamodules.files.audio_files import as_int16, read_recording, recording_names
 from datamodules.files.file_pairs import stem_of
 from datamodules.speech.recordings import Recordings, SpeechSet, Split
@@ -58,8 +59,7 @@ class Mixtures(SpeechSet):
     ) -> None:
         positive(sample_rate=sample_rate)
         within(0, 0.5, "[)", held_out=held_out, noise_held_out=noise_held_out)
-        if len(snr) != 2 or snr[0] > snr[1]:
-            raise ValueError(f"snr must be the lowest and the highest ratio in decibels, got {list(snr)}")
+        ascending(-math.inf, snr=snr)
         self.speech_dir = Path(speech_dir).expanduser()
         self.noise_dir = Path(noise_dir).expanduser()
         self.snr = (float(snr[0]), float(snr[1]))

@@ -1,6 +1,7 @@
 """Clean recordings that are made reverberant by simulated rooms."""
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from datamodules.arguments import positive, within
+from datamodules.arguments import ascending, positive, within
 from datamodules.distributed.collectives import rank, world_size
 from datamodules.files.audio_files import (
     LOUDEST,
@@ -132,8 +133,7 @@ class Reverberant(SpeechSet):
     ) -> None:
         positive(sample_rate=sample_rate)
         within(0, 0.5, "[)", held_out=held_out)
-        if len(reverberation) != 2 or not 0 < reverberation[0] <= reverberation[1]:
-            raise ValueError(f"reverberation must be the shortest and the longest time, got {list(reverberation)}")
+        ascending(0, math.inf, "()", reverberation=reverberation)
         self.speech_dir = Path(speech_dir).expanduser()
         self.reverberation = (float(reverberation[0]), float(reverberation[1]))
         self.held_out = held_out

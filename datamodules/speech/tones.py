@@ -1,10 +1,12 @@
 """Synthetic tones in coloured noise, and synthetic notes in rooms. Both can be used instead of speech."""
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import fftconvolve, lfilter
 
-from datamodules.arguments import at_least, positive
+from datamodules.arguments import ascending, at_least, positive
 from datamodules.files.audio_files import as_int16
 from datamodules.speech.recordings import Recordings, SpeechSet, Split
 
@@ -121,8 +123,7 @@ class ReverberantNotes(SpeechSet):
         at_least(1, samples=samples, test_samples=test_samples)
         at_least(2, length=length)
         positive(sample_rate=sample_rate)
-        if not 0 < reverberation[0] <= reverberation[1]:
-            raise ValueError(f"reverberation must be the shortest and the longest time, got {list(reverberation)}")
+        ascending(0, math.inf, "()", reverberation=reverberation)
         self.samples = samples
         self.test_samples = test_samples
         self.length = length

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
-from datamodules.arguments import one_of
-from datamodules.corruptions.clip_degradation.interface import Range, check_range
+from datamodules.arguments import ascending, one_of
+from datamodules.corruptions.clip_degradation.interface import Range
 from datamodules.video.noise_source import NoiseSource
 
 Family = Literal["stripes", "waves"]
@@ -32,7 +32,7 @@ class DrawnNoise(NoiseSource):
 
     def __init__(self, family: Family = "stripes", deviation: Range = (0.05, 0.15)) -> None:
         one_of(get_args(Family), family=family)
-        check_range(deviation, 0, "deviation")
+        ascending(0, deviation=deviation)
         self.pattern: Callable[..., NDArray[np.float64]] = stripes if family == "stripes" else waves
         self.deviation = deviation
 

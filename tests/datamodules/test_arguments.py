@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from datamodules.arguments import at_least, one_of, only_with, positive, within
+from datamodules.arguments import ascending, at_least, one_of, only_with, positive, within
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,10 @@ from datamodules.arguments import at_least, one_of, only_with, positive, within
         (lambda: within(0, 1, "()", share=0), "share must be in (0, 1), got 0"),
         (lambda: within(0, 1, "()", share=1), "share must be in (0, 1), got 1"),
         (lambda: within(0, 1, share=math.nan), "share must be in [0, 1], got nan"),
+        (lambda: ascending(0, snr=(5, 1)), "snr must be two numbers, the lower first, got [5, 1]"),
+        (lambda: ascending(0, snr=(1, 2, 3)), "snr must be two numbers, the lower first, got [1, 2, 3]"),
+        (lambda: ascending(0, 1, "(]", area=(0, 1)), "area must be in (0, 1], got 0"),
+        (lambda: ascending(0, 1, area=(0.5, 2)), "area must be in [0, 1], got 2"),
         (lambda: one_of(("bird", "car"), subject="cat"), "subject must be one of bird, car, got 'cat'"),
     ],
 )
@@ -34,6 +38,7 @@ def test_bounds_that_belong_and_arguments_that_are_not_given_pass() -> None:
     within(0, 1, low=0, high=1, other=None)
     within(0, 1, "[)", low=0)
     within(0, 1, "(]", high=1)
+    ascending(0, 1, low=(0, 0), high=[0.5, 1])
     one_of((None, "a"), first="a", second=None)
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.arguments import at_least, one_of, within
+from datamodules.arguments import ascending, at_least, one_of, within
 from datamodules.corruptions.clip_degradation import kernels
-from datamodules.corruptions.clip_degradation.interface import ClipOperator, Range, check_chances, check_range, walk
+from datamodules.corruptions.clip_degradation.interface import ClipOperator, Range, check_chances, walk
 
 PROBABILITIES = {
     **{"iso": 0.405, "aniso": 0.225, "generalized_iso": 0.108, "generalized_aniso": 0.027},
@@ -65,11 +65,10 @@ class RandomBlur(ClipOperator):
         for size in kernel_sizes:
             if size < 1 or size % 2 == 0:
                 raise ValueError(f"kernel_sizes must be odd, got {size}")
-        check_range(sigma, 0.01, "sigma")
-        check_range(generalized_beta, 0, "generalized_beta")
-        check_range(plateau_beta, 0, "plateau_beta")
+        ascending(0.01, sigma=sigma)
+        ascending(0, generalized_beta=generalized_beta, plateau_beta=plateau_beta)
         if cutoff is not None:
-            check_range(cutoff, 0, "cutoff")
+            ascending(0, cutoff=cutoff)
         at_least(0, sigma_step=sigma_step, rotation_step=rotation_step, cutoff_step=cutoff_step)
         at_least(0, generalized_step=generalized_step, plateau_step=plateau_step)
         within(0, 1, probability=probability)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from datamodules.arguments import at_least
-from datamodules.corruptions.clip_degradation.interface import ClipOperator, check_range, walk
+from datamodules.arguments import ascending, at_least
+from datamodules.corruptions.clip_degradation.interface import ClipOperator, walk
 from datamodules.files.video_files import decoded, encoded, require_encoder
 
 
@@ -27,9 +27,7 @@ class RandomJpeg(ClipOperator):
     """
 
     def __init__(self, quality: tuple[int, int] = (30, 95), step: float = 3.0) -> None:
-        check_range(quality, 1, "quality")
-        if quality[1] > 100:
-            raise ValueError(f"quality must be at most 100, got {quality[1]}")
+        ascending(1, 100, quality=quality)
         at_least(0, step=step)
         self.quality = quality
         self.step = step
@@ -66,7 +64,7 @@ class RandomCodec(ClipOperator):
     ) -> None:
         for codec in codecs:
             require_encoder(codec)
-        check_range(bit_rate, 1, "bit_rate")
+        ascending(1, bit_rate=bit_rate)
         self.codecs = list(codecs)
         self.bit_rate = bit_rate
 

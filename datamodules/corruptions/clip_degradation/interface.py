@@ -60,16 +60,6 @@ def walk(
     return np.array(values)
 
 
-def check_range(ends: Sequence[float], least: float, name: str) -> None:
-    """Reject a range whose lower end is below `least`, or above its upper end.
-
-    Raises:
-        ValueError: if an argument is invalid. The message names the argument.
-    """
-    if len(ends) != 2 or not least <= ends[0] <= ends[1]:
-        raise ValueError(f"{name} must be two numbers of at least {least:g}, the lower first, got {list(ends)}")
-
-
 def check_chances(chances: Sequence[float], name: str) -> None:
     """Reject probabilities that do not add up to 1.
 

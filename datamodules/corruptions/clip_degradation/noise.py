@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.arguments import at_least, within
-from datamodules.corruptions.clip_degradation.interface import ClipOperator, Range, check_range, walk
+from datamodules.arguments import ascending, at_least, within
+from datamodules.corruptions.clip_degradation.interface import ClipOperator, Range, walk
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue for conversion to grey."""
@@ -39,8 +39,7 @@ class RandomNoise(ClipOperator):
         strength_step: float = 0.005,
         grey: float = 0.4,
     ) -> None:
-        check_range(sigma, 0, "sigma")
-        check_range(strength, 0, "strength")
+        ascending(0, sigma=sigma, strength=strength)
         at_least(0, sigma_step=sigma_step, strength_step=strength_step)
         within(0, 1, poisson=poisson, grey=grey)
         self.sigma = sigma

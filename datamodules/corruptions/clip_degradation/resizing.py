@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from datamodules.arguments import at_least, one_of
-from datamodules.corruptions.clip_degradation.interface import ClipOperator, Range, check_chances, check_range, walk
+from datamodules.arguments import ascending, at_least, one_of
+from datamodules.corruptions.clip_degradation.interface import ClipOperator, Range, check_chances, walk
 
 Mode = Literal["bilinear", "area", "bicubic"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -93,7 +93,7 @@ class RandomResize(ClipOperator):
         even: bool = True,
     ) -> None:
         check_chances([up, down, 1 - up - down], "up and down")
-        check_range(scale, 0.01, "scale")
+        ascending(0.01, scale=scale)
         at_least(0, step=step)
         self.up = up
         self.down = down

@@ -3,13 +3,14 @@
 The parameters of several cameras are bundled. Other cameras can be calibrated by the user.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from datamodules.arguments import positive
+from datamodules.arguments import ascending, positive
 from datamodules.files.text_files import read_text
 from datamodules.files.whole_files import write_text
 
@@ -41,8 +42,7 @@ class Camera:
     levels: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.gain[0] <= self.gain[1]:
-            raise ValueError(f"gain must be two positive numbers in ascending order, got {list(self.gain)}")
+        ascending(0, math.inf, "()", gain=self.gain)
         positive(levels=self.levels)
         for name in ("read", "row", "gaussian"):
             line = getattr(self, name)

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from datamodules.arguments import one_of, positive
+from datamodules.arguments import ascending, at_least, one_of, positive
 from datamodules.corruptions.image_noise.camera import Camera, Line, camera
 from datamodules.corruptions.image_noise.interface import ImageNoise
 from datamodules.randomness.counter import RNG
@@ -99,13 +99,10 @@ class Sensor(ImageNoise):
     colour_bias: bool = True
 
     def __post_init__(self) -> None:
-        positive(levels=self.levels, least_light_factor=self.light_factors[0])
+        positive(levels=self.levels)
+        at_least(0, banding=self.banding)
+        ascending(0, math.inf, "()", light_factors=self.light_factors)
         one_of(get_args(Model), model=self.model)
-        if self.light_factors[1] < self.light_factors[0] or self.banding < 0:
-            raise ValueError(
-                f"light_factors must be in ascending order and banding at least 0, "
-                f"got {list(self.light_factors)}, {self.banding}"
-            )
         if self.signal_range is None:
             raise ValueError(
                 f"levels must be set to white level minus black level, because {self.camera} does not contain this "

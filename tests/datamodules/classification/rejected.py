@@ -26,7 +26,7 @@ from datamodules.classification.ood_images import ImagesInFolder
 from datamodules.classification.out_of_distribution import OutOfDistribution
 from datamodules.classification.svhn import SVHN
 from datamodules.classification.webvision import WebVision
-from tests.datamodules.classification.patterns import Patterns, loaded, on_process, patterns, ready
+from tests.datamodules.classification.patterns import Patterns, loaded, ready
 from tests.datamodules.classification.shifted import SMALL, Unused, paint
 from tests.datamodules.classification.test_cached_features import Encoder
 from tests.datamodules.classification.test_cifar import encoded, write_parquet_layout, write_torchvision_layout
@@ -239,17 +239,6 @@ def new_images(folder: str, images: Any) -> Called:
 
 def images(stage: str = "fit", **options: Any) -> Called:
     return lambda root: LabelledImages(**{"images": Patterns(), **options}).setup(stage)
-
-
-def of_processes(count: int, stage: str, **options: Any) -> Called:
-    """Return a call that requests the batches of a stage as the first of several processes."""
-
-    def loader(root: Path) -> object:
-        data = ready(patterns(**options), stage)
-        data.trainer = on_process(0, count, root)
-        return data.train_dataloader() if stage == "fit" else data.test_dataloader()
-
-    return loader
 
 
 def medmnist(split: str, harm: Called = nothing, channels: int = 1, **arrays: np.ndarray) -> Called:

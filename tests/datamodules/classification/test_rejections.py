@@ -6,16 +6,12 @@ import numpy as np
 import pytest
 from torch import nn
 
-from datamodules.classification.clothing1m import Clothing1M
 from datamodules.classification.clustered import Clustered
 from datamodules.classification.digits import Digits
 from datamodules.classification.folder_sets import ImageFolder, UnlabelledFolder
 from datamodules.classification.mnist import MedMNIST
 from datamodules.classification.ood_images import ImagesInFolder, OtherDigits, UniformNoise
-from datamodules.classification.patches_of_photographs import PatchesOfPhotographs
 from datamodules.classification.svhn import SVHN
-from datamodules.classification.webvision import WebVision
-from tests.datamodules.classification.patterns import loaded, patterns, ready
 from tests.datamodules.classification.rejected import (
     Empty,
     Mislabelled,
@@ -38,7 +34,6 @@ from tests.datamodules.classification.rejected import (
     nothing,
     of_imagenet,
     of_imagenet_folders,
-    of_processes,
     own_images,
     parquet,
     rename,
@@ -67,14 +62,6 @@ from tests.rejections import Row, rejections
 
 # fmt: off
 REJECTED: list[Row] = [
-    ("CachedFeatures num_features", lambda root: cached(root, num_features=0).training(), ValueError,
-     "num_features must be at least 1, got 0"),
-    ("CachedFeatures augmented_passes", lambda root: cached(root, augmented_passes=-1).training(), ValueError,
-     "augmented_passes must be at least 0, got -1"),
-    ("CachedFeatures encoder_batch_size", lambda root: cached(root, encoder_batch_size=0).training(), ValueError,
-     "encoder_batch_size must be at least 1, got 0"),
-    ("CachedFeatures dtype", lambda root: cached(root, dtype="int8").training(), ValueError,
-     "dtype must be one of float32, float16, got 'int8'"),
     ("CachedFeatures features", lambda root: cached(root, num_features=17).training(), ValueError,
      r"num_features is 17, but the encoder returns features of shape \[16\] for an image"),
     ("CachedFeatures maps", lambda root: cached(root, nn.Conv2d(1, 16, 3)).training(), ValueError,
@@ -106,18 +93,12 @@ REJECTED: list[Row] = [
     ("CIFAR10 sizes", images_of_several_sizes, ValueError, r"tables has images of 2 sizes, expected one"),
     ("CIFAR10 label", parquet(enlarge_a_label), ValueError,
      r"labels of the training set are in 0\.\.\.10, but num_classes 10"),
-    ("Clothing1M batches_per_epoch", lambda root: loaded(Clothing1M, str(root), batches_per_epoch=0), ValueError,
-     "batches_per_epoch must be at least 1, got 0"),
     ("Clothing1M label", clothing(cut_labels), ValueError,
      r"noisy_label_kv\.txt has no label for an image of noisy_train: 'images/"),
     ("Clothing1M labels missing", clothing(lambda root: (root / "annotations" / "noisy_label_kv.txt").unlink()),
      FileNotFoundError, r"annotations/noisy_label_kv\.txt does not exist; request the set"),
     ("Clothing1M images missing", clothing(rename("images", "pictures"), "test"), FileNotFoundError,
      r"images/c/2\.jpg does not exist; extract the image archives"),
-    ("Clustered num_clean", lambda _: Clustered(num_clean=0), ValueError, "num_clean"),
-    ("Clustered num_foreign", lambda _: Clustered(num_foreign=-1), ValueError, "num_foreign"),
-    ("Clustered num_test", lambda _: Clustered(num_test=0), ValueError, "num_test"),
-    ("Clustered rare_share", lambda _: Clustered(rare_share=0.0), ValueError, "rare_share"),
     ("DomainNet list", lambda root: domains(test_domains=["infograph"])(root).ood_test_sets(), FileNotFoundError,
      r"found no infograph_test\.txt"),
     ("DomainNet domain", domains("photo"), ValueError, "unknown domain photo; DomainNet has clipart"),
@@ -231,12 +212,6 @@ REJECTED: list[Row] = [
     ("LabelledImages labels", images(images=Mislabelled()), ValueError,
      r"labels of the training set are in 0\.\.\.3, but num_classes 3 allows only 0\.\.\.2"),
     ("LabelledImages empty", images(images=Empty()), ValueError, "the training set is empty"),
-    ("LabelledImages large batches", lambda _: ready(patterns(batch_size=41)).train_dataloader(), ValueError,
-     "batch_size is 41, more than the 40 samples of the training set"),
-    ("LabelledImages many processes", of_processes(50, "fit", batch_size=100), ValueError,
-     "40 samples cannot be split over 50 ranks: use at most 40"),
-    ("LabelledImages small batches", of_processes(4, "test", batch_size=8, evaluation_batch_size=2), ValueError,
-     r"evaluation_batch_size 2 \(over all ranks\) is below the number of ranks, 4"),
     ("MedMNIST missing", lambda root: MedMNIST("absent", 2, str(root)).test(), FileNotFoundError,
      r"absent/absent.npz does not exist; download the set's file"),
     ("MedMNIST labels", medmnist("test", test_labels=np.zeros((4, 2), dtype=np.uint8)), ValueError,
@@ -259,18 +234,10 @@ REJECTED: list[Row] = [
      r"has no image; expected files that end with \.avif"),
     ("OtherDigits digits", lambda _: OtherDigits([10]), ValueError,
      r"digits must list some of the digits 0\.\.\.9, got \[10\]"),
-    ("PatchesOfPhotographs patch_size 0", lambda _: PatchesOfPhotographs(patch_size=0), ValueError, "patch_size"),
-    ("PatchesOfPhotographs patch_size 129", lambda _: PatchesOfPhotographs(patch_size=129), ValueError, "patch_size"),
-    ("PatchesOfPhotographs lowest_contrast", lambda _: PatchesOfPhotographs(lowest_contrast=0.0), ValueError,
-     "lowest_contrast"),
     ("SVHN missing", svhn(), FileNotFoundError, r"found test_32x32.mat neither in .*; set data_dir"),
     ("SVHN torn", svhn(b"torn"), ValueError, r"test_32x32.mat is damaged or not an SVHN file"),
     ("SVHN labels", svhn({"X": np.zeros((32, 32, 3, 4), np.uint8), "y": np.ones((3, 1), np.uint8)}), ValueError,
      r"\[4, 3, 32, 32\] and 3 labels"),
-    ("WebVision num_classes", lambda root: loaded(WebVision, str(root), num_classes=0), ValueError,
-     r"num_classes must be in \[1, 1000\], got 0"),
-    ("WebVision test_on", lambda root: loaded(WebVision, str(root), test_on="flickr"), ValueError,
-     "test_on must be one of webvision, imagenet, got"),
     ("WebVision line", webvision(write("info/val_filelist.txt", "val000000.jpg 0\nval000001.jpg\n"), "test"),
      ValueError, r"val_filelist\.txt, line 2: expected <file> <label>, got 'val"),
     ("WebVision images missing", webvision(rename("google", "images"), "fit"), FileNotFoundError,

@@ -57,9 +57,3 @@ def test_a_linear_model_learns_early_and_memorises_later() -> None:
     assert along == pytest.approx(0.6 / math.hypot(0.6, 0.3 * math.sqrt(0.9)), abs=0.03)
     assert max(right for right, _ in curve[:5]) > 0.97
     assert curve[-1][1] > 0.97
-
-
-@pytest.mark.parametrize("key", ["num_images", "num_pixels", "sigma", "reach", "seed"])
-def test_bad_arguments_are_named(key: str) -> None:
-    with pytest.raises(ValueError, match=key):
-        TwoGaussians(**{key: -1})

@@ -1,4 +1,3 @@
-import pytest
 import torch
 
 from datamodules.classification.digits import Digits
@@ -31,10 +30,3 @@ def test_regions_are_drawn_anew_in_training_and_fixed_in_testing() -> None:
     tested = images.test(0, True)[request(7, 8)]
     assert torch.equal(tested["regions"], images.test(0, True)[request(7, 8, epoch=1)]["regions"])
     assert torch.equal(tested["editor_keeps"], tested["regions"].expand(-1, 2, -1, -1))  # the file is unchanged
-
-
-def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match="num_test_images must be at least 1, got 0"):
-        ImagesWithEllipses(DIGITS, num_test_images=0)
-    with pytest.raises(ValueError, match=r"unseen_change must be .* got 1.5"):
-        ImagesWithEllipses(DIGITS, unseen_change=1.5)

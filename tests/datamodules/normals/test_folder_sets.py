@@ -73,8 +73,6 @@ def test_what_is_missing_or_wrong_is_named(tmp_path: Path) -> None:
     write(tmp_path / "b_normal.png", np.zeros((4, 5, 3), dtype=np.uint8))
     with pytest.raises(ValueError, match=r"b_img.png has 4 x 6 pixels, but .*b_normal.png has 4 x 5"):
         NormalFolder(str(tmp_path)).source("test").read(1)
-    with pytest.raises(ValueError, match="axes must be one of 1, -1, got 0"):
-        NormalFolder(str(tmp_path), axes=(1, 0, 1))
     write(tmp_path / "a_normal.npy", np.zeros((4, 6)))
     (tmp_path / "b_normal.npy").write_bytes(b"no array")
     source = NormalFolder(str(tmp_path), normal_end="_normal.npy").source("test")

@@ -60,12 +60,3 @@ def test_glossy_surfaces_have_highlights_transparent_ones_show_another_and_crowd
     expected = 0.75 * image + 0.25 * image[[19, *range(19)]]
     assert abs(mixed - expected)[image.max(axis=(1, 2)) < 255].max() <= 1
     assert crowded.normal[:, 2].mean() < plain.normal[:, 2].mean() - 0.05
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [({"num_test": 0}, "num_test must be at least 1"), ({"noise": 0}, "noise"), ({"transparency": 1}, "transparency")],
-)
-def test_numbers_out_of_range_are_refused(wrong: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        HeightFields(**wrong)

@@ -61,5 +61,3 @@ def test_a_crop_has_the_ratio_of_its_bucket_and_lies_in_the_image(source: tuple[
 def test_sizes_that_do_not_fit_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"image_size must be a multiple of buckets\.multiple, 64, got 500"):
         Buckets().sizes(500)
-    with pytest.raises(ValueError, match=r"max_ratio must be at least 1, got 0\.5"):
-        Buckets(max_ratio=0.5)

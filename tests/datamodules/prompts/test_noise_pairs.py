@@ -48,7 +48,5 @@ def test_noise_of_several_sizes_and_missing_arguments_are_refused(folder: Path) 
             NoisePairs().setup(stage)
     with pytest.raises(ValueError, match=r"pairs are collected for the prompts of data.prompts: set it"):
         NoisePairs().predict_dataloader()
-    with pytest.raises(ValueError, match="margin must be at least 0, got -1"):
-        NoisePairs(margin=-1)
     with pytest.raises(FileNotFoundError, match="data_dir none does not exist"):
         NoisePairs("none").setup("fit")

@@ -22,8 +22,6 @@ def test_haze_is_below_the_darkness_and_other_photographs_can_be_named() -> None
     assert list(images.names) == ["flower"]
     expected = 0.5 * (0.6 * images.clean[0] / WHITE + 0.4) ** 2
     np.testing.assert_allclose(images.noisy[0] / WHITE, expected, rtol=0, atol=2e-5)
-    with pytest.raises(ValueError, match="names"):
-        DarkPhotographs(names=["moon"])
 
 
 def test_over_exposed_photographs_have_their_gain_below_saturation() -> None:
@@ -34,8 +32,6 @@ def test_over_exposed_photographs_have_their_gain_below_saturation() -> None:
         np.testing.assert_allclose(gained[~saturated], (4 * linear[~saturated]).clip(max=1), atol=1e-3)
         assert (bright[saturated] == WHITE).all()
         assert saturated.any()
-    with pytest.raises(ValueError, match="gain must be at least 1"):
-        OverExposedPhotographs(gain=0.5)
 
 
 def test_a_blank_image_is_black_and_counts_once() -> None:

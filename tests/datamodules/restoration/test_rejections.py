@@ -10,9 +10,7 @@ from scipy.io import savemat
 
 from datamodules.corruptions.image_noise import Gaussian
 from datamodules.corruptions.operators import AverageDownsampling, PhaseRetrieval
-from datamodules.restoration.blank import Blank
 from datamodules.restoration.camera_pairs import CC, DND, FMD, SIDD, PolyU, SIDDBenchmark
-from datamodules.restoration.dark_photographs import DarkPhotographs
 from datamodules.restoration.folder_sets import (
     BSD68,
     CBSD68,
@@ -145,8 +143,6 @@ REJECTED: list[Row] = [
     ("CC count", of_one_pair, ValueError, "has 1 pairs, but CC has 15"),
     ("SIDDBenchmark shape", blocks_of_another_shape, ValueError,
      r"is float64 \[4, 4\]; expected uint8 \[40, 32, 256, 256, 3\]"),
-    ("DarkPhotographs exposure", lambda root: DarkPhotographs(exposure=0.0), ValueError, "exposure must be"),
-    ("Blank image_size", lambda root: Blank(image_size=0), ValueError, "image_size must be at least 1, got 0"),
     ("PairFolders none", folders([]), ValueError, "PairFolders needs clean_dir, noisy_dir or both"),
     ("PairFolders missing", folders([], clean_dir="clean"), FileNotFoundError, "clean_dir: .*clean is not a folder"),
     ("PairFolders without images", folders(["clean/a.txt"], clean_dir="clean"), FileNotFoundError,
@@ -207,8 +203,6 @@ REJECTED: list[Row] = [
      "Few has real noisy images: do not set data.noise"),
     ("ImagePairs shapes", set_up("test", test=Few(NOISY[::-1])), ValueError, "a: the clean image has the shape"),
     ("Images empty", lambda root: Images([], []), ValueError, "a dataset has no images"),
-    ("MeasuredImages sigma", lambda root: MeasuredImages(AverageDownsampling(2), Five(), sigma=-1), ValueError,
-     "sigma must be at least 0, got -1"),
     ("MeasuredImages predict_dir", lambda root: MeasuredImages(PhaseRetrieval(), predict_dir="x"), ValueError,
      "measurements of PhaseRetrieval are not images"),
     ("MeasuredImages noisy", lambda root: MeasuredImages(AverageDownsampling(2), Five(noisy=True)).set_up_test(),
@@ -232,12 +226,10 @@ REJECTED: list[Row] = [
     ("ELDPairs missing", eld(), FileNotFoundError, "no folder scene-1...scene-10"),
     ("RawPhotographs image_size", lambda root: RawPhotographs(25), ValueError,
      "image_size must be even, since Bayer cells have two pixels per side, got 25"),
-    ("RawPhotographs red", lambda root: RawPhotographs(24, (0.0, 1.0)), ValueError, "red must be positive, got 0"),
     ("ScaledFolders sizes", lambda root: scaled(root, "a.png", height=5), ValueError,
      r"a: .*the clean sides must be 4 times as long"),
     ("ScaledFolders names", lambda root: scaled(root, "b.png", height=4), ValueError,
      "has a large image but no small counterpart"),
-    ("ReducedImages factor", lambda root: ReducedImages(Photographs(), 1), ValueError, "factor"),
     ("ImagePairs patch_size of a reduced set", lambda root: ImagePairs(ReducedImages(Photographs(32)), patch_size=10),
      ValueError, r"patch_size must be a multiple of 4.*got 10"),
 ]

@@ -130,19 +130,6 @@ def test_actions_are_clipped_to_the_bounds_of_a_box() -> None:
     assert Rollouts._chosen(gymnasium.make("CartPole-v1"), np.array([-0.1])) == 0
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"rounds": 0}, "rounds must be at least 1"),
-        ({"samples_per_round": 1}, "samples_per_round must be at least 2"),
-        ({"expert_share": 1.5}, "expert_share must be in"),
-    ],
-)
-def test_what_is_out_of_range_is_named(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        rollouts(**arguments)
-
-
 def test_processes_must_divide_the_environments_and_other_data_have_no_episodes() -> None:
     data = rollouts(environments=3)
     data.trainer = standing(global_rank=0, world_size=2)  # type: ignore[assignment]

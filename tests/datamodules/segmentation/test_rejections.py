@@ -4,7 +4,6 @@ from typing import Any
 import pytest
 
 from datamodules.augmentation.masks import MaskAugmentation
-from datamodules.segmentation.ellipses import Ellipses
 from datamodules.segmentation.mask_sets import MasksInMemory
 from datamodules.segmentation.segthor import SegTHOR
 from tests.datamodules.segmentation.test_labelled_masks import IMAGE, MASK, blocks
@@ -12,10 +11,6 @@ from tests.rejections import Row, rejections
 
 # fmt: off
 REJECTED: list[Row] = [
-    ("Ellipses number", lambda _: Ellipses(number=0), ValueError, "number"),
-    ("Ellipses semi_axis", lambda _: Ellipses(semi_axis=(0.3, 0.2)), ValueError, "semi_axis"),
-    ("Ellipses ratio", lambda _: Ellipses(ratio=(0.0, 1.0)), ValueError, "ratio"),
-    ("Ellipses centre", lambda _: Ellipses(centre=2.0), ValueError, "centre"),
     ("MasksInMemory 1", lambda _: MasksInMemory(IMAGE[:0], MASK[:0], 2), ValueError, "there is no image"),
     ("MasksInMemory 2", lambda _: MasksInMemory(IMAGE, MASK[:, :, :4], 2), ValueError,
      r"uint8 of shape \[2, 4, 5\], got .* \[2, 4, 4\]"),

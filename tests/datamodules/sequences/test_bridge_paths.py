@@ -1,7 +1,5 @@
 """Bridges: their exact standard deviation, and rejections."""
 
-from typing import Any
-
 import pytest
 
 from datamodules.sequences.bridge_paths import BridgePaths
@@ -18,18 +16,3 @@ def test_a_pull_makes_the_bridge_narrower() -> None:
     std = [BridgePaths(0.7, theta=theta, num_times=21).test().truth["exact_std"] for theta in (0.0, 1.0, 2.0)]
     assert (std[0][1:-1] > std[1][1:-1]).all()
     assert (std[1][1:-1] > std[2][1:-1]).all()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"hurst": 0.0}, r"hurst must be in \(0, 1\), got 0.0"),
-        ({"kind": "III"}, "kind must be one of I, II, got 'III'"),
-        ({"theta": -1.0}, "theta must be at least 0, got -1.0"),
-        ({"sigma": 0.0}, "sigma must be positive, got 0.0"),
-        ({"num_times": 1}, "num_times must be at least 2, got 1"),
-    ],
-)
-def test_bridges_that_are_refused(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        BridgePaths(**{"hurst": 0.5, **arguments})

@@ -43,17 +43,3 @@ def test_a_ball_is_where_the_path_is() -> None:
     torch.testing.assert_close(torch.stack([row, column], dim=2), path, rtol=0, atol=1e-4)
     assert float(videos[0, 0].max()) == 1  # the centre of the ball
     assert float(videos[0, 0, 0, 40, 44]) == pytest.approx(0.6065, abs=1e-4)  # one radius away from the centre
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"hurst": 1.0}, r"hurst must be in \(0, 1\), got 1.0"),
-        ({"theta": -0.1}, "theta must be at least 0, got -0.1"),
-        ({"radius": 0.0}, "radius must be positive, got 0.0"),
-        ({"num_times": 1}, "num_times must be at least 2, got 1"),
-    ],
-)
-def test_refusals(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        FractionalBalls(**{"hurst": 0.5, **arguments})

@@ -73,10 +73,6 @@ def test_splits_with_folders_of_their_own_take_all_of_the_speech_and_some_files_
 
 
 def test_what_can_not_be_mixed_is_refused(folders: tuple[str, str], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="snr must be the lowest and the highest"):
-        Mixtures(*folders, snr=(5, 0))
-    with pytest.raises(ValueError, match="held_out"):
-        Mixtures(*folders, held_out=0.5)
     Path(folders[1], "0.wav").unlink()
     with pytest.raises(ValueError, match="noise_dir has 2 recordings: training, validation and test need one each"):
         Mixtures(*folders).recordings("training")

@@ -74,8 +74,6 @@ def test_tables_are_standardised_and_kept_in_the_ball(tmp_path: Path) -> None:
     pd.DataFrame(np.zeros((9, 4))).to_csv(tmp_path / "UCI_Credit_Card.csv", index=False)
     with pytest.raises(ValueError, match="25 columns, ID, 23 features and the label, got 4"):
         CreditDefault(str(tmp_path)).rows()
-    with pytest.raises(ValueError, match="end must be in"):
-        NoisedPoints(Atoms(), start=0.5, end=0.4)
 
 
 class Ten(StandardisedRows):

@@ -3,11 +3,7 @@ from typing import Any
 
 import pytest
 
-from datamodules.corruptions.value_noise import ConstantFlips
-from datamodules.tables.halfspaces import Halfspaces
-from datamodules.tables.planar_densities import TwoMoons
 from datamodules.tables.ratings import MovieLens
-from datamodules.tables.singular_distributions import Circle
 from datamodules.tables.tables import Tables
 from datamodules.tables.trusted_rows import TrustedRows
 from datamodules.tables.uci import UCI
@@ -23,11 +19,6 @@ from tests.rejections import Row, rejections
 
 # fmt: off
 REJECTED: list[Row] = [
-    ("Halfspaces dim", lambda _: Halfspaces(ConstantFlips(), dim=1), ValueError, "dim"),
-    ("Halfspaces samples", lambda _: Halfspaces(ConstantFlips(), samples=1), ValueError, "samples"),
-    ("Halfspaces marginal", lambda _: Halfspaces(ConstantFlips(), marginal="cauchy"), ValueError, "marginal"),
-    ("Halfspaces test_samples", lambda _: Halfspaces(ConstantFlips(), test_samples=0), ValueError, "test_samples"),
-    ("TwoMoons samples", lambda _: TwoMoons(samples=0), ValueError, "samples"),
     ("training 1", lambda root: written(root, "u.data", "1\t2\t0\t5\n").training(), ValueError,
      "has a rating of 0; ratings must be positive"),
     ("training 2", lambda root: written(root, "u.data", "1\t2\tx\t5\n").training(), ValueError,
@@ -43,9 +34,6 @@ REJECTED: list[Row] = [
     ("training 7", lambda _: digits(positive=[10]).training(), ValueError, "positive must list some but not all"),
     ("training 8", lambda _: digits(num_test=898).training(), ValueError,
      "num_points 900 plus num_test 898 exceed the 1797 images of Digits"),
-    ("Circle samples", lambda _: Circle(samples=0), ValueError, "samples"),
-    ("Circle noise_std", lambda _: Circle(noise_std=-0.1), ValueError, "noise_std"),
-    ("Circle test_samples", lambda _: Circle(test_samples=1501), ValueError, "test_samples"),
     ("Numbers train_size 2", lambda _: Numbers(train_size=33).training(), ValueError,
      "train_size 33 .* does not fit 40 rows: 4 are for testing, 4 for validation and 32 remain for training"),
     ("Numbers validation_fraction", lambda _: Numbers(validation_fraction=0.01).training(), ValueError,
@@ -54,7 +42,6 @@ REJECTED: list[Row] = [
      "must have two labels, .*got 1: 1"),
     ("training 10", lambda root: written_of_svmlight(root, "1 1:1\n2 2:1\n3 2:1\n").training(), ValueError,
      "must have two labels, .*1, 2, 3"),
-    ("Tables passes_per_epoch", lambda _: Tables(Lines(), passes_per_epoch=0), ValueError, "passes_per_epoch"),
     ("Tables", lambda _: fitted(Tables(Lines()), overfit_batches=1), ValueError,
      "overfit_batches is not supported, since Tables"),
     ("TrustedRows seed", lambda _: TrustedRows(cancer(), 400, 163, seed=0).training(), ValueError,

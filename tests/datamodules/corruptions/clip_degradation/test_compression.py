@@ -65,12 +65,6 @@ def test_a_codec_gives_the_same_whatever_lies_in_memory() -> None:
 def test_what_a_codec_does_not_take_is_refused() -> None:
     with pytest.raises(ValueError, match="codec libx264 needs frames of even height and width, got 48 x 47"):
         RandomCodec(["libx264"]).apply(clip()[..., :47], np.random.default_rng(0), END)
-    with pytest.raises(ValueError, match=r"the installed PyAV [\d.]+ cannot encode with the codec wmv9x"):
-        RandomCodec(["wmv9x"])
-    with pytest.raises(ValueError, match="bit_rate must be two numbers of at least 1"):
-        RandomCodec(bit_rate=(5, 1))
-    with pytest.raises(ValueError, match="quality must be at most 100, got 101"):
-        RandomJpeg((30, 101))
 
 
 def test_levels_are_rounded_to_the_nearest() -> None:

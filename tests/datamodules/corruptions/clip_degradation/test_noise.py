@@ -56,17 +56,3 @@ def test_walks_stay_within_their_range_and_their_steps() -> None:
         assert values.max() <= 3
     assert walk(np.random.default_rng(0), (0, 9), 0, 3, first=(4, 4)).tolist() == [4, 4, 4]
     assert np.array_equal(*(walk(np.random.default_rng(1), (0, 1), 0.1, 9) for _ in range(2)))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"sigma": (3, 1)}, "sigma must be two numbers of at least 0, the lower first, got"),
-        ({"strength": (-1, 1)}, "strength must be two numbers"),
-        ({"grey": 2}, r"grey must be in \[0, 1\], got 2"),
-        ({"sigma_step": -1}, "sigma_step must be at least 0, got -1"),
-    ],
-)
-def test_noise_out_of_range_is_refused(options: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        RandomNoise(**options)  # type: ignore[arg-type]

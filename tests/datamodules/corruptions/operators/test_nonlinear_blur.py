@@ -54,5 +54,3 @@ def test_what_cannot_be_blurred_is_refused() -> None:
         operator.forward(torch.zeros(1, 1, 128, 128))
     with pytest.raises(TypeError, match="network must have `code_channels`, but Linear has none"):
         NonlinearBlur(nn.Linear(1, 1))
-    with pytest.raises(ValueError, match="strength"):
-        NonlinearBlur(Blur(), strength=0)

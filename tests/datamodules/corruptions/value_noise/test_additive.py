@@ -48,16 +48,3 @@ def test_outliers_are_gross_and_the_rest_is_exact() -> None:
 def test_moments_that_do_not_exist() -> None:
     assert StudentT(2.0).variance == math.inf
     assert math.isnan(StudentT(1.0).mean)
-
-
-@pytest.mark.parametrize(
-    ("law", "arguments", "message"),
-    [
-        (GaussianValues, {"std": 0.0}, "std must be positive"),
-        (StudentT, {"degrees": -1.0}, "degrees must be positive"),
-        (GrossOutliers, {"fraction": 1.1}, "fraction must be in"),
-    ],
-)
-def test_what_is_out_of_range_is_named(law: Any, arguments: dict[str, float], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        law(**arguments)

@@ -1,5 +1,3 @@
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -41,9 +39,3 @@ def test_an_adversary_flips_the_stated_share_of_normal_points_near_the_boundary_
     other = (FEATURES[:, 2] > 0) & ~flipped  # label flips depend only on the point
     assert np.abs(MARGIN[flipped]).max() < np.abs(MARGIN[other]).min()
     assert not AdversarialFlips(0.0).flips(FEATURES, MARGIN, np.random.default_rng(1)).any()
-
-
-@pytest.mark.parametrize("flips", [ConstantFlips, HalfFlips, BoundaryFlips, AdversarialFlips])
-def test_half_of_the_labels_tell_nothing(flips: Any) -> None:
-    with pytest.raises(ValueError, match="rate must be in"):
-        flips(rate=0.5)
