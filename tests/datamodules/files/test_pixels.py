@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datamodules.files.image_files import UnreadableImage
 from datamodules.files.pixels import read_pixels
 
 RANDOM = np.random.default_rng(0)
@@ -70,3 +71,29 @@ def test_the_camera_says_which_side_is_up(tmp_path: Path) -> None:
     exif[0x0112] = 6
     Image.fromarray(COLOUR).save(tmp_path / "a.png", exif=exif)
     np.testing.assert_array_equal(read_pixels(tmp_path / "a.png"), np.rot90(COLOUR, -1).transpose(2, 0, 1))
+
+
+CLEAR = np.dstack([COLOUR, np.arange(20, dtype=np.uint8).reshape(5, 4)])
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels", "data_range", "message"),
+    [
+        ("a.png", DEEP, None, "has 16 bits, so its white value is unknown: set data.training.data_range"),
+        ("a.png", DEEP, 1023, "has the value .* above data_range 1023"),
+        ("a.png", COLOUR, 1023, "has 8 bits, but data_range is 1023"),
+        ("a.tif", DEEP.astype(np.float32), None, "its values are of type F"),
+        ("a.png", CLEAR, None, "parts of it are transparent"),
+    ],
+)
+def test_pixels_of_an_unknown_range_are_named(
+    name: str, pixels: np.ndarray, data_range: int | None, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UnreadableImage, match=rf"{name} .*{message}"):
+        read_pixels(saved(tmp_path, pixels, name), data_range=data_range)
+
+
+def test_an_alpha_channel_of_sixteen_bits_is_named(tmp_path: Path) -> None:
+    png_of_16_bits(tmp_path / "a.png", RANDOM.integers(0, 65536, (5, 4, 4), dtype=np.uint16))
+    with pytest.raises(UnreadableImage, match=r"a\.png .*it has an alpha channel"):
+        read_pixels(tmp_path / "a.png", data_range=65535)
