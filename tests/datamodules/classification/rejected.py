@@ -34,8 +34,7 @@ from tests.datamodules.classification.test_clothing1m import folder_of_clothing
 from tests.datamodules.classification.test_domain_net import folder_of_domains
 from tests.datamodules.classification.test_folder_sets import folder_of_classes
 from tests.datamodules.classification.test_image_folder_shifted import own, shifted_folders
-from tests.datamodules.classification.test_imagenet import folder_of_imagenet
-from tests.datamodules.classification.test_imagenet_shifted import imagenet
+from tests.datamodules.classification.test_imagenet import folder_of_imagenet, folder_of_sets
 from tests.datamodules.classification.test_mnist import written
 from tests.datamodules.classification.test_out_of_distribution import EIGHT
 from tests.datamodules.classification.test_webvision import folder_of_webvision
@@ -197,7 +196,7 @@ def sketches(folder: str = "../sketches", empty: str = "", more: tuple[str, ...]
 
 def of_imagenet(shifted: dict[str, str], **options: Any) -> Callable[[Path], Any]:
     def build(root: Path) -> object:
-        folder = imagenet(root / "sets", own=["chair"], v2=["0"], other=["n07"], r=["n02"])
+        folder = folder_of_sets(root / "sets", own=["chair"], v2=["0"], other=["n07"], r=["n02"])
         (folder / "two").write_text("n01 chair\nn02 chair\n")
         return ImageNet(data_dir=str(folder), classes=4, shifted=shifted, **options, **SMALL)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from callbacks.predictions import WritePredictions
 from datamodules.classification.digits import Digits
-from datamodules.classification.folder_sets import ImageFolder, NewImages, UnlabelledFolder
+from datamodules.classification.folder_sets import ClassFolders, Faces, ImageFolder, NewImages, UnlabelledFolder
 from datamodules.classification.image_sets import ImageFiles
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.corruptions.label_noise import FromCSV, Symmetric
@@ -211,3 +211,40 @@ def test_damaged_files_are_named_at_the_end_and_all_others_are_predicted(tmp_pat
         trainer.predict(CrossEntropy(ConvNet(3, [4], 2), 2), data, return_predictions=False)
     assert pd.read_csv(tmp_path / "predictions.csv")["name"].tolist() == ["a.png", "c.png", "e.png"]
     assert [path.name for path in tmp_path.glob("predictions*")] == ["predictions.csv"]
+
+
+def folder(root: Path) -> str:
+    """Write one training and one validation image for each of two classes."""
+    for split in ("train", "val"):
+        for name in ("ct", "mr"):
+            save(root / "scans" / split / name / "a.png", photograph(40, 30))
+    return str(root)
+
+
+def test_the_number_of_classes_is_known_before_the_files_and_checked_with_them(tmp_path: Path) -> None:
+    images = ClassFolders("scans", 2, folder(tmp_path), image_size=16, resize=20)
+    assert images.image_shape == (3, 16, 16)
+    assert len(images.training().label) == len(images.test().label) == 2
+    assert images.class_names == ["ct", "mr"]
+    assert images.validation() is None  # `val` is the test set if there is no `test`
+    with pytest.raises(ValueError, match=r"num_classes must be 2, the number of classes in .*scans, got 3"):
+        ClassFolders("scans", 3, str(tmp_path)).training()
+    with pytest.raises(FileNotFoundError, match="absent"):
+        ClassFolders("absent", 2, str(tmp_path)).training()
+
+
+def test_the_last_images_of_any_subfolder_test(tmp_path: Path) -> None:
+    for number in range(5):
+        file = tmp_path / "ffhq" / f"{number // 2}" / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((16, 16, 3), 50 * number, dtype=np.uint8)).save(file)
+    faces = Faces("ffhq", str(tmp_path), image_size=8, num_test=2)
+    assert faces.image_shape == (3, 8, 8)
+    training, test = faces.training(), faces.test()
+    assert training.names == ["0/0.png", "0/1.png", "1/2.png"]
+    assert test.names == ["1/3.png", "2/4.png"]
+    assert test.fetch(torch.tensor([1]), None).unique().tolist() == [200]
+    with pytest.raises(ValueError, match="num_test must be less than the 5 images"):
+        Faces("ffhq", str(tmp_path), num_test=5).training()
+    with pytest.raises(FileNotFoundError, match=r"data_dir: .*celebahq is not a folder"):
+        Faces("celebahq", str(tmp_path)).training()

@@ -1,7 +1,6 @@
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 
 from datamodules.classification.digits import Digits
 from datamodules.classification.image_sets import OtherImages
@@ -12,27 +11,16 @@ from datamodules.classification.ood_images import (
     UniformNoise,
 )
 from datamodules.classification.out_of_distribution import OutOfDistribution
+from tests.datamodules.recorder import Recorder
 from tests.trainers import quiet
 
 EIGHT = Digits(num_classes=8)
 
 
-class Sees(LightningModule):
-    """Stores the batches that it is tested on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.batches: list[tuple[int, dict[str, Any]]] = []
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
-        self.batches.append((dataloader_idx, batch))
-
-
 def batches_of(data: OutOfDistribution) -> list[tuple[int, dict[str, Any]]]:
-    module = Sees()
+    module = Recorder()
     quiet().test(module, datamodule=data, verbose=False)
-    return module.batches
+    return list(zip(module.loaders, module.evaluated, strict=True))
 
 
 def test_batches_say_which_set_they_are_from_and_are_in_the_unit_interval() -> None:

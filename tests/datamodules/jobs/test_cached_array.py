@@ -1,7 +1,5 @@
 import json
 import multiprocessing
-import os
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,22 +59,6 @@ def test_processes_share_the_parts_and_compute_each_once(tmp_path: Path) -> None
     assert sorted(journal(tmp_path)) == list(range(NUMBERS))
 
 
-def test_what_was_killed_leaves_no_torn_entry_and_its_parts_are_kept(tmp_path: Path) -> None:
-    process = fork.Process(target=computed, args=(tmp_path, 0.1))
-    process.start()
-    while len(journal(tmp_path)) < 3:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)  # type: ignore[arg-type]
-    process.join()
-    entry = tmp_path / "cache" / f"x-{key_of({'a': 1})}"
-    assert not entry.exists()
-    before = journal(tmp_path)
-    assert np.array_equal(computed(tmp_path), WHOLE)
-    after = journal(tmp_path)[len(before) :]
-    assert len(after) < NUMBERS
-    assert not set(after) & set(before[:-1])  # the last one may have been killed before it was written
-
-
 def test_two_runs_at_once_compute_an_entry_once(tmp_path: Path) -> None:
     processes = [fork.Process(target=computed, args=(tmp_path, 0.02)) for _ in range(2)]
     for process in processes:
@@ -95,21 +77,6 @@ def test_the_failure_of_one_process_is_told_to_the_others(failing: int, tmp_path
     assert said[1 - failing] == f"PeerFailure: rank {failing} failed: OSError: no such image"
     assert not (tmp_path / "cache" / f"x-{key_of({'a': 1})}").exists()
     assert np.array_equal(computed(tmp_path), WHOLE)  # the failure does not affect the next run
-
-
-@pytest.mark.parametrize("when", ["before the parts", "while parts are joined"])
-def test_any_failure_of_process_0_is_told_to_the_others(when: str, tmp_path: Path) -> None:
-    partial = tmp_path / "cache" / f"x-{key_of({'a': 1})}.partial"
-    if when == "before the parts":
-        partial.parent.mkdir()
-        partial.touch()  # is not a folder
-    else:
-        partial.mkdir(parents=True)
-        (partial / "manifest.json").write_text('{"a": 1}')
-        np.save(partial / "part-000003.npy", np.zeros((ROWS, 5), dtype=np.float32))
-    first, other = in_two_processes(one_of_several, tmp_path)
-    assert first.startswith("FileExistsError" if when == "before the parts" else "ValueError")
-    assert other == f"PeerFailure: rank 0 failed: {first}"
 
 
 def test_a_damaged_entry_is_refused_by_name(tmp_path: Path) -> None:

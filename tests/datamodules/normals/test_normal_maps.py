@@ -4,14 +4,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningModule
 from PIL import Image
-from torch import Tensor, nn
 
 from datamodules.normals.height_fields import HeightFields
 from datamodules.normals.normal_maps import NormalMaps
 from datamodules.normals.normal_set import NormalSet, NormalSource, Split
 from datamodules.randomness.counter import sample_uniform
+from tests.datamodules.recorder import Recorder
 from tests.trainers import quiet
 
 RANDOM = np.random.default_rng(0)
@@ -35,33 +34,12 @@ class Few(NormalSet):
         return FewSource()
 
 
-class Recorder(LightningModule):
-    """Stores its batches."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(()))
-        self.batches: list[dict[str, Any]] = []
-
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        self.batches.append(batch)
-        return self.weight * 0
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
-        self.batches.append({"loader": dataloader_idx, **batch})
-
-    validation_step = predict_step = test_step  # type: ignore[assignment]
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.0)
-
-
 def test_training_squares_are_cut_from_both_and_a_mirror_negates_x() -> None:
     module = Recorder()
     quiet(max_epochs=3).fit(module, NormalMaps(Few(), batch_size=3, crop_size=6, num_workers=0))
-    assert [len(batch["index"]) for batch in module.batches] == [3, 3, 3]  # a last batch of one sample is dropped
+    assert [len(batch["index"]) for batch in module.trained] == [3, 3, 3]  # a last batch of one sample is dropped
     turned = 0
-    for epoch, batch in enumerate(module.batches):
+    for epoch, batch in enumerate(module.trained):
         for place, index in enumerate(batch["index"].tolist()):
             one = torch.tensor([index])
             row, column = sample_uniform(0, epoch, one, 2)[0].tolist()
@@ -82,10 +60,10 @@ def test_whole_images_come_in_batches_of_one_size_with_their_names() -> None:
         test={"few": Few(), "fields": HeightFields(num_test=3, image_size=5)}, evaluation_batch_size=2, num_workers=0
     )
     quiet().test(module, data)
-    assert [(batch["loader"], batch["name"]) for batch in module.batches] == [
+    assert [(loader, batch["name"]) for loader, batch in zip(module.loaders, module.evaluated, strict=True)] == [
         (0, ["a", "c"]), (0, ["b"]), (0, ["d"]), (1, ["00000", "00001"]), (1, ["00002"]),
     ]  # fmt: skip
-    torch.testing.assert_close(module.batches[0]["normal"][1], torch.from_numpy(NORMAL[2]))
+    torch.testing.assert_close(module.evaluated[0]["normal"][1], torch.from_numpy(NORMAL[2]))
     assert data.test_names == ["few", "fields"]
 
 
@@ -94,9 +72,9 @@ def test_a_folder_of_photographs_is_predicted_without_normals(tmp_path: Path) ->
         Image.fromarray(IMAGE[0].transpose(1, 2, 0)).save(tmp_path / f"{name}.png")
     module = Recorder()
     quiet().predict(module, NormalMaps(predict_dir=str(tmp_path), num_workers=0), return_predictions=False)
-    assert [batch["name"] for batch in module.batches] == [["x"], ["y"]]
-    assert "normal" not in module.batches[0]
-    torch.testing.assert_close(module.batches[0]["image"][0], torch.from_numpy(IMAGE[0]).float() / 255)
+    assert [batch["name"] for batch in module.evaluated] == [["x"], ["y"]]
+    assert "normal" not in module.evaluated[0]
+    torch.testing.assert_close(module.evaluated[0]["image"][0], torch.from_numpy(IMAGE[0]).float() / 255)
 
 
 @pytest.mark.parametrize(

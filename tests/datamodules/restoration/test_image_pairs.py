@@ -4,13 +4,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningModule
-from torch import Tensor, nn
 
 from datamodules.corruptions.image_noise import CounterRNG, Gaussian
 from datamodules.randomness.counter import sample_uniform
 from datamodules.restoration.image_pairs import ImagePairs, Patches, flipped_and_transposed
 from datamodules.restoration.images import Images, PairSet, Split
+from tests.datamodules.recorder import Recorder
 from tests.trainers import quiet
 
 RANDOM = np.random.default_rng(0)
@@ -31,28 +30,6 @@ class Few(PairSet):
         return Images("abcd", CLEAN, self.noisy, self.data_range)
 
 
-class Recorder(LightningModule):
-    """Stores its batches."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(()))
-        self.trained: list[dict[str, Any]] = []
-        self.tested: list[tuple[int, dict[str, Any]]] = []
-
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        self.trained.append(batch)
-        return self.weight * 0
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
-        self.tested.append((dataloader_idx, batch))
-
-    validation_step = predict_step = test_step  # type: ignore[assignment]
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.0)
-
-
 def patches(data: ImagePairs, epochs: int = 1) -> list[dict[str, Any]]:
     module = Recorder()
     quiet(max_epochs=epochs).fit(module, data)
@@ -62,7 +39,7 @@ def patches(data: ImagePairs, epochs: int = 1) -> list[dict[str, Any]]:
 def whole_images(data: ImagePairs) -> list[tuple[int, dict[str, Any]]]:
     module = Recorder()
     quiet().test(module, data)
-    return module.tested
+    return list(zip(module.loaders, module.evaluated, strict=True))
 
 
 def at(index: int, epoch: int = 0, size: int = 8) -> np.ndarray:

@@ -18,7 +18,8 @@ from datamodules.corruptions.operators import (
 from datamodules.loading.global_batches import Request
 from datamodules.restoration.images import Images, PairSet, Split
 from datamodules.restoration.measured_images import MeasuredFolder, MeasuredImages
-from tests.datamodules.restoration.test_image_pairs import Recorder, patches, whole_images
+from tests.datamodules.recorder import Recorder
+from tests.datamodules.restoration.test_image_pairs import patches, whole_images
 from tests.trainers import quiet
 
 CLEAN = [np.random.default_rng(seed).integers(0, 256, (3, 16, 16), dtype=np.uint8) for seed in range(5)]
@@ -73,7 +74,7 @@ def test_a_folder_of_small_images_is_measured_already(tmp_path: Path) -> None:
     Image.fromarray(small).save(tmp_path / "small.png")
     module = Recorder()
     quiet().predict(module, MeasuredImages(AverageDownsampling(4), predict_dir=str(tmp_path)))
-    ((_, batch),) = module.tested
+    [batch] = module.evaluated
     pixels = torch.from_numpy(small).permute(2, 0, 1)[None] / 255
     torch.testing.assert_close(batch["measured"], 2 * pixels - 1)
     torch.testing.assert_close(batch["noisy"], pixels.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3))

@@ -13,7 +13,7 @@ from datamodules.restoration.image_pairs import ImagePairs
 from datamodules.restoration.noisy_folder import NoisyFolder, RawFolder
 from datamodules.restoration.photographs import Photographs
 from datamodules.restoration.raw_photographs import RawPhotographs
-from tests.datamodules.restoration.test_image_pairs import Recorder
+from tests.datamodules.recorder import Recorder
 from tests.trainers import quiet
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
@@ -33,12 +33,12 @@ def test_a_folder_needs_no_clean_images_and_no_set_and_tells_which_files_are_bro
     (tmp_path / "broken.png").write_bytes((tmp_path / "one.png").read_bytes()[:60])
     data, module = ImagePairs(predict_dir=images, data_range=4095), Recorder()
     quiet().predict(module, data)
-    batches = {batch["name"][0]: batch for _, batch in module.tested}
+    batches = {batch["name"][0]: batch for batch in module.evaluated}
     assert sorted(batches) == ["four"]  # the others have 8 bits
     torch.testing.assert_close(batches["four"]["noisy"][0, 0], torch.from_numpy(DEEP.astype(np.float32) / 4095))
     data, module = ImagePairs(predict_dir=images), Recorder()
     quiet().predict(module, data)
-    batches = {batch["name"][0]: batch for _, batch in module.tested}
+    batches = {batch["name"][0]: batch for batch in module.evaluated}
     assert sorted(batches) == ["one", "sub/three", "two"]
     assert all(
         batch.keys() == {"noisy", "index", "global_batch_size", "name", "data_range"} for batch in batches.values()
@@ -67,7 +67,7 @@ def test_raw_images_are_packed_above_black_and_brightened(tmp_path: Path) -> Non
     data = ImagePairs(test=RawPhotographs(8), noise=Sensor(), predict_dir=str(tmp_path), predict_ratio=100)
     module = Recorder()
     quiet().predict(module, data)
-    [batch] = [batch for _, batch in module.tested]
+    [batch] = module.evaluated
     assert (batch["name"], batch["data_range"]) == (["night/a"], 65535)
     expected = 100 * (packed(bayer).astype(float) - 512).clip(0) / (16383 - 512)
     np.testing.assert_allclose(batch["noisy"][0], expected, rtol=1e-5)

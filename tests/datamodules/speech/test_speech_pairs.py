@@ -1,48 +1,20 @@
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule
-from torch import Tensor, nn
 
 from datamodules.speech.mixtures import Mixtures
 from datamodules.speech.speech_pairs import SpeechPairs
 from datamodules.speech.tones import Tones
+from tests.datamodules.recorder import Recorder
 from tests.datamodules.speech.folders import write
 from tests.trainers import quiet
-
-
-class Listener(LightningModule):
-    """Stores batches, and learns nothing."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(()))
-        self.trained: list[Any] = []
-        self.tested: list[Any] = []
-        self.validated: list[Any] = []
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        self.trained.append(batch)
-        return self.weight * batch["noisy"].sum()
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.validated.append(batch)
-
-    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self.tested.append(batch)
-
-    predict_step = test_step
-
-    def configure_optimizers(self) -> Any:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
 def test_crops_are_of_both_recordings_at_one_place_and_follow_from_the_seed() -> None:
     seen = []
     for seed in (1, 1, 2):
-        module = Listener()
+        module = Recorder()
         quiet(max_epochs=2).fit(
             module, SpeechPairs(Tones(9, length=100, seed=0), batch_size=4, crop_length=40, seed=seed)
         )
@@ -68,40 +40,40 @@ def test_whole_recordings_are_batched_by_length(tmp_path: Path) -> None:
         write(tmp_path / "noise" / f"{number}.wav", 500, seed=number + 10)
     whole = Mixtures(str(tmp_path / "speech"), str(tmp_path / "noise"), held_out=0)
     data = SpeechPairs(test=whole, evaluation_batch_size=3, length_step=100, seed=0)
-    module = Listener()
+    module = Recorder()
     quiet(default_root_dir=tmp_path).test(module, data, verbose=False)
-    assert [batch["index"].tolist() for batch in module.tested] == [[0, 1, 3], [2], [4], [5]]
-    assert [batch["length"].tolist() for batch in module.tested] == [[400, 499, 450], [500], [700], [401]]
+    assert [batch["index"].tolist() for batch in module.evaluated] == [[0, 1, 3], [2], [4], [5]]
+    assert [batch["length"].tolist() for batch in module.evaluated] == [[400, 499, 450], [500], [700], [401]]
     whole.seed = 0
     for kind in ("noisy", "clean"):
-        first = module.tested[0][kind]
+        first = module.evaluated[0][kind]
         expected = getattr(whole.recordings("test"), kind)[3]
         assert first.shape == (3, 499)
         np.testing.assert_array_equal((first[2] * 32_768).short()[:450], expected)
         assert (first[2, 450:] == 0).all()
-    assert module.tested[0]["sample_rate"] == 16_000
+    assert module.evaluated[0]["sample_rate"] == 16_000
     assert (tmp_path / "mixtures_test.csv").is_file()
     two = {name: Mixtures(str(tmp_path / "speech"), str(tmp_path / "noise"), held_out=0.4) for name in "ab"}
-    quiet(default_root_dir=tmp_path).test(Listener(), SpeechPairs(test=two), verbose=False)
+    quiet(default_root_dir=tmp_path).test(Recorder(), SpeechPairs(test=two), verbose=False)
     assert (tmp_path / "mixtures_test_b.csv").is_file()
 
 
 def test_the_first_recordings_are_validated_on() -> None:
-    module, data = Listener(), SpeechPairs(None, validation=Tones(3, 7), validation_recordings=4)
+    module, data = Recorder(), SpeechPairs(None, validation=Tones(3, 7), validation_recordings=4)
     quiet().validate(module, data, verbose=False)
-    assert [batch["index"].tolist() for batch in module.validated] == [[0], [1], [2], [3]]
+    assert [batch["index"].tolist() for batch in module.evaluated] == [[0], [1], [2], [3]]
 
 
 def test_a_folder_is_predicted_and_what_can_not_be_read_is_told(tmp_path: Path) -> None:
     for name, sample_rate in (("a.wav", 16_000), ("b/c.wav", 16_000), ("slow.wav", 8_000)):
         write(tmp_path / name, 200, sample_rate=sample_rate)
-    data, module = SpeechPairs(predict_dir=str(tmp_path), evaluation_batch_size=4), Listener()
+    data, module = SpeechPairs(predict_dir=str(tmp_path), evaluation_batch_size=4), Recorder()
     quiet().predict(module, data)
-    assert [batch["name"] for batch in module.tested] == [["a.wav", "b/c.wav"]]
+    assert [batch["name"] for batch in module.evaluated] == [["a.wav", "b/c.wav"]]
     assert data.predict_set.unreadable == [
         f"{tmp_path}/slow.wav has sample rate 8000, expected 16000; set resample to resample it"
     ]  # type: ignore[union-attr]
-    quiet().predict(module := Listener(), SpeechPairs(predict_dir=str(tmp_path), resample=True))
-    assert [batch["noisy"].shape[1] for batch in module.tested] == [200, 200, 400]
-    quiet().predict(module := Listener(), SpeechPairs(predict_dir=str(tmp_path / "a.wav")))  # one file is a set of one
-    assert [batch["name"] for batch in module.tested] == [["a.wav"]]
+    quiet().predict(module := Recorder(), SpeechPairs(predict_dir=str(tmp_path), resample=True))
+    assert [batch["noisy"].shape[1] for batch in module.evaluated] == [200, 200, 400]
+    quiet().predict(module := Recorder(), SpeechPairs(predict_dir=str(tmp_path / "a.wav")))  # one file is a set of one
+    assert [batch["name"] for batch in module.evaluated] == [["a.wav"]]

@@ -1,7 +1,5 @@
-import pickle
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,6 +13,7 @@ from datamodules.classification.labelled_images import LabelledImages
 from datamodules.classification.ood_images import OtherDigits
 from datamodules.corruptions.label_noise import Symmetric
 from datamodules.corruptions.label_noise.open_set import OpenSetLabelNoise, replacements
+from tests.datamodules.classification.test_imagenet import write_batches
 
 
 @settings(deadline=None, max_examples=30)
@@ -97,17 +96,6 @@ def test_digits_from_the_web_are_partly_other_digits_whose_labels_are_wrong() ->
     assert pixels <= later
     batch = next(iter(data.training_images_dataloader()))
     assert torch.equal(batch["clean_label"], true[batch["index"]])
-
-
-def write_batches(folder: Path, kind: str, num: int = 60) -> np.ndarray:
-    folder.mkdir(parents=True)
-    data = np.random.default_rng(0).integers(0, 256, (num, 3072), dtype=np.uint8)
-    if kind == "npz":
-        np.savez(folder / "train_data_batch_1.npz", data=data, labels=np.ones(num))
-    else:
-        content = {"data": data, "labels": [1] * num, "mean": data.mean(axis=0)}
-        (folder / "train_data_batch_1").write_bytes(pickle.dumps(content, protocol=2))
-    return data
 
 
 def test_cifar_takes_foreign_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
