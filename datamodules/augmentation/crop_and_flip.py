@@ -54,9 +54,6 @@ class Augmentation:
     Args:
         crop_padding: width of the zero padding before the random crop, in pixels. 0 means no crop.
         flip: whether to flip half of the images horizontally.
-
-    Raises:
-        ValueError: if `crop_padding` is negative.
     """
 
     crop_padding: int = 0

@@ -50,9 +50,6 @@ class MaskAugmentation:
         saturation: maximal change of saturation, in [0, 1]. The authors use 10/255.
         value: maximal change of value, in [0, 1]. The authors use 10/255.
         flip: whether to flip half of the images horizontally.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     crop_size: int = 448

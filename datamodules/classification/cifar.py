@@ -25,10 +25,6 @@ def decode_parquet(files: list[Path], image_key: str, label_key: str) -> tuple[T
 
     Returns:
         Images `[N, C, H, W]`, uint8, and labels `[N]`, int64.
-
-    Raises:
-        ValueError: if a file is damaged or lacks a column, or if images differ in size. The message names the file or
-            folder.
     """
     import pyarrow.parquet
 

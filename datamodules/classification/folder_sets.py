@@ -264,10 +264,6 @@ class NewImages(ImageFiles):
         folder: folder of images in the formats of `ImageFolder`, or one image file.
         images: dataset whose crop is applied to the new images. If the images of this dataset are not files, the new
             images are only resized and cropped to the height and width of its images.
-
-    Raises:
-        FileNotFoundError: if the folder does not exist or has no image.
-        ValueError: if the images of the dataset are not square, or are neither grey nor in colour.
     """
 
     def __init__(self, folder: str, images: ImageSet) -> None:

@@ -111,11 +111,7 @@ class EncodedImages(ImageSource):
 
     @abstractmethod
     def sizes(self) -> list[tuple[int, int]]:
-        """Read the height and width of each image from the file headers, after rotation to upright (orientation tag).
-
-        Raises:
-            UnreadableImage: if a file is missing, or its header is not that of an image. The message names the file.
-        """
+        """Read the height and width of each image from the file headers, after rotation by the orientation tag."""
 
 
 class ImageFiles(EncodedImages):
@@ -174,9 +170,6 @@ def files_of_classes(split: Path, folders: Sequence[tuple[str, int]], num_classe
         num_classes: total number of classes. If some classes have no folder, the attribute `classes` of the result
             lists the classes that have a folder.
         crop: crop of each image.
-
-    Raises:
-        FileNotFoundError: if a folder contains no image.
     """
     names, position = files_by_class(split, [folder for folder, _ in folders])
     label = torch.tensor([label for _, label in folders])
@@ -205,10 +198,6 @@ def listed_files(
         listed: number of classes that occur in the list.
         separator: text between file name and label. None means white space.
         num_classes: keep only the first `num_classes` classes. None keeps all.
-
-    Raises:
-        FileNotFoundError: if the first image of the list does not exist.
-        ValueError: if a line is invalid or the list is empty. The message names the line or the list.
     """
     names, labels = read_list(file, listed, separator)
     kept = [place for place, label in enumerate(labels) if num_classes is None or label < num_classes]
@@ -225,9 +214,6 @@ def read_list(file: Path, listed: int, separator: str | None = None) -> tuple[li
         file: file of the list, in UTF-8.
         listed: number of classes in the list; labels must be in 0 ... `listed` - 1.
         separator: text between file name and label. None means white space.
-
-    Raises:
-        ValueError: if a line is invalid or the list is empty. The message names the line or the list.
     """
     names, labels = [], []
     for number, line in enumerate(read_text(file).splitlines(), start=1):

@@ -29,11 +29,7 @@ NUM_FILES = 10
 
 
 def imagenet_split(directory: Path, split: str) -> Path:
-    """Find the folder of an ImageNet split. It is in a directory, or in its subfolder `imagenet` or `ILSVRC2012`.
-
-    Raises:
-        FileNotFoundError: if the folder does not exist.
-    """
+    """Find the folder of an ImageNet split. It is in a directory, or in its subfolder `imagenet` or `ILSVRC2012`."""
     for folder in ("", "imagenet", "ILSVRC2012"):
         if (found := directory / folder / split).is_dir():
             return found
@@ -134,10 +130,6 @@ def listed_classes(file: Path) -> list[str]:
     """Read the wnids from a list of classes, and return them in sorted order.
 
     The first word of each line is a wnid.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-        ValueError: if a wnid occurs twice, or the file has no wnid.
     """
     if not file.is_file():
         raise FileNotFoundError(f"classes: {file} does not exist; expected a text file with one wnid in each line")
@@ -177,12 +169,7 @@ def _is_wnid(name: str) -> bool:
 
 
 def read_class_map(path: Path) -> dict[str, str]:
-    """Read the wnid of each folder from a file with lines `<wnid> <folder>`.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-        ValueError: if a line is invalid. The message names the line.
-    """
+    """Read the wnid of each folder from a file with lines `<wnid> <folder>`."""
     if not path.is_file():
         raise FileNotFoundError(f"class_maps: {path} does not exist; expected lines `<wnid> <folder>`")
     found: dict[str, str] = {}
@@ -201,9 +188,6 @@ def read_labelled_batch(file: Path) -> tuple[np.ndarray, np.ndarray]:
         file: pickled dictionary or `.npz` file with `data`, `[N, 3072]`, uint8, and optionally `labels`. If there are
             no `labels`, the returned labels are empty. A row of `data` contains all red values of an image, then all
             green values, then all blue values.
-
-    Raises:
-        ValueError: if the file is damaged, or is not in the format described above.
     """
     try:
         if file.suffix == ".npz":
@@ -259,11 +243,7 @@ class ImageNet32(OtherImages):
 
 
 def batch_file(root: Path, name: str) -> Path:
-    """Find a file of ImageNet32, a pickle or an `.npz` file, in the folder `root` or its subfolder `imagenet32`.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-    """
+    """Find a file of ImageNet32, a pickle or an `.npz` file, in the folder `root` or its subfolder `imagenet32`."""
     for folder in (root, root / "imagenet32"):
         for file in (folder / name, folder / f"{name}.npz"):
             if file.is_file():

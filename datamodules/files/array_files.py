@@ -40,12 +40,7 @@ def _check_header(stream: IO[bytes], size: int) -> None:
 
 
 def read_npy(path: Path) -> NDArray[Any]:
-    """Read an array of numbers or text from an `.npy` file.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-        ValueError: if the file is damaged, or is not an array of numbers or text. The message names the file.
-    """
+    """Read an array of numbers or text from an `.npy` file."""
     check_is_file(path)
     try:
         with path.open("rb") as stream:
@@ -68,11 +63,6 @@ def read_npz(path: Path, needed: Collection[str] = (), optional: Collection[str]
 
     Returns:
         Dict of the arrays by name: all required arrays, and those optional arrays that the file contains.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-        ValueError: if the file is damaged or lacks an array, or if an array is neither numbers nor text or exceeds the
-            memory budget. The message names the file.
     """
     check_is_file(path)
     try:

@@ -228,12 +228,7 @@ def _load(file: BinaryIO, size: int) -> Any:
 
 
 def read_pickled_arrays(path: Path) -> Any:
-    """Read a pickle of arrays of numbers or text in plain containers.
-
-    Raises:
-        ValueError: if the file is damaged, or contains objects other than such arrays and containers. The message names
-            the file.
-    """
+    """Read a pickle of arrays of numbers or text in plain containers."""
     try:
         check_is_file(path)
         with path.open("rb") as file:

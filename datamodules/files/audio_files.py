@@ -31,11 +31,7 @@ class UnreadableRecording(ValueError):
 
 
 def soundfile() -> Any:
-    """Import soundfile, which reads and writes audio files.
-
-    Raises:
-        ModuleNotFoundError: if soundfile is not installed. The message says how to install it.
-    """
+    """Import soundfile, which reads and writes audio files."""
     try:
         import soundfile
     except ModuleNotFoundError:
@@ -52,9 +48,6 @@ def recording_names(folder: Path, what: str, pattern: str = "*") -> list[str]:
         folder: folder to search.
         what: name of the argument or dataset that specifies the folder, for error messages.
         pattern: glob pattern of the file names.
-
-    Raises:
-        FileNotFoundError: if the folder does not exist or contains no recording.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{what}: {folder} is not a folder; expected a folder of recordings")
@@ -77,9 +70,6 @@ def read_recording(
         sample_rate: required sample rate in Hz.
         resample: whether to resample recordings with a different sample rate. If false, such recordings raise an error.
         mix_channels: whether to average multiple channels. If false, multiple channels raise an error.
-
-    Raises:
-        UnreadableRecording: if the file is damaged or silent, or if its sample rate or number of channels is rejected.
     """
     library = soundfile()
     try:

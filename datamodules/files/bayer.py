@@ -109,9 +109,6 @@ def checked(raw: RawImage, path: Path, xtrans: bool = False) -> RawImage:
         raw: the raw image.
         path: file of the image, for error messages.
         xtrans: whether the sensor must be an X-Trans sensor instead of a Bayer sensor.
-
-    Raises:
-        ValueError: if the levels or the pattern are invalid. The message names the file.
     """
     if not 0 <= raw.black < raw.white <= MOST:
         raise ValueError(f"{path}: black must be below white, both in 0 ... {MOST}, got {raw.black} and {raw.white}")
@@ -136,9 +133,6 @@ def read_headerless(path: Path, height: int, width: int, black: int, white: int,
         black: black level.
         white: white level. Pixels saturate at this level.
         pattern: colours of the 2 x 2 cell at the top left, row by row.
-
-    Raises:
-        ValueError: if the size or the values of the file do not agree with the arguments. The message names the file.
     """
     size = path.stat().st_size
     if size != 2 * height * width:
@@ -155,11 +149,6 @@ def read_raw(path: Path, xtrans: bool = False) -> RawImage:
     Args:
         path: the file.
         xtrans: whether the sensor must be an X-Trans sensor instead of a Bayer sensor.
-
-    Raises:
-        ModuleNotFoundError: if a camera format is read without `rawpy`.
-        ValueError: if the file is damaged, if its levels are invalid, or if its colour filter is not of the expected
-            kind. The message names the file.
     """
     if path.suffix.lower() == ".npz":
         try:
@@ -212,11 +201,7 @@ def _rendering(file: Any) -> NDArray[np.float32] | None:
 
 
 def find_raw(folder: Path, name: str) -> Path:
-    """Find the raw image with a given name and any suffix.
-
-    Raises:
-        FileNotFoundError: if there is no such image. The message names the expected files.
-    """
+    """Find the raw image with a given name and any suffix."""
     for path in sorted(folder.glob(f"{name}.*")):
         if path.suffix.lower() in SUFFIXES:
             return path

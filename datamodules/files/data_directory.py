@@ -12,10 +12,6 @@ def data_directory(data_dir: str | None, name: str) -> Path:
     Args:
         data_dir: the configured folder, or None.
         name: name of the dataset, for error messages.
-
-    Raises:
-        FileNotFoundError: if neither `data_dir` nor NOISEWORKS_DATA is set, or if the folder does not exist.
-        NotADirectoryError: if the path is a file.
     """
     given = data_dir if data_dir is not None else os.environ.get("NOISEWORKS_DATA")
     if not given:

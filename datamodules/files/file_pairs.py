@@ -22,9 +22,6 @@ def paired(
         stem: function that maps a file name to a key. A noisy file and its clean file must have the same key.
         kinds: adjectives for the files of `noisy` and of `clean`, for error messages.
         what: noun for the content of a file, such as "image", for error messages.
-
-    Raises:
-        ValueError: if a file has no counterpart. The message names the file.
     """
 
     def by_stem(names: Sequence[str]) -> dict[str, str]:

@@ -60,11 +60,7 @@ def page_frames(image: Image.Image) -> list[int]:
 
 
 def count_pages(path: Path) -> int:
-    """Count the pages of an image file, see `page_frames`.
-
-    Raises:
-        UnreadableImage: if the image cannot be read. The message names the file.
-    """
+    """Count the pages of an image file, see `page_frames`."""
     with opened_image(path, page=0) as image:
         return len(page_frames(image))
 
@@ -84,9 +80,6 @@ def opened_image(
             messages.
         page: position of the page to open, see `page_frames`. None rejects files with several pages, because all but
             one would be ignored.
-
-    Raises:
-        UnreadableImage: if the image cannot be read. The message names the file.
     """
     try:
         if content is None and Path(path).exists():  # otherwise, Pillow raises the error
@@ -162,9 +155,6 @@ class Crop:
         size: side of the square, in pixels.
         resize: length of the short side after resizing, at least `size`. None means `size * 256 / 224`.
         interpolation: resampling method.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     num_uniform = 2
@@ -203,9 +193,6 @@ class ResizedCrop(Crop):
             means `size * 256 / 224`.
         min_area: smallest area of a training crop, as a fraction of the area of the image, in (0, 1]. The aspect ratio
             of the crop is in 3/4...4/3.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     num_uniform = NUM_UNIFORM
@@ -230,9 +217,6 @@ def eight_bits(image: Image.Image, background: str = "white") -> Image.Image:
     """Convert 16-bit grey images to 8 bits, and composite transparent images on a background.
 
     Other images are returned unchanged. The colour of a fully transparent pixel is arbitrary in the file.
-
-    Raises:
-        ValueError: if pixel values are floating-point numbers, because their white level is unknown.
     """
     if image.mode == "F":
         raise ValueError("its values are floating-point numbers; write them in 8 or 16 bits")
@@ -260,9 +244,6 @@ def read_crop(
 
     Returns:
         RGB image, `[height, width, 3]`, uint8, with the height and width in `crop.shape`.
-
-    Raises:
-        UnreadableImage: if the image cannot be read. The message names the file.
     """
     with opened_image(path, content=content) as image:
         turned = crop.upright and orientation(image) != 1
@@ -305,9 +286,6 @@ def size_in_header(path: Path | str, content: bytes | None = None) -> tuple[int,
         path: path of the file.
         content: encoded image, if it is stored inside a different file. In this case, `path` is used only in error
             messages.
-
-    Raises:
-        UnreadableImage: if the file is not an image. The message names the file.
     """
     with opened_image(path, content=content) as image:
         width, height = upright_size(image)
@@ -383,9 +361,6 @@ def required_folder(folder: Path, key: str) -> None:
     Args:
         folder: folder to search, including subfolders.
         key: name of the argument that specifies the folder, for error messages.
-
-    Raises:
-        FileNotFoundError: if the folder does not exist or has no image.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{key}: {folder} is not a folder; expected a folder with images at any depth")
@@ -399,9 +374,6 @@ def images_at(path: Path, key: str) -> tuple[Path, list[str]]:
     Args:
         path: folder to search, including subfolders, or an image file.
         key: name of the argument that specifies the path, for error messages.
-
-    Raises:
-        FileNotFoundError: if the path does not exist or has no image.
     """
     if path.is_file() and path.name.lower().endswith(SUFFIXES):
         return path.parent, [path.name]
@@ -413,10 +385,6 @@ def class_folders(split: Path) -> list[str]:
     """List the subfolders of a split, sorted by name.
 
     Each subfolder is a class.
-
-    Raises:
-        FileNotFoundError: if there is no subfolder.
-        NotADirectoryError: if `split` is a file.
     """
     expected = f"expected {split / '<class>' / '<image>'}, one folder for each class"
     if split.is_file():
@@ -452,10 +420,6 @@ def files_by_class(split: Path, classes: Sequence[str]) -> tuple[list[str], Tens
 
     Returns:
         The file names relative to `split`, and the labels `[N]`, int64. A label is a position in `classes`.
-
-    Raises:
-        FileNotFoundError: if a class has no folder or no image.
-        ValueError: if links put a folder or an image into two classes.
     """
     names: list[str] = []
     counts = []

@@ -19,12 +19,7 @@ def sentence(error: BaseException) -> str:
 
 
 def check_is_file(path: Path) -> None:
-    """Reject a path that is not a regular file.
-
-    Raises:
-        FileNotFoundError: if nothing exists at `path`.
-        ValueError: if `path` is a folder, a pipe or a device.
-    """
+    """Reject a path that is not a regular file."""
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
     if not path.is_file():

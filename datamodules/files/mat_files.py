@@ -25,12 +25,6 @@ def read_mat(path: Path, key: str) -> np.ndarray:
     Args:
         path: `.mat` file.
         key: name of the array.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-        ModuleNotFoundError: if a file of MATLAB 7.3 is read without `h5py`.
-        ValueError: if the file is damaged, or if the array is missing, not numeric or too large. The message names the
-            file.
     """
     check_is_file(path)
     try:
@@ -50,12 +44,6 @@ def read_cells(path: Path, key: str) -> list[np.ndarray]:
     Args:
         path: `.mat` file.
         key: name of the cell array, or `<struct>/<field>` if it is a field of a struct.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-        ModuleNotFoundError: if `h5py` is not installed.
-        ValueError: if the file is damaged, if the array is missing, or if a cell is not numeric. The message names the
-            file.
     """
     check_is_file(path)
     return _of_hdf5(path, key, lambda file, stored: _cells(path, file, stored, key))

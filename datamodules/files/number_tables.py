@@ -22,10 +22,6 @@ def read_numbers(path: Path, name: str, named_rows: bool = False) -> "pd.DataFra
         path: CSV file.
         name: name of the dataset, for error messages.
         named_rows: whether the first column contains row names.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-        ValueError: if there are no rows, or if a column contains text or missing values. The message names the column.
     """
     require_file(path, name)
     return checked_numbers(read_csv(path, name, index_col=0 if named_rows else None), name, path)
@@ -38,9 +34,6 @@ def read_csv(path: Path, name: str, **options: Any) -> "pd.DataFrame":
         path: table file.
         name: name of the dataset, for error messages.
         options: further arguments of `pandas.read_csv`.
-
-    Raises:
-        ValueError: if pandas cannot read the file. The message names the file.
     """
     import pandas as pd
 
@@ -61,11 +54,6 @@ def read_svmlight(path: Path, name: str, num_features: int) -> tuple[csr_array, 
 
     Returns:
         The sparse features `[N, num_features]` and the labels `[N]`, both float64.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-        ValueError: if the file is damaged or empty, if a column number exceeds `num_features`, or if a value is not
-            finite.
     """
     import pandas as pd
     from sklearn.datasets import load_svmlight_file
@@ -101,11 +89,7 @@ def _check_packed(path: Path) -> None:
 
 
 def require_file(path: Path, name: str) -> None:
-    """Reject a path at which there is no file.
-
-    Raises:
-        FileNotFoundError: if the file does not exist. The message names the dataset and the path.
-    """
+    """Reject a path at which there is no file."""
     if not path.is_file():
         raise FileNotFoundError(f"{name}: {path} does not exist; set data_dir to the folder that contains it")
 
@@ -118,10 +102,6 @@ def read_unnamed_numbers(path: Path, name: str) -> "pd.DataFrame":
     Args:
         path: text file.
         name: name of the dataset, for error messages.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-        ValueError: if there are no rows, or if a column contains text or missing values. The message names the column.
     """
     require_file(path, name)
     return checked_numbers(read_csv(path, name, sep=r"\s+", header=None), name, path)
@@ -136,9 +116,6 @@ def checked_numbers(table: "pd.DataFrame", name: str, path: Path) -> "pd.DataFra
         table: table with named columns.
         name: name of the dataset, for error messages.
         path: file of the table.
-
-    Raises:
-        ValueError: if there are no rows, or if a column is invalid. The message names the column.
     """
     import pandas as pd
 
@@ -158,11 +135,7 @@ def checked_numbers(table: "pd.DataFrame", name: str, path: Path) -> "pd.DataFra
 
 
 def refuse_constant(table: "pd.DataFrame", name: str) -> None:
-    """Reject a table with a constant column, because such a column cannot be standardised.
-
-    Raises:
-        ValueError: if a column is constant. The message names the column.
-    """
+    """Reject a table with a constant column, because such a column cannot be standardised."""
     for column in table:
         if table[column].nunique() == 1:
             raise ValueError(

@@ -37,10 +37,6 @@ def read_pixels(
 
     Returns:
         Image, `[C, H, W]`, uint8 or uint16.
-
-    Raises:
-        UnreadableImage: if the file is damaged, is not an image, is partly transparent or has an unknown white level.
-            The message names the file.
     """
     with opened_image(path, page=page) as image:
         if "F" in image.mode or (image.mode == "I" and image.format != "PNG"):
@@ -92,11 +88,7 @@ def _sixteen_bits(path: Path, image: Image.Image, channels: int | None) -> np.nd
 
 
 def _without_transparency(image: Image.Image) -> Image.Image:
-    """Drop an alpha channel that is fully opaque.
-
-    Raises:
-        ValueError: if the alpha channel is not fully opaque.
-    """
+    """Drop an alpha channel that is fully opaque."""
     if not image.has_transparency_data:
         return image
     opaque = image.convert("RGBA")

@@ -31,9 +31,6 @@ def write_png(path: Path, pixels: NDArray, digest: str, texts: Mapping[str, str]
         digest: digest of the inputs of the image, in ASCII letters and digits.
         texts: further metadata, a dictionary that maps keywords to texts. When Pillow opens the file, `Image.text`
             contains these texts.
-
-    Raises:
-        ValueError: if the number of channels is not one or three.
     """
     channels, height, width = pixels.shape
     if channels not in (1, 3):

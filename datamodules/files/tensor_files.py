@@ -45,11 +45,6 @@ def read_tensors(file: Path, ignore_objects: bool = False) -> Any:
         ignore_objects: whether to replace objects of other classes, such as those in the hyperparameters of a Lightning
             checkpoint, with stand-ins of the class `Ignored`. If false, a file with such objects is rejected. In both
             cases, no code of these classes is run.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-        ValueError: if the file is damaged or compressed, or if it contains objects that are neither allowed nor
-            ignored. The message names the file.
     """
     return _read(file, Ignored if ignore_objects else None)
 
@@ -59,11 +54,6 @@ def read_pickled_module(file: Path) -> Any:
 
     The state dict includes non-persistent buffers. A file that contains only tensors is read in the same way as by
     `read_tensors`.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-        ValueError: if the file is damaged or compressed, or if it contains neither a model nor tensors. The message
-            names the file.
     """
     content = _read(file, Remembered)
     return _tensors_of(content, file) if isinstance(content, Remembered) else content

@@ -26,12 +26,7 @@ PRETRAINED = (
 
 
 def read_text(path: Path) -> str:
-    """Read a UTF-8 text file, with or without a byte order mark.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-        ValueError: if the file is not in UTF-8, or is a pipe. The message names the file.
-    """
+    """Read a UTF-8 text file, with or without a byte order mark."""
     check_is_file(path)
     try:
         return path.read_text(encoding="utf-8-sig")
@@ -40,12 +35,7 @@ def read_text(path: Path) -> str:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Parse a JSON text.
-
-    Raises:
-        ValueError: if the text is not JSON, is nested too deeply, or contains half of a character (a lone surrogate),
-            which cannot be written.
-    """
+    """Parse a JSON text."""
     try:
         found = json.loads(text)
         if re.search(rb"\\u[dD][89a-fA-F]", text.encode(errors="replace") if isinstance(text, str) else text):
@@ -63,10 +53,6 @@ def read_json_object(path: Path, needed: Collection[str] = ()) -> dict[str, Any]
     Args:
         path: JSON file.
         needed: required keys.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-        ValueError: if the file is not a JSON object, is too large or lacks a key. The message names the file.
     """
     check_is_file(path)
     if (size := path.stat().st_size) > LARGEST:
@@ -86,9 +72,6 @@ def check_pretrained_json(folder: Path) -> None:
     """Check the JSON files that transformers may read from a local folder.
 
     If such a file exists, it must contain a JSON object.
-
-    Raises:
-        ValueError: if a file is not a JSON object. The message names the first such file.
     """
     for name in PRETRAINED:
         if (file := folder / f"{name}.json").exists():

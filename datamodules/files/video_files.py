@@ -34,11 +34,7 @@ class VideoFacts(NamedTuple):
 
 
 def pyav() -> Any:
-    """Import PyAV, which reads and writes videos.
-
-    Raises:
-        ModuleNotFoundError: if PyAV is not installed. The message says how to install it.
-    """
+    """Import PyAV, which reads and writes videos."""
     try:
         import av
     except ModuleNotFoundError:
@@ -47,11 +43,7 @@ def pyav() -> Any:
 
 
 def require_encoder(codec: str) -> str:
-    """Return the name of the encoder of a codec.
-
-    Raises:
-        ValueError: if the installed PyAV cannot write the codec. The message names the codec.
-    """
+    """Return the name of the encoder of a codec."""
     av = pyav()
     try:
         return av.codec.Codec(codec, "w").name
@@ -60,11 +52,7 @@ def require_encoder(codec: str) -> str:
 
 
 def facts_of(path: Path) -> VideoFacts:
-    """Read the size, the frame rate and the frame times of a video without decoding it.
-
-    Raises:
-        UnreadableVideo: if the file cannot be read. The message names the file.
-    """
+    """Read the size, the frame rate and the frame times of a video without decoding it."""
     av = pyav()
     try:
         check_is_file(path)
@@ -95,9 +83,6 @@ def decoded(
         start: presentation time of the first frame to decode, from `VideoFacts.times`. None means the first frame.
         count: maximum number of frames to decode. None means all frames.
         grey: whether to return one luma channel instead of red, green and blue.
-
-    Raises:
-        UnreadableVideo: if the file cannot be decoded. The message names the file.
     """
     av, frames = pyav(), []
     try:
@@ -135,9 +120,6 @@ def encoded(
         codec: name of the encoder.
         bit_rate: bit rate in bits per second. None means the default of the codec.
         options: FFmpeg options of the encoder.
-
-    Raises:
-        ValueError: if the installed PyAV lacks the codec, or if height or width is odd.
     """
     options = {**SAME_EVERYWHERE.get(require_encoder(codec), {}), **(options or {})}
     av, stream = pyav(), None

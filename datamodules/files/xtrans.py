@@ -47,9 +47,6 @@ def packed_xtrans(values: NDArray[Any], pattern: str = XTRANS) -> NDArray[Any]:
     Args:
         values: image `[H, W]`.
         pattern: colours of the 6 x 6 cell at the top left, row by row.
-
-    Raises:
-        ValueError: if the pattern is not that of an X-Trans sensor.
     """
     if (start := start_of(pattern)) is None:
         raise ValueError(f"pattern must be an X-Trans cell of 36 colours, got {pattern}")

@@ -21,10 +21,6 @@ def read_nodes(file: Path, graph: Path | None, name: str) -> Rows:
         graph: CSV file of the graph, with the node names in the header and in the first column. None if no graph is
             known.
         name: name of the dataset, for error messages.
-
-    Raises:
-        FileNotFoundError: if a file is missing.
-        ValueError: if a column is constant or has text or missing values, or if the files name different nodes.
     """
     observed = read_numbers(file, name)
     refuse_constant(observed, name)

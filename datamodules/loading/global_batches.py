@@ -46,10 +46,6 @@ class GlobalBatches(Sampler[Request]):
             one network per pass.
         draw: function that samples the `num_samples` positions of a pass, for example for class-balanced subsets. None
             means a random permutation.
-
-    Raises:
-        ValueError: if the dataset or the batch has fewer samples than there are ranks, or if a training batch exceeds
-            the dataset.
     """
 
     def __init__(

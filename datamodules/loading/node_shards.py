@@ -129,20 +129,12 @@ class NodeShards:
         self.growing = growing
 
     def check(self, batch_size: int) -> None:
-        """Check that the batch size is divisible by the number of nodes.
-
-        Raises:
-            ValueError: if the batch size is not divisible by the number of nodes.
-        """
+        """Check that the batch size is divisible by the number of nodes."""
         if batch_size % self.nodes:
             raise ValueError(f"batch_size must be a multiple of shards.nodes, {self.nodes}, got {batch_size}")
 
     def draw(self, label: Tensor, num_classes: int, seed: int) -> list[Tensor]:
-        """Sample the shards, see `dirichlet_shards`.
-
-        Raises:
-            ValueError: if a node would have no sample.
-        """
+        """Sample the shards, see `dirichlet_shards`."""
         shards = dirichlet_shards(label, num_classes, self.nodes, self.alpha, seed)
         if empty := [node for node, shard in enumerate(shards) if not len(shard)]:
             raise ValueError(

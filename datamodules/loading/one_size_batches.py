@@ -20,9 +20,6 @@ class OneSizeBatches(Sampler[Request]):
         batch_size: largest number of images in a batch, over all ranks. On each rank, a batch has at least one image.
         rank: rank of this process.
         world_size: number of ranks.
-
-    Raises:
-        ValueError: if there are fewer images than ranks.
     """
 
     def __init__(self, sizes: Sequence[tuple[int, ...]], batch_size: int, rank: int = 0, world_size: int = 1) -> None:
@@ -64,10 +61,6 @@ class BucketBatches(GlobalBatches):
         seed: seed of the sampling order.
         epoch: first epoch. Lightning sets later epochs.
         resumed: epoch to resume, and number of its batches to skip because training used them before the interruption.
-
-    Raises:
-        ValueError: if a bucket has fewer images than there are ranks, or if the batch size is smaller than the number
-            of ranks.
     """
 
     def __init__(
@@ -119,9 +112,6 @@ def check_buckets(bucket: NDArray[np.int64], names: Sequence[str], world_size: i
         bucket: bucket index of each training image, `[N]`.
         names: name of each bucket, in the order of bucket indices.
         world_size: number of ranks.
-
-    Raises:
-        ValueError: if a bucket has too few images. The message names the smallest bucket.
     """
     number, count = np.unique(bucket, return_counts=True)
     if len(count) and count.min() < world_size:

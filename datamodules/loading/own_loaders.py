@@ -61,10 +61,6 @@ class WithPositions(Dataset[Any]):
         """Collate samples into a batch.
 
         The positions of the samples are added as `index`, unless the batch has an `index`.
-
-        Raises:
-            TypeError: if the batch is neither a dict with the key `image` nor a pair `(image, label)`.
-            ValueError: if the number of images differs from the number of samples.
         """
         batch = as_batch(self.own_collate([sample for _, sample in numbered]))
         if not (isinstance(batch, Mapping) and isinstance(batch.get("image"), Tensor)):
@@ -162,9 +158,6 @@ class OwnTrainingSet:
         """Size of the training set.
 
         It counts all samples of the dataset, even if a sampler skips some of them.
-
-        Raises:
-            ValueError: if the loader has no map-style dataset.
         """
         if not has_positions(self.loader):
             what = type(getattr(self.loader, "dataset", self.loader)).__name__

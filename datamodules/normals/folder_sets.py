@@ -23,9 +23,6 @@ def read_normals(path: Path) -> NDArray:
 
     Returns:
         Normals `[3, H, W]`, uint8 or float32.
-
-    Raises:
-        UnreadableImage: if the file is damaged or does not contain a normal map. The message names the file.
     """
     if path.suffix != ".npy":
         return read_pixels(path, channels=3)
@@ -69,11 +66,7 @@ class NormalFiles(NormalSource):
 
 
 def size_of(path: Path) -> tuple[int, int]:
-    """Read height and width of an image from its header.
-
-    Raises:
-        UnreadableImage: if the image is damaged. The message names the file.
-    """
+    """Read height and width of an image from its header."""
     with opened_image(path) as image:
         return image.height, image.width
 

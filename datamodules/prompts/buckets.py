@@ -26,9 +26,6 @@ class Buckets:
         multiple: number of pixels by which every height and width is divisible. If the model requires multiples of 8,
             for example, `multiple` must be a multiple of 8.
         max_ratio: largest ratio of the long side to the short side. Images with a larger ratio are cropped.
-
-    Raises:
-        ValueError: if an argument is below 1.
     """
 
     multiple: int = 64
@@ -38,11 +35,7 @@ class Buckets:
         at_least(1, multiple=self.multiple, max_ratio=self.max_ratio)
 
     def sizes(self, image_size: int) -> list[tuple[int, int]]:
-        """List the heights and widths of the buckets, from tall to wide.
-
-        Raises:
-            ValueError: if `image_size` is not a multiple of `multiple`.
-        """
+        """List the heights and widths of the buckets, from tall to wide."""
         if image_size % self.multiple:
             raise ValueError(f"image_size must be a multiple of buckets.multiple, {self.multiple}, got {image_size}")
         found = set()

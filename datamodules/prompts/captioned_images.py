@@ -153,11 +153,7 @@ class CaptionedImages(SeededBatches):
         return [f"{width} x {height}" for height, width in self.buckets.sizes(self.image_shape[1])]
 
     def check_ranks(self, world_size: int) -> None:
-        """Check that each bucket has at least one training image per rank, before the model is built.
-
-        Raises:
-            ValueError: if a bucket has too few images. The message names the bucket.
-        """
+        """Check that each bucket has at least one training image per rank, before the model is built."""
         if self.buckets is None or world_size == 1:
             return
         if self.train_set is None:
@@ -168,11 +164,7 @@ class CaptionedImages(SeededBatches):
         check_buckets(bucket, self.bucket_names(), world_size)
 
     def check_sizes(self, multiple: int) -> None:
-        """Check that the height and width of every image are multiples of `multiple` pixels.
-
-        Raises:
-            ValueError: if a height or width is not a multiple. The message names the argument to change.
-        """
+        """Check that the height and width of every image are multiples of `multiple` pixels."""
         if self.buckets is not None and self.buckets.multiple % multiple:
             raise ValueError(
                 f"buckets.multiple is {self.buckets.multiple}, but height and width must be multiples of {multiple}: "

@@ -31,10 +31,6 @@ class CroppedImages(ImageSource):
         masks: masks of the images, in the same order and with the same aspect ratios. None means no masks.
         conditions: condition images of a ControlNet, in the same order and with the same aspect ratios. None means no
             condition images.
-
-    Raises:
-        UnreadableImage: if a file is not an image. The message names the file.
-        ValueError: if the aspect ratio of a mask or condition image differs from that of its image.
     """
 
     def __init__(
@@ -138,11 +134,7 @@ def _check_aspect_ratios(source: EncodedImages, others: EncodedImages, size: NDA
 
 
 def check_image_size(image_size: int, resize: int | None, buckets: Buckets | None) -> None:
-    """Reject sizes that are out of range, before any file is read.
-
-    Raises:
-        ValueError: if a size is out of range, or if `image_size` is incompatible with the buckets.
-    """
+    """Reject sizes that are out of range, before any file is read."""
     at_least(1, image_size=image_size)
     if resize is not None and resize < image_size:
         raise ValueError(f"resize must be at least image_size, {image_size}, got {resize}")

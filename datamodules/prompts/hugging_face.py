@@ -32,13 +32,6 @@ class HuggingFaceCaptions(CaptionedSet):
             read.
         buckets: aspect-ratio buckets. None crops all images to squares.
         revision: branch, tag or commit of a dataset on the Hub. None means the main branch.
-
-    Raises:
-        ValueError: if an argument is out of range, or, on reading, if a column is missing or has the wrong type, or an
-            image has no caption.
-        FileNotFoundError: on reading, if the dataset does not exist or cannot be downloaded.
-        ModuleNotFoundError: on reading, if `datasets` is not installed.
-        UnreadableImage: on reading, if an image is missing or cannot be read.
     """
 
     def __init__(

@@ -90,11 +90,6 @@ def kept_pairs(folder: Path, scores: Path, margin: float | None) -> list[StoredP
         folder: folder that contains the pairs, directly or in subfolders.
         scores: JSON-lines file with the scores.
         margin: gain in score that a kept pair must exceed. None keeps all pairs.
-
-    Raises:
-        FileNotFoundError: if a file is missing.
-        ValueError: if the lines of the JSON-lines file do not match the pairs, if a score is missing, or if no pair is
-            kept.
     """
     if not scores.is_file():
         raise FileNotFoundError(f"no scores of the pairs at {scores}: expected JSON lines with index and caption")
@@ -142,11 +137,7 @@ def _better(entry: dict[str, Any], place: str, margin: float) -> bool:
 
 
 def read_pair(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Read the original noise and the better noise of a pair, each `[c, h, w]`.
-
-    Raises:
-        ValueError: if a file is damaged or lacks an array. The message names the file.
-    """
+    """Read the original noise and the better noise of a pair, each `[c, h, w]`."""
     arrays = read_npz(path, optional=("arr_0", "arr_1"))
     if len(arrays) < 2:
         raise ValueError(f"{path} is not a noise pair: it lacks arr_0 or arr_1")

@@ -20,11 +20,7 @@ IN_MEMORY = 2**30
 
 
 class PairRows:
-    """Dataset of noise pairs, indexed by a `Request` (batches: `datamodules.batches.NoisePairBatch`).
-
-    Raises:
-        ValueError: if the noise of two pairs has different shapes.
-    """
+    """Dataset of noise pairs, indexed by a `Request` (batches: `datamodules.batches.NoisePairBatch`)."""
 
     def __init__(self, pairs: list[StoredPair]) -> None:
         self.pairs = pairs

@@ -13,9 +13,6 @@ def entries(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each row of a table as a pair (location for error messages, dict).
 
     A JSON line that is not an object becomes an empty row.
-
-    Raises:
-        ValueError: if the file cannot be parsed. If a line is not JSON, the message names the line.
     """
     check_is_file(file)
     if file.suffix == ".parquet":

@@ -120,11 +120,7 @@ class SIDD(PairSet):
 
 
 def read_blocks(path: Path, key: str) -> list[np.ndarray]:
-    """Read SIDD's blocks from a `.mat` file (uint8 `[40, 32, 256, 256, 3]`) into a list of images `[3, 256, 256]`.
-
-    Raises:
-        ValueError: if the array in the file has a different shape or dtype.
-    """
+    """Read SIDD's blocks from a `.mat` file (uint8 `[40, 32, 256, 256, 3]`) into a list of images `[3, 256, 256]`."""
     blocks = read_mat(path, key)
     if blocks.ndim != 5 or blocks.shape[-1] != 3 or blocks.dtype != np.uint8:
         shape = list(blocks.shape)

@@ -17,11 +17,7 @@ from datamodules.restoration.reduced_images import with_reduced
 
 
 def read_images(folder: Path, names: Sequence[str], channels: int, data_range: int | None = None) -> list[np.ndarray]:
-    """Read image files in a folder as arrays `[C, H, W]`. The images may have different sizes.
-
-    Raises:
-        UnreadableImage: if a file cannot be read. The message names the first such file.
-    """
+    """Read image files in a folder as arrays `[C, H, W]`. The images may have different sizes."""
     return [read_pixels(folder / name, channels, data_range) for name in names]
 
 
@@ -31,9 +27,6 @@ def image_files(folder: Path, what: str) -> list[str]:
     Args:
         folder: the folder.
         what: name of the argument or dataset, for error messages.
-
-    Raises:
-        FileNotFoundError: if the folder does not exist or has no image.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{what}: {folder} is not a folder; expected one with images")
@@ -179,10 +172,6 @@ class KnownImages(PairSet):
         data_dir: folder that contains the dataset's folder, or the images themselves. None means the NOISEWORKS_DATA
             directory.
         colour: whether to read images in colour. False converts images to grey (Rec. 601 luma).
-
-    Raises:
-        FileNotFoundError: if the dataset's images are missing.
-        ValueError: if the number of images or an image size is wrong.
     """
 
     folders: tuple[str, ...]

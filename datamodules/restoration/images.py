@@ -30,10 +30,6 @@ class Images:
         scale: number of clean pixels per noisy pixel, along each axis.
         rendering: white-balance gains and colour matrices of raw images, N arrays `[4, 3]`, see
             `datamodules.files.bayer.RawImage`. None if unknown.
-
-    Raises:
-        ValueError: if there are no images, or if the size of a noisy image does not match that of its clean image. The
-            message names the image.
     """
 
     names: Sequence[str]

@@ -26,10 +26,6 @@ class NoisyFolder:
         channels: number of channels of the returned images, 1 or 3. If it is 3, grey images become three equal
             channels. If it is 1, colour images count as unreadable. None leaves the channels of each image unchanged.
         data_range: stored value of a white pixel. It is required for 16-bit images.
-
-    Raises:
-        FileNotFoundError: if the folder does not exist or has no image.
-        ValueError: if two file names differ only in their suffix, or if no image can be read.
     """
 
     def __init__(self, folder: str, channels: int | None = None, data_range: int | None = None) -> None:

@@ -36,9 +36,6 @@ def amplified(
         The noisy and the clean image, both float32 of shape `[C, H, W]`, with 4 channels, or 9 for X-Trans. The third
         array, `[4, 3]`, contains the white-balance gains and colour matrix of the long exposure. It is None if they are
         unknown.
-
-    Raises:
-        ValueError: if the two images differ in size.
     """
     raws = [read_raw(path, xtrans) for path in (short, long)]
     noisy, clean = (raw.packed().astype(np.float32) / (raw.white - raw.black) for raw in raws)
@@ -132,11 +129,7 @@ class SID(PairSet):
 
 
 def listed_pairs(file: Path) -> list[list[str]]:
-    """Read the file names of short and long exposures, without suffixes, from one of SID's lists.
-
-    Raises:
-        ValueError: if the list is empty, or a line has fewer than two names. The message names the line.
-    """
+    """Read the file names of short and long exposures, without suffixes, from one of SID's lists."""
     pairs = []
     for number, line in enumerate(read_text(file).splitlines(), start=1):
         if not (words := line.split()):
@@ -150,11 +143,7 @@ def listed_pairs(file: Path) -> list[list[str]]:
 
 
 def light_ratio(short: str, long: str) -> float:
-    """Compute the exposure ratio of two SID files from the exposure times in their names. Ratios above 300 become 300.
-
-    Raises:
-        ValueError: if a name has no exposure time. The message names the file.
-    """
+    """Compute the exposure ratio of two SID files from the times in their names. Ratios above 300 become 300."""
     seconds = []
     for name in (short, long):
         if not (found := EXPOSURE.search(name)):

@@ -43,11 +43,7 @@ class CartPoleLQR(Expert):
     gain: Numbers
 
     def meet(self, environment: Any) -> None:
-        """Linearise the dynamics of an environment and solve for the feedback gain K.
-
-        Raises:
-            ValueError: if the environment is not CartPole.
-        """
+        """Linearise the dynamics of an environment and solve for the feedback gain K."""
         from scipy.linalg import solve_discrete_are
 
         pole = environment.unwrapped

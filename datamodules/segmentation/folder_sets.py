@@ -33,9 +33,6 @@ def read_image(path: Path, size: int, channels: int) -> Tensor:
 
     Returns:
         Image `[channels, size, size]`, uint8.
-
-    Raises:
-        UnreadableImage: if the file is damaged. The message names the file.
     """
     with opened_image(path) as file:
         image = eight_bits(file).convert("L" if channels == 1 else "RGB")
@@ -48,9 +45,6 @@ def read_mask(path: Path, size: int) -> Tensor:
 
     Returns:
         uint8 mask `[size, size]`. It is 1 in the structure, and otherwise 0.
-
-    Raises:
-        UnreadableImage: if the file is damaged. The message names the file.
     """
     with opened_image(path, "a mask") as image:
         opaque = eight_bits(image, "black") if image.has_transparency_data else image
@@ -63,12 +57,7 @@ def read_mask(path: Path, size: int) -> Tensor:
 
 
 def required_files(folder: Path, holds: str) -> list[str]:
-    """List the paths of the image files in a folder, sorted and relative to the folder.
-
-    Raises:
-        FileNotFoundError: if the folder is missing or has no image. In the message, `holds` describes the required
-            content.
-    """
+    """List the paths of the image files in a folder, sorted and relative to the folder."""
     if not folder.is_dir():
         raise FileNotFoundError(f"MaskFolders: {folder} does not exist; it must contain {holds}")
     found = image_names(folder)
@@ -80,11 +69,7 @@ def required_files(folder: Path, holds: str) -> list[str]:
 
 
 def stems(names: Sequence[str], folder: Path) -> list[str]:
-    """Strip the suffixes from file names.
-
-    Raises:
-        ValueError: if two file names differ only in their suffix.
-    """
+    """Strip the suffixes from file names."""
     plain = [name.rsplit(".", 1)[0] for name in names]
     if len(set(plain)) != len(plain):
         twice = next(name for name in plain if plain.count(name) > 1)
@@ -93,11 +78,7 @@ def stems(names: Sequence[str], folder: Path) -> list[str]:
 
 
 def paired_files(images: Path, names: Sequence[str], masks: Path, holds: str) -> list[Path]:
-    """Find the mask file of each image. A mask file has the name of its image, with any suffix.
-
-    Raises:
-        FileNotFoundError: if an image has no mask. The message names the first such image.
-    """
+    """Find the mask file of each image. A mask file has the name of its image, with any suffix."""
     of_stem = {name.rsplit(".", 1)[0]: masks / name for name in required_files(masks, holds)}
     plain = stems(names, images)
     if lacking := [name for name in plain if name not in of_stem]:

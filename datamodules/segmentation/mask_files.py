@@ -29,10 +29,6 @@ class MaskFiles(MaskSource):
         num_classes: number of classes, K.
         clean: folders that are searched, in this order, for the true mask of an image. If no folder contains the mask
             of an image, all pixels of its true mask are 255. None means that the masks in `given` are the true masks.
-
-    Raises:
-        FileNotFoundError: if an image or a mask in `given` is missing. The message names the first missing file.
-        UnreadableImage: if a mask in `given` is damaged. The message names the file.
     """
 
     def __init__(
@@ -144,11 +140,7 @@ def _channels_first(image: np.ndarray) -> Tensor:
 
 
 def read_mask(path: Path) -> Tensor:
-    """Read a uint8 mask `[H, W]` from a one-channel or palette image whose values are class indices.
-
-    Raises:
-        UnreadableImage: if the file is damaged or is a colour image. The message names the file.
-    """
+    """Read a uint8 mask `[H, W]` from a one-channel or palette image whose values are class indices."""
     with opened_image(path, "a mask") as image:
         mask = np.array(image)
     if mask.ndim != 2 or mask.dtype != np.uint8:

@@ -57,9 +57,6 @@ class MasksInMemory(MaskSource):
         num_classes: number of classes, K.
         clean: true masks, `[N, H, W]`, uint8. None if `given` contains the true masks or if they are unknown.
         data_range: stored value that corresponds to 1. None standardises each image over its own pixels.
-
-    Raises:
-        ValueError: if there are no images, or if masks do not match the images or `num_classes`.
     """
 
     in_memory = True
@@ -96,11 +93,7 @@ class MasksInMemory(MaskSource):
 
 
 def refuse_unknown_categories(mask: Tensor, num_classes: int, name: str) -> None:
-    """Raise an error if a mask has a pixel whose value is neither a class nor 255.
-
-    Raises:
-        ValueError: if a mask has such a pixel. The message names the mask and the value.
-    """
+    """Raise an error if a mask has a pixel whose value is neither a class nor 255."""
     unknown = (mask >= num_classes) & (mask != IGNORED)
     if unknown.any():
         raise ValueError(
@@ -148,11 +141,7 @@ class MaskSet(SplitSet[MaskSource]):
         return self
 
     def new_images(self, folder: str) -> MaskSource:
-        """Read images without masks from another folder, for prediction.
-
-        Raises:
-            ValueError: if the dataset cannot read other folders.
-        """
+        """Read images without masks from another folder, for prediction."""
         raise ValueError(
             f"predict_dir needs a dataset that reads files of one size, such as MaskFolders, but data.images is a "
             f"{type(self).__name__}"

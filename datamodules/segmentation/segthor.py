@@ -118,12 +118,7 @@ class SegTHOR(MaskSet):
 def slices_of_folders(
     images: Path, masks: Path, patients: Sequence[int]
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Yield (path, image, mask) for each slice of the selected patients, sorted by name.
-
-    Raises:
-        FileNotFoundError: if a patient has no slice, or a slice has no mask.
-        UnreadableImage: if a file is damaged. The message names the file.
-    """
+    """Yield (path, image, mask) for each slice of the selected patients, sorted by name."""
     of_patient: dict[int, list[Path]] = {patient: [] for patient in patients}
     for path in sorted(images.iterdir()):
         number = re.search(r"\d+", path.stem)
@@ -144,13 +139,7 @@ def slices_of_folders(
 
 
 def slices_of_volumes(root: Path, patients: Sequence[int]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Yield (path and number, image, mask) for each slice in the volumes of the selected patients.
-
-    Raises:
-        FileNotFoundError: if a patient has no volume or no mask.
-        UnreadableImage: if a file is damaged. The message names the file.
-        ValueError: if a volume and its mask have different shapes.
-    """
+    """Yield (path and number, image, mask) for each slice in the volumes of the selected patients."""
     for patient in sorted(patients):
         folder = root / f"Patient_{patient:02}"
         image, mask = (read_volume(_volume_path(folder / name)) for name in (folder.name, "GT"))
@@ -171,11 +160,7 @@ def _volume_path(stem: Path) -> Path:
 
 
 def slices_of_pickle(path: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Yield (name, image, mask) for each slice in one of the authors' pickles, sorted by name.
-
-    Raises:
-        ValueError: if the pickle is not a pair of dicts of arrays with the same keys.
-    """
+    """Yield (name, image, mask) for each slice in one of the authors' pickles, sorted by name."""
     content = read_pickled_arrays(path)
     expected = f"{path} must contain two dicts from names to arrays, of images and of masks"
     if not (
@@ -193,11 +178,7 @@ def slices_of_pickle(path: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]
 
 
 def read_slice(path: Path) -> np.ndarray:
-    """Read a slice `[H, W]` from a `.npy` file or a one-channel image file.
-
-    Raises:
-        UnreadableImage: if the file is damaged. The message names the file.
-    """
+    """Read a slice `[H, W]` from a `.npy` file or a one-channel image file."""
     try:
         if path.suffix == ".npy":
             read = read_npy(path)

@@ -97,12 +97,7 @@ def split_file(root: Path, split: str) -> Path:
 
 
 def listed_names(path: Path) -> list[str]:
-    """Read image names from a list. A name is the first word of a line, without folder and suffix.
-
-    Raises:
-        FileNotFoundError: if the list does not exist.
-        ValueError: if the list is empty.
-    """
+    """Read image names from a list. A name is the first word of a line, without folder and suffix."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; expected a text file with one image name per line")
     names = [Path(words[0]).stem for line in read_text(path).splitlines() if (words := line.split())]

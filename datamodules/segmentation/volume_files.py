@@ -10,14 +10,7 @@ from datamodules.files.limits import check_is_file, check_unpacked, sentence
 
 
 def read_volume(path: Path) -> np.ndarray:
-    """Read the values `[X, Y, Z]` of a `.nii` or `.nii.gz` file, scaled as the file's header specifies.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-        ModuleNotFoundError: if the package nibabel is missing. The message names the extra.
-        UnreadableImage: if the file is damaged, does not have three dimensions, is too large or has values that are not
-            finite. The message names the file.
-    """
+    """Read the values `[X, Y, Z]` of a `.nii` or `.nii.gz` file, scaled as the file's header specifies."""
     check_is_file(path)
     try:
         import nibabel

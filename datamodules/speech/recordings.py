@@ -25,10 +25,6 @@ class Recordings:
         sample_rate: sample rate in Hz.
         table: table with the sources or parameters of each generated recording.
         table_name: file name of the table in the run directory.
-
-    Raises:
-        ValueError: if there are no recordings, or if a noisy recording and its clean recording have different lengths.
-            The message names the recording.
     """
 
     names: Sequence[str]

@@ -40,11 +40,7 @@ LEVEL = 0.9
 
 
 def pyroomacoustics() -> Any:
-    """Import and return pyroomacoustics, which simulates rooms.
-
-    Raises:
-        ModuleNotFoundError: if pyroomacoustics is not installed. The message says how to install it.
-    """
+    """Import and return pyroomacoustics, which simulates rooms."""
     try:
         import pyroomacoustics
     except ModuleNotFoundError:

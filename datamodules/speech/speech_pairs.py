@@ -198,10 +198,6 @@ class RecordingFolder:
         length_step: width of the length buckets, in audio samples. A batch contains only recordings of one bucket.
         resample: whether to resample recordings that have a different sample rate.
         mix_channels: whether to average multiple channels.
-
-    Raises:
-        FileNotFoundError: if the folder does not exist or has no recording.
-        ValueError: if no recording can be read.
     """
 
     def __init__(self, folder: str, sample_rate: int, length_step: int, resample: bool, mix_channels: bool) -> None:

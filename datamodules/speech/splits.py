@@ -17,9 +17,6 @@ def of_split(names: Sequence[str], split: Split, held_out: float, what: str) -> 
             same fraction is held out for testing. Subfolders and recordings whose names come last are held out. If it
             is 0, every split contains all recordings.
         what: name of the argument that sets the folder, for error messages.
-
-    Raises:
-        ValueError: if there are too few recordings or subfolders for all splits.
     """
     if held_out == 0:
         return list(names)

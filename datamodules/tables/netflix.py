@@ -46,10 +46,6 @@ def blocks(files: Sequence[Path]) -> Iterator[Block]:
     """Read ratings from files, one block of lines at a time.
 
     A line `7:` is followed by the ratings of film 7. Each rating is a line `user,stars,date`.
-
-    Raises:
-        ValueError: if a file has invalid lines. The message contains the name of the file, and the invalid line or
-            number.
     """
     for path in files:
         lines, film = 0, None
@@ -100,9 +96,6 @@ def write_by_user(files: Sequence[Path], folder: Path, min_ratings: int) -> None
         folder: existing folder, in which `film.npy`, `stars.npy`, `start.npy` and `films.npy` (the number of films) are
             written.
         min_ratings: minimum number of ratings per user. Users with fewer ratings are left out.
-
-    Raises:
-        ValueError: if a file has invalid lines, or if no user has enough ratings.
     """
     ratings_of, seen = np.zeros(0, np.int64), np.zeros(0, np.int64)
     for block in blocks(files):

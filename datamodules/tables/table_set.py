@@ -34,9 +34,6 @@ class Rows(Source):
         truth: dict that maps batch keys to tensors of any shape. These tensors are added unchanged to every batch, and
             are used only for metrics.
         sparse: dict that maps batch keys to sparse arrays `[N, D]`. Batches contain the selected rows as dense arrays.
-
-    Raises:
-        ValueError: if there are no columns, or if columns differ in length.
     """
 
     columns: Mapping[str, Tensor]

@@ -147,9 +147,6 @@ def read_table(path: Path, names: tuple[str, ...] | None, leave_out: bool = Fals
 
     Returns:
         The columns by name. The key `LINE` has the line number of each row.
-
-    Raises:
-        ValueError: if the file is damaged. The message names the line.
     """
     columns: dict[str, list[str]] = {}
     try:

@@ -20,9 +20,6 @@ class Texts(Source):
         first: texts, or the first text of each pair, `[N]`.
         second: second text of each pair, `[N]`. None for single texts.
         label: labels `[N]`, int64 for classification or float32 for regression.
-
-    Raises:
-        ValueError: if there are no texts, or if the number of texts differs from the number of labels.
     """
 
     first: Sequence[str]

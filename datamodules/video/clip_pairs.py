@@ -153,9 +153,6 @@ class Windows:
     Args:
         clips: clips of the dataset.
         data: DataModule whose settings determine how windows are cut and degraded.
-
-    Raises:
-        ValueError: if a clip is shorter or smaller than a window. The message names the clip.
     """
 
     def __init__(self, clips: Clips, data: ClipPairs) -> None:

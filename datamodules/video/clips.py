@@ -55,9 +55,6 @@ class Clips:
         scale: number of clean pixels per noisy pixel, along each axis.
         rates: frame rate of each clip in frames per second, for video files.
         in_memory: whether frames are in memory. If so, DataLoader workers do not help.
-
-    Raises:
-        ValueError: if there are no clips, or if a noisy clip does not match its clean clip. The message names the clip.
     """
 
     names: Sequence[str]

@@ -28,11 +28,6 @@ class FolderFrames:
         folder: folder of frames.
         channels: number of channels, 1 or 3. If it is 3, grey frames become three equal channels. Colour frames are
             never converted to grey.
-
-    Raises:
-        FileNotFoundError: if the folder has no frames.
-        ValueError: if a frame number is missing or occurs twice. The message names the frame.
-        UnreadableImage: if the first frame cannot be read.
     """
 
     def __init__(self, folder: Path, channels: int = 3) -> None:
@@ -64,12 +59,7 @@ class FolderFrames:
 
 
 def numbered_frames(folder: Path) -> list[Path]:
-    """Return the frame files in a folder, sorted by the number at the end of their names.
-
-    Raises:
-        FileNotFoundError: if the folder has no frames.
-        ValueError: if a frame number is missing or occurs twice. The message names the frame.
-    """
+    """Return the frame files in a folder, sorted by the number at the end of their names."""
     found: dict[int, Path] = {}
     for path in sorted(folder.iterdir()):
         number = re.search(r"(\d+)$", path.stem)
@@ -99,9 +89,6 @@ class VideoFrames:
     Args:
         path: video file.
         channels: number of channels: 1 reads only luma, and 3 reads colour.
-
-    Raises:
-        UnreadableVideo: if the file is damaged or not a video. The message names the file.
     """
 
     def __init__(self, path: Path, channels: int = 3) -> None:
@@ -127,10 +114,6 @@ def named_clips(folder: Path, what: str) -> dict[str, Path]:
     Args:
         folder: folder of clips, or one video file.
         what: name of the argument or dataset, for error messages.
-
-    Raises:
-        FileNotFoundError: if the folder does not exist or has no clip.
-        ValueError: if a folder and a file have the same name.
     """
     if folder.is_file() and folder.suffix.lower() in VIDEO_SUFFIXES:
         return {folder.stem: folder}

@@ -23,10 +23,6 @@ class NewClips(WholeClips):
         folder: folder of clips. A folder that directly contains frames is one clip.
         channels: number of channels of the returned frames, 1 or 3.
         longest: largest number of frames per part. None leaves clips whole.
-
-    Raises:
-        FileNotFoundError: if the folder does not exist or has no clip.
-        ValueError: if two clips have the same name, or if no clip can be read.
     """
 
     def __init__(self, folder: str, channels: int, longest: int | None) -> None:

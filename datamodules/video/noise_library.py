@@ -28,12 +28,7 @@ class NoiseLibrary(NoiseSource):
         self._read: dict[int, dict[str, NDArray[np.uint8]]] = {}
 
     def sequences(self, channels: int) -> dict[str, NDArray[np.uint8]]:
-        """Read all sequences, each `[T, C, h, w]`, into a dict by name.
-
-        Raises:
-            FileNotFoundError: if there are no sequences.
-            ValueError: if a frame is missing or damaged. The message names the frame.
-        """
+        """Read all sequences, each `[T, C, h, w]`, into a dict by name."""
         if channels not in self._read:
             paths = named_clips(self.folder, "the noise library")
             clips = {name: opened(path, channels) for name, path in paths.items()}

@@ -16,9 +16,6 @@ class NoiseSource(ABC):
         Args:
             shape: T, C, h and w of a clip.
             name: name of the argument that sets the source, for error messages.
-
-        Raises:
-            ValueError: if the sequences are shorter or smaller than the clip, or have a different number of channels.
         """
 
     @abstractmethod

@@ -101,9 +101,6 @@ def collected(
 
     Yields:
         The folder of each sequence, and its first, middle and last frame, `[3, C, S, S]`.
-
-    Raises:
-        ValueError: if the clip is shorter than a sequence.
     """
     length = clip.shape[0] if frames is None else frames
     if clip.shape[0] < length:

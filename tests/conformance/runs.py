@@ -2,6 +2,8 @@
 
 import csv
 import math
+import os
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -115,3 +117,18 @@ def assert_alike(one: Any, other: Any, where: str, accuracy: float = 0.0) -> Non
         assert one == pytest.approx(other, rel=0, abs=accuracy, nan_ok=True), where
     elif not (isinstance(one, str) and "checkpoints" in one):  # the run directories differ
         assert one == other, where
+
+
+def killed_at(step: int, *arguments: str | Path) -> None:
+    """Kill the run at a given step of SGD."""
+    os.setpgid(0, 0)
+    taken, original = [0], torch.optim.SGD.step
+
+    def counted(*given: object, **options: object) -> object:
+        taken[0] += 1
+        if taken[0] == step:
+            os.killpg(0, signal.SIGKILL)  # includes the loader's workers
+        return original(*given, **options)
+
+    torch.optim.SGD.step = counted  # type: ignore[assignment,method-assign]
+    run(*arguments)

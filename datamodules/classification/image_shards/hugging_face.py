@@ -33,9 +33,6 @@ class ImagesInDataset(EncodedImages):
         image_key: column of images.
         label_key: column of integer labels; None means that labels are not read, and that all labels are 0.
         crop: crop of each image.
-
-    Raises:
-        ValueError: if a column is missing or has the wrong type, or if a label is missing.
     """
 
     def __init__(self, data: Any, name: str, split: str, image_key: str, label_key: str | None, crop: Crop) -> None:
@@ -96,9 +93,6 @@ def whole_column(data: Any, key: str, name: str, what: str) -> Any:
         key: name of the column.
         name: name of the dataset and the split, for error messages.
         what: description of a value, for error messages.
-
-    Raises:
-        ValueError: if a value is missing.
     """
     values = data.select_columns([key]).with_format("arrow")[:][key]
     if values.null_count:
@@ -131,11 +125,6 @@ class HuggingFaceImages(NamedSplits):
         min_area: smallest area of a random resized training crop, as a fraction of the image's area, in (0, 1]; None
             means that training images are resized like test images, then cropped at a random position.
         revision: branch, tag or commit of a dataset on the Hub; None means its main branch.
-
-    Raises:
-        ValueError: if an argument is out of range, or, on reading, if columns or labels do not match.
-        FileNotFoundError: on reading, if there is no such dataset, or if it cannot be downloaded.
-        ModuleNotFoundError: on reading, if `datasets` is not installed.
     """
 
     def __init__(
@@ -201,11 +190,6 @@ def loaded_split(
         needed_by: name of the class that needs the dataset, for error messages.
         config: name of the dataset's configuration on the Hub; None means its default.
         revision: branch, tag or commit of a dataset on the Hub; None means its main branch.
-
-    Raises:
-        ValueError: if the dataset or its split cannot be read.
-        FileNotFoundError: if there is no such dataset, or if it cannot be downloaded.
-        ModuleNotFoundError: if `datasets` is not installed.
     """
     try:
         import datasets

@@ -195,10 +195,6 @@ def shard_paths(root: Path, pattern: str, key: str) -> list[Path]:
         root: data directory.
         pattern: folder in `root`, or a pattern such as `data/train-*.parquet`.
         key: name of the argument that contains the pattern, for error messages.
-
-    Raises:
-        FileNotFoundError: if there are no shards.
-        ValueError: if there are shards of both formats.
     """
     matched = [root / pattern] if (root / pattern).is_dir() else sorted(root.glob(pattern))
     files = [file for path in matched for file in (sorted(path.iterdir()) if path.is_dir() else [path])]

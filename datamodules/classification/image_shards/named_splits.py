@@ -45,9 +45,6 @@ class NamedSplits(ImageSet):
         Args:
             label: labels of a split, `[N]`.
             place_of: function that maps the position of a sample to its description in the error message.
-
-        Raises:
-            ValueError: if a label is out of range. The message describes the first such sample.
         """
         wrong = (label < 0) | (label >= self.num_classes)
         if wrong.any():

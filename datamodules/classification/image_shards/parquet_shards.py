@@ -21,11 +21,6 @@ class ParquetShard:
         image_key: column of encoded images: bytes, or a struct with `bytes`, as written by `datasets`.
         label_key: column of integer labels or of captions; None for images without captions.
         captioned: whether the column `label_key` contains captions instead of labels.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-        ValueError: if the file is damaged or lacks a column. The message names the missing column and the existing
-            columns.
     """
 
     def __init__(self, path: Path, image_key: str, label_key: str | None, captioned: bool = False) -> None:
@@ -82,11 +77,7 @@ class ParquetShard:
         return int(self.first_row[-1])
 
     def labels(self) -> NDArray[np.int64]:
-        """Read the labels, `[n]`. If the images have captions instead of labels, return zeros.
-
-        Raises:
-            ValueError: if a row has no label. The message names the shard and the first such row.
-        """
+        """Read the labels, `[n]`. If the images have captions instead of labels, return zeros."""
         if self.captioned:
             return np.zeros(len(self), dtype=np.int64)
         try:
@@ -95,11 +86,7 @@ class ParquetShard:
             raise self._rejected(error) from error
 
     def captions(self) -> list[str]:
-        """Read the captions, `[n]`.
-
-        Raises:
-            ValueError: if a row has no caption. The message names the shard and the first such row.
-        """
+        """Read the captions, `[n]`."""
         try:
             return self._values("caption").to_pylist()
         except Exception as error:
@@ -113,11 +100,7 @@ class ParquetShard:
         return column
 
     def group(self, number: int) -> Any:
-        """Read the encoded images of a row group, as an Arrow column.
-
-        Raises:
-            ValueError: if the row group cannot be read. The message names the row group and the shard.
-        """
+        """Read the encoded images of a row group, as an Arrow column."""
         try:
             table = self.file.read_row_group(number, columns=[self.column], use_threads=False)
             check_unpacked(self.path, table.nbytes)

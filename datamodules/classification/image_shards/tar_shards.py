@@ -39,10 +39,6 @@ def read_tar_index(path: Path, label_key: str) -> ShardIndex:
     A sample is an image `<key>.<format>` with its label in `<key>.cls` (a number) or in `<key>.json` (under
     `label_key`). Hidden members, members whose names begin with two underscores, and members of any other type are
     ignored.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-        ValueError: if the shard is damaged or invalid. The message names the shard and, if known, the member.
     """
     name, label, offset, size = _rows(path, ("cls", "json"), partial(_label, label_key=label_key), "labelled")
     return ShardIndex(np.array(name, dtype=np.bytes_), np.array(label), np.array(offset), np.array(size))
@@ -53,10 +49,6 @@ def read_captioned_tar_index(path: Path, caption_column: str | None) -> tuple[Sh
 
     The caption of an image `<key>.<format>` is the text in `<key>.txt`, or the value of `caption_column` in
     `<key>.json`. If `caption_column` is None, captions are not read, and every caption is empty. All labels are 0.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-        ValueError: if the shard is damaged or invalid; the message names the shard and, if known, the member.
     """
     read: Any = (lambda *_: "") if caption_column is None else partial(_caption, caption_column=caption_column)
     columns = () if caption_column is None else ("txt", "json")

@@ -61,10 +61,6 @@ def walk(
 
 
 def check_chances(chances: Sequence[float], name: str) -> None:
-    """Reject probabilities that do not add up to 1.
-
-    Raises:
-        ValueError: if an argument is invalid. The message names the argument.
-    """
+    """Reject probabilities that do not add up to 1."""
     if min(chances, default=-1.0) < 0 or abs(sum(chances) - 1) > 1e-6:
         raise ValueError(f"{name} must be probabilities that add up to 1, got {list(chances)}")

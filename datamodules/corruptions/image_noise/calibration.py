@@ -55,9 +55,6 @@ def photon_transfer(mean: Frame, variance: Frame) -> tuple[float, float]:
 
     Returns:
         The slope K and the constant, which is the variance of the noise without light.
-
-    Raises:
-        ValueError: if there are fewer than two light levels, or the variance does not grow with the mean.
     """
     if len(np.unique(mean)) < 2:
         raise ValueError(f"a photon transfer curve needs areas of at least two light levels, got {len(mean)}")

@@ -73,9 +73,6 @@ def camera(name: str) -> Camera:
 
     Args:
         name: name of a bundled camera, such as `SonyA7S2`, or path of a file written by `Camera.save`.
-
-    Raises:
-        ValueError: if there is no such camera or file, or the file is not a camera file.
     """
     bundled = yaml.safe_load(BUNDLED.read_text())
     if name in bundled:

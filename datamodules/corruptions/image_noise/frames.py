@@ -30,11 +30,6 @@ def read_frames(folder: Path) -> Frames:
     `folder` contains one subfolder for each gain (ISO). Each subfolder contains a folder `dark` with at least two
     frames without light, and a folder `flat/<level>` for each of at least two brightness levels. Each `flat/<level>`
     contains at least two frames of an evenly lit, unfocused surface. Only the first two dark frames are used.
-
-    Raises:
-        FileNotFoundError: if a folder or frame is missing.
-        ValueError: if frames differ in size or levels, are saturated, or cannot be used for the calibration. The
-            message names the folder or file.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder; expected one folder for each gain")

@@ -71,9 +71,6 @@ def level_of(level: Any, name: str) -> float:
     """Return a noise level that is the same for all images.
 
     The likelihood and the posterior mean require such a level.
-
-    Raises:
-        ValueError: if the level is sampled from a range.
     """
     if isinstance(level, tuple | list):
         raise ValueError(f"{name} {list(level)} is a range, but this computation needs a single level")
@@ -100,11 +97,7 @@ def summed(values: Tensor) -> Tensor:
 
 
 def check_level(name: str, level: Any, low: float, high: float, low_belongs: bool = False) -> None:
-    """Reject a noise level, or a range of levels, that is out of bounds.
-
-    Raises:
-        ValueError: if an argument is invalid. The message names the argument.
-    """
+    """Reject a noise level, or a range of levels, that is out of bounds."""
     ends = level if isinstance(level, tuple | list) else (level,)
     ranged = len(ends) > 1
     for value in ends:

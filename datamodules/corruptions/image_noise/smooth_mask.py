@@ -16,11 +16,7 @@ from datamodules.randomness.counter import RNG
 
 
 def check_mask(grid: int, kernel: int, sigma: float) -> None:
-    """Reject arguments of `smooth` that are out of range.
-
-    Raises:
-        ValueError: if an argument is invalid. The message names the argument.
-    """
+    """Reject arguments of `smooth` that are out of range."""
     at_least(1, grid=grid, kernel=kernel)
     positive(sigma=sigma)
     if kernel % 2 == 0:
@@ -28,11 +24,7 @@ def check_mask(grid: int, kernel: int, sigma: float) -> None:
 
 
 def fit_mask(image_shape: tuple[int, ...], grid: int, kernel: int) -> None:
-    """Reject a grid with more cells per side than the image has pixels, and a kernel that is too large for the image.
-
-    Raises:
-        ValueError: if an argument is invalid. The message names the argument.
-    """
+    """Reject a grid with more cells per side than the image has pixels, and a kernel too large for the image."""
     side = min(image_shape[-2:])
     if grid > side:
         raise ValueError(f"grid must be at most {side}, the side of an image, got {grid}")

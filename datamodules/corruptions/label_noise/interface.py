@@ -53,9 +53,6 @@ def empirical_transition_matrix(clean: np.ndarray | Tensor, given: np.ndarray | 
 
     Returns:
         Matrix of frequencies, `[K, K]`, float64. Rows of classes without samples are NaN.
-
-    Raises:
-        ValueError: if the lengths differ or a label is out of range.
     """
     true, noisy = checked_labels(clean, num_classes, "clean"), checked_labels(given, num_classes, "given")
     if len(true) != len(noisy):
@@ -72,9 +69,6 @@ def checked_labels(label: np.ndarray | Tensor, num_classes: int, name: str = "la
         label: labels, `[N]`, of any integer type.
         num_classes: number of classes, K.
         name: name of the argument, for error messages.
-
-    Raises:
-        ValueError: if labels are not one integer per sample in 0 ... `num_classes` - 1, or `num_classes` is below 2.
     """
     check_num_classes(num_classes)
     array = label.detach().cpu().numpy() if isinstance(label, Tensor) else np.asarray(label)

@@ -17,9 +17,6 @@ class DeepinvPhysics(Operator):
     Args:
         physics: operator of deepinv, such as `deepinv.physics.Tomography`.
         measures_images: whether measurements are images that can be written to files.
-
-    Raises:
-        TypeError: if `physics` has no `A` or no `A_dagger`.
     """
 
     def __init__(self, physics: nn.Module, measures_images: bool = False) -> None:

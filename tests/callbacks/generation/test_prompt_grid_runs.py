@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.runs import run
-from tests.datamodules.classification.image_shards.test_runs import killed_at
+from tests.conformance.runs import killed_at, run
 from tests.diffusion.finetuning.test_bucket_runs import assert_same, command
 from tests.two_processes import FORK
 

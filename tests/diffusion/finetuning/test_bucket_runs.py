@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from tests.command import ROOT
-from tests.conformance.runs import run, state
-from tests.datamodules.classification.image_shards.test_runs import killed_at
+from tests.conformance.runs import killed_at, run, state
 from tests.datamodules.image_folders import photograph, save
 from tests.two_processes import FORK, in_two_processes
 
