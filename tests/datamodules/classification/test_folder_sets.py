@@ -28,17 +28,6 @@ from tests.datamodules.recorder import in_order, joined, trained
 from tests.trainers import quiet
 
 
-def test_a_source_fetches_the_rows_that_are_asked_for(tmp_path: Path) -> None:
-    shades(tmp_path, "train", ["a", "b"])
-    names, label = files_by_class(tmp_path / "train", ["a", "b"])
-    source = ImageFiles(tmp_path / "train", names, label, Crop(8, 10))
-    batch = source.fetch(torch.tensor([6, 1]), None)
-    assert batch.shape == (2, 3, 8, 8)
-    assert batch.dtype == torch.uint8
-    assert batch.flatten(2).float().mean(dim=2).tolist() == [[10, 20, 100], [0, 10, 100]]
-    assert source.label[[6, 1]].tolist() == [1, 0]
-
-
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_damaged_file_is_one_sentence_from_a_worker_too(tmp_path: Path, num_workers: int) -> None:
     shades(tmp_path, "train", ["a", "b"])

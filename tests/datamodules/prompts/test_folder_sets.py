@@ -84,12 +84,6 @@ def test_captions_that_do_not_fit_are_named(
         CaptionedFolder(str(folder), image_size=16).training()
 
 
-def test_a_damaged_line_is_named(folder: Path) -> None:
-    (folder / "metadata.jsonl").write_text('{"file_name": \n')
-    with pytest.raises(ValueError, match=r"metadata\.jsonl, line 1 is not JSON"):
-        CaptionedFolder(str(folder), image_size=16).training()
-
-
 def test_a_caption_without_an_image_and_a_name_outside_the_folder_are_named(folder: Path) -> None:
     beside(folder)
     (folder / ".hidden").mkdir()

@@ -52,16 +52,13 @@ def folders(files: list[str], **arguments: str) -> Callable[[Path], object]:
     """Return a function that reads pairs from folders; the name of a file encodes what is special about it."""
 
     def read(root: Path) -> object:
-        kinds = {"deep": np.zeros((3, 3), np.uint16), "clear": np.zeros((3, 3, 4), np.uint8)}
-        kinds |= {"real": np.zeros((3, 3), np.float32)}
         for file in files:
             path = root / file
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.suffix == ".txt":
                 path.touch()
             else:
-                plain = np.zeros((8 if "large" in file else 6, 5, 3), np.uint8)
-                Image.fromarray(kinds.get(path.stem, plain)).save(path)
+                Image.fromarray(np.zeros((8 if "large" in file else 6, 5, 3), np.uint8)).save(path)
         return PairFolders(**{key: str(root / value) for key, value in arguments.items()}).images("test")
 
     return read
@@ -155,12 +152,6 @@ REJECTED: list[Row] = [
      "c has a clean image but no noisy counterpart"),
     ("PairFolders sizes", folders(["clean/a.png", "noisy/large/a.png"], clean_dir="clean", noisy_dir="noisy/large"),
      ValueError, r"a: the clean image has the shape \[3, 6, 5\], but the noisy image has \[3, 8, 5\]"),
-    ("PairFolders 16 bits", folders(["clean/deep.png"], clean_dir="clean"), ValueError,
-     "deep.png has 16 bits, so its white value"),
-    ("PairFolders transparent", folders(["clean/clear.png"], clean_dir="clean"), ValueError,
-     "clear.png .*parts of it are transparent"),
-    ("PairFolders real numbers", folders(["clean/real.tiff"], clean_dir="clean"), ValueError,
-     "real.tiff .*its values are of type F"),
     *[
         (
             f"{kind.__name__} missing",

@@ -1,4 +1,3 @@
-import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -184,18 +183,9 @@ def test_damaged_masks_are_named(
         SegTHOR(str(folders), **SMALL).test()
 
 
-class Attack:
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, ("attacked",)
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (
-            pickle.dumps(({"a": Attack()}, {})),
-            r"is damaged or not a pickle that contains only NumPy arrays: it would call posix\.mkdir",
-        ),
         (b"\x80\x04damaged", "is damaged or not a pickle that contains only NumPy arrays"),
         (pickle.dumps({"a": np.zeros(3)}), "must contain two dicts from names to arrays, of images and of masks, got"),
         (
@@ -203,15 +193,10 @@ class Attack:
             "with the same names; 2 names are in only one",
         ),
         (pickle.dumps(({"a": [1]}, {"a": [1]})), "a is not an array of numbers"),
-        (pickle.dumps(({"a": np.array([{}])}, {"a": np.zeros(1)})), "it has an array of type 'O8'"),
     ],
 )
-def test_pickles_of_anything_else_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, message: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_pickles_of_anything_else_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "ts.pkl").write_bytes(content)
     with pytest.raises(ValueError, match=r"ts\.pkl") as raised:
         SegTHOR(str(tmp_path)).test()
     raised.match(message)
-    assert not (tmp_path / "attacked").exists()

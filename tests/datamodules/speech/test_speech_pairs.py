@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from datamodules.speech.mixtures import Mixtures
@@ -77,3 +78,8 @@ def test_a_folder_is_predicted_and_what_can_not_be_read_is_told(tmp_path: Path) 
     assert [batch["noisy"].shape[1] for batch in module.evaluated] == [200, 200, 400]
     quiet().predict(module := Recorder(), SpeechPairs(predict_dir=str(tmp_path / "a.wav")))  # one file is a set of one
     assert [batch["name"] for batch in module.evaluated] == [["a.wav"]]
+
+
+def test_recordings_of_two_rates_are_rejected() -> None:
+    with pytest.raises(ValueError, match="Tones 2000, Tones 4000"):
+        SpeechPairs(Tones(3), Tones(3, sample_rate=4000))

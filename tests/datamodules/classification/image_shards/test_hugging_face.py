@@ -11,8 +11,6 @@ from PIL import Image
 
 from datamodules.classification.folder_sets import ImageFolder
 from datamodules.classification.image_shards import HuggingFaceImages
-from datamodules.classification.labelled_images import LabelledImages
-from datamodules.corruptions.label_noise import Symmetric
 from tests.datamodules.image_folders import photograph, save
 
 datasets = pytest.importorskip("datasets")
@@ -64,17 +62,6 @@ def test_images_labels_and_names_are_those_of_the_files(kind: str, folder: Path,
     assert images.training().fetch(row, None).shape == (3, 3, 16, 16)
     assert images.training().names[-1] == "train/7"
     assert images.validation() is None
-
-
-def test_batches_have_noisy_labels_as_for_files(folder: Path, tmp_path: Path) -> None:
-    path = saved(folder, tmp_path / "saved")
-    given: list[Any] = []
-    for images in (HuggingFaceImages(str(path), 2, image_size=16), ImageFolder(str(folder), image_size=16)):
-        data = LabelledImages(images, batch_size=4, label_noise=Symmetric(noise_rate=0.5), num_workers=0, seed=0)
-        data.setup("fit")
-        given.append(next(iter(data.train_dataloader())))
-    for key in ("image", "label", "clean_label", "index"):
-        assert torch.equal(given[0][key], given[1][key]), key
 
 
 def test_a_dataset_that_is_not_there_is_one_sentence_offline() -> None:

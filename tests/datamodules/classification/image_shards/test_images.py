@@ -81,16 +81,6 @@ def test_two_epochs_are_those_of_the_same_images_in_folders(kind: str, num_worke
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_test_images_stay_in_their_order(kind: str, tmp_path: Path) -> None:
-    data = LabelledImages(images(tmp_path, kind), batch_size=4, num_workers=0)
-    data.setup("test")
-    found = list(data.test_dataloader())
-    assert joined(found, "label").tolist() == [0, 0, 1, 1, 2, 2]
-    levels = joined(found, "image").mul(255).round()
-    assert levels[:, :2, 0, 0].tolist() == [[10 * c, 10 * p] for c in range(3) for p in range(2)]
-
-
-@pytest.mark.parametrize("kind", KINDS)
 def test_a_run_that_is_resumed_within_an_epoch_trains_on_what_was_left(kind: str, tmp_path: Path) -> None:
     def fitted(checkpoint: Path | None = None) -> Recorder:
         saves = ModelCheckpoint(tmp_path / "saved", filename="{step}", every_n_train_steps=5, save_top_k=-1)

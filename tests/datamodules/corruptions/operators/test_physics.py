@@ -37,6 +37,8 @@ def test_it_measures_by_a_and_inverts_by_a_dagger_and_trains_nothing() -> None:
     (gradient,) = torch.autograd.grad(operator.forward(image).sum(), image)
     torch.testing.assert_close(gradient, torch.full_like(IMAGE, 0.5))
     assert not operator.measures_images
+    with pytest.raises(TypeError, match=r"must be a deepinv\.physics\.Physics, but Identity has no A and no A_dagger"):
+        DeepinvPhysics(nn.Identity())
 
 
 def test_it_follows_the_images_to_their_device() -> None:
