@@ -26,15 +26,6 @@ def test_a_square_lies_in_a_larger_image_and_around_a_smaller_one(
     assert np.array_equal((crop.image(white, place) == 255).all(axis=2), inside)
 
 
-def test_a_crop_of_the_images_own_size_is_the_image() -> None:
-    random = np.random.default_rng(0)
-    pixels, mask = random.integers(256, size=(20, 20, 3), dtype=np.uint8), torch.randint(256, (20, 20)).byte()
-    crop = MaskAugmentation(20, 1, 1)
-    place = crop.place(20, 20, [0.3, 0.9, 0.9])
-    assert np.array_equal(crop.image(Image.fromarray(pixels), place), pixels)
-    assert torch.equal(crop.mask(mask, place), mask)
-
-
 def test_a_crop_is_a_part_of_the_whole_scaled_image() -> None:
     random = np.random.default_rng(0)
     image = Image.fromarray(random.integers(256, size=(50, 40, 3), dtype=np.uint8))

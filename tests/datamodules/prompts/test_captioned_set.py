@@ -24,8 +24,3 @@ def test_datasets_around_a_labelled_dataset_download_its_files() -> None:
     ImagesToProtect(ImagesWithEllipses(inner)).prepare_data()
     ImagesToInterpolate(PairsOfOneClass(inner)).prepare_data()
     assert inner.fetched == 3
-
-
-def test_classes_without_names_have_numbers() -> None:
-    captioned = CaptionedClasses(Digits(train_size=3)).training()
-    assert captioned.captions == [str(label) for label in captioned.source.label.tolist()]

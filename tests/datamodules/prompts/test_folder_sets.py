@@ -50,12 +50,6 @@ def test_captions_are_found_in_every_layout(folder: Path, write: Callable[[Path]
     assert captioned.captions == [f"the {name}" for name in sorted(NAMES)]
 
 
-def test_images_without_captions_are_images_alone(folder: Path) -> None:
-    captioned = CaptionedFolder(str(folder), image_size=16).training()
-    assert captioned.captions is None
-    assert len(captioned.source.label) == 3
-
-
 @pytest.mark.parametrize("write", [beside, lambda folder: None])
 def test_one_prompt_is_the_caption_of_all_images(folder: Path, write: Callable[[Path], None]) -> None:
     write(folder)

@@ -1,5 +1,4 @@
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -24,12 +23,3 @@ def test_recordings_that_do_not_fit_are_refused() -> None:
         Recordings(["a"], [one], [other], 16_000)
     with pytest.raises(ValueError, match="a dataset has no recordings"):
         Recordings([], [], [], 16_000)
-
-
-def test_the_first_recordings_are_taken_with_their_rows() -> None:
-    signals = [np.full(4, value, np.int16) for value in range(3)]
-    table = pd.DataFrame({"speech": list("abc")})
-    found = Recordings(list("abc"), signals, signals, 16_000, table).first(2)
-    assert (found.names, [one[0] for one in found.noisy]) == (["a", "b"], [0, 1])
-    assert found.table["speech"].tolist() == ["a", "b"]
-    assert found.first(None).names == ["a", "b"]

@@ -1,6 +1,5 @@
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from datamodules.speech.voice_bank_demand import VoiceBankDemand
@@ -20,12 +19,6 @@ def test_speakers_are_held_out_where_there_is_no_folder_to_validate_on(tmp_path:
     write_pairs(tmp_path / "valid", ["p226_009.wav"])
     assert data.recordings("training").names == ["p226_001", "p226_002", "p300_001"]
     assert data.recordings("validation").names == ["p226_009"]
-
-
-def test_reverberant_recordings_have_folders_of_their_own(tmp_path: Path) -> None:
-    write_pairs(tmp_path / "test", ["a.wav"], ("reverb", "anechoic"))
-    found = VoiceBankDemand(str(tmp_path), reverberant=True).recordings("test")
-    np.testing.assert_array_equal(found.noisy[0], write(tmp_path / "again.wav", seed=100))
 
 
 def test_recordings_without_a_partner_or_of_another_length_are_named(tmp_path: Path) -> None:

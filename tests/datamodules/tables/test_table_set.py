@@ -8,7 +8,3 @@ from datamodules.tables.table_set import Rows
 def test_columns_of_different_lengths_are_named(columns: dict[str, torch.Tensor]) -> None:
     with pytest.raises(ValueError, match="features 3, target 2" if columns else "no column"):
         Rows(columns)
-
-
-def test_truth_is_no_row() -> None:
-    assert len(Rows({"target": torch.zeros(4)}, {"x_star": torch.zeros(2, 2)})) == 4

@@ -9,11 +9,6 @@ def frames(time: int = 3, side: int = 8) -> ArrayFrames:
     return ArrayFrames(np.broadcast_to(values, (time, 1, side, side)))
 
 
-def test_frames_are_read_by_their_numbers() -> None:
-    assert frames().shape == (3, 1, 8, 8)
-    assert frames().read(1, 2)[:, 0, 0, 0].tolist() == [1, 2]
-
-
 def test_clips_that_do_not_belong_together_are_refused_by_name() -> None:
     assert Clips(["a"], [frames()], [frames(side=4)], scale=2).stored[0].shape == (3, 1, 8, 8)
     noisy_alone = frames(side=4)

@@ -5,12 +5,7 @@ from datamodules.corruptions.clip_degradation import Chain, RandomNoise, ResizeT
 from datamodules.loading.global_batches import Request
 from datamodules.video.clips import ArrayFrames, Clips
 from datamodules.video.drawn_noise import DrawnNoise
-from datamodules.video.whole_clips import WholeClips, as_clip, as_levels, random_of
-
-
-def test_levels_come_back_from_a_clip() -> None:
-    levels = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16)
-    assert np.array_equal(as_levels(as_clip(levels)), levels)
+from datamodules.video.whole_clips import WholeClips, random_of
 
 
 def test_numbers_of_a_clip_are_its_own() -> None:

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 
 from datamodules.corruptions.image_noise.camera import camera
@@ -11,8 +9,3 @@ def test_cameras_that_come_along_have_gains_of_64_and_two_recordings_of_each(nam
     assert known.gain[1] / known.gain[0] == pytest.approx(64, rel=2e-3)
     assert len(known.tukey_lambda) in (16, 18)
     assert known.row[1] < known.read[1] < known.gaussian[1]
-
-
-def test_parameters_survive_a_file(tmp_path: Path) -> None:
-    camera("NikonD850").save(tmp_path / "own.yaml")
-    assert camera(str(tmp_path / "own.yaml")) == camera("NikonD850")
