@@ -25,6 +25,8 @@ from datamodules.randomness.counter import sample_uniform
 
 BUMPS = 4
 LIGHT = (-0.4, 0.5, 1.0)
+LIGHT_SPREAD = 0.4
+"""Standard deviation of the components of the light direction, before normalisation."""
 HIGHLIGHT = 32
 """Exponent of the highlights in the shading equation."""
 STREAMS = {"training": 0, "validation": 1, "test": 2}
@@ -68,7 +70,6 @@ class HeightFields(NormalSet):
         num_validation: number of validation images.
         num_test: number of test images.
         image_size: height and width, in pixels.
-        light_spread: standard deviation of the components of the light direction, before normalisation.
         noise: standard deviation of the image noise, for images in [0, 1].
         bumps: number of bumps of a surface. Use many bumps for crowded scenes.
         gloss: g, brightness of highlights. 0 means matte surfaces.
@@ -82,7 +83,6 @@ class HeightFields(NormalSet):
         num_validation: int = 100,
         num_test: int = 200,
         image_size: int = 16,
-        light_spread: float = 0.4,
         noise: float = 0.03,
         bumps: int = BUMPS,
         gloss: float = 0.0,
@@ -93,11 +93,10 @@ class HeightFields(NormalSet):
         at_least(2, image_size=image_size)
         at_least(1, bumps=bumps)
         at_least(0, gloss=gloss)
-        positive(light_spread=light_spread, noise=noise)
+        positive(noise=noise)
         within(0, 1, "[)", transparency=transparency)
         self.counts = {"training": num_training, "validation": num_validation, "test": num_test}
         self.image_size = image_size
-        self.light_spread = light_spread
         self.noise = noise
         self.bumps = bumps
         self.gloss = gloss
@@ -109,7 +108,7 @@ class HeightFields(NormalSet):
         uniform = sample_uniform(self.seed, STREAMS[split], index, 4 * self.bumps + 3)
         normal = surface_normals(uniform, self.image_size)
         random = np.random.default_rng([self.seed, STREAMS[split]])
-        light = torch.from_numpy(LIGHT + self.light_spread * random.standard_normal((len(index), 3))).float()
+        light = torch.from_numpy(LIGHT + LIGHT_SPREAD * random.standard_normal((len(index), 3))).float()
         light = light / light.norm(dim=1, keepdim=True)
         shade = lit(normal, light)
         if self.gloss > 0:

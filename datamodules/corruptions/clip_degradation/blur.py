@@ -17,6 +17,10 @@ PROBABILITIES = {
 }
 LARGE = 13
 """Sinc kernels of at least this size, in pixels, may have lower cut-off frequencies than smaller kernels."""
+ROTATION_STEP, CUTOFF_STEP = 0.31416, 0.0628
+"""Largest changes per frame of the rotation angle, in radians, and of the cut-off frequency."""
+GENERALIZED, PLATEAU = ((0.5, 4.0), 0.05), ((1.0, 2.0), 0.1)
+"""Smallest and largest exponent of these kernels, and its largest change per frame."""
 
 
 class RandomBlur(ClipOperator):
@@ -33,14 +37,8 @@ class RandomBlur(ClipOperator):
         kernel_sizes: odd kernel sizes in pixels. One size is sampled per clip.
         sigma: smallest and largest standard deviation of the kernel, along each of its axes.
         sigma_step: largest change of the standard deviations per frame.
-        rotation_step: largest change of the rotation angle per frame, in radians.
-        generalized_beta: smallest and largest exponent of generalized Gaussians.
-        generalized_step: largest change of the exponent of generalized Gaussians per frame.
-        plateau_beta: smallest and largest exponent of plateau kernels.
-        plateau_step: largest change of the exponent of plateau kernels per frame.
         cutoff: smallest and largest cut-off frequency of sinc filters, in radians per pixel. None means pi/3 to pi for
             kernels below 13 pixels, and pi/5 to pi for kernels of 13 pixels or more.
-        cutoff_step: largest change of the cut-off frequency per frame.
         probability: probability that a clip is blurred.
     """
 
@@ -50,13 +48,7 @@ class RandomBlur(ClipOperator):
         kernel_sizes: Sequence[int] = (7, 9, 11, 13, 15, 17, 19, 21),
         sigma: Range = (0.2, 3.0),
         sigma_step: float = 0.02,
-        rotation_step: float = 0.31416,
-        generalized_beta: Range = (0.5, 4.0),
-        generalized_step: float = 0.05,
-        plateau_beta: Range = (1.0, 2.0),
-        plateau_step: float = 0.1,
         cutoff: Range | None = None,
-        cutoff_step: float = 0.0628,
         probability: float = 1.0,
     ) -> None:
         for family in families:
@@ -66,21 +58,15 @@ class RandomBlur(ClipOperator):
             if size < 1 or size % 2 == 0:
                 raise ValueError(f"kernel_sizes must be odd, got {size}")
         ascending(0.01, sigma=sigma)
-        ascending(0, generalized_beta=generalized_beta, plateau_beta=plateau_beta)
         if cutoff is not None:
             ascending(0, cutoff=cutoff)
-        at_least(0, sigma_step=sigma_step, rotation_step=rotation_step, cutoff_step=cutoff_step)
-        at_least(0, generalized_step=generalized_step, plateau_step=plateau_step)
+        at_least(0, sigma_step=sigma_step)
         within(0, 1, probability=probability)
         self.families = dict(families)
         self.kernel_sizes = list(kernel_sizes)
         self.sigma = sigma
         self.sigma_step = sigma_step
-        self.rotation_step = rotation_step
-        self.generalized = (generalized_beta, generalized_step)
-        self.plateau = (plateau_beta, plateau_step)
         self.cutoff = cutoff
-        self.cutoff_step = cutoff_step
         self.probability = probability
 
     def apply(self, clip: Tensor, random: np.random.Generator, end: tuple[int, int]) -> Tensor:
@@ -99,16 +85,16 @@ class RandomBlur(ClipOperator):
 
         if family == "sinc":
             low = math.pi / 3 if size < LARGE else math.pi / 5
-            return kernels.sinc(size, drawn(self.cutoff or (low, math.pi), self.cutoff_step))
+            return kernels.sinc(size, drawn(self.cutoff or (low, math.pi), CUTOFF_STEP))
         sigma_x = drawn(self.sigma, self.sigma_step)
         sigma_y, rotation = sigma_x, torch.zeros_like(sigma_x)
         if family.endswith("aniso"):
             sigma_y = drawn(self.sigma, self.sigma_step)
-            rotation = drawn((-math.pi, math.pi), self.rotation_step)
+            rotation = drawn((-math.pi, math.pi), ROTATION_STEP)
         if family.startswith("generalized"):
-            return kernels.generalized(size, sigma_x, sigma_y, rotation, drawn(*self.generalized))
+            return kernels.generalized(size, sigma_x, sigma_y, rotation, drawn(*GENERALIZED))
         if family.startswith("plateau"):
-            return kernels.plateau(size, sigma_x, sigma_y, rotation, drawn(*self.plateau))
+            return kernels.plateau(size, sigma_x, sigma_y, rotation, drawn(*PLATEAU))
         return kernels.gaussian(size, sigma_x, sigma_y, rotation)
 
 

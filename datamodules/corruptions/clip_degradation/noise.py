@@ -10,6 +10,9 @@ from datamodules.corruptions.clip_degradation.interface import ClipOperator, Ran
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue for conversion to grey."""
 
+STRENGTH_STEP = 0.005
+"""Largest change of the strength of Poisson noise per frame."""
+
 
 class RandomNoise(ClipOperator):
     """Add Gaussian or Poisson noise to a clip.
@@ -26,7 +29,6 @@ class RandomNoise(ClipOperator):
         sigma_step: largest change of `sigma` per frame.
         poisson: probability of Poisson noise.
         strength: smallest and largest factor by which Poisson noise is multiplied.
-        strength_step: largest change of `strength` per frame.
         grey: probability that the noise is the same in all channels.
     """
 
@@ -36,17 +38,15 @@ class RandomNoise(ClipOperator):
         sigma_step: float = 0.1,
         poisson: float = 0.5,
         strength: Range = (0.05, 3.0),
-        strength_step: float = 0.005,
         grey: float = 0.4,
     ) -> None:
         ascending(0, sigma=sigma, strength=strength)
-        at_least(0, sigma_step=sigma_step, strength_step=strength_step)
+        at_least(0, sigma_step=sigma_step)
         within(0, 1, poisson=poisson, grey=grey)
         self.sigma = sigma
         self.sigma_step = sigma_step
         self.poisson = poisson
         self.strength = strength
-        self.strength_step = strength_step
         self.grey = grey
 
     def apply(self, clip: Tensor, random: np.random.Generator, end: tuple[int, int]) -> Tensor:
@@ -56,7 +56,7 @@ class RandomNoise(ClipOperator):
             shape = (len(clip), 1 if is_grey else clip.shape[1], *clip.shape[2:])
             noise = torch.from_numpy(random.standard_normal(shape, dtype=np.float32)).to(clip)
             return clip + noise * _of_frames(sigma / 255, clip)
-        strength = walk(random, self.strength, self.strength_step, len(clip))
+        strength = walk(random, self.strength, STRENGTH_STEP, len(clip))
         return clip + poisson_noise(clip, random, is_grey) * _of_frames(strength, clip)
 
 
