@@ -14,17 +14,21 @@ class Source:
     """Why files are unreadable, by row. If this is None, an unreadable file stops the run with an error."""
 
 
+class FetchedSet:
+    """A dataset that may have files to download."""
+
+    def fetch_missing(self) -> None:
+        """Download missing files, if requested. This method is called on one rank of each machine; the others wait."""
+
+
 OneSource = TypeVar("OneSource", bound=Source)
 
 
-class SplitSet(ABC, Generic[OneSource]):
+class SplitSet(FetchedSet, ABC, Generic[OneSource]):
     """Interface of datasets. Datasets read their splits, but do not form batches."""
 
     num_classes: int
     class_names: Sequence[str] | None = None  # if read from files, they may be known only after reading
-
-    def fetch_missing(self) -> None:
-        """Download missing files, if requested. This method is called on one rank of each machine."""
 
     @abstractmethod
     def training(self) -> OneSource:

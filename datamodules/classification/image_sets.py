@@ -20,7 +20,7 @@ from torch import Tensor
 from datamodules.corruptions.image_noise import CounterRNG, ImageNoise
 from datamodules.files.image_files import Crop, UnreadableImage, files_by_class, read_crop, size_in_header
 from datamodules.files.text_files import read_text
-from datamodules.sets import Source, SplitSet
+from datamodules.sets import FetchedSet, Source, SplitSet
 
 UNKNOWN = -1
 """Label of an out-of-distribution image."""
@@ -230,14 +230,8 @@ def read_list(file: Path, listed: int, separator: str | None = None) -> tuple[li
     return names, labels
 
 
-class OtherImages(ABC):
+class OtherImages(FetchedSet, ABC):
     """Out-of-distribution images for a given dataset. They serve to test detection, or as open-set label noise."""
-
-    def fetch_missing(self) -> None:  # noqa: B027 - most have nothing to fetch
-        """Download missing files, if requested.
-
-        This method is called on one rank per machine.
-        """
 
     @abstractmethod
     def of_no_class(self, image_shape: tuple[int, ...], seed: int) -> ImageSource:

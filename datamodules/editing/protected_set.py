@@ -6,9 +6,10 @@ A dataset reads its splits, and its DataModule decides which images form a batch
 from abc import ABC, abstractmethod
 
 from datamodules.loading.seeded_batches import RequestedSet
+from datamodules.sets import FetchedSet
 
 
-class ProtectedSet(ABC):
+class ProtectedSet(FetchedSet, ABC):
     """Dataset of images with masks of the regions that an editor keeps.
 
     Batches have the type `ProtectedImageBatch`. Their pixels are the stored values, before scaling to [0, 1].
@@ -18,12 +19,6 @@ class ProtectedSet(ABC):
 
     image_shape: tuple[int, ...]
     """Shape C, H, W of an image."""
-
-    def fetch_missing(self) -> None:  # noqa: B027 - most have nothing to fetch
-        """Download missing files if the dataset is configured to do so.
-
-        This method is called on one rank of each machine.
-        """
 
     @abstractmethod
     def training(self, seed: int) -> RequestedSet:

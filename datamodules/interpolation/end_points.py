@@ -13,9 +13,10 @@ from datamodules.classification.image_sets import ImageSet, ImageSource
 from datamodules.loading.global_batches import Request
 from datamodules.loading.seeded_batches import RequestedSet
 from datamodules.restoration.photographs import NAMES, Photographs
+from datamodules.sets import FetchedSet
 
 
-class EndPoints(ABC):
+class EndPoints(FetchedSet, ABC):
     """Dataset of image pairs.
 
     Batches have the type `InterpolationBatch`. Their pixels are the stored values, before scaling to [0, 1].
@@ -25,12 +26,6 @@ class EndPoints(ABC):
 
     image_shape: tuple[int, ...]
     """Shape C, H, W of an image."""
-
-    def fetch_missing(self) -> None:  # noqa: B027 - most have nothing to fetch
-        """Download missing files if the dataset is configured to do so.
-
-        This method is called on one rank of each machine.
-        """
 
     def training(self) -> ImageSource | None:
         """Read the images for training a model, or return None if the dataset has only pairs."""

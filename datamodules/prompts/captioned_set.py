@@ -18,6 +18,7 @@ from datamodules.classification.image_sets import ImageSet, ImageSource
 from datamodules.loading.global_batches import Request
 from datamodules.prompts.cropped_images import CroppedImages
 from datamodules.randomness.counter import sample_uniform
+from datamodules.sets import FetchedSet
 
 
 @dataclass(frozen=True)
@@ -33,17 +34,11 @@ class Captioned:
     captions: Sequence[str] | None = None
 
 
-class CaptionedSet(ABC):
+class CaptionedSet(FetchedSet, ABC):
     """A dataset of images with captions."""
 
     image_shape: tuple[int, int, int]
     """Shape C, H, W of the input images of the network."""
-
-    def fetch_missing(self) -> None:  # noqa: B027 - most have nothing to fetch
-        """Download missing files if the dataset is configured to do so.
-
-        This method is called on one rank of each machine.
-        """
 
     def has_captions(self) -> bool:
         """Check images and captions without decoding any image, and return whether there are captions.

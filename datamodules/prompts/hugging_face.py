@@ -61,12 +61,7 @@ class HuggingFaceCaptions(CaptionedSet):
         self.revision = revision
 
     def fetch_missing(self) -> None:
-        """Download a dataset from the Hub, on one rank per machine, while the other ranks wait.
-
-        Errors are ignored here, so that no rank waits for a failed rank. The same errors occur again when all ranks
-        read the dataset.
-        """
-        with contextlib.suppress(ImportError, OSError, ValueError):
+        with contextlib.suppress(ImportError, OSError, ValueError):  # all ranks raise the error when they read
             self._loaded()
 
     def has_captions(self) -> bool:

@@ -154,12 +154,7 @@ class HuggingFaceImages(NamedSplits):
         self.revision = revision
 
     def fetch_missing(self) -> None:
-        """Download a dataset from the Hub on one rank per machine, while all other ranks wait.
-
-        Errors are ignored here, so that no rank waits for a rank that failed. They occur again, and are raised, when
-        all ranks read the dataset.
-        """
-        with contextlib.suppress(ImportError, OSError, ValueError):
+        with contextlib.suppress(ImportError, OSError, ValueError):  # all ranks raise the error when they read
             self._loaded("train")
 
     def read_split(self, key: str) -> ImagesInDataset:

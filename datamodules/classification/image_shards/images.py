@@ -283,14 +283,10 @@ class ImageShards(NamedSplits):
         return None
 
     def fetch_missing(self) -> None:
-        """Fill `cache_dir` on one rank per machine, while all other ranks wait.
-
-        Errors are ignored here, so that no rank waits for a rank that failed. The errors are raised again when all
-        ranks read the shards.
-        """
+        """Fill `cache_dir`."""
         named = [split for split, pattern in self.splits.items() if pattern is not None]
         if self.cache_dir is not None:
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):  # all ranks raise the error when they read
                 for path in (path for split in named for path in self._paths(split)):
                     self._index(path)
 
