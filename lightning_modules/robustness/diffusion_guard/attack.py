@@ -32,6 +32,7 @@ from scipy.ndimage import gaussian_filter1d
 from skimage.measure import find_contours
 from torch import Tensor
 
+from datamodules.arguments import at_least, within
 from lightning_modules.robustness.attacks.ascent import project
 from lightning_modules.robustness.diffusion_guard.inpainting import Inpainter
 
@@ -165,14 +166,38 @@ class Defence:
     """Settings of a defence. Only these settings can differ between the defences of a run.
 
     Args:
-        objective: objective that the attack maximises.
-        augmentation: method of sampling K: `contour`, `single` or `global`; see `draw_kept`.
-        timestep: timestep that the objective `noise_norm` attacks; None attacks the first timestep of the editor.
+        objective: objective that the attack maximises: `noise_norm`, as in the paper, or the objective of a baseline;
+            see the package docstring.
+        augmentation: method of sampling K: `contour` (Algorithm 1), `single` (the union of the regions), or `global`
+            (the whole image).
+        timestep: timestep that `noise_norm` attacks, as in the paper's ablation; None attacks the first timestep of the
+            editor.
     """
 
     objective: ProtectionObjective = "noise_norm"
     augmentation: Augmentation = "contour"
     timestep: int | None = None
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """Budget and steps of the projected gradient ascent.
+
+    Args:
+        epsilon: maximum change of a pixel, in pixel units.
+        step_size: step size a, in pixel units; None uses 0.5 / 255.
+        iterations: number of attack steps; None uses 800.
+        gradient_repeats: number of gradients that are averaged before the sign is taken.
+    """
+
+    epsilon: float = 8 / 255
+    step_size: float | None = None
+    iterations: int | None = None
+    gradient_repeats: int = 1
+
+    def __post_init__(self) -> None:
+        within(0, 1, "(]", epsilon=self.epsilon, step_size=self.step_size)
+        at_least(1, iterations=self.iterations, gradient_repeats=self.gradient_repeats)
 
 
 def noise_norm(predicted: Tensor) -> Tensor:

@@ -117,9 +117,9 @@ class ClassGaussians(nn.Module):
         scatter = self.scatter.split([width**2 for width in self.num_features])[layer]
         return scatter.view(d, d) / self.count.sum()
 
-    def whitened(self, layer: int, shrinkage: float = 0.0) -> "Whitened":
+    def whitened(self, layer: int) -> "Whitened":
         """Return the whitening of a layer; see `whiten`."""
-        return whiten(self.means(layer), self.covariance(layer), self.count > 0, shrinkage)
+        return whiten(self.means(layer), self.covariance(layer), self.count > 0)
 
 
 class Whitened(NamedTuple):
@@ -147,14 +147,7 @@ class Whitened(NamedTuple):
         return self.whitening @ self.whitening.T
 
 
-def shrunk(covariance: Tensor, shrinkage: float) -> Tensor:
-    """Compute (1 - s) Sigma + s (tr Sigma / d) I. The result has full rank for s > 0."""
-    d = len(covariance)
-    scale = covariance.diagonal().sum() / d
-    return (1 - shrinkage) * covariance + shrinkage * scale * torch.eye(d).to(covariance)
-
-
-def whiten(mean: Tensor, covariance: Tensor, present: Tensor, shrinkage: float = 0.0) -> Whitened:
+def whiten(mean: Tensor, covariance: Tensor, present: Tensor) -> Whitened:
     """Compute the whitening that corresponds to the pseudo-inverse of Sigma.
 
     A direction counts as having zero variance if its variance is below d times the rounding error of the largest
@@ -164,9 +157,8 @@ def whiten(mean: Tensor, covariance: Tensor, present: Tensor, shrinkage: float =
         mean: class means mu, `[K, d]`.
         covariance: covariance Sigma, `[d, d]`.
         present: whether each class has samples, `[K]`, bool.
-        shrinkage: shrinkage s; see `shrunk`.
     """
-    variance, direction = torch.linalg.eigh(shrunk(covariance, shrinkage))
+    variance, direction = torch.linalg.eigh(covariance)
     kept = variance > len(variance) * torch.finfo(variance.dtype).eps * variance[-1].clamp(min=0)
     whitening = direction[:, kept] / variance[kept].sqrt()
     classes = present.nonzero()[:, 0]
