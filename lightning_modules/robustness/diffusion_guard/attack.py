@@ -115,22 +115,12 @@ def deformed(region: Mask, largest_offset: int, width: float, random: np.random.
     return filled(moved, region.shape)
 
 
-def shrunk(
-    region: Mask, random: np.random.Generator, strength: float = 1.1, max_rounds: int = 15, smoothness: float = 0.1
-) -> Mask:
-    """Randomly deform a region by all rounds of Algorithm 1.
-
-    Args:
-        region: mask of the region, `[H, W]`.
-        random: random generator for e, J and the offsets.
-        strength: factor zeta of the maximum offset e.
-        max_rounds: exclusive upper bound of the number of rounds J.
-        smoothness: width s of the Gaussian filter, relative to rho.
-    """
+def shrunk(region: Mask, random: np.random.Generator) -> Mask:
+    """Randomly deform a region, given by its mask `[H, W]`, by all rounds of Algorithm 1."""
     rho = radius(region)
-    largest_offset = int(strength * random.uniform(0, rho))
-    for _ in range(int(random.uniform(1, max_rounds))):
-        region = deformed(region, largest_offset, smoothness * rho, random)
+    largest_offset = int(1.1 * random.uniform(0, rho))
+    for _ in range(int(random.uniform(1, 15))):
+        region = deformed(region, largest_offset, 0.1 * rho, random)
     return region
 
 

@@ -195,29 +195,3 @@ def standardized(confidence: Tensor, rank: Tensor | int) -> Tensor:
     """
     half = torch.as_tensor(rank, device=confidence.device) / 2
     return (confidence + half) / half.clamp(min=0.5).sqrt()
-
-
-def with_new_class(mean: Tensor, covariance: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-    """Add a class to the Gaussians, with weight 1 / (C + 1) and without retraining (algorithm 2):
-
-        Sigma <- C/(C+1) Sigma + 1/(C+1) S,   S = (1/n) sum_i (f_i - mu_{C+1}) (f_i - mu_{C+1})^T
-
-    The detector does not use this function. Call it from Python to add new classes to a trained classifier. For the
-    first new class, pass `ClassGaussians.means` and `ClassGaussians.covariance` of the last layer; for each further
-    class, pass the previous result. To classify, compute `whiten`, and select the class with the smallest squared
-    distance (`squared_distances`).
-
-    Args:
-        mean: class means, `[C, d]`.
-        covariance: covariance Sigma, `[d, d]`.
-        features: features of the new class, `[n, d]`.
-
-    Returns:
-        Means `[C + 1, d]` and the updated Sigma.
-    """
-    features = features.to(mean)
-    added = features.mean(dim=0)
-    centred = features - added
-    C = len(mean)
-    spread = centred.T @ centred / len(features)
-    return torch.cat([mean, added[None]]), (C * covariance + spread) / (C + 1)
