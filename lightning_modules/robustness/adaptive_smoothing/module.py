@@ -67,7 +67,6 @@ class AdaptiveSmoothing(ClassifierSteps, MethodModule):
         bce_weight: weight c_bce of the binary cross-entropy of gamma.
         ce_weight: weight c_ce of the cross-entropy of the mixture.
         product_weight: weight c_prod of the product of the two cross-entropies.
-        clean_weight: weight of clean images in the loss; attacked images have the weight 1.
         radius: formula of the certified radius: `published` (the smoothing radius), `lipschitz`, or `tight`, which
             gives the largest radius; see `mixing.py`.
         optimizer: optimizer of the trainable parameters of the mixing network.
@@ -83,7 +82,6 @@ class AdaptiveSmoothing(ClassifierSteps, MethodModule):
         bce_weight: float = 1.5,
         ce_weight: float = 0.0,
         product_weight: float = 0.2,
-        clean_weight: float = 1.0,
         radius: Literal["published", "lipschitz", "tight"] = "published",
         optimizer: OptimizerCallable = adamw,
         lr_scheduler: LRSchedulerCallable = constant,
@@ -94,7 +92,6 @@ class AdaptiveSmoothing(ClassifierSteps, MethodModule):
         if network.alpha is None and network.mixing_network is None:
             raise ValueError("alpha must be given, because network has no mixing_network to predict it")
         at_least(0, bce_weight=bce_weight, ce_weight=ce_weight, product_weight=product_weight)
-        at_least(0, clean_weight=clean_weight)
         most = num_classes - 1 if num_classes >= 4 else 0
         if not 0 <= attack.num_targets <= most:
             raise ValueError(
@@ -109,7 +106,6 @@ class AdaptiveSmoothing(ClassifierSteps, MethodModule):
         self.bce_weight = bce_weight
         self.ce_weight = ce_weight
         self.product_weight = product_weight
-        self.clean_weight = clean_weight
         self.radius = radius
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
@@ -151,10 +147,8 @@ class AdaptiveSmoothing(ClassifierSteps, MethodModule):
         losses = mixing_loss(
             mixed, label.repeat(2 * copies), is_attacked, self.bce_weight, self.ce_weight, self.product_weight
         )
-        weight = is_attacked + self.clean_weight * (1 - is_attacked)
         clean_alpha, attacked_alpha = (alpha.mean() for alpha in mixed.alpha.detach().chunk(2))
-        loss = (weight * losses).mean()
-        loss = log_training(self, batch, loss, alpha_clean=clean_alpha, alpha_attacked=attacked_alpha)
+        loss = log_training(self, batch, losses.mean(), alpha_clean=clean_alpha, alpha_attacked=attacked_alpha)
         return {"loss": loss, "logits": mixed.log_probability[: len(image)].detach()}
 
     def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
