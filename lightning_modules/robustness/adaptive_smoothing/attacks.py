@@ -176,13 +176,9 @@ def adaptive_ascent(
 ) -> Tensor:
     """Run APGD as described in the module docstring, without host synchronisation.
 
+    The first five arguments are those of `ascent`.
+
     Args:
-        mixture: function that evaluates the mixture for a batch of images, so that the images do not influence each
-            other.
-        image: images `[B, C, H, W]`, in [0, 1].
-        objective: function that maps the mixture's output to the values to maximise, `[B]`.
-        norm: norm of the budget.
-        epsilon: budgets `[B]`, in pixel units.
         steps: number N of steps.
         start: starting points `[B, C, H, W]`, within the budget and [0, 1].
 

@@ -236,15 +236,8 @@ def distance_of_edit(
 ) -> Tensor:
     """Sum, over images, the squared distance between the latent of the edited image and the latent of a grey image.
 
-    The edit uses an empty prompt and no guidance. Gradients are computed through all DDIM steps.
-
-    Args:
-        inpainter: the editor's model.
-        image: images `[B, C, H, W]` in [0, 1]; the result is differentiable with respect to them.
-        keep: mask of the kept region, `[B, 1, H, W]`: 1 where the image is kept.
-        noise: standard normal noise z, not yet scaled by the scheduler.
-        draw: standard normal noise in the shape of z, with which a stochastic encoder samples its latent.
-        num_steps: number of DDIM steps of the edit.
+    The edit has `num_steps` DDIM steps, with an empty prompt and no guidance. Gradients are computed through all of
+    them. The other arguments are those of `first_step`.
     """
     from diffusers import DDIMScheduler
 
@@ -272,13 +265,10 @@ def raised(
 ) -> Tensor:
     """Compute the scalar objective that the attack maximises.
 
+    The arguments `inpainter`, `image`, `keep`, `noise` and `draw` are those of `first_step`.
+
     Args:
-        inpainter: the editor's model.
         objective: any objective except `random`.
-        image: images `[B, C, H, W]` in [0, 1]; the result is differentiable with respect to them.
-        keep: mask of the kept region, `[B, 1, H, W]`: 1 where the image is kept.
-        noise: standard normal noise of the shape of z.
-        draw: standard normal noise in the shape of z, with which a stochastic encoder samples its latent.
         timestep: the attacked timestep for `noise_norm`, or random timesteps `[B]` for the objectives in
             `RANDOM_TIMESTEPS`.
         num_steps: number of DDIM steps of the edit, for the objective `edit`.
