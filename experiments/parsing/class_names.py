@@ -83,7 +83,42 @@ RENAMED_ARGUMENTS = {
     "lora_dropout": "adapters.dropout",
     "use_rslora": "adapters.rslora",
     "use_dora": "adapters.dora",
-    **{key: f"weights.{key}" for key in ("config", "variant", "local_files_only", "dtype", "quantization")},
+    "confidence_contrast": "loss.confidence",
+    "cycle_weight": "weights.cycle",
+    "mask_cycle_weight": "weights.mask_cycle",
+    "shape_weight": "weights.shape",
+    "cleaning_weight": "weights.cleaning",
+    "perception_weight": "weights.perception",
+    "adversarial_weight": "weights.adversarial",
+    "head_lr_factor": "heads.lr_factor",
+    "projection_features": "heads.projection_features",
+    "corrector_steps": "corrector.steps",
+    "snr": "corrector.snr",
+    "attack_steps": "attack.steps",
+    "every_attack": "attack.every_kind",
+    "constant_fraction": "stages.constant_fraction",
+    "clip_after": "clipping.after",
+    "gradient_clip": "clipping.norm",
+    "average_decay": "averages.decay",
+    "steepness": "averages.steepness",
+    "noise_std": "noise.std",
+    "clip_noise": "noise.clip",
+    **{
+        key: f"{group}.{key}"
+        for group, keys in {
+            "attack": ("norm", "epsilon", "num_targets", "step_size", "iterations", "gradient_repeats"),
+            "correction": ("warmup_epochs", "gamma", "guess_views"),
+            "defence": ("objective", "augmentation", "timestep"),
+            "detection": ("detectors", "threshold", "feature_layer"),
+            "evaluation": ("gamma_scale", "gamma_bias", "alpha_scale", "alpha_bias"),
+            "fitting": ("steps", "samples", "chunk", "average", "restart_above", "learning_rate"),
+            "loss": ("mixup_alpha", "penalty", "contrast_weight", "temperature"),
+            "partition": ("fill", "layout"),
+            "stages": ("vae_epochs", "translation_epochs", "warm_up_epochs", "rounds", "round_epochs", "stop_early"),
+            "weights": ("config", "variant", "local_files_only", "dtype", "quantization", "vae_beta"),
+        }.items()
+        for key in keys
+    },
 }
 """Map from constructor arguments of version 0.1 to arguments of version 0.2."""
 

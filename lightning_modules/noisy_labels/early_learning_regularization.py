@@ -5,20 +5,13 @@ from torch import Tensor
 from lightning_modules.full_precision import at_least_float32
 
 
-def clamped_softmax(logits: Tensor, lowest: float = 1e-4) -> Tensor:
-    """Compute softmax probabilities, clamped to [1e-4, 1 - 1e-4], in float32 or a higher precision.
+def clamped_softmax(logits: Tensor) -> Tensor:
+    """Compute softmax probabilities `[B, K]`, clamped to [1e-4, 1 - 1e-4] as in the authors' code.
 
-    Half precision is not used, because 1 - p could then be rounded to zero.
-
-    Args:
-        logits: logits, `[B, K]`.
-        lowest: lower bound of the clamp; the default is from the authors' code. The gradient of a clamped value is
-            zero.
-
-    Returns:
-        Probabilities `[B, K]`; rows sum to one, except for the effect of the clamp.
+    The result has float32 or a higher precision, because in half precision, 1 - p could be rounded to zero. A clamped
+    value has no gradient.
     """
-    return at_least_float32(logits).softmax(dim=1).clamp(lowest, 1 - lowest)
+    return at_least_float32(logits).softmax(dim=1).clamp(1e-4, 1 - 1e-4)
 
 
 def early_learning_term(probability: Tensor, target: Tensor) -> Tensor:

@@ -1,4 +1,3 @@
-import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -43,10 +42,3 @@ def test_structure_is_fitted_before_noise() -> None:
     )  # fmt: skip
     estimate = DeepImagePrior(network, input_channels=4, steps=80, average=0.9).restore(noisy)
     assert F.mse_loss(estimate, clean) < 0.5 * F.mse_loss(noisy, clean)
-
-
-def test_bad_arguments_are_named() -> None:
-    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
-        DeepImagePrior(nn.Identity(), steps=0)
-    with pytest.raises(ValueError, match="average"):
-        DeepImagePrior(nn.Identity(), average=1.0)

@@ -9,8 +9,6 @@ from datamodules.classification.digits import Digits
 from lightning_modules.baselines import OODScores
 from lightning_modules.baselines.noise2noise import Noise2Noise
 from lightning_modules.baselines.noise2void import Noise2Void
-from lightning_modules.baselines.simclr import SimCLR
-from lightning_modules.networks.mlp import MLP
 from tests.baselines.restoration import Restored, gradient_of_a_step
 from tests.baselines.test_noise2noise import CLEAN
 from tests.baselines.test_ood_scores import network
@@ -53,12 +51,6 @@ REJECTED: list[Row] = [
     ("detectors 4", lambda _: detectors({"KNN": {"neighbours": 3}}), ValueError,
      "KNN has no argument neighbours; its arguments are k"),
     ("OODScores without other images", ood_scores_without_other_images, ValueError, "set data to OutOfDistribution"),
-    ("SimCLR hidden_features", lambda _: SimCLR(MLP(24, [8], 6), 6, nn.Identity(), hidden_features=0), ValueError,
-     "hidden_features"),
-    ("SimCLR projection_features", lambda _: SimCLR(MLP(24, [8], 6), 6, nn.Identity(), projection_features=0),
-     ValueError, "projection_features"),
-    ("SimCLR temperature", lambda _: SimCLR(MLP(24, [8], 6), 6, nn.Identity(), temperature=0), ValueError,
-     "temperature"),
 ]
 # fmt: on
 

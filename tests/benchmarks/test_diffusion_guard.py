@@ -24,7 +24,9 @@ def one_step(objective: ProtectionObjective) -> Callable[[], object]:
     noise = torch.randn(image.shape)
 
     def gradient() -> object:
-        value = raised(module.inpainter, objective, image, keep, noise, noise, module.timestep, module.editor_steps)
+        value = raised(
+            module.inpainter, objective, image, keep, noise, noise, module.defence.timestep, module.editor_steps
+        )
         return torch.autograd.grad(value, image)
 
     return gradient

@@ -192,7 +192,7 @@ UNTRAINED = {
     ),
 }
 SHORTER = {  # all attack steps are alike, as are all descent iterations
-    "adaptive_smoothing": ("--model.attack_steps", "1"),
+    "adaptive_smoothing": ("--model.attack.steps", "1"),
     "sgd_noise": ("--model.iterations_per_step", "2"),
 }
 DEAR = {"adaptive_smoothing/cifar10", "adaptive_smoothing/cifar100", "lsa/webvision"}

@@ -41,10 +41,3 @@ def test_sub_images_of_the_stride_of_use_are_denoised() -> None:
         for column in range(2):
             expected = module.network(padded[:, :, row::2, column::2])[:, :, : (9 - row + 1) // 2]
             torch.testing.assert_close(estimate[:, :, row::2, column::2], expected, rtol=0, atol=1e-12)
-
-
-def test_bad_arguments_are_named() -> None:
-    with pytest.raises(ValueError, match="test_stride must be at least 1, got 0"):
-        APBSN(small_network(module_relu=False), test_stride=0)
-    with pytest.raises(ValueError, match="perturbation must be at least 0, got -1"):
-        APBSN(small_network(module_relu=False), perturbation=-1.0)

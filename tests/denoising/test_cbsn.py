@@ -1,5 +1,4 @@
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -185,15 +184,6 @@ def test_an_exported_program_takes_images_of_other_sizes() -> None:
         torch.testing.assert_close(program.module()(image), model.restore(image), rtol=1e-5, atol=1e-5)
 
 
-def test_bad_arguments_and_images_are_named() -> None:
-    network = BlindSpotNetwork(channels=2, modules=1)
-    arguments: Any
-    for arguments, message in (
-        ({"blind_stride": 0}, "blind_stride must be at least 1, got 0"),
-        ({"strength": -1.0}, "strength must be at least 0, got -1"),
-        ({"ramp_steps": 0}, "ramp_steps must be at least 1, got 0"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            CBSN(network, **arguments)
+def test_images_that_are_too_small_are_named() -> None:
     with pytest.raises(ValueError, match=r"images need more than 32 pixels per side, got \[32, 50\]"):
-        CBSN(network).restore(torch.rand(1, 3, 32, 50))
+        CBSN(BlindSpotNetwork(channels=2, modules=1)).restore(torch.rand(1, 3, 32, 50))

@@ -132,13 +132,3 @@ def test_value_and_gradient_of_a_step_are_the_equation(source: Any) -> None:
     expected.backward()
     for one, other in zip(module.network.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-9, atol=1e-12)
-
-
-def test_arguments_out_of_range_are_refused() -> None:
-    for wrong, message in (
-        ({"source": "photographs"}, "source must be"),
-        ({"noise_deviation": 0.0}, "noise_deviation must be"),
-        ({"block": 0}, "block must be at least 1, got 0"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            NoiSER(Enhancer(), **wrong)

@@ -79,9 +79,9 @@ CLUSTERS = {  # 157 samples in batches of 49, the last one of 10; evaluation bat
         "init_args": {"num_clean": 90, "num_foreign": 67, "num_test": 29},
     },
     "data.init_args.evaluation_batch_size": 32,
-    "model.init_args.warmup_epochs": 1,  # detection has happened in the second epoch
+    "model.init_args.correction.warmup_epochs": 1,  # detection has happened in the second epoch
 }
-SOME_NOISY = {"model.init_args.threshold": 0.6}
+SOME_NOISY = {"model.init_args.detection.threshold": 0.6}
 SHAPES = {  # batches of 7, 7 and 5
     "data.init_args.batch_size": 7,
     **{
@@ -397,9 +397,9 @@ METHODS = {
         "lsa/demo",
         {
             **CLUSTERS,
-            "model.init_args.detectors": ["loss"],
-            "model.init_args.guess_views": 2,
-            "model.init_args.confidence_contrast": True,
+            "model.init_args.detection.detectors": ["loss"],
+            "model.init_args.correction.guess_views": 2,
+            "model.init_args.loss.confidence": True,
         },
         SOME_NOISY,
     ),
@@ -450,8 +450,8 @@ METHODS = {
     "annotation_efficient": Method(
         "annotation_efficient/demo",
         {  # all stages within five epochs; 21 images in batches of 8: the last one, of 5, is split into 3 and 2
-            **{f"model.init_args.{part}_epochs": 1 for part in ("vae", "translation", "warm_up", "round")},
-            "model.init_args.rounds": 1,
+            **{f"model.init_args.stages.{part}_epochs": 1 for part in ("vae", "translation", "warm_up", "round")},
+            "model.init_args.stages.rounds": 1,
             "model.init_args.network.init_args.widths": [4, 8],
             "model.init_args.vae.init_args.widths": [4, 4, 4, 4],
             **{f"model.init_args.translation.init_args.{part}.init_args.width": 4 for part in TRANSLATION},
@@ -532,10 +532,10 @@ METHODS = {
         FEW_DIGITS,
         {
             "model.init_args.projector.init_args.batch_norm": False,
-            "model.init_args.gradient_clip": 0.5,
+            "model.init_args.clipping.norm": 0.5,
             "model.init_args.optimizer": DESCENT,
         },
-        clips="model.init_args.gradient_clip",
+        clips="model.init_args.clipping.norm",
     ),
     "rrcm": Method(
         "rrcm/demo_finetuning",
@@ -566,7 +566,7 @@ METHODS = {
         "adaptive_smoothing/demo",
         {
             **DIGITS,
-            "model.init_args.attack_steps": 2,
+            "model.init_args.attack.steps": 2,
             "trainer.callbacks.3.init_args.alphas": [0.3, 0.8],
             "trainer.callbacks.3.init_args.attack.init_args.steps": 2,
             "trainer.callbacks.2.init_args.attacks.0.init_args.steps": 2,
@@ -575,8 +575,8 @@ METHODS = {
         },
         {
             "model.init_args.optimizer": DESCENT,
-            "model.init_args.norm": "l2",  # a gradient that is zero up to rounding has an arbitrary sign
-            "model.init_args.epsilon": 0.5,
+            "model.init_args.attack.norm": "l2",  # a gradient that is zero up to rounding has an arbitrary sign
+            "model.init_args.attack.epsilon": 0.5,
             "trainer.callbacks.0": LEFT_OUT,  # pre-training requires one process
         },
     ),
@@ -618,7 +618,7 @@ METHODS = {
             "data.init_args.batch_size": 33,
             "data.init_args.evaluation_batch_size": 5,
             "data.init_args.images.init_args.num_test_images": 8,
-            "model.init_args.iterations": 2,
+            "model.init_args.attack.iterations": 2,
             "model.init_args.inpainter.init_args.num_inference_steps": 4,
             "trainer.limit_train_batches": 4,
         },
@@ -712,7 +712,7 @@ METHODS = {
             **COLOUR_PATCHES,
             **{f"model.init_args.denoisers.{k}.init_args": {"depth": 3, "features": 4} for k in range(3)},
             "model.init_args.network.init_args.widths": [4, 4],
-            "model.init_args.steps": 2,
+            "model.init_args.fitting.steps": 2,
         },
         {  # a bias-free DnCNN divides by the standard deviations of a process's share
             "model.init_args.optimizer": DESCENT,

@@ -12,7 +12,7 @@ from lightning_modules.networks.convnet import ConvNet
 from lightning_modules.robustness.attacks.ascent import PGD
 from lightning_modules.robustness.attacks.minimal import DeepFool
 from lightning_modules.robustness.mahalanobis.layers import layer_features
-from lightning_modules.robustness.mahalanobis.module import Mahalanobis
+from lightning_modules.robustness.mahalanobis.module import CopyNoise, Mahalanobis
 from tests.trainers import quiet
 
 
@@ -29,7 +29,9 @@ def test_two_processes_find_the_adversarial_images_and_their_dimensions_that_one
     metrics = []
     for processes in (1, 2):
         strategy = "ddp_fork" if processes > 1 else "auto"
-        module = detector(attacks=[DeepFool(0.1), PGD("linf", 0.1, steps=2, name="pgd")], noise_std=0.05, lid=True)
+        module = detector(
+            attacks=[DeepFool(0.1), PGD("linf", 0.1, steps=2, name="pgd")], noise=CopyNoise(0.05), lid=True
+        )
         source = Digits(num_classes=8).training()
         optimizer = torch.optim.Adam(module.network.parameters(), lr=0.03)
         for step in range(30):

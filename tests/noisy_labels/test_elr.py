@@ -83,9 +83,3 @@ def test_value_and_gradient_of_a_step_are_the_equations() -> None:
     assert out["loss"].item() == pytest.approx(cross_entropy + 4 * np.log(1 - inner).mean(), abs=1e-12)
     by_logits = (p - np.eye(3)[[0, 2]] + 4 * p * (inner - target) / (1 - inner)) / 2  # lemma 2
     np.testing.assert_allclose(module.network[1].weight.grad, by_logits.T @ features[1], rtol=1e-10, atol=1e-14)  # type: ignore[index, union-attr]
-
-
-@pytest.mark.parametrize(("key", "value"), [("strength", -1.0), ("momentum", 1.0), ("momentum", -0.1)])
-def test_bad_arguments_are_named(key: str, value: float) -> None:
-    with pytest.raises(ValueError, match=key):
-        ELR(torch.nn.Identity(), num_classes=2, **{key: value})

@@ -151,9 +151,3 @@ def test_what_cannot_work_is_refused_by_name(options: dict, passes: int, message
     trainer = quiet(max_epochs=1, **options)
     with pytest.raises(ValueError, match=message):
         trainer.fit(two_networks(), LabelledImages(Digits(), batch_size=100, passes_per_epoch=passes))
-
-
-@pytest.mark.parametrize("key", ["strength", "momentum", "mixup_alpha", "average_decay"])
-def test_bad_arguments_are_named(key: str) -> None:
-    with pytest.raises(ValueError, match=key):
-        two_networks(**{key: -1.0})

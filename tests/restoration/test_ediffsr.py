@@ -166,17 +166,3 @@ def test_images_are_trained_on_tested_and_written_large(tmp_path: Path) -> None:
     Image.fromarray((255 * pixels[0][0, 0].numpy()).round().astype(np.uint8)).save(folder / "mine.png")
     trainer.predict(trained, ImagePairs(predict_dir=str(folder)))
     assert Image.open(tmp_path / "restored" / "mine.png").size == (32, 32)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"sampler": "heun"}, "sampler"),
-        ({"sampling_steps": 9}, "sampling_steps"),
-        ({"weights": "raw"}, "weights must be one of trained, averaged, both"),
-        ({"factor": 0}, "factor"),
-    ],
-)
-def test_bad_arguments_are_refused(arguments: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        module(**arguments)

@@ -38,12 +38,3 @@ def test_a_step_is_the_regularised_loss_of_every_copy_and_returns_the_first_ones
     assert_same_with_gradients(output["loss"], loss_by_hand(logits, label, 8.0, 0.5), network.parameters())
     torch.testing.assert_close(output["logits"], logits[0])
     assert not output["logits"].requires_grad
-
-
-@pytest.mark.parametrize(
-    ("key", "value"), [("sigma", 0.0), ("num_copies", 0), ("consistency_weight", -1.0), ("entropy_weight", -1.0)]
-)
-def test_bad_arguments_are_named(key: str, value: float) -> None:
-    arguments: dict[str, Any] = {key: value}
-    with pytest.raises(ValueError, match=key):
-        Consistency(torch.nn.Identity(), num_classes=2, **arguments)

@@ -1,6 +1,7 @@
 """LightningModule of ScoreDVI; the package docstring describes the method."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -74,6 +75,33 @@ class Posterior(nn.Module):
         return mu, log_variance.clamp(LOG_LEAST, LOG_MOST), log_alpha, log_beta, rho, d
 
 
+@dataclass(frozen=True)
+class Fitting:
+    """How the posterior of an image is fitted.
+
+    Args:
+        steps: number of optimizer steps per fit.
+        samples: M, number of posterior samples per step.
+        chunk: number of posterior samples per denoiser call; smaller values use less memory.
+        average: decay factor of the running average of estimates, in [0, 1).
+        restart_above: if the mean sigma at the end of a fit exceeds this value, the fit is repeated once; with None, no
+            fit is repeated.
+        learning_rate: learning rate of Adam, which fits all four networks.
+    """
+
+    steps: int = 400
+    samples: int = 5
+    chunk: int = 5
+    average: float = 0.9
+    restart_above: float | None = 0.05
+    learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        positive(learning_rate=self.learning_rate)
+        at_least(1, steps=self.steps, samples=self.samples, chunk=self.chunk)
+        within(0, 1, "[)", average=self.average)
+
+
 class ScoreDVI(SingleImageSteps, MethodModule):
     """Denoise each image by fitting a posterior to it. `fit` trains the blind denoisers, which define the prior.
 
@@ -90,13 +118,7 @@ class ScoreDVI(SingleImageSteps, MethodModule):
         alpha: alpha_0, shape of the precision's Gamma prior.
         weight: lambda, weight of the prior of the clean image; None chooses 0.5, 1 or 2, depending on the estimated
             noise level.
-        steps: number of optimizer steps per fit.
-        samples: M, number of posterior samples per step.
-        chunk: number of posterior samples per denoiser call; smaller values use less memory.
-        average: decay factor of the running average of estimates, in [0, 1).
-        restart_above: if the mean sigma at the end of a fit exceeds this value, the fit is repeated once; with None, no
-            fit is repeated.
-        learning_rate: learning rate of Adam, which fits all four networks.
+        fitting: steps, samples and learning rate of the fit to an image.
         side_width: number of hidden channels of the three smaller networks.
         side_depth: number of convolutions of each of the three smaller networks.
         protocol: preprocessing of estimates before metrics are computed: `rounded` clips to [0, 1] and rounds to 256
@@ -112,12 +134,7 @@ class ScoreDVI(SingleImageSteps, MethodModule):
         beta: float,
         alpha: float = 1.0,
         weight: float | None = None,
-        steps: int = 400,
-        samples: int = 5,
-        chunk: int = 5,
-        average: float = 0.9,
-        restart_above: float | None = 0.05,
-        learning_rate: float = 1e-3,
+        fitting: Fitting = Fitting(),
         side_width: int = 32,
         side_depth: int = 5,
         protocol: EvaluationProtocol = "unclipped",
@@ -125,21 +142,15 @@ class ScoreDVI(SingleImageSteps, MethodModule):
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
-        positive(beta=beta, alpha=alpha, learning_rate=learning_rate)
-        at_least(1, denoisers=len(denoisers), steps=steps, samples=samples, chunk=chunk, side_width=side_width)
+        positive(beta=beta, alpha=alpha)
+        at_least(1, denoisers=len(denoisers), side_width=side_width)
         at_least(2, side_depth=side_depth)
-        within(0, 1, "[)", average=average)
         self.denoisers = nn.ModuleList(denoisers)
         self.network = network.requires_grad_(False)  # a template: each image gets a re-initialised copy
         self.beta = beta
         self.alpha = alpha
         self.weight = weight
-        self.steps = steps
-        self.samples = samples
-        self.chunk = chunk
-        self.average = average
-        self.restart_above = restart_above
-        self.learning_rate = learning_rate
+        self.fitting = fitting
         self.side_width = side_width
         self.side_depth = side_depth
         self.optimizer = optimizer
@@ -166,10 +177,10 @@ class ScoreDVI(SingleImageSteps, MethodModule):
             weight: lambda.
         """
         mu, log_variance, log_alpha, log_beta, rho, d = posterior(noisy)
-        normal = torch.randn(self.samples, *mu.shape[1:], dtype=mu.dtype, device=mu.device)
+        normal = torch.randn(self.fitting.samples, *mu.shape[1:], dtype=mu.dtype, device=mu.device)
         loss = (
             reconstruction(noisy[:, None], mu, log_variance.exp(), log_alpha, log_beta, rho)
-            + weight * prior_term(mu, log_variance, rho, normal, list(self.denoisers), self.chunk)
+            + weight * prior_term(mu, log_variance, rho, normal, list(self.denoisers), self.fitting.chunk)
             + divergence_of_precision(log_alpha, log_beta, rho, self.alpha, self.beta)
             + divergence_of_component(rho, d)
             + divergence_of_weight(d)
@@ -181,14 +192,14 @@ class ScoreDVI(SingleImageSteps, MethodModule):
         posterior = Posterior(self.network, noisy.shape[1], len(self.denoisers), self.side_width, self.side_depth).to(
             noisy
         )
-        optimizer = torch.optim.Adam(posterior.parameters(), lr=self.learning_rate)
+        optimizer = torch.optim.Adam(posterior.parameters(), lr=self.fitting.learning_rate)
         average, sigma = noisy, noisy.new_zeros(())
-        for _ in range(self.steps):
+        for _ in range(self.fitting.steps):
             loss, mean, sigma = self.bound(posterior, noisy, weight)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            average = self.average * average + (1 - self.average) * mean
+            average = self.fitting.average * average + (1 - self.fitting.average) * mean
         return average, float(sigma)
 
     def fitted_estimate(self, noisy: Tensor) -> Tensor:
@@ -197,7 +208,8 @@ class ScoreDVI(SingleImageSteps, MethodModule):
         if weight is None:
             weight = prior_weight(noise_deviation(noisy[0].double().cpu().numpy()))
         estimate, sigma = self.fitted(noisy, weight)
-        if self.restart_above is not None and sigma > self.restart_above:
+        restart_above = self.fitting.restart_above
+        if restart_above is not None and sigma > restart_above:
             estimate, _ = self.fitted(noisy, weight)
         return estimate
 

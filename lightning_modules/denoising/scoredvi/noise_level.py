@@ -28,8 +28,9 @@ CONFIDENCE = 1 - 1e-6
 Array = NDArray[np.float64]
 
 
-def gradient_threshold(patch: int = PATCH) -> float:
+def gradient_threshold() -> float:
     """Compute an upper quantile of the sum of squared gradients in a patch that contains only noise of variance 1."""
+    patch = PATCH
     pixels = np.eye(patch * patch).reshape(-1, patch, patch)
     across = 0.5 * (pixels[:, :, 2:] - pixels[:, :, :-2]).reshape(patch * patch, -1)
     down = 0.5 * (pixels[:, 2:] - pixels[:, :-2]).reshape(patch * patch, -1)

@@ -18,6 +18,7 @@ from lightning_modules.noisy_labels.annotation_efficient.labelling import label_
 from lightning_modules.noisy_labels.annotation_efficient.measures import StructureSteps, measures
 from lightning_modules.noisy_labels.annotation_efficient.stages import (
     ConstantThenLinear,
+    LossWeights,
     Rounds,
     StageSchedule,
     refuse_unfit,
@@ -43,20 +44,11 @@ class AnnotationEfficient(StructureSteps, MethodModule):
         network: segmentation network S from images `[B, C, H, W]` in [0, 1] to logits `[B, 2, H, W]` of both classes.
         vae: VAE of masks, which D_vae and the label quality use; None omits both.
         translation: generators and discriminators of stage 1; None uses the pseudo labels of the DataModule instead.
-        vae_epochs: number of epochs of stage 0. (All numbers of epochs are our choice.)
-        translation_epochs: number of epochs of stage 1.
-        warm_up_epochs: number of epochs of round 0 (gamma 0); use enough to fit the labels before S replaces them.
-        rounds: number of rounds of stage 3 after round 0 (our choice).
-        round_epochs: number of epochs of each round after round 0.
-        vae_beta: weight of the KL divergence in the loss of the VAE (our choice).
-        cycle_weight: weight lam_c of the cycle loss; 10 as in CycleGAN.
-        mask_cycle_weight: weight w_z of the masks within the cycle loss (our choice).
-        shape_weight: weight lam_v of the generator loss from D_vae (our choice); 0 disables D_vae.
+        stages: numbers of epochs of all stages.
+        weights: weights of the loss terms of stages 0 and 1.
         gamma: gamma of the noise-weighted Dice loss after round 0 (our choice); 0 is the soft Dice loss.
         keep_fraction: fraction of labels to train on, in (0, 1] (our choice); without a VAE, round 0 uses all labels.
         clean_labels: whether to keep only the largest component of pseudo labels (not predictions), and fill its holes.
-        stop_early: whether to stop after a round that has not improved `val/dice`.
-        constant_fraction: fraction of stage 1 before the learning rate starts to decay linearly; 1/2 in CycleGAN.
         optimizer: optimizer of the parameters of S.
         lr_scheduler: learning-rate schedule of S, stepped every epoch of stage 3.
         vae_optimizer: optimizer of the parameters of the VAE.
@@ -70,20 +62,11 @@ class AnnotationEfficient(StructureSteps, MethodModule):
         network: nn.Module,
         vae: ShapeVAE | None = None,
         translation: Translation | None = None,
-        vae_epochs: int = 20,
-        translation_epochs: int = 100,
-        warm_up_epochs: int = 4,
-        rounds: int = 3,
-        round_epochs: int = 4,
-        vae_beta: float = 1.0,
-        cycle_weight: float = 10.0,
-        mask_cycle_weight: float = 0.5,
-        shape_weight: float = 0.5,
+        stages: StageSchedule = StageSchedule(),  # noqa: B008 - immutable
+        weights: LossWeights = LossWeights(),  # noqa: B008 - immutable
         gamma: float = 3.0,
         keep_fraction: float = 0.75,
         clean_labels: bool = False,
-        stop_early: bool = True,
-        constant_fraction: float = 0.5,
         optimizer: OptimizerCallable = adam,
         lr_scheduler: LRSchedulerCallable = constant,
         vae_optimizer: OptimizerCallable = adam,
@@ -91,27 +74,22 @@ class AnnotationEfficient(StructureSteps, MethodModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        at_least(0, vae_beta=vae_beta, cycle_weight=cycle_weight, mask_cycle_weight=mask_cycle_weight)
-        at_least(0, shape_weight=shape_weight, gamma=gamma)
+        at_least(0, gamma=gamma)
         within(0, 1, "(]", keep_fraction=keep_fraction)
-        within(0, 1, constant_fraction=constant_fraction)
-        self.stages = StageSchedule(vae_epochs, translation_epochs, warm_up_epochs, rounds, round_epochs)
-        for key, epochs, part in (("vae", vae_epochs, vae), ("translation", translation_epochs, translation)):
+        for key, part in {"vae": vae, "translation": translation}.items():
+            epochs = getattr(stages, f"{key}_epochs")
             if (epochs > 0) != (part is not None):
-                raise ValueError(f"{key}_epochs is {epochs}, but {key} is {'not ' * (part is None)}given")
-        if translation is not None and shape_weight == 0:
+                raise ValueError(f"stages.{key}_epochs is {epochs}, but {key} is {'not ' * (part is None)}given")
+        if translation is not None and weights.shape == 0:
             translation.shape_discriminator = None
         if translation is not None and translation.shape_discriminator is not None and vae is None:
             raise ValueError("translation.shape_discriminator needs model.vae")
         self.network, self.vae, self.translation = network, vae, translation
-        self.vae_beta = vae_beta
-        self.term_weights = {"image": 1.0, "mask": 1.0, "shape": shape_weight, "cycle": cycle_weight}
-        self.mask_cycle_weight = mask_cycle_weight
+        self.stages = stages
+        self.weights = weights
         self.gamma = gamma
         self.keep_fraction = keep_fraction
         self.clean_labels = clean_labels
-        self.stop_early = stop_early
-        self.constant_fraction = constant_fraction
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.vae_optimizer = vae_optimizer
@@ -154,13 +132,14 @@ class AnnotationEfficient(StructureSteps, MethodModule):
 
     def _shape_loss(self, batch: UnpairedMaskBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         assert self.vae is not None
-        return {"vae": self.vae.negative_elbo(batch["auxiliary_mask"], self.vae_beta).mean()}, {}
+        return {"vae": self.vae.negative_elbo(batch["auxiliary_mask"], self.weights.vae_beta).mean()}, {}
 
     def _translation_loss(self, batch: UnpairedMaskBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         assert self.translation is not None
         image, mask = 2 * batch["image"] - 1, batch["auxiliary_mask"]
-        terms, fakes = generator_terms(self.translation, self.vae, image, mask, self.mask_cycle_weight)
-        weighted = {f"generator_{name}": self.term_weights[name] * term for name, term in terms.items()}
+        terms, fakes = generator_terms(self.translation, self.vae, image, mask, self.weights.mask_cycle)
+        weight = {"image": 1.0, "mask": 1.0, "shape": self.weights.shape, "cycle": self.weights.cycle}
+        weighted = {f"generator_{name}": weight[name] * term for name, term in terms.items()}
         return weighted | {"discriminators": discriminator_loss(self.translation, self.vae, image, mask, fakes)}, {}
 
     def _segmentation_loss(self, batch: UnpairedMaskBatch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -176,7 +155,7 @@ class AnnotationEfficient(StructureSteps, MethodModule):
             self._of_stage(self.lr_schedulers(), stage).step()
         for name, value in self.rounds.about.items():
             log_same(self, f"train/{name}", value)
-        if self.stop_early and stage == "segmentation" and self.stages.begins_round(after):
+        if self.stages.stop_early and stage == "segmentation" and self.stages.begins_round(after):
             self.rounds.judge(self.trainer.callback_metrics.get("val/dice"))
             self.trainer.should_stop = self.trainer.should_stop or self.rounds.stopped
         if self.stages.begins_round(after) and not self.rounds.stopped:
@@ -217,9 +196,8 @@ class AnnotationEfficient(StructureSteps, MethodModule):
         schedulers: list[Any] = [self.lr_scheduler(optimizers[0])]
         if self.translation is not None:
             optimizers.append(self.translation_optimizer(self.translation.parameters()))
-            schedulers.append(
-                ConstantThenLinear(optimizers[-1], self.stages.translation_epochs, self.constant_fraction)
-            )
+            decay = self.stages.translation_epochs, self.stages.constant_fraction
+            schedulers.append(ConstantThenLinear(optimizers[-1], *decay))
         if self.vae is not None:
             optimizers.append(self.vae_optimizer(self.vae.parameters()))
         return optimizers, schedulers

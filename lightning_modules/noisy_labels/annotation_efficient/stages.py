@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from datamodules.arguments import at_least
+from datamodules.arguments import at_least, within
 from lightning_modules.training.requirements import require_unused_parameters
 
 Stage = Literal["shape", "translation", "segmentation"]
@@ -22,31 +22,35 @@ class StageSchedule:
     segmentation network has predicted.
 
     Args:
-        vae_epochs: number of epochs that train the VAE.
-        translation_epochs: number of epochs that train the translation.
-        warm_up_epochs: number of epochs of round 0.
-        rounds: number of rounds after round 0.
+        vae_epochs: number of epochs of stage 0, which trains the VAE. (All numbers of epochs are our choice.)
+        translation_epochs: number of epochs of stage 1, which trains the translation.
+        warm_up_epochs: number of epochs of round 0 (gamma 0); use enough to fit the labels before S replaces them.
+        rounds: number of rounds of stage 3 after round 0 (our choice).
         round_epochs: number of epochs of each round after round 0.
-
-    Raises:
-        ValueError: if a number is negative, or if all stages have 0 epochs.
+        stop_early: whether to stop after a round that has not improved `val/dice`.
+        constant_fraction: fraction of stage 1 before the learning rate starts to decay linearly; 1/2 in CycleGAN.
     """
 
-    vae_epochs: int
-    translation_epochs: int
-    warm_up_epochs: int
-    rounds: int
-    round_epochs: int
+    vae_epochs: int = 20
+    translation_epochs: int = 100
+    warm_up_epochs: int = 4
+    rounds: int = 3
+    round_epochs: int = 4
+    stop_early: bool = True
+    constant_fraction: float = 0.5
 
     def __post_init__(self) -> None:
-        at_least(0, **vars(self))
+        at_least(0, **{f"stages.{key}": value for key, value in vars(self).items()})
+        within(0, 1, **{"stages.constant_fraction": self.constant_fraction})
         if self.rounds and not (self.warm_up_epochs and self.round_epochs):
             raise ValueError(
-                f"rounds {self.rounds} needs warm_up_epochs and round_epochs of at least 1, got {self.warm_up_epochs} "
-                f"and {self.round_epochs}: each round relabels with the network trained in the previous round"
+                f"stages.rounds {self.rounds} needs warm_up_epochs and round_epochs of at least 1, got "
+                f"{self.warm_up_epochs} and {self.round_epochs}: each round relabels with the network trained in the "
+                f"previous round"
             )
         if self.total == 0:
-            raise ValueError("one of vae_epochs, translation_epochs and warm_up_epochs must be at least 1, all are 0")
+            keys = "vae_epochs, translation_epochs and warm_up_epochs"
+            raise ValueError(f"one of {keys} of model.stages must be at least 1, all are 0")
 
     @property
     def first_segmentation(self) -> int:
@@ -65,13 +69,33 @@ class StageSchedule:
 
     def round(self, epoch: int) -> int:
         """Return the index of the round that includes an epoch; -1 before the segmentation stage."""
-        within = epoch - self.first_segmentation
-        if within < self.warm_up_epochs:
-            return 0 if within >= 0 else -1
-        return 1 + (within - self.warm_up_epochs) // self.round_epochs if self.rounds else 0
+        epoch -= self.first_segmentation
+        if epoch < self.warm_up_epochs:
+            return 0 if epoch >= 0 else -1
+        return 1 + (epoch - self.warm_up_epochs) // self.round_epochs if self.rounds else 0
 
     def begins_round(self, epoch: int) -> bool:
         return self.round(epoch) != self.round(epoch - 1) and epoch < self.total
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the loss terms of the VAE and of the translation.
+
+    Args:
+        vae_beta: weight of the KL divergence in the loss of the VAE (our choice).
+        cycle: weight lam_c of the cycle loss; 10 as in CycleGAN.
+        mask_cycle: weight w_z of the masks within the cycle loss (our choice).
+        shape: weight lam_v of the generator loss from D_vae (our choice); 0 disables D_vae.
+    """
+
+    vae_beta: float = 1.0
+    cycle: float = 10.0
+    mask_cycle: float = 0.5
+    shape: float = 0.5
+
+    def __post_init__(self) -> None:
+        at_least(0, **{f"weights.{key}": value for key, value in vars(self).items()})
 
 
 @dataclass

@@ -1,7 +1,8 @@
 """Training steps of PLS-LSA and PLS-LSA+: warm-up, guesses, corrected targets, and a sweep after each epoch."""
 
 from abc import ABC, abstractmethod
-from typing import Any, get_args
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -9,12 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from datamodules.arguments import at_least, positive, within
+from datamodules.arguments import at_least, positive
 from datamodules.batches import LabelledImageBatch, global_batch_size
 from lightning_modules.backbones.layer_features import classifier_layer
 from lightning_modules.interfaces import TrainingImageSource, TrainingSamples, require_data
 from lightning_modules.losses.mixing import draw_mixing
-from lightning_modules.noisy_labels.lsa.detection import Detector, FlaggedImages, detect, detector_of_epoch
+from lightning_modules.noisy_labels.lsa.detection import FlaggedImages, detect, detector_of_epoch
 from lightning_modules.noisy_labels.lsa.training_images import sweep
 from lightning_modules.optim.optimizers import scheduled
 from lightning_modules.optim.parameter_groups import optimizer_with_heads
@@ -33,6 +34,43 @@ def logits_without_trace(network: nn.Module, image: Tensor) -> Tensor:
     return functional_call(network, {name: buffer.clone() for name, buffer in network.named_buffers()}, image)
 
 
+@dataclass(frozen=True)
+class Correction:
+    """When and how the labels of noisy images are replaced with guesses.
+
+    Args:
+        warmup_epochs: number of epochs of plain mixup, at least 1.
+        gamma: exponent gamma that sharpens the guesses.
+        guess_views: number of weak views over which the predictions are averaged for a guess.
+    """
+
+    warmup_epochs: int = 1
+    gamma: float = 2.0
+    guess_views: int = 1
+
+    def __post_init__(self) -> None:
+        at_least(1, warmup_epochs=self.warmup_epochs, guess_views=self.guess_views)
+        positive(gamma=self.gamma)
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The classifier and the projection head.
+
+    Args:
+        projection_features: number of output features of the projection head.
+        lr_factor: learning rate of the classifier and the projection head, as a multiple of the learning rate of the
+            other layers.
+    """
+
+    projection_features: int = 128
+    lr_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        at_least(1, projection_features=self.projection_features)
+        positive(lr_factor=self.lr_factor)
+
+
 class CorrectionSteps(ABC):
     """Mixin that implements training steps and sweeps over the training images, and saves their state in checkpoints.
 
@@ -40,24 +78,6 @@ class CorrectionSteps(ABC):
     and settings that this file uses. The module also defines the networks (`networks`), how guesses are computed
     (`guess`), and how the flags of several networks are combined (`agreed`).
     """
-
-    def check_arguments(self: Any, **more: float) -> None:
-        """Check that all arguments of the module are in range.
-
-        Args:
-            more: further arguments, by keyword, that must be at least 1.
-
-        Raises:
-            ValueError: if an argument is out of range.
-        """
-        known = get_args(Detector)
-        if not self.detectors or any(each not in known for each in self.detectors):
-            raise ValueError(f"detectors must be a list of {' and '.join(known)}, got {list(self.detectors)}")
-        loss = self.step_loss
-        within(0, 1, "()", threshold=self.threshold)
-        at_least(1, warmup_epochs=self.warmup_epochs, **more)
-        at_least(0, mixup_alpha=self.mixup_alpha, contrast_weight=loss.contrast_weight)
-        positive(gamma=self.gamma, temperature=loss.temperature, head_lr_factor=self.head_lr_factor)
 
     def forward(self: Any, image: Tensor) -> Tensor:
         seen = self.evaluation_view(image)
@@ -82,16 +102,16 @@ class CorrectionSteps(ABC):
         weak = image = self.weak_view(batch["image"])
         outputs: dict[str, Tensor] = {}
         guess = other_view = None
-        if epoch >= self.warmup_epochs - 1:
+        if epoch >= self.correction.warmup_epochs - 1:
             guess, outputs["logits"] = self.guess(batch["image"], weak, which)
             self.images.keep_guess(which, batch, guess)
-        corrects = epoch >= self.warmup_epochs
+        corrects = epoch >= self.correction.warmup_epochs
         target, weight, noisy = self.images.targets(batch, guess if corrects else None)
         if corrects:
             if self.strong_view is not None:
                 image = torch.where(noisy.view(-1, 1, 1, 1), self.strong_view(batch["image"]), weak)
             other_view = self.contrastive_view(batch["image"])
-        mixing = draw_mixing(len(image), self.mixup_alpha)
+        mixing = draw_mixing(len(image), self.step_loss.mixup_alpha)
         terms = self.step_loss.terms(
             network, projection, image, other_view, target, weight, batch["index"], mixing, size
         )
@@ -103,15 +123,16 @@ class CorrectionSteps(ABC):
 
     def on_train_epoch_end(self: Any) -> None:
         epoch = self.trainer.current_epoch
-        if epoch < self.warmup_epochs - 1:
+        if epoch < self.correction.warmup_epochs - 1:
             return
-        detector = detector_of_epoch(self.detectors, epoch)
+        detection = self.detection
+        detector = detector_of_epoch(detection.detectors, epoch)
         found_by: list[FlaggedImages] = []
         wrong: NDArray | None = None
         for network, guess in zip(self.networks(), reversed(self.images.guesses), strict=True):
-            table = sweep(self.trainer, network, self.evaluation_view, self.feature_layer, guess)
+            table = sweep(self.trainer, network, self.evaluation_view, detection.feature_layer, guess)
             if table is not None:
-                found_by.append(detect(detector, table.loss, table.pseudo_loss, table.feature, self.threshold))
+                found_by.append(detect(detector, table.loss, table.pseudo_loss, table.feature, detection.threshold))
                 wrong = table.wrong
         found = self.agreed(*found_by) if found_by else None
         for name, value in self.images.take(self.trainer, found, wrong).items():
@@ -119,7 +140,7 @@ class CorrectionSteps(ABC):
 
     def configure_optimizers(self: Any) -> Any:
         heads = [*map(classifier_layer, self.networks()), self.projections]
-        optimizer = optimizer_with_heads(self.optimizer, self, heads, self.head_lr_factor)
+        optimizer = optimizer_with_heads(self.optimizer, self, heads, self.heads.lr_factor)
         return scheduled(optimizer, self.lr_scheduler)
 
     def on_save_checkpoint(self: Any, checkpoint: dict[str, Any]) -> None:

@@ -31,10 +31,13 @@ and Hoi, ICLR 2020, arXiv 2002.07394).
 
 import warnings
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from datamodules.arguments import within
 
 
 def min_max(values: ArrayLike) -> NDArray[np.float64]:
@@ -91,6 +94,27 @@ def high_mode_probability(
 
 
 Detector = Literal["linear", "loss"]
+
+
+@dataclass(frozen=True)
+class Detection:
+    """How noisy images are detected.
+
+    Args:
+        detectors: names of the detectors: `linear`, `loss` or both. Two detectors alternate by epoch.
+        threshold: probability above which the small-loss detector flags an image, in (0, 1).
+        feature_layer: name of the layer whose pooled outputs are the features of the linear detector.
+    """
+
+    detectors: Sequence[Detector] = ("linear", "loss")
+    threshold: float = 0.95
+    feature_layer: str = "layer2"
+
+    def __post_init__(self) -> None:
+        known = get_args(Detector)
+        if not self.detectors or any(each not in known for each in self.detectors):
+            raise ValueError(f"detectors must be a list of {' and '.join(known)}, got {list(self.detectors)}")
+        within(0, 1, "()", threshold=self.threshold)
 
 
 class FlaggedImages(NamedTuple):

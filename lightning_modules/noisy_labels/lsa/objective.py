@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from datamodules.arguments import at_least, positive
 from datamodules.distributed.collectives import world_size
 from lightning_modules.backbones.layer_features import logits_and_features
 from lightning_modules.distributed.global_rows import global_rows, global_sum
@@ -170,19 +171,26 @@ class MixedBatch:
 
 @dataclass(frozen=True)
 class StepLoss:
-    """Loss of a training step, with the terms cls, con and, optionally, pen.
+    """Loss of a training step on mixed images, with the terms cls, con and, optionally, pen.
 
     Args:
         penalty: whether to add the penalty pen, which pulls the mean prediction towards the uniform distribution.
         contrast_weight: weight of the contrastive term con.
-        temperature: temperature mu.
-        confidence: whether to use the contrastive term of PLS instead of the contrastive term of LSA.
+        temperature: temperature mu of the contrastive term.
+        confidence: whether to use the contrastive term of PLS, in which an image with an unreliable guess has only
+            itself as a positive.
+        mixup_alpha: parameter alpha of the distribution Beta(alpha, alpha) of mixup weights; 0 disables mixup.
     """
 
-    penalty: bool
-    contrast_weight: float
-    temperature: float
-    confidence: bool
+    penalty: bool = False
+    contrast_weight: float = 1.0
+    temperature: float = 0.2
+    confidence: bool = False
+    mixup_alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        at_least(0, mixup_alpha=self.mixup_alpha, contrast_weight=self.contrast_weight)
+        positive(temperature=self.temperature)
 
     def terms(
         self,

@@ -3,10 +3,31 @@
 Each term is a mean over elements.
 """
 
+from dataclasses import dataclass
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from datamodules.arguments import at_least
 from lightning_modules.optim.optimizers import temporarily_frozen
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the loss terms; the weight of the negatives is one of the settings of the negatives.
+
+    Args:
+        cleaning: weight of the distance between the cleaned clip and the downsampled target.
+        perception: weight of the perceptual distance.
+        adversarial: weight of the adversarial loss.
+    """
+
+    cleaning: float = 1.0
+    perception: float = 1.0
+    adversarial: float = 0.05
+
+    def __post_init__(self) -> None:
+        at_least(0, **{f"weights.{key}": value for key, value in vars(self).items()})
 
 
 def reduced(clip: Tensor, scale: int) -> Tensor:

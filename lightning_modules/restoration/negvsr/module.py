@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from datamodules.arguments import at_least, within
+from datamodules.arguments import within
 from datamodules.batches import ClipBatch
 from datamodules.corruptions.clip_degradation.sharpening import unsharp_masked
 from lightning_modules.backbones.weights import below, load, read_weights
@@ -17,7 +17,13 @@ from lightning_modules.networks.real_basicvsr import RealBasicVSR
 from lightning_modules.optim.averages import AveragedWeights
 from lightning_modules.optim.optimizers import adam, constant, scheduled, trainable_parameters
 from lightning_modules.restoration.negvsr.clip_restorer import ClipRestorerSteps
-from lightning_modules.restoration.negvsr.losses import adversarial, discriminating, negative_distance, reduced
+from lightning_modules.restoration.negvsr.losses import (
+    LossWeights,
+    adversarial,
+    discriminating,
+    negative_distance,
+    reduced,
+)
 from lightning_modules.restoration.negvsr.negatives import Negatives
 from lightning_modules.training.logging import log_training
 
@@ -50,9 +56,7 @@ class NegVSR(ClipRestorerSteps, MethodModule):
             the first stage.
         perception: perceptual distance between frames `[B, C, H, W]`; None omits this loss term.
         sharpened: whether to sharpen targets by unsharp masking; the discriminator always uses unsharpened frames.
-        cleaning_weight: weight of the distance between the cleaned clip and the downsampled target.
-        perception_weight: weight of the perceptual distance.
-        adversarial_weight: weight of the adversarial loss.
+        weights: weights of the loss terms.
         average_decay: decay of the averaged weights per step, in [0, 1).
         started_from: checkpoint of the first stage; its averaged weights initialise the network.
         protocol: preprocessing of estimates before metrics are computed: `rounded` clips to [0, 1] and rounds to 256
@@ -70,9 +74,7 @@ class NegVSR(ClipRestorerSteps, MethodModule):
         discriminator: nn.Module | None = None,
         perception: nn.Module | None = None,
         sharpened: bool = True,
-        cleaning_weight: float = 1.0,
-        perception_weight: float = 1.0,
-        adversarial_weight: float = 0.05,
+        weights: LossWeights = LossWeights(),  # noqa: B008 - immutable
         average_decay: float = 0.999,
         started_from: str | None = None,
         protocol: EvaluationProtocol = "rounded",
@@ -81,8 +83,6 @@ class NegVSR(ClipRestorerSteps, MethodModule):
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
-        at_least(0, cleaning_weight=cleaning_weight, perception_weight=perception_weight)
-        at_least(0, adversarial_weight=adversarial_weight)
         within(0, 1, "[)", average_decay=average_decay)
         self.automatic_optimization = discriminator is None
         self.network = network
@@ -90,9 +90,7 @@ class NegVSR(ClipRestorerSteps, MethodModule):
         self.discriminator = discriminator
         self.perception = perception
         self.sharpened = sharpened
-        self.cleaning_weight = cleaning_weight
-        self.perception_weight = perception_weight
-        self.adversarial_weight = adversarial_weight
+        self.weights = weights
         self.average_decay = average_decay
         self.average = AveragedWeights(network, lambda update: average_decay)
         self.started_from = started_from
@@ -141,16 +139,16 @@ class NegVSR(ClipRestorerSteps, MethodModule):
         """Compute the terms of the generator's loss, multiplied by their weights."""
         terms = {
             "pixel": (made.positive - made.target).abs().mean(),
-            "cleaning": self.cleaning_weight * (made.cleaned - reduced(made.target, self.network.scale)).abs().mean(),
+            "cleaning": self.weights.cleaning * (made.cleaned - reduced(made.target, self.network.scale)).abs().mean(),
         }
         if self.negatives is not None and made.negative is not None:
             distance = negative_distance(made.negative, made.positive, self.negatives.detach_positive)
             terms["negative"] = self.negatives.weight * distance
         if self.perception is not None:
             frames = made.positive.flatten(0, 1), made.target.flatten(0, 1)
-            terms["perception"] = self.perception_weight * self.perception(*frames)
+            terms["perception"] = self.weights.perception * self.perception(*frames)
         if self.discriminator is not None:
-            terms["adversarial"] = self.adversarial_weight * adversarial(self.discriminator, made.positive)
+            terms["adversarial"] = self.weights.adversarial * adversarial(self.discriminator, made.positive)
         return terms
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> dict[str, Tensor]:

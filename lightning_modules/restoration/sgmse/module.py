@@ -1,6 +1,7 @@
 """The LightningModule of SGMSE+; the package docstring describes the method."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -27,6 +28,23 @@ from lightning_modules.sde.samplers import Draw, annealed_langevin, predict_and_
 from lightning_modules.training.logging import log_training
 
 
+@dataclass(frozen=True)
+class Corrector:
+    """Langevin corrector of the sampler.
+
+    Args:
+        steps: number of Langevin corrector steps per sampling step.
+        snr: signal-to-noise ratio r that determines the step size of the corrector.
+    """
+
+    steps: int = 1
+    snr: float = 0.5
+
+    def __post_init__(self) -> None:
+        at_least(0, steps=self.steps)
+        positive(snr=self.snr)
+
+
 class SGMSE(SpeechRestorerSteps, MethodModule):
     """Train a score network on spectrograms, and enhance recordings with its averaged weights.
 
@@ -37,8 +55,7 @@ class SGMSE(SpeechRestorerSteps, MethodModule):
         spectrogram: spectrogram transform of the recordings.
         frame_multiple: spectrograms are padded until their number of frames is a multiple of this number.
         num_steps: number N of sampling steps.
-        corrector_steps: number of Langevin corrector steps per sampling step.
-        snr: signal-to-noise ratio r that determines the step size of the corrector.
+        corrector: Langevin corrector of the sampler.
         end: final time of sampling and smallest time in training, in (0, 1).
         sampler: sampling method: `predictor_corrector`, or `flow`, which solves the probability flow ODE to a tolerance
             of 1e-5.
@@ -57,8 +74,7 @@ class SGMSE(SpeechRestorerSteps, MethodModule):
         spectrogram: Spectrogram = Spectrogram(),  # noqa: B008 - immutable
         frame_multiple: int = 64,
         num_steps: int = 30,
-        corrector_steps: int = 1,
-        snr: float = 0.5,
+        corrector: Corrector = Corrector(),
         end: float = 0.03,
         sampler: Literal["predictor_corrector", "flow"] = "predictor_corrector",
         compared: Sequence[tuple[int, int]] = (),
@@ -68,13 +84,13 @@ class SGMSE(SpeechRestorerSteps, MethodModule):
     ) -> None:
         super().__init__()
         at_least(1, frame_multiple=frame_multiple, num_steps=num_steps)
-        at_least(0, corrector_steps=corrector_steps)
-        positive(snr=snr)
         within(0, 1, "()", end=end)
         within(0, 1, "[)", average_decay=average_decay)
         one_of(("predictor_corrector", "flow"), sampler=sampler)
-        steps = {"num_steps": num_steps, "corrector_steps": corrector_steps, "snr": snr}
-        only_with("sampler predictor_corrector", sampler == "predictor_corrector", SGMSE, **steps, compared=compared)
+        predicts = sampler == "predictor_corrector"
+        only_with("sampler predictor_corrector", predicts, SGMSE, num_steps=num_steps, compared=compared)
+        steps = {f"corrector.{key}": value for key, value in vars(corrector).items()}
+        only_with("sampler predictor_corrector", predicts, Corrector, **steps)
         for other_steps, other_corrections in compared:
             at_least(1, compared=other_steps)
             at_least(0, compared=other_corrections)
@@ -83,8 +99,7 @@ class SGMSE(SpeechRestorerSteps, MethodModule):
         self.spectrogram = spectrogram
         self.frame_multiple = frame_multiple
         self.num_steps = num_steps
-        self.corrector_steps = corrector_steps
-        self.snr = snr
+        self.corrector = corrector
         self.end = end
         self.sampler = sampler
         self.compared = dict.fromkeys((steps, corrections) for steps, corrections in compared)
@@ -125,20 +140,20 @@ class SGMSE(SpeechRestorerSteps, MethodModule):
             times = torch.linspace(1, self.end, self.num_steps, dtype=torch.float64).tolist()
             sizes = [before - after for before, after in zip(times, [*times[1:], 0.0], strict=True)]
 
-            corrector = partial(annealed_langevin, snr=self.snr, num_steps=self.corrector_steps)
+            langevin = partial(annealed_langevin, snr=self.corrector.snr, num_steps=self.corrector.steps)
             steps = [1 / size for size in sizes]
             return predict_and_correct(
-                score, x, times, process, reverse_diffusion, corrector if self.corrector_steps else None, steps, draw
+                score, x, times, process, reverse_diffusion, langevin if self.corrector.steps else None, steps, draw
             )
 
     def other_estimates(self, batch: SpeechPairBatch) -> dict[str, Tensor]:
-        own, estimates = (self.num_steps, self.corrector_steps), {}
+        own, estimates = (self.num_steps, self.corrector), {}
         try:
-            for setting in self.compared:
-                self.num_steps, self.corrector_steps = setting
-                estimates["steps_{}_corrector_{}".format(*setting)] = self.estimated(batch)
+            for steps, corrections in self.compared:
+                self.num_steps, self.corrector = steps, replace(own[1], steps=corrections)
+                estimates[f"steps_{steps}_corrector_{corrections}"] = self.estimated(batch)
         finally:
-            self.num_steps, self.corrector_steps = own
+            self.num_steps, self.corrector = own
         return estimates
 
     @property
@@ -148,7 +163,7 @@ class SGMSE(SpeechRestorerSteps, MethodModule):
         prefixes = {setting: "steps_{}_corrector_{}_".format(*setting) for setting in self.compared}
         if not all(f"{prefix}si_sdr" in rows for prefix in prefixes.values()) or not prefixes:
             return {}
-        prefixes[self.num_steps, self.corrector_steps] = ""
+        prefixes[self.num_steps, self.corrector.steps] = ""
         measures = {"si_sdr": "SI-SDR in dB", "si_sar": "SI-SAR in dB", "estoi": "ESTOI", "pesq": "PESQ"}
         columns: dict[str, list[Any]] = {"network evaluations": [], "sampling steps": [], "corrector": []}
         for steps, corrections in sorted(prefixes):

@@ -19,10 +19,9 @@ Sources of alpha:
                              set by                                       used
     Mixture.alpha            alpha of `Mixture`, or of                    in evaluation, for all images; None uses the
                              `AdaptiveSmoothing` (`Mixture.choose`)       mixing network's alpha of each image
-    Mixture.evaluation       gamma_scale ... alpha_bias of `Mixture`      in evaluation, for the mixing network's alpha
-    (an `AlphaRange`)
-    Mixture.in_training      training_gamma_scale, _bias of `Mixture`     in training and its attacks, independent of
-    (an `AlphaRange`)                                                     Mixture.alpha
+    Mixture.evaluation       evaluation of `Mixture`                      in evaluation, for the mixing network's alpha
+    Mixture.in_training      nothing: the authors' constants              in training and its attacks, independent of
+                                                                          Mixture.alpha
     least_alpha              Mixture.alpha; if None, alpha_bias           in the certified radius
     mix(image, alpha)        the callback `AlphaCurve`                    in the table of this callback
 

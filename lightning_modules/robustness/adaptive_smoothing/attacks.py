@@ -41,7 +41,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datamodules.arguments import at_least
+from datamodules.arguments import at_least, one_of, positive
 from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
 from lightning_modules.interfaces import MixtureOutput
 from lightning_modules.robustness.attacks.ascent import (
@@ -59,7 +59,6 @@ from lightning_modules.robustness.attacks.ascent import (
     worse,
 )
 
-AttackKind = Literal["pgd", "apgd"]
 LEAST_EPSILON, GREATEST_EPSILON = 0.4, 1.1
 GREATEST_MOMENTUM = 0.9
 GREATEST_GAMMA_WEIGHT = 0.4
@@ -177,13 +176,9 @@ def adaptive_ascent(
 ) -> Tensor:
     """Run APGD as described in the module docstring, without host synchronisation.
 
+    The first five arguments are those of `ascent`.
+
     Args:
-        mixture: function that evaluates the mixture for a batch of images, so that the images do not influence each
-            other.
-        image: images `[B, C, H, W]`, in [0, 1].
-        objective: function that maps the mixture's output to the values to maximise, `[B]`.
-        norm: norm of the budget.
-        epsilon: budgets `[B]`, in pixel units.
         steps: number N of steps.
         start: starting points `[B, C, H, W]`, within the budget and [0, 1].
 
@@ -225,17 +220,42 @@ def adaptive_ascent(
     return best
 
 
+@dataclass(frozen=True)
+class TrainingAttack:
+    """Attacks on the images of a training step.
+
+    Args:
+        algorithm: algorithm of the attacks. `pgd` has a fixed step size; `apgd` halves the step size of an image when
+            the attack on this image stops improving.
+        norm: norm of the budget, `linf` or `l2`.
+        epsilon: nominal budget, in pixel units; 8/255 is 0.03137. The budget of each image is this value times a random
+            factor.
+        steps: mean number of steps; the actual number is sampled for each batch. The authors use 75 steps for APGD and
+            20 steps for PGD.
+        num_targets: number of target classes, from the second most likely class of the clean prediction on; 0 means
+            that all attacks are untargeted. It must be less than the number of classes.
+        every_kind: if true, each image is attacked by the untargeted attack and by a targeted attack for each target
+            class, and the clean images are repeated to match the number of attacked images. If false, each image is
+            attacked once, by a random kind of attack.
+    """
+
+    algorithm: Literal["pgd", "apgd"] = "pgd"
+    norm: Norm = "linf"
+    epsilon: float = 8 / 255
+    steps: int = 20
+    num_targets: int = 9
+    every_kind: bool = False
+
+    def __post_init__(self) -> None:
+        one_of(("pgd", "apgd"), algorithm=self.algorithm)
+        one_of(("linf", "l2"), norm=self.norm)
+        positive(epsilon=self.epsilon)
+        at_least(1, steps=self.steps)
+
+
 @without_float16()
 def randomised_attack(
-    mixture: Callable[[Tensor], MixtureOutput],
-    image: Tensor,
-    label: Tensor,
-    norm: Norm,
-    epsilon: float,
-    steps: int,
-    num_targets: int,
-    attack: AttackKind = "pgd",
-    every_kind: bool = False,
+    mixture: Callable[[Tensor], MixtureOutput], image: Tensor, label: Tensor, attack: TrainingAttack, steps: int
 ) -> Tensor:
     """Attack each image of a batch, with random hyperparameters.
 
@@ -244,13 +264,8 @@ def randomised_attack(
             other.
         image: images `[B, C, H, W]`, in [0, 1].
         label: `[B]`.
-        norm: norm of the budget.
-        epsilon: nominal budget, in pixel units. The budget of each image is this value times a random factor.
-        steps: number n of gradient steps.
-        num_targets: number of target classes, starting with the second most likely class of the clean prediction; 0
-            means that all attacks are untargeted.
-        attack: algorithm, `pgd` or `apgd`. Only `pgd` uses the sampled momentum.
-        every_kind: whether each image is attacked by all kinds of attack, instead of by one random kind.
+        attack: settings of the attacks. Only `pgd` uses the sampled momentum.
+        steps: number n of gradient steps, which replaces `attack.steps`.
 
     Returns:
         Perturbed images `[B, C, H, W]`, detached. With `every_kind`, the shape is `[(num_targets + 1) B, C, H, W]`: the
@@ -260,9 +275,10 @@ def randomised_attack(
     def uniform(low: float, high: float) -> Tensor:
         return low + (high - low) * sample_rows(torch.rand, (len(image),), image.device, dtype=image.dtype)
 
+    norm, num_targets = attack.norm, attack.num_targets
     with torch.no_grad():
         ranked = mixture(image).log_probability.topk(num_targets + 1, dim=1).indices
-    if every_kind:
+    if attack.every_kind:
         kind = torch.arange(num_targets + 1, device=image.device).repeat_interleave(len(image))
         image, label = image.repeat(num_targets + 1, 1, 1, 1), label.repeat(num_targets + 1)
         ranked = ranked.repeat(num_targets + 1, 1)
@@ -270,13 +286,13 @@ def randomised_attack(
         kind = sample_rows(partial(torch.randint, num_targets + 1), (len(image),), image.device)
     target = ranked.gather(1, kind[:, None])[:, 0]
     weight = uniform(0, GREATEST_GAMMA_WEIGHT)
-    budget = epsilon * uniform(LEAST_EPSILON, GREATEST_EPSILON)
+    budget = attack.epsilon * uniform(LEAST_EPSILON, GREATEST_EPSILON)
     momentum = uniform(0, GREATEST_MOMENTUM)
 
     def objective(mixed: MixtureOutput) -> Tensor:
         return attack_objective(mixed, label, target, kind > 0, weight)
 
-    if attack == "pgd":
+    if attack.algorithm == "pgd":
         return ascent(mixture, image, objective, norm, budget, steps, momentum)
     start = image + per_image(budget, image) * (2 * sample_rows_like(torch.rand, image) - 1)
     start = project(start, image, norm, per_image(budget, image))

@@ -18,14 +18,15 @@ the first rank.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from scipy.special import logit
 from torch import Tensor, nn
 
-from datamodules.arguments import at_least, within
+from datamodules.arguments import at_least, positive, within
 from lightning_modules.backbones.adaptation import frozen
 from lightning_modules.backbones.layer_features import named_layer, tapped
 from lightning_modules.distributed.global_rows import global_sum
@@ -128,13 +129,29 @@ class MixingPerceptron(nn.Module):
         return self.network(torch.cat([feature.flatten(1) for feature in features], dim=1))
 
 
-class AlphaRange(NamedTuple):
-    """Scales and biases that map the normalised output of the mixing network to gamma and alpha."""
+@dataclass(frozen=True)
+class AlphaRange:
+    """Scales and biases that map the normalised output of the mixing network to gamma and alpha.
 
-    gamma_scale: float
-    gamma_bias: float
-    alpha_scale: float = 1.0
-    alpha_bias: float = 0.0
+    Args:
+        gamma_scale: scale of gamma.
+        gamma_bias: bias of gamma.
+        alpha_scale: width of the range of alpha.
+        alpha_bias: smallest alpha.
+    """
+
+    gamma_scale: float = 2.0
+    gamma_bias: float = 1.3
+    alpha_scale: float = 0.15
+    alpha_bias: float = 0.84
+
+    def __post_init__(self) -> None:
+        positive(gamma_scale=self.gamma_scale)
+        if self.alpha_scale < 0 or self.alpha_bias < 0 or self.alpha_scale + self.alpha_bias > 1 + 1e-9:
+            raise ValueError(
+                f"alpha_scale and alpha_bias must be at least 0 and their sum at most 1, got {self.alpha_scale} and "
+                f"{self.alpha_bias}"
+            )
 
     def alpha(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
         """Compute both alpha and 1 - alpha without loss of precision."""
@@ -163,12 +180,7 @@ class Mixture(nn.Module):
             many as in `accurate_features`, and the two outputs of each pair must have the same height and width.
         accurate_scale: factor s_g by which the logits of g are multiplied.
         robust_scale: factor s_h by which the logits of h are multiplied.
-        gamma_scale: scale of gamma in evaluation.
-        gamma_bias: bias of gamma in evaluation.
-        alpha_scale: width of the range of alpha in evaluation.
-        alpha_bias: smallest alpha in evaluation.
-        training_gamma_scale: scale of gamma in training, including the attacks in training.
-        training_gamma_bias: bias of gamma in training, including the attacks in training.
+        evaluation: scales and biases of gamma and alpha in evaluation.
         momentum: weight of the current batch when the running statistics of BN are updated. The running statistics are
             used in evaluation and when generating attacks during training. Runs of a few hundred steps need a larger
             momentum than the 0.01 that the authors use.
@@ -177,6 +189,8 @@ class Mixture(nn.Module):
     """
 
     alpha: float | None
+    in_training = AlphaRange(gamma_scale=2.0, gamma_bias=0.4, alpha_scale=1.0, alpha_bias=0.0)
+    """Scales and biases in training, including the attacks in training."""
 
     def __init__(
         self,
@@ -188,23 +202,12 @@ class Mixture(nn.Module):
         robust_features: list[str] | None = None,
         accurate_scale: float = 1.0,
         robust_scale: float = 1.0,
-        gamma_scale: float = 2.0,
-        gamma_bias: float = 1.3,
-        alpha_scale: float = 0.15,
-        alpha_bias: float = 0.84,
-        training_gamma_scale: float = 2.0,
-        training_gamma_bias: float = 0.4,
+        evaluation: AlphaRange = AlphaRange(),
         momentum: float = 0.01,
         policy_graph: bool = True,
     ) -> None:
         super().__init__()
-        scales = {"gamma_scale": gamma_scale, "training_gamma_scale": training_gamma_scale}
-        within(0, math.inf, "()", accurate_scale=accurate_scale, robust_scale=robust_scale, **scales)
-        if alpha_scale < 0 or alpha_bias < 0 or alpha_scale + alpha_bias > 1 + 1e-9:
-            raise ValueError(
-                f"alpha_scale and alpha_bias must be at least 0 and their sum at most 1, got {alpha_scale} and "
-                f"{alpha_bias}"
-            )
+        within(0, math.inf, "()", accurate_scale=accurate_scale, robust_scale=robust_scale)
         within(0, 1, "(]", momentum=momentum)
         features = {"accurate_features": accurate_features or [], "robust_features": robust_features or []}
         for (key, names), network in zip(features.items(), (accurate, robust), strict=True):
@@ -223,8 +226,7 @@ class Mixture(nn.Module):
         self.choose(alpha)
         self.accurate_scale = accurate_scale
         self.robust_scale = robust_scale
-        self.evaluation = AlphaRange(gamma_scale, gamma_bias, alpha_scale, alpha_bias)
-        self.in_training = AlphaRange(training_gamma_scale, training_gamma_bias)
+        self.evaluation = evaluation
         self.policy_graph = policy_graph
         self.normalization = ClampedBatchNorm(momentum)
         self.register_load_state_dict_pre_hook(without_extra_state)
@@ -246,9 +248,10 @@ class Mixture(nn.Module):
         return self.mix(image, self.evaluation) if alpha is None else self.mix_at(image, alpha)
 
     def extra_repr(self) -> str:
+        scales = f"accurate_scale={self.accurate_scale}, robust_scale={self.robust_scale}"
         return (
-            f"alpha={self.alpha}, accurate_scale={self.accurate_scale}, robust_scale={self.robust_scale}, "
-            f"evaluation={tuple(self.evaluation)}, features={self.features}, policy_graph={self.policy_graph}"
+            f"alpha={self.alpha}, {scales}, evaluation={tuple(vars(self.evaluation).values())}, "
+            f"features={self.features}, policy_graph={self.policy_graph}"
         )
 
     def mix(self, image: Tensor, alpha_range: AlphaRange) -> MixtureOutput:

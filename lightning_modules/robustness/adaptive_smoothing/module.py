@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from datamodules.arguments import at_least, one_of, positive
+from datamodules.arguments import at_least
 from datamodules.batches import LabelledImageBatch
 from datamodules.distributed.collectives import run_seed
 from lightning_modules.interfaces import MixtureOutput
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.optimizers import adamw, constant, optimizer_config, trainable_parameters
-from lightning_modules.robustness.adaptive_smoothing.attacks import AttackKind, drawn_steps, randomised_attack
+from lightning_modules.robustness.adaptive_smoothing.attacks import TrainingAttack, drawn_steps, randomised_attack
 from lightning_modules.robustness.adaptive_smoothing.mixing import (
     lipschitz_radius,
     smoothed_lipschitz,
@@ -22,7 +22,7 @@ from lightning_modules.robustness.adaptive_smoothing.mixing import (
     tight_smoothing_radius,
 )
 from lightning_modules.robustness.adaptive_smoothing.mixture import Mixture
-from lightning_modules.robustness.attacks.ascent import Norm, require_gradients
+from lightning_modules.robustness.attacks.ascent import require_gradients
 from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.logging import log_training
 
@@ -63,23 +63,12 @@ class AdaptiveSmoothing(ClassifierSteps, MethodModule):
         num_classes: number of classes, K.
         alpha: weight of the robust classifier in evaluation, in [0, 1]; None keeps the value set in `network`. Training
             does not use this argument.
-        norm: norm of the attacks in training, `linf` or `l2`.
-        epsilon: budget of the attacks in training, in pixel units; 8/255 is 0.03137.
-        attack_steps: mean number of steps of the attacks in training; the actual number is sampled for each batch. The
-            authors use 75 steps for APGD and 20 steps for PGD.
-        num_targets: number of target classes of the attacks in training, from the second most likely class on. It must
-            be less than the number of classes.
+        attack: attacks in training.
         bce_weight: weight c_bce of the binary cross-entropy of gamma.
         ce_weight: weight c_ce of the cross-entropy of the mixture.
         product_weight: weight c_prod of the product of the two cross-entropies.
-        clean_weight: weight of clean images in the loss; attacked images have the weight 1.
         radius: formula of the certified radius: `published` (the smoothing radius), `lipschitz`, or `tight`, which
             gives the largest radius; see `mixing.py`.
-        attack: algorithm of the attacks in training. `pgd` has a fixed step size; `apgd` halves the step size of an
-            image when the attack on this image stops improving.
-        every_attack: if true, each image is attacked by the untargeted attack and by a targeted attack for each target
-            class, and the clean images are repeated to match the number of attacked images. If false, each image is
-            attacked once, by a random kind of attack.
         optimizer: optimizer of the trainable parameters of the mixing network.
         lr_scheduler: learning-rate schedule, stepped every epoch.
     """
@@ -89,17 +78,11 @@ class AdaptiveSmoothing(ClassifierSteps, MethodModule):
         network: Mixture,
         num_classes: int,
         alpha: float | None = None,
-        norm: Norm = "linf",
-        epsilon: float = 8 / 255,
-        attack_steps: int = 20,
-        num_targets: int = 9,
+        attack: TrainingAttack = TrainingAttack(),  # noqa: B008 - immutable
         bce_weight: float = 1.5,
         ce_weight: float = 0.0,
         product_weight: float = 0.2,
-        clean_weight: float = 1.0,
         radius: Literal["published", "lipschitz", "tight"] = "published",
-        attack: AttackKind = "pgd",
-        every_attack: bool = False,
         optimizer: OptimizerCallable = adamw,
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
@@ -108,33 +91,22 @@ class AdaptiveSmoothing(ClassifierSteps, MethodModule):
             network.choose(alpha)
         if network.alpha is None and network.mixing_network is None:
             raise ValueError("alpha must be given, because network has no mixing_network to predict it")
-        one_of(("linf", "l2"), norm=norm)
-        one_of(("pgd", "apgd"), attack=attack)
-        positive(epsilon=epsilon)
-        at_least(1, attack_steps=attack_steps)
         at_least(0, bce_weight=bce_weight, ce_weight=ce_weight, product_weight=product_weight)
-        at_least(0, clean_weight=clean_weight)
-        if not 0 <= num_targets < num_classes or (num_targets and num_classes < 4):
+        most = num_classes - 1 if num_classes >= 4 else 0
+        if not 0 <= attack.num_targets <= most:
             raise ValueError(
-                f"num_targets must be in 0...{num_classes - 1 if num_classes >= 4 else 0} with {num_classes} classes, "
-                f"got {num_targets}"
+                f"attack.num_targets must be in 0...{most} with {num_classes} classes, got {attack.num_targets}"
             )
         self.network = network
         self.num_classes = num_classes
         self.least_alpha = network.evaluation.alpha_bias if network.alpha is None else network.alpha
         self.certificate = f"{CERTIFICATES[radius]}, alpha at least {self.least_alpha:g}"
         self.chooses_alpha = network.mixing_network is not None
-        self.norm: Norm = norm
-        self.epsilon = epsilon
-        self.attack_steps = attack_steps
-        self.num_targets = num_targets
+        self.attack = attack
         self.bce_weight = bce_weight
         self.ce_weight = ce_weight
         self.product_weight = product_weight
-        self.clean_weight = clean_weight
         self.radius = radius
-        self.attack: AttackKind = attack
-        self.every_attack = every_attack
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.metrics = accuracies(num_classes)
@@ -164,12 +136,8 @@ class AdaptiveSmoothing(ClassifierSteps, MethodModule):
             lambda perturbed: self.network.mix(perturbed, self.network.in_training),
             image,
             label,
-            self.norm,
-            self.epsilon,
-            drawn_steps(self.attack_steps, (run_seed(), self.trainer.current_epoch, batch_idx)),
-            self.num_targets,
             self.attack,
-            self.every_attack,
+            drawn_steps(self.attack.steps, (run_seed(), self.trainer.current_epoch, batch_idx)),
         )
         self.network.train()
         copies = len(attacked) // len(image)
@@ -179,10 +147,8 @@ class AdaptiveSmoothing(ClassifierSteps, MethodModule):
         losses = mixing_loss(
             mixed, label.repeat(2 * copies), is_attacked, self.bce_weight, self.ce_weight, self.product_weight
         )
-        weight = is_attacked + self.clean_weight * (1 - is_attacked)
         clean_alpha, attacked_alpha = (alpha.mean() for alpha in mixed.alpha.detach().chunk(2))
-        loss = (weight * losses).mean()
-        loss = log_training(self, batch, loss, alpha_clean=clean_alpha, alpha_attacked=attacked_alpha)
+        loss = log_training(self, batch, losses.mean(), alpha_clean=clean_alpha, alpha_attacked=attacked_alpha)
         return {"loss": loss, "logits": mixed.log_probability[: len(image)].detach()}
 
     def smoothed_logits(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:

@@ -372,21 +372,14 @@ def pgd(
 ) -> Attacked:
     """Run projected gradient ascent several times, and return the worst point for each image.
 
-    The worst point can be the image itself.
+    The worst point can be the image itself. The arguments that are not described here are those of
+    `projected_gradient_ascent`.
 
     Args:
-        network: network that maps images to logits.
-        image: `[B, C, H, W]`, in [0, 1].
-        label: `[B]`, int64.
-        norm: norm of the budget.
-        epsilon: budget, in pixel units.
-        steps: number of gradient steps of each ascent.
-        step_size: step size a in pixel units.
         restarts: number of ascents. If `num_draws` is 1, the network is assumed to be deterministic, and images that
             are already misclassified are left out of the next ascents. Selecting the remaining images costs one host
             synchronisation per restart.
         starts_at_random: whether to start at a random point within the budget instead of at the image.
-        num_draws: number m of samples per gradient of a randomised classifier.
         generators: CPU generators of the random starts, one per image; None uses torch's global generator.
         logits: logits of the unperturbed images, `[B, K]`; passing them saves a forward pass if `num_draws` is 1. None
             computes the logits.

@@ -98,50 +98,6 @@ def shortest_step(network: Network, perturbed: Tensor, label: Tensor, others: Te
     return step.detach()
 
 
-def deepfool(
-    network: Network,
-    image: Tensor,
-    label: Tensor,
-    overshoot: float = 0.02,
-    steps: int = 50,
-    num_candidates: int | None = None,
-) -> Tensor:
-    """Attack images with DeepFool, and clip them to [0, 1] after each step.
-
-    Each step needs a host synchronisation to find the images that are already misclassified.
-
-    Args:
-        network: network that maps images to logits.
-        image: x, `[B, C, H, W]`, in [0, 1].
-        label: y, `[B]`, int64.
-        overshoot: fraction eta by which the perturbation is extended, at least 0.
-        steps: maximum number of steps.
-        num_candidates: number of candidate classes. The candidates are the most likely classes of the image other than
-            the label. None uses all classes other than the label.
-
-    Returns:
-        Perturbed images x + (1 + eta) r, `[B, C, H, W]`. If the attack failed, the last iterate is returned.
-    """
-    image, perturbed = image.detach(), image.detach().clone()
-    with torch.no_grad():
-        logits = at_least_float32(network(image))
-        left = (~errs(logits, label)).nonzero()[:, 0]
-        rest = logits.scatter(1, label[:, None], -math.inf)
-        most = logits.shape[1] - 1
-        others = rest.topk(most if num_candidates is None else min(num_candidates, most), dim=1).indices
-    for _ in range(steps):
-        if len(left) == 0:
-            break
-        step = shortest_step(network, perturbed[left], label[left], others[left])
-        # r excludes the part that clipping removed. Otherwise, a later step in the opposite direction could have no
-        # effect.
-        moved = (perturbed[left] + (1 + overshoot) * step).clamp(0, 1)
-        perturbed[left] = moved
-        with torch.no_grad():
-            left = left[~errs(network(moved), label[left])]
-    return perturbed
-
-
 class CarliniWagnerObjective(NamedTuple):
     """Terms of the objective of Carlini and Wagner."""
 
@@ -185,63 +141,6 @@ def carlini_wagner_objective(
     )
 
 
-def carlini_wagner(
-    network: Network,
-    image: Tensor,
-    label: Tensor,
-    confidence: float = 0.0,
-    steps: int = 1000,
-    learning_rate: float = 0.01,
-    initial_constant: float = 0.001,
-    search_steps: int = 9,
-) -> Tensor:
-    """Attack images by Carlini and Wagner's method in the Euclidean norm, with a separate c for each image.
-
-    Unlike the authors' program, this function never stops a search early, and therefore needs no host synchronisation
-    during the search.
-
-    Args:
-        network: network that maps images to logits.
-        image: x, `[B, C, H, W]`, in [0, 1].
-        label: y, `[B]`, int64.
-        confidence: margin kappa >= 0 by which the logit of a wrong class must exceed the logit of the label.
-        steps: number of Adam steps per value of c.
-        learning_rate: learning rate of Adam.
-        initial_constant: first value of c in the search.
-        search_steps: number of values of c that the search tries.
-
-    Returns:
-        Successful x' with the smallest distance to the image over all steps, `[B, C, H, W]`. If no step succeeded, the
-        image itself is returned.
-    """
-    image, result = image.detach(), image.detach().clone()
-    with torch.no_grad():
-        left = (~errs(network(image), label)).nonzero()[:, 0]
-    if len(left) == 0:
-        return result
-    x, y = image[left], label[left]
-    start = torch.atanh((2 * x - 1) * INSIDE)
-    c = torch.full((len(x),), initial_constant, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
-    lower, upper = torch.zeros_like(c), torch.full_like(c, math.inf)
-    best, best_distance = x.clone(), torch.full_like(c, math.inf)
-    for _ in range(search_steps):
-        w = start.clone()
-        optimizer = torch.optim.Adam([w], lr=learning_rate)
-        succeeded = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        for _ in range(steps):
-            here = carlini_wagner_objective(network, w, x, y, c, confidence)
-            succeeded |= here.success
-            closer = here.success & (here.distance < best_distance)
-            best = torch.where(per_image(closer, x), here.image, best)
-            best_distance = torch.where(closer, here.distance, best_distance)
-            w.grad = here.gradient
-            optimizer.step()
-        lower, upper = torch.where(succeeded, lower, c), torch.where(succeeded, c, upper)
-        c = torch.where(upper < math.inf, (lower + upper) / 2, 10 * c)
-    result[left] = best
-    return result
-
-
 class MinimalAttack(ABC):
     """Base class of attacks without a budget."""
 
@@ -264,6 +163,9 @@ class MinimalAttack(ABC):
 class DeepFool(MinimalAttack):
     """DeepFool attack: iterative steps to the nearest boundary of the linearised classifier.
 
+    Images are clipped to [0, 1] after each step. Each step needs a host synchronisation to find the images that are
+    already misclassified. If the attack fails, the last iterate is returned.
+
     Args:
         overshoot: fraction eta by which the perturbation is extended; the authors use 0.02.
         steps: maximum number of steps.
@@ -284,19 +186,38 @@ class DeepFool(MinimalAttack):
         at_least(1, steps=self.steps, num_candidates=self.num_candidates)
 
     def perturb(self, network: Network, image: Tensor, label: Tensor) -> Tensor:
-        return deepfool(network, image, label, self.overshoot, self.steps, self.num_candidates)
+        image, perturbed = image.detach(), image.detach().clone()
+        with torch.no_grad():
+            logits = at_least_float32(network(image))
+            left = (~errs(logits, label)).nonzero()[:, 0]
+            rest = logits.scatter(1, label[:, None], -math.inf)
+            most = logits.shape[1] - 1
+            others = rest.topk(most if self.num_candidates is None else min(self.num_candidates, most), dim=1).indices
+        for _ in range(self.steps):
+            if len(left) == 0:
+                break
+            step = shortest_step(network, perturbed[left], label[left], others[left])
+            # r excludes the part that clipping removed. Otherwise, a later step in the opposite direction could have no
+            # effect.
+            moved = (perturbed[left] + (1 + self.overshoot) * step).clamp(0, 1)
+            perturbed[left] = moved
+            with torch.no_grad():
+                left = left[~errs(network(moved), label[left])]
+        return perturbed
 
 
 @dataclass(frozen=True)
 class CarliniWagner(MinimalAttack):
-    """The l2 attack by Carlini and Wagner.
+    """The l2 attack by Carlini and Wagner, with a separate c for each image.
 
-    The attack jointly minimises the norm of the perturbation and the margin of the label.
+    The attack jointly minimises the norm of the perturbation and the margin of the label. The result is the successful
+    x' with the smallest distance to the image over all steps; if no step succeeded, it is the image itself.
 
-    It takes `steps` x `search_steps` forward and backward passes.
+    It takes `steps` x `search_steps` forward and backward passes. Unlike the authors' program, it never stops a search
+    early, and therefore needs no host synchronisation during the search.
 
     Args:
-        confidence: margin kappa by which the logit of a wrong class must exceed the logit of the label.
+        confidence: margin kappa >= 0 by which the logit of a wrong class must exceed the logit of the label.
         steps: number of Adam steps per value of c, the weight of the margin.
         learning_rate: learning rate of Adam.
         initial_constant: first value of c in the search.
@@ -318,5 +239,31 @@ class CarliniWagner(MinimalAttack):
         within(0, math.inf, "()", learning_rate=self.learning_rate, initial_constant=self.initial_constant)
 
     def perturb(self, network: Network, image: Tensor, label: Tensor) -> Tensor:
-        adam = (self.steps, self.learning_rate)
-        return carlini_wagner(network, image, label, self.confidence, *adam, self.initial_constant, self.search_steps)
+        image, result = image.detach(), image.detach().clone()
+        with torch.no_grad():
+            left = (~errs(network(image), label)).nonzero()[:, 0]
+        if len(left) == 0:
+            return result
+        x, y = image[left], label[left]
+        start = torch.atanh((2 * x - 1) * INSIDE)
+        c = torch.full(
+            (len(x),), self.initial_constant, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device
+        )
+        lower, upper = torch.zeros_like(c), torch.full_like(c, math.inf)
+        best, best_distance = x.clone(), torch.full_like(c, math.inf)
+        for _ in range(self.search_steps):
+            w = start.clone()
+            optimizer = torch.optim.Adam([w], lr=self.learning_rate)
+            succeeded = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+            for _ in range(self.steps):
+                here = carlini_wagner_objective(network, w, x, y, c, self.confidence)
+                succeeded |= here.success
+                closer = here.success & (here.distance < best_distance)
+                best = torch.where(per_image(closer, x), here.image, best)
+                best_distance = torch.where(closer, here.distance, best_distance)
+                w.grad = here.gradient
+                optimizer.step()
+            lower, upper = torch.where(succeeded, lower, c), torch.where(succeeded, c, upper)
+            c = torch.where(upper < math.inf, (lower + upper) / 2, 10 * c)
+        result[left] = best
+        return result

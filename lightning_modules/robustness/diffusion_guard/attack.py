@@ -32,6 +32,7 @@ from scipy.ndimage import gaussian_filter1d
 from skimage.measure import find_contours
 from torch import Tensor
 
+from datamodules.arguments import at_least, within
 from lightning_modules.robustness.attacks.ascent import project
 from lightning_modules.robustness.diffusion_guard.inpainting import Inpainter
 
@@ -114,22 +115,12 @@ def deformed(region: Mask, largest_offset: int, width: float, random: np.random.
     return filled(moved, region.shape)
 
 
-def shrunk(
-    region: Mask, random: np.random.Generator, strength: float = 1.1, max_rounds: int = 15, smoothness: float = 0.1
-) -> Mask:
-    """Randomly deform a region by all rounds of Algorithm 1.
-
-    Args:
-        region: mask of the region, `[H, W]`.
-        random: random generator for e, J and the offsets.
-        strength: factor zeta of the maximum offset e.
-        max_rounds: exclusive upper bound of the number of rounds J.
-        smoothness: width s of the Gaussian filter, relative to rho.
-    """
+def shrunk(region: Mask, random: np.random.Generator) -> Mask:
+    """Randomly deform a region, given by its mask `[H, W]`, by all rounds of Algorithm 1."""
     rho = radius(region)
-    largest_offset = int(strength * random.uniform(0, rho))
-    for _ in range(int(random.uniform(1, max_rounds))):
-        region = deformed(region, largest_offset, smoothness * rho, random)
+    largest_offset = int(1.1 * random.uniform(0, rho))
+    for _ in range(int(random.uniform(1, 15))):
+        region = deformed(region, largest_offset, 0.1 * rho, random)
     return region
 
 
@@ -165,14 +156,38 @@ class Defence:
     """Settings of a defence. Only these settings can differ between the defences of a run.
 
     Args:
-        objective: objective that the attack maximises.
-        augmentation: method of sampling K: `contour`, `single` or `global`; see `draw_kept`.
-        timestep: timestep that the objective `noise_norm` attacks; None attacks the first timestep of the editor.
+        objective: objective that the attack maximises: `noise_norm`, as in the paper, or the objective of a baseline;
+            see the package docstring.
+        augmentation: method of sampling K: `contour` (Algorithm 1), `single` (the union of the regions), or `global`
+            (the whole image).
+        timestep: timestep that `noise_norm` attacks, as in the paper's ablation; None attacks the first timestep of the
+            editor.
     """
 
     objective: ProtectionObjective = "noise_norm"
     augmentation: Augmentation = "contour"
     timestep: int | None = None
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """Budget and steps of the projected gradient ascent.
+
+    Args:
+        epsilon: maximum change of a pixel, in pixel units.
+        step_size: step size a, in pixel units; None uses 0.5 / 255.
+        iterations: number of attack steps; None uses 800.
+        gradient_repeats: number of gradients that are averaged before the sign is taken.
+    """
+
+    epsilon: float = 8 / 255
+    step_size: float | None = None
+    iterations: int | None = None
+    gradient_repeats: int = 1
+
+    def __post_init__(self) -> None:
+        within(0, 1, "(]", epsilon=self.epsilon, step_size=self.step_size)
+        at_least(1, iterations=self.iterations, gradient_repeats=self.gradient_repeats)
 
 
 def noise_norm(predicted: Tensor) -> Tensor:
@@ -221,15 +236,8 @@ def distance_of_edit(
 ) -> Tensor:
     """Sum, over images, the squared distance between the latent of the edited image and the latent of a grey image.
 
-    The edit uses an empty prompt and no guidance. Gradients are computed through all DDIM steps.
-
-    Args:
-        inpainter: the editor's model.
-        image: images `[B, C, H, W]` in [0, 1]; the result is differentiable with respect to them.
-        keep: mask of the kept region, `[B, 1, H, W]`: 1 where the image is kept.
-        noise: standard normal noise z, not yet scaled by the scheduler.
-        draw: standard normal noise in the shape of z, with which a stochastic encoder samples its latent.
-        num_steps: number of DDIM steps of the edit.
+    The edit has `num_steps` DDIM steps, with an empty prompt and no guidance. Gradients are computed through all of
+    them. The other arguments are those of `first_step`.
     """
     from diffusers import DDIMScheduler
 
@@ -257,13 +265,10 @@ def raised(
 ) -> Tensor:
     """Compute the scalar objective that the attack maximises.
 
+    The arguments `inpainter`, `image`, `keep`, `noise` and `draw` are those of `first_step`.
+
     Args:
-        inpainter: the editor's model.
         objective: any objective except `random`.
-        image: images `[B, C, H, W]` in [0, 1]; the result is differentiable with respect to them.
-        keep: mask of the kept region, `[B, 1, H, W]`: 1 where the image is kept.
-        noise: standard normal noise of the shape of z.
-        draw: standard normal noise in the shape of z, with which a stochastic encoder samples its latent.
         timestep: the attacked timestep for `noise_norm`, or random timesteps `[B]` for the objectives in
             `RANDOM_TIMESTEPS`.
         num_steps: number of DDIM steps of the edit, for the objective `edit`.

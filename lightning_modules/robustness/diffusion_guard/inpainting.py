@@ -124,35 +124,25 @@ class Inpainter(nn.Module, ABC):
 class PixelInpainter(Inpainter):
     """Inpainting model in pixel space; images are sampled by deterministic DDIM steps.
 
-    The default noise schedule is the schedule of Stable Diffusion, in which sqrt(beta) is linear. If an edit has four
+    The noise schedule is that of Stable Diffusion, in which sqrt(beta) is linear. If an edit has four
     denoising steps, abar = .056 at the first timestep.
 
     Args:
         network: `UNet2DModel` of diffusers with 2 C + 1 input channels (z_t, m, y) and C output channels.
-        num_train_timesteps: number T of timesteps of the noise schedule.
-        beta_start: first beta of the noise schedule.
-        beta_end: last beta of the noise schedule.
         num_inference_steps: number of denoising steps of an edit.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        num_train_timesteps: int = 1000,
-        beta_start: float = 0.00085,
-        beta_end: float = 0.012,
-        num_inference_steps: int = 12,
-    ) -> None:
+    def __init__(self, network: nn.Module, num_inference_steps: int = 12) -> None:
         super().__init__()
         from diffusers import DDIMScheduler
 
-        within(1, num_train_timesteps, num_inference_steps=num_inference_steps)
+        within(1, 1000, num_inference_steps=num_inference_steps)
         self.network = network
         self.num_inference_steps = num_inference_steps
         self.scheduler = DDIMScheduler(
-            num_train_timesteps=num_train_timesteps,
-            beta_start=beta_start,
-            beta_end=beta_end,
+            num_train_timesteps=1000,
+            beta_start=0.00085,
+            beta_end=0.012,
             beta_schedule="scaled_linear",
             clip_sample=True,
             steps_offset=1,

@@ -1,5 +1,6 @@
 """LightningModule of DiffusionGuard; the package docstring describes the method."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,9 +19,8 @@ from lightning_modules.optim.optimizers import adam, constant, optimizer_config,
 from lightning_modules.robustness.attacks.ascent import project
 from lightning_modules.robustness.diffusion_guard.attack import (
     RANDOM_TIMESTEPS,
-    Augmentation,
+    Ascent,
     Defence,
-    ProtectionObjective,
     draw_kept,
     protected,
     raised,
@@ -66,17 +66,10 @@ class DiffusionGuard(EditingSteps, ProtectionSteps, MethodModule):
 
     Args:
         inpainter: model against which images are protected: a `PixelInpainter` or a `StableDiffusionInpainter`.
-        objective: objective that the attack maximises: `noise_norm`, as in the paper, or the objective of a baseline;
-            see the package docstring.
-        epsilon: maximum change of a pixel, in pixel units.
-        step_size: step size a, in pixel units; None uses 0.5 / 255.
-        iterations: number of attack steps; None uses 800.
-        gradient_repeats: number of gradients that are averaged before the sign is taken.
+        defence: objective of the attack, and sampling of K.
+        attack: budget and steps of the attack.
         editor_steps: number of denoising steps that the editor is assumed to take. The attack targets the first of
             these steps.
-        timestep: timestep to attack, as in the paper's ablation; None attacks the first timestep of the editor.
-        augmentation: method of sampling K: `contour` (Algorithm 1), `single` (the union of the regions), or `global`
-            (the whole image).
         seed: random seed of protection and editing.
         clip: CLIP model for similarity metrics in `test`: a local folder, or a name on the Hugging Face Hub
             (`openai/clip-vit-large-patch14`); None disables these metrics.
@@ -92,14 +85,9 @@ class DiffusionGuard(EditingSteps, ProtectionSteps, MethodModule):
     def __init__(
         self,
         inpainter: Inpainter,
-        objective: ProtectionObjective = "noise_norm",
-        epsilon: float = 8 / 255,
-        step_size: float | None = None,
-        iterations: int | None = None,
-        gradient_repeats: int = 1,
+        defence: Defence = Defence(),  # noqa: B008 - immutable
+        attack: Ascent = Ascent(),  # noqa: B008 - immutable
         editor_steps: int = 4,
-        timestep: int | None = None,
-        augmentation: Augmentation = "contour",
         seed: int = 0,
         clip: str | None = None,
         editor: Inpainter | None = None,
@@ -109,24 +97,24 @@ class DiffusionGuard(EditingSteps, ProtectionSteps, MethodModule):
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
-        within(0, 1, "(]", epsilon=epsilon, step_size=step_size)
-        at_least(1, iterations=iterations, gradient_repeats=gradient_repeats, editor_steps=editor_steps)
+        at_least(1, editor_steps=editor_steps)
         num_timesteps = int(inpainter.scheduler.config.num_train_timesteps)
-        within(0, num_timesteps, "[)", timestep=timestep)
-        only_with("objective noise_norm", objective == "noise_norm", DiffusionGuard, timestep=timestep)
-        ascent: dict[str, Any] = {"iterations": iterations, "augmentation": augmentation}
-        ascent |= {"step_size": step_size, "gradient_repeats": gradient_repeats}
-        only_with("an objective other than random", objective != "random", DiffusionGuard, **ascent)
+        timed, climbs = defence.objective == "noise_norm", defence.objective != "random"
+        only_with("objective noise_norm", timed, Defence, **{"defence.timestep": defence.timestep})
+        unread = {"defence.augmentation": defence.augmentation}
+        only_with("an objective other than random", climbs, Defence, **unread)
+        unread = {f"attack.{key}": value for key, value in vars(attack).items() if key != "epsilon"}
+        only_with("an objective other than random", climbs, Ascent, **unread)
         self.inpainter = inpainter
-        self.objective: ProtectionObjective = objective
-        self.epsilon = epsilon
-        self.step_size = 0.5 / 255 if step_size is None else step_size
-        self.iterations = 800 if iterations is None else iterations
-        self.gradient_repeats = gradient_repeats
+        self.attack = replace(
+            attack,
+            step_size=0.5 / 255 if attack.step_size is None else attack.step_size,
+            iterations=800 if attack.iterations is None else attack.iterations,
+        )
         self.num_timesteps = num_timesteps
         self.first_timestep = inpainter.first_timestep(editor_steps)
-        self.timestep = self.first_timestep if timestep is None else timestep
-        self.augmentation: Augmentation = augmentation
+        timestep = self.first_timestep if defence.timestep is None else defence.timestep
+        self.defence = replace(defence, timestep=timestep)
         self.seed = seed
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
@@ -137,8 +125,8 @@ class DiffusionGuard(EditingSteps, ProtectionSteps, MethodModule):
         self.purification = dict(purification or {})
         self.defences = dict(defences or {})
         reject_suffixes(purification=list(self.purification), defences=list(self.defences))
-        for defence in self.defences.values():
-            within(0, num_timesteps, "[)", timestep=defence.timestep)
+        for each in (self.defence, *self.defences.values()):
+            within(0, num_timesteps, "[)", timestep=each.timestep)
         ways = ["", *(f"_{name}" for name in self.purification), *([] if editor is None else [TRANSFER])]
         self.metrics = EditMeans(clip is not None, ["", *(f"_{name}" for name in self.defences)], ways)
 
@@ -178,13 +166,13 @@ class DiffusionGuard(EditingSteps, ProtectionSteps, MethodModule):
         Returns:
             Protected images `[B, C, H, W]`, in float32 or a higher precision.
         """
-        of = defence or Defence(self.objective, self.augmentation, self.timestep)
+        of = defence or self.defence
         noises = [generator_of(self.seed, int(i), PROTECTING) for i in index]
         image = at_least_float32(image.detach().clone())
         if of.objective == "random":
             signs = torch.stack([torch.randn(image.shape[1:], generator=g).sign() for g in noises]).to(image)
             keep = regions.any(dim=1, keepdim=True)
-            return project(image + self.epsilon * signs * keep, image, "linf", self.epsilon)
+            return project(image + self.attack.epsilon * signs * keep, image, "linf", self.attack.epsilon)
         masks = [np.random.default_rng([self.seed, int(i)]) for i in index]
         kept = [each.cpu().numpy() for each in regions]
 
@@ -203,10 +191,9 @@ class DiffusionGuard(EditingSteps, ProtectionSteps, MethodModule):
                 times = times.to(image.device)
             return raised(self.inpainter, of.objective, *given, noise, draw, times, self.editor_steps)
 
-        limits = self.epsilon, self.step_size, self.iterations, self.gradient_repeats
         with torch.inference_mode(False), torch.enable_grad():
             # Inference tensors cannot require gradients, but a clone can.
-            return protected(image.clone(), objective, draw_keep, *limits)
+            return protected(image.clone(), objective, draw_keep, **vars(self.attack))
 
     def _arithmetic(self, image: Tensor) -> torch.dtype:  # only the inputs of the inpainter are cast
         return next(self.inpainter.parameters(), image).dtype

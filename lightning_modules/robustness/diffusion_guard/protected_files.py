@@ -15,12 +15,6 @@ from datamodules.jobs.stores import digest_of
 from lightning_modules.interfaces import FixedImageShape, data_with
 from lightning_modules.tasks.writers import FolderWriter
 
-SETTINGS = (
-    *("objective", "epsilon", "step_size", "iterations", "gradient_repeats"),
-    *("timestep", "augmentation", "seed"),
-)
-"""Arguments of `DiffusionGuard` that affect the protected images."""
-
 
 def levels(image: Tensor) -> Tensor:
     """Round images in [0, 1] to the 256 levels of an image file, uint8."""
@@ -40,7 +34,9 @@ class ProtectionSteps(FolderWriter):
     def result_settings(self: Any) -> dict[str, Any]:
         data = data_with(self.trainer, FixedImageShape)
         return {
-            **{key: getattr(self, key) for key in SETTINGS},
+            **vars(self.defence),
+            **vars(self.attack),
+            "seed": self.seed,
             "image_shape": None if data is None else list(data.image_shape),
             "precision": str(self.trainer.precision),
             "hash_of_inpainter": hash_of_module(self.inpainter),

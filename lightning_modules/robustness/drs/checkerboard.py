@@ -4,6 +4,7 @@ A half contains one diagonal of every 2 x 2 block of pixels, in all channels. Al
 deterministic, and their results depend only on the pixels of the half.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -12,6 +13,19 @@ from torch import Tensor
 
 Layout = Literal["checkerboard", "official"]
 Fill = Literal["maxpool_add", "gather_nearest", "gather_bilinear"]
+
+
+@dataclass(frozen=True)
+class Partition:
+    """How an image is split into halves, and how a half is expanded to a full-size image.
+
+    Args:
+        fill: method of expanding a half: `maxpool_add`, `gather_nearest` or `gather_bilinear`; see `half`.
+        layout: layout of the halves: `checkerboard`, or `official` for the authors' checkpoints; see `first_half`.
+    """
+
+    fill: Fill = "maxpool_add"
+    layout: Layout = "checkerboard"
 
 
 def first_half(height: int, width: int, layout: Layout = "checkerboard", device: torch.device | None = None) -> Tensor:

@@ -12,7 +12,7 @@ from datamodules.arguments import at_least, positive
 from datamodules.batches import LabelledImageBatch
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
-from lightning_modules.robustness.drs.checkerboard import Fill, Layout, first_half, half
+from lightning_modules.robustness.drs.checkerboard import Partition, first_half, half
 from lightning_modules.robustness.drs.radius import joint_radius, published_radius_cifar10, published_radius_imagenet
 from lightning_modules.robustness.mean_prediction import log_mean_softmax
 from lightning_modules.robustness.smoothed_training.consistency_regularization import loss_on_copies
@@ -44,9 +44,7 @@ class DRS(AccuracyUnderNoise, MethodModule):
         consistency_weight: weight lambda of the KL divergence between the mean prediction and the prediction for each
             copy.
         entropy_weight: weight eta of the entropy of the mean prediction.
-        fill: method of expanding a half to a full-size image: `maxpool_add`, `gather_nearest` or `gather_bilinear`; see
-            `checkerboard.half`.
-        layout: layout of the halves: `checkerboard`, or `official` for the authors' checkpoints.
+        partition: how an image is split into halves, and how a half is expanded.
         radius: formula of the certified radius. `joint` is the formula of the theorem. `published_cifar10` and
             `published_imagenet` reproduce the authors' logs. With these two, also set `alpha: 0.002` in
             `Certification`, because the authors use 0.001 for each of the two votes. The published radii are not
@@ -66,8 +64,7 @@ class DRS(AccuracyUnderNoise, MethodModule):
         num_copies: int = 1,
         consistency_weight: float = 15.0,
         entropy_weight: float = 0.75,
-        fill: Fill = "maxpool_add",
-        layout: Layout = "checkerboard",
+        partition: Partition = Partition(),  # noqa: B008 - immutable
         radius: Literal["joint", "published_cifar10", "published_imagenet"] = "joint",
         second_noise: float = 1.0,
         optimizer: OptimizerCallable = adam,
@@ -86,8 +83,7 @@ class DRS(AccuracyUnderNoise, MethodModule):
         self.num_copies = num_copies
         self.consistency_weight = consistency_weight
         self.entropy_weight = entropy_weight
-        self.fill: Fill = fill
-        self.layout: Layout = layout
+        self.partition = partition
         self.radius = radius
         self.second_noise = second_noise
         self.certificate = CERTIFICATES[radius]
@@ -98,17 +94,17 @@ class DRS(AccuracyUnderNoise, MethodModule):
         self.accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
 
     def extra_repr(self) -> str:
-        return f"fill={self.fill}, layout={self.layout}"
+        return f"fill={self.partition.fill}, layout={self.partition.layout}"
 
     def halves(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return the inputs of f_l and f_r for images `[B, C, H, W]`; both have the shape of the images."""
-        mask = first_half(image.shape[2], image.shape[3], self.layout, image.device)
-        return half(image, mask, self.fill), half(image, ~mask, self.fill)
+        mask = first_half(image.shape[2], image.shape[3], self.partition.layout, image.device)
+        return half(image, mask, self.partition.fill), half(image, ~mask, self.partition.fill)
 
     def with_noise(self, image: Tensor, noise: Tensor, sigma: float) -> Tensor:
         """Add noise of standard deviation sigma to the first half, and of sigma times `second_noise` to the second."""
         if self.second_noise != 1:
-            mask = first_half(image.shape[-2], image.shape[-1], self.layout, image.device)
+            mask = first_half(image.shape[-2], image.shape[-1], self.partition.layout, image.device)
             noise = noise * torch.where(mask, 1.0, self.second_noise).to(noise.dtype)
         return torch.add(image, noise, alpha=sigma)
 

@@ -134,8 +134,6 @@ class ClassIncremental(StreamsStatistics, ClassifierSteps, MethodModule):
         layer: name of the module whose output provides the features, usually the module before the last linear layer.
         image_shape: numbers of channels, rows and columns of an image.
         classifier: distance used for predictions and `test/accuracy`: `mahalanobis`, or the baseline `euclidean`.
-        shrinkage: weight, in [0, 1], with which the covariance is shrunk towards a multiple of the identity; the paper
-            uses 0.
     """
 
     def __init__(
@@ -146,13 +144,11 @@ class ClassIncremental(StreamsStatistics, ClassifierSteps, MethodModule):
         layer: str,
         image_shape: tuple[int, int, int],
         classifier: IncrementalClassifier = "mahalanobis",
-        shrinkage: float = 0.0,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         one_of(CLASSIFIERS, classifier=classifier)
         within(1, num_classes - 1, num_base_classes=num_base_classes)
-        within(0, 1, shrinkage=shrinkage)
         self.base_classifier = frozen_for_statistics(base_classifier)
         self.num_classes = num_classes
         self.num_base_classes = num_base_classes
@@ -160,7 +156,6 @@ class ClassIncremental(StreamsStatistics, ClassifierSteps, MethodModule):
         (width,) = num_features(base_classifier, self.layers, image_shape)
         self.gaussians = IncrementalGaussians(num_classes, num_base_classes, width)
         self.classifier = classifier
-        self.shrinkage = shrinkage
         self.metrics = accuracies(num_classes)
         self.collected = Collected()
         self.tables: dict[str, Table] = {}
@@ -179,7 +174,7 @@ class ClassIncremental(StreamsStatistics, ClassifierSteps, MethodModule):
         mean, covariance = self.gaussians.after(number)
         if classifier == "euclidean":
             covariance = torch.eye(len(covariance)).to(covariance)
-        return whiten(mean, covariance, mean.new_ones(number, dtype=torch.bool), self.shrinkage)
+        return whiten(mean, covariance, mean.new_ones(number, dtype=torch.bool))
 
     def forward(self, image: Tensor) -> Tensor:
         """Compute the scores `[B, K]` of all classes, as logits."""

@@ -299,6 +299,5 @@ def warn_of_ignored_directions(layers: list[str], rank: list[int], num_features:
     for name, kept, width in zip(layers, rank, num_features, strict=True):
         if kept < width:
             rank_zero_warn(
-                f"layer {name}: the covariance of {width} features has rank {kept}; distances ignore the other "
-                f"directions (shrinkage would include them)"
+                f"layer {name}: the covariance of {width} features has rank {kept}; distances ignore the others"
             )

@@ -117,9 +117,9 @@ class ClassGaussians(nn.Module):
         scatter = self.scatter.split([width**2 for width in self.num_features])[layer]
         return scatter.view(d, d) / self.count.sum()
 
-    def whitened(self, layer: int, shrinkage: float = 0.0) -> "Whitened":
+    def whitened(self, layer: int) -> "Whitened":
         """Return the whitening of a layer; see `whiten`."""
-        return whiten(self.means(layer), self.covariance(layer), self.count > 0, shrinkage)
+        return whiten(self.means(layer), self.covariance(layer), self.count > 0)
 
 
 class Whitened(NamedTuple):
@@ -147,14 +147,7 @@ class Whitened(NamedTuple):
         return self.whitening @ self.whitening.T
 
 
-def shrunk(covariance: Tensor, shrinkage: float) -> Tensor:
-    """Compute (1 - s) Sigma + s (tr Sigma / d) I. The result has full rank for s > 0."""
-    d = len(covariance)
-    scale = covariance.diagonal().sum() / d
-    return (1 - shrinkage) * covariance + shrinkage * scale * torch.eye(d).to(covariance)
-
-
-def whiten(mean: Tensor, covariance: Tensor, present: Tensor, shrinkage: float = 0.0) -> Whitened:
+def whiten(mean: Tensor, covariance: Tensor, present: Tensor) -> Whitened:
     """Compute the whitening that corresponds to the pseudo-inverse of Sigma.
 
     A direction counts as having zero variance if its variance is below d times the rounding error of the largest
@@ -164,9 +157,8 @@ def whiten(mean: Tensor, covariance: Tensor, present: Tensor, shrinkage: float =
         mean: class means mu, `[K, d]`.
         covariance: covariance Sigma, `[d, d]`.
         present: whether each class has samples, `[K]`, bool.
-        shrinkage: shrinkage s; see `shrunk`.
     """
-    variance, direction = torch.linalg.eigh(shrunk(covariance, shrinkage))
+    variance, direction = torch.linalg.eigh(covariance)
     kept = variance > len(variance) * torch.finfo(variance.dtype).eps * variance[-1].clamp(min=0)
     whitening = direction[:, kept] / variance[kept].sqrt()
     classes = present.nonzero()[:, 0]
@@ -203,29 +195,3 @@ def standardized(confidence: Tensor, rank: Tensor | int) -> Tensor:
     """
     half = torch.as_tensor(rank, device=confidence.device) / 2
     return (confidence + half) / half.clamp(min=0.5).sqrt()
-
-
-def with_new_class(mean: Tensor, covariance: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-    """Add a class to the Gaussians, with weight 1 / (C + 1) and without retraining (algorithm 2):
-
-        Sigma <- C/(C+1) Sigma + 1/(C+1) S,   S = (1/n) sum_i (f_i - mu_{C+1}) (f_i - mu_{C+1})^T
-
-    The detector does not use this function. Call it from Python to add new classes to a trained classifier. For the
-    first new class, pass `ClassGaussians.means` and `ClassGaussians.covariance` of the last layer; for each further
-    class, pass the previous result. To classify, compute `whiten`, and select the class with the smallest squared
-    distance (`squared_distances`).
-
-    Args:
-        mean: class means, `[C, d]`.
-        covariance: covariance Sigma, `[d, d]`.
-        features: features of the new class, `[n, d]`.
-
-    Returns:
-        Means `[C + 1, d]` and the updated Sigma.
-    """
-    features = features.to(mean)
-    added = features.mean(dim=0)
-    centred = features - added
-    C = len(mean)
-    spread = centred.T @ centred / len(features)
-    return torch.cat([mean, added[None]]), (C * covariance + spread) / (C + 1)

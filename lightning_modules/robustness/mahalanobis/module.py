@@ -1,12 +1,13 @@
 """LightningModule of the Mahalanobis detector; the package docstring describes the method."""
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from datamodules.arguments import at_least, one_of, within
+from datamodules.arguments import at_least, one_of
 from datamodules.batches import LabelledImageBatch, global_batch_size, loss_weight
 from datamodules.randomness.generators import generator_of, sample_like
 from lightning_modules.full_precision import in_full_precision
@@ -39,6 +40,32 @@ SCORES = ("tuned_on_target", "tuned_on_attack", "mean", "last", "softmax", "ener
 NOISE, START = 0, 1  # keys that separate the random numbers of an image by purpose
 
 
+@dataclass(frozen=True)
+class CopyNoise:
+    """Noise of the noisy copies of clean images; adversarial images must be told from both.
+
+    Args:
+        std: standard deviation, in pixel units: one number, or a dict with one number per attack name. If the noise is
+            larger than the perturbation of an attack, the attack cannot be detected.
+        clip: whether to clip noisy copies to [0, 1], as in the published code.
+    """
+
+    std: float | dict[str, float] = 0.0125
+    clip: bool = False
+
+    def __post_init__(self) -> None:
+        for std in self.std.values() if isinstance(self.std, dict) else [self.std]:
+            at_least(0, **{"noise.std": std})
+
+    def by_attack(self, titles: list[str]) -> dict[str, float]:
+        """Return the standard deviation for each attack, given by its name in tables."""
+        if not isinstance(self.std, dict):
+            return dict.fromkeys(titles, self.std)
+        if set(self.std) != set(titles):
+            raise ValueError(f"noise.std must name each of the attacks {titles}, got {list(self.std)}")
+        return self.std
+
+
 class Mahalanobis(StreamsStatistics, ClassifierSteps, MethodModule):
     """Detect out-of-distribution and adversarial inputs of a trained classifier by Mahalanobis distances.
 
@@ -64,18 +91,13 @@ class Mahalanobis(StreamsStatistics, ClassifierSteps, MethodModule):
             and `lid` are baselines. `lid` has no metrics for out-of-distribution sets.
         epsilons: candidate step sizes of the input pre-processing, in pixel units; must include 0.
         num_validation: number of images that are used for tuning, in the test set and in each out-of-distribution set.
-        shrinkage: weight, in [0, 1], with which the covariance is shrunk towards a multiple of the identity; the paper
-            uses 0.
         attacks: attacks whose adversarial images are to be detected: objects of the classes `PGD`, `DeepFool` or
             `CarliniWagner` from `lightning_modules.robustness.attacks`. For FGSM, use `PGD` with one step and without a
             random start.
-        noise_std: standard deviation of the noise in noisy copies, in pixel units: one number, or a dict with one
-            number per attack name. If the noise is larger than the perturbation of an attack, the attack cannot be
-            detected.
+        noise: noise of the noisy copies with which adversarial images are compared.
         odin: whether to evaluate ODIN with the published grid of 44 settings, which needs 41 forward passes.
         lid: whether to evaluate the local intrinsic dimension. With D features in total over all layers, the module
             stores 3 x 4 D bytes of features for each image in an adversarial set.
-        clip_noise: whether to clip noisy copies to [0, 1], as in the published code.
         channels_last: names of the layers whose outputs have the shape `[B, H, W, d]` instead of `[B, d, H, W]`, as in
             timm's Swin Transformers. For square images, a layer with the wrong layout is rejected, unless d = H = W.
     """
@@ -89,12 +111,10 @@ class Mahalanobis(StreamsStatistics, ClassifierSteps, MethodModule):
         score: Score = "tuned_on_target",
         epsilons: list[float] = [0.0, 0.0005, 0.001, 0.0014, 0.002, 0.005, 0.01],  # noqa: B006 - shown by --help
         num_validation: int = 1000,
-        shrinkage: float = 0.0,
         attacks: list[Attack | MinimalAttack] | None = None,
-        noise_std: float | dict[str, float] = 0.0125,
+        noise: CopyNoise = CopyNoise(),
         odin: bool = False,
         lid: bool = False,
-        clip_noise: bool = False,
         channels_last: list[str] | None = None,
     ) -> None:
         super().__init__()
@@ -110,13 +130,8 @@ class Mahalanobis(StreamsStatistics, ClassifierSteps, MethodModule):
         if 0 not in epsilons or min(epsilons) < 0 or len(set(epsilons)) < len(epsilons):
             raise ValueError(f"epsilons must be distinct, non-negative and include 0, got {epsilons}")
         at_least(2 * FEWEST, num_validation=num_validation)
-        within(0, 1, shrinkage=shrinkage)
-        titles = different_titles(self.attacks)
-        if isinstance(noise_std, dict) and set(noise_std) != set(titles):
-            raise ValueError(f"noise_std must name each of the attacks {titles}, got {list(noise_std)}")
-        of_attacks = noise_std if isinstance(noise_std, dict) else dict.fromkeys(titles, noise_std)
-        for std in of_attacks.values() if isinstance(noise_std, dict) else [noise_std]:
-            at_least(0, noise_std=std)
+        self.noise_std = noise.by_attack(different_titles(self.attacks))
+        self.clip_noise = noise.clip
         self.network = frozen_for_statistics(network)
         self.num_classes = num_classes
         self.layers = named_layers(network, layers, channels_last or [])
@@ -124,11 +139,8 @@ class Mahalanobis(StreamsStatistics, ClassifierSteps, MethodModule):
         self.score = score
         self.epsilons = list(epsilons)
         self.num_validation = num_validation
-        self.shrinkage = shrinkage
-        self.noise_std = of_attacks
         self.odin = odin
         self.lid = lid
-        self.clip_noise = clip_noise
         self.metrics = accuracies(num_classes)
         self.detections: list[DetectionResult] = []
 
@@ -164,7 +176,7 @@ class Mahalanobis(StreamsStatistics, ClassifierSteps, MethodModule):
         if len(loaders) > 1 and not self._limited:
             refuse_too_few(self._names, [len(loader.dataset) for loader in loaders], self.num_validation)
         with torch.inference_mode(False):  # `test_step` needs gradients through these tensors
-            whitened = [self.gaussians.whitened(layer, self.shrinkage) for layer in range(len(self.layers))]
+            whitened = [self.gaussians.whitened(layer) for layer in range(len(self.layers))]
         self._scorer = Scorer(self.network, self.layers, whitened, self.epsilons, self.odin)
         self._collected = [Collected() for _ in loaders]
         self._attacked = [Collected() for _ in self.attacks]

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,40 @@ class Retrieval(Metric):
         return retrieval(dim_zero_cat(self.noisy), dim_zero_cat(self.clean))
 
 
+@dataclass(frozen=True)
+class MovingAverages:
+    """Decay of the target network and of the average from which fine-tuning starts.
+
+    Args:
+        steepness: rate A with which the decay of the target network increases.
+        decay: decay of the moving average from which fine-tuning starts, in [0, 1).
+    """
+
+    steepness: float = 15.0
+    decay: float = 0.9999
+
+    def __post_init__(self) -> None:
+        positive(steepness=self.steepness)
+        within(0, 1, "[)", decay=self.decay)
+
+
+@dataclass(frozen=True)
+class GradientClipping:
+    """Clipping of the gradient's norm.
+
+    Args:
+        norm: maximum norm of the gradient.
+        after: number of steps without gradient clipping at the start; the paper uses the length of the warm-up.
+    """
+
+    norm: float = 2.0
+    after: int = 0
+
+    def __post_init__(self) -> None:
+        positive(norm=self.norm)
+        at_least(0, after=self.after)
+
+
 class RRCMPretraining(OwnLoaders, MethodModule):
     """Pre-train a noise-conditioned encoder on unlabelled images.
 
@@ -123,10 +158,8 @@ class RRCMPretraining(OwnLoaders, MethodModule):
             uses the total number of training steps.
         temperature: temperature tau of the contrastive losses.
         consistency_weight: weight of L_k. The paper uses 1; 0 means plain contrastive learning.
-        steepness: rate A with which the decay of the target network increases.
-        average_decay: decay of the moving average from which fine-tuning starts, in [0, 1).
-        gradient_clip: maximum norm of the gradient.
-        clip_after: number of steps without gradient clipping at the start; the paper uses the length of the warm-up.
+        averages: decay of the two moving averages.
+        clipping: gradient clipping.
         retrieval_sigmas: standard deviations of the noise at which `retrieval` is measured, in pixel units.
         optimizer: optimizer of the trainable parameters of the encoder and the projector.
         lr_scheduler: learning-rate schedule. It is stepped every epoch, or every step if it has `interval = "step"`.
@@ -143,19 +176,16 @@ class RRCMPretraining(OwnLoaders, MethodModule):
         num_steps: int | None = None,
         temperature: float = 0.2,
         consistency_weight: float = 1.0,
-        steepness: float = 15.0,
-        average_decay: float = 0.9999,
-        gradient_clip: float = 2.0,
-        clip_after: int = 0,
+        averages: MovingAverages = MovingAverages(),
+        clipping: GradientClipping = GradientClipping(),
         retrieval_sigmas: Sequence[float] = (0.25, 0.5),
         optimizer: OptimizerCallable = adamw,
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
         at_least(1, num_steps=num_steps)
-        positive(temperature=temperature, steepness=steepness, gradient_clip=gradient_clip)
-        at_least(0, consistency_weight=consistency_weight, clip_after=clip_after)
-        within(0, 1, "[)", average_decay=average_decay)
+        positive(temperature=temperature)
+        at_least(0, consistency_weight=consistency_weight)
         at_least(SMALLEST / 2, retrieval_sigmas=min(retrieval_sigmas, default=None))
         self.network = network
         self.projector = projector
@@ -167,10 +197,8 @@ class RRCMPretraining(OwnLoaders, MethodModule):
         self.num_steps = num_steps
         self.temperature = temperature
         self.consistency_weight = consistency_weight
-        self.steepness = steepness
-        self.average_decay = average_decay
-        self.gradient_clip = gradient_clip
-        self.clip_after = clip_after
+        self.averages = averages
+        self.clipping = clipping
         self.retrieval_sigmas = list(retrieval_sigmas)
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
@@ -188,7 +216,7 @@ class RRCMPretraining(OwnLoaders, MethodModule):
         if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in self.parameters()):
             raise ValueError(
                 f"trainer.precision {self.trainer.precision} keeps averages in 16 bits, which is too coarse "
-                f"for an update of {1 - self.average_decay:.2g}: use bf16-mixed or 16-mixed"
+                f"for an update of {1 - self.averages.decay:.2g}: use bf16-mixed or 16-mixed"
             )
         if self.num_steps is not None:
             return
@@ -262,9 +290,9 @@ class RRCMPretraining(OwnLoaders, MethodModule):
         return scheduled(optimizer, self.lr_scheduler)
 
     def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
-        if self.steps_taken >= self.clip_after:
+        if self.steps_taken >= self.clipping.after:
             [optimizer] = self.trainer.optimizers
-            self.clip_gradients(optimizer, self.gradient_clip, "norm")
+            self.clip_gradients(optimizer, self.clipping.norm, "norm")
 
     @torch.no_grad()
     def _after_step(self, *_: Any) -> None:
@@ -272,11 +300,11 @@ class RRCMPretraining(OwnLoaders, MethodModule):
 
         This hook is not called after a step that the gradient scaler skips.
         """
-        kept = kept_by_target(self.steps_taken, self._total_steps, self.steepness)
+        kept = kept_by_target(self.steps_taken, self._total_steps, self.averages.steepness)
         for average, trained, decay in (
             (self.target_network, self.network, kept),
             (self.target_projector, self.projector, kept),
-            (self.average, self.network, self.average_decay),
+            (self.average, self.network, self.averages.decay),
         ):
             move_average(average, trained, decay)
         self.step += 1

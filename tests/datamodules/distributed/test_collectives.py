@@ -93,7 +93,7 @@ def segmenter(num_classes: int) -> dict[str, Any]:
 
 
 CLASSIFIER = {"class_path": f"{__name__}.Classifier"}
-LSA = {"model.init_args.network": CLASSIFIER, "model.init_args.feature_layer": "4"}
+LSA = {"model.init_args.network": CLASSIFIER, "model.init_args.detection.feature_layer": "4"}
 CHANGES: dict[str, dict[str, Any]] = {
     "adele": {"model.init_args.network": segmenter(3), "trainer.callbacks.1": LEFT_OUT, "trainer.max_epochs": 4},
     "annotation_efficient": {"model.init_args.network": segmenter(2), "trainer.callbacks": []},

@@ -11,8 +11,9 @@ from datamodules.files.module_hash import hash_of_module
 from lightning_modules.backbones.normalized import Normalized
 from lightning_modules.backbones.resized import Resized
 from lightning_modules.networks.mlp import MLP
-from lightning_modules.robustness.adaptive_smoothing.mixture import MixingPerceptron, Mixture
+from lightning_modules.robustness.adaptive_smoothing.mixture import AlphaRange, MixingPerceptron, Mixture
 from lightning_modules.robustness.denoised_smoothing import DenoisedSmoothing
+from lightning_modules.robustness.drs.checkerboard import Partition
 from lightning_modules.robustness.drs.module import DRS
 from lightning_modules.robustness.rrcm.noise_conditioned import NoiseConditionedClassifier
 
@@ -47,11 +48,11 @@ def mixture(**options: Any) -> nn.Module:
     [
         [Normalized(network(), [0.5], [1.0]), Normalized(network(), [0.4], [1.0]), Normalized(network(), [0.5], [0.9])],
         [Resized(network(), 8), Resized(network(), 16), Resized(network(), 8, "bicubic")],
-        [DRS(network(), network(), 3), DRS(network(), network(), 3, layout="official")],
-        [DRS(network(), network(), 3), DRS(network(), network(), 3, fill="gather_nearest")],
+        [DRS(network(), network(), 3), DRS(network(), network(), 3, partition=Partition(layout="official"))],
+        [DRS(network(), network(), 3), DRS(network(), network(), 3, partition=Partition("gather_nearest"))],
         [denoised("epsilon"), denoised("v_prediction"), denoised("sample")],
         [NoiseConditionedClassifier(network(), 3, 3, sigma) for sigma in (0.25, 0.5)],
-        [mixture(), mixture(alpha=0.9), mixture(gamma_bias=1.0), mixture(policy_graph=False)],
+        [mixture(), mixture(alpha=0.9), mixture(evaluation=AlphaRange(gamma_bias=1.0)), mixture(policy_graph=False)],
         [nn.Sequential(nn.Linear(2, 2), activation) for activation in (nn.ReLU(), nn.SiLU())],
     ],
 )

@@ -202,16 +202,8 @@ def test_weights_of_the_scales_are_trained_if_asked_for_and_without_weight_decay
     [
         (ADELE, "scales", [0.7, 1.5]),
         (ADELE, "scales", [1.0, 0.0]),
-        (ADELE, "consistency_weight", -1.0),
-        (ADELE, "consistency_threshold", 1.5),
         (ADELE, "new_layers", ["head"]),
-        (TrainingPassCorrection, "foreground_threshold", 1.5),
-        (TrainingPassCorrection, "background_threshold", -0.1),
-        (TrainingPassCorrection, "every_n_epochs", 0),
-        (EvaluationPassCorrection, "threshold", float("inf")),
         (EvaluationPassCorrection, "scales", []),
-        (EvaluationPassCorrection, "temperature", 0.0),
-        (EvaluationPassCorrection, "flip_from_epoch", -1),
     ],
 )
 def test_bad_arguments_are_named(refused: Any, key: str, value: Any) -> None:

@@ -1,4 +1,5 @@
 import functools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from lightning_modules.networks.unet import UNet
 from lightning_modules.noisy_labels.annotation_efficient import AnnotationEfficient
 from lightning_modules.noisy_labels.annotation_efficient.label_quality import without_holes_and_islands
 from lightning_modules.noisy_labels.annotation_efficient.measures import dice
+from lightning_modules.noisy_labels.annotation_efficient.stages import LossWeights, StageSchedule
 from lightning_modules.noisy_labels.annotation_efficient.translation import discriminator_loss, generator_terms
 from tests.noisy_labels.annotation_efficient.test_translation import images_and_masks, translation, vae
 from tests.trainers import quiet
@@ -28,16 +30,19 @@ from tests.trainers import quiet
 in_double = functools.partial(quiet, precision="64-true")
 
 
+STAGES = StageSchedule(1, 2, warm_up_epochs=2, rounds=1, round_epochs=2, stop_early=False)
+WITHOUT_ROUNDS = StageSchedule(1, 2, warm_up_epochs=0, rounds=0)
+
+
 def module(**options: Any) -> AnnotationEfficient:
     """Create a module that completes all stages in seven epochs."""
     torch.manual_seed(3)
     adam = functools.partial(torch.optim.Adam, lr=1e-3)
     parts: dict[str, Any] = {"vae": vae(), "translation": translation(mask_noise=0.1)}
-    epochs = {"vae_epochs": 1, "translation_epochs": 2, "warm_up_epochs": 2, "rounds": 1, "round_epochs": 2}
     decay = functools.partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5)
     return AnnotationEfficient(
         UNet(1, 2, [4, 8]),
-        **{**parts, **epochs, "stop_early": False, **options},
+        **{**parts, "stages": STAGES, **options},
         optimizer=adam,
         lr_scheduler=decay,
         vae_optimizer=adam,
@@ -123,7 +128,7 @@ def test_labels_are_written_with_their_qualities(whole_run: Run) -> None:
 
 
 def test_translation_loss_weights_the_terms_of_the_definition() -> None:
-    trained = module(translation=translation(), shape_weight=0.3, cycle_weight=7.0, mask_cycle_weight=0.2)
+    trained = module(translation=translation(), weights=LossWeights(cycle=7.0, mask_cycle=0.2, shape=0.3))
     image, mask = images_and_masks()
     batch: Any = {"image": (image + 1) / 2, "auxiliary_mask": mask, "global_batch_size": 3}
     found, _ = trained._translation_loss(batch)
@@ -159,9 +164,7 @@ def test_a_round_that_does_not_help_is_the_last_one() -> None:
             scores = {0: 0.5, 1: 0.6, 2: 0.6, 3: 0.9}
             self.log("val/dice", scores[self.stages.round(self.trainer.current_epoch)], on_epoch=True)
 
-    trained = Falling(
-        UNet(1, 2, [4, 8]), vae_epochs=0, translation_epochs=0, warm_up_epochs=1, rounds=3, round_epochs=1
-    )
+    trained = Falling(UNet(1, 2, [4, 8]), stages=StageSchedule(0, 0, warm_up_epochs=1, rounds=3, round_epochs=1))
     trainer = in_double(max_epochs=4)
     labelled = data()
     labelled.images.has_training_labels = True
@@ -181,14 +184,14 @@ def test_labels_that_a_kill_has_left_out_are_made_by_the_next_call(tmp_path: Pat
     written = []
     for path in (None, tmp_path / "last.ckpt"):
         trainer = in_double(max_epochs=3, logger=CSVLogger(tmp_path, name="", version=""), callbacks=[Saves()])
-        trainer.fit(module(warm_up_epochs=0, rounds=0), datamodule=data(), ckpt_path=path, weights_only=False)
+        trainer.fit(module(stages=WITHOUT_ROUNDS), datamodule=data(), ckpt_path=path, weights_only=False)
         written.append(table.read_text())
         table.unlink()
     assert written[0] == written[1]
 
 
 def test_without_segmentation_the_mask_generator_predicts_and_its_labels_are_written(tmp_path: Path) -> None:
-    trained = module(warm_up_epochs=0, rounds=0)
+    trained = module(stages=WITHOUT_ROUNDS)
     trainer = in_double(max_epochs=3, logger=CSVLogger(tmp_path, name="", version=""))
     trainer.fit(trained, datamodule=data())
     assert (tmp_path / "pseudo_labels" / "round_0.csv").is_file()
@@ -248,7 +251,7 @@ def test_pseudo_labels_of_a_run_start_another(whole_run: Run, tmp_path: Path) ->
         Image.fromarray(image[0].numpy()).save(path)
     images = MaskFolders(str(tmp_path), 32, training_masks=str(directory / "pseudo_labels" / "round_0"))
     folders = UnpairedMasks(images, Ellipses(50), batch_size=8, num_workers=0)
-    second = module(translation=None, translation_epochs=0, keep_fraction=0.5)
+    second = module(translation=None, stages=replace(STAGES, translation_epochs=0), keep_fraction=0.5)
     labels = Watch()
     in_double(max_epochs=2, callbacks=[labels]).fit(second, datamodule=folders)
     assert labels.changed == [{"vae"}, {"network"}]
@@ -259,13 +262,9 @@ def test_pseudo_labels_of_a_run_start_another(whole_run: Run, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"gamma": -1.0}, "gamma must be at least 0, got -1.0"),
-        ({"shape_weight": -1.0}, "shape_weight must be at least 0"),
-        ({"keep_fraction": 0.0}, r"keep_fraction must be in \(0, 1\], got 0.0"),
-        ({"constant_fraction": 1.5}, "constant_fraction"),
         ({"vae": None}, "vae_epochs is 1, but vae is not given"),
-        ({"vae": None, "vae_epochs": 0}, "shape_discriminator needs model.vae"),
-        ({"translation_epochs": 0}, "translation_epochs is 0, but translation is given"),
+        ({"vae": None, "stages": replace(STAGES, vae_epochs=0)}, "shape_discriminator needs model.vae"),
+        ({"stages": replace(STAGES, translation_epochs=0)}, "translation_epochs is 0, but translation is given"),
     ],
 )
 def test_bad_arguments_are_named(options: dict[str, Any], reason: str) -> None:
@@ -276,7 +275,7 @@ def test_bad_arguments_are_named(options: dict[str, Any], reason: str) -> None:
 def test_what_does_not_fit_is_refused_before_training() -> None:
     with pytest.raises(ValueError, match=r"max_epochs is 8, but must be at most 7"):
         in_double(max_epochs=8).fit(module(), datamodule=data())
-    given = module(vae=None, vae_epochs=0, translation=None, translation_epochs=0)
+    given = module(vae=None, translation=None, stages=replace(STAGES, vae_epochs=0, translation_epochs=0))
     with pytest.raises(ValueError, match=r"set data.images.training_masks"):
         in_double(max_epochs=1).fit(given, datamodule=data())
     with pytest.raises(ProcessRaisedException, match="ddp_find_unused_parameters_true"):

@@ -15,7 +15,6 @@ def test_stages_follow_one_another() -> None:
 @pytest.mark.parametrize(
     ("numbers", "reason"),
     [
-        ((-1, 1, 1, 1, 1), "vae_epochs must be"),
         ((0, 0, 0, 0, 4), "must be at least 1, all are 0"),
         ((1, 1, 0, 2, 4), "rounds 2"),
     ],

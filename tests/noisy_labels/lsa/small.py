@@ -11,11 +11,18 @@ from callbacks.guards.seeding import SeedEveryBatch
 from datamodules.classification.clustered import Clustered
 from datamodules.classification.labelled_images import LabelledImages
 from lightning_modules.backbones import Normalized
+from lightning_modules.noisy_labels.lsa.correction_steps import Heads
+from lightning_modules.noisy_labels.lsa.detection import Detection
 from lightning_modules.noisy_labels.lsa.module import PLSLSA, PLSLSAPlus
+from lightning_modules.noisy_labels.lsa.objective import StepLoss
 from lightning_modules.views import AddedNoise
 from tests.trainers import quiet
 
-PLAIN: dict[str, Any] = {"weak_view": nn.Identity(), "contrastive_view": nn.Identity(), "mixup_alpha": 0.0}
+PLAIN: dict[str, Any] = {
+    "weak_view": nn.Identity(),
+    "contrastive_view": nn.Identity(),
+    "loss": StepLoss(mixup_alpha=0.0),
+}
 NOISY: dict[str, Any] = {"weak_view": AddedNoise(0.05), "contrastive_view": AddedNoise(0.1)}
 
 
@@ -28,16 +35,21 @@ def sgd(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
 
 
+SMALL: dict[str, Any] = {
+    "detection": Detection(feature_layer="3"),
+    "heads": Heads(projection_features=8),
+    "optimizer": sgd,
+}
+
+
 def one_network(batch_norm: bool = False, **options: Any) -> Any:
     torch.manual_seed(0)
-    options = {"feature_layer": "3", "projection_features": 8, "optimizer": sgd, **options}
-    return PLSLSA(network(batch_norm), num_classes=6, **options)
+    return PLSLSA(network(batch_norm), num_classes=6, **{**SMALL, **options})
 
 
 def two_networks(batch_norm: bool = False, **options: Any) -> Any:
     torch.manual_seed(0)
-    options = {"feature_layer": "3", "projection_features": 8, "optimizer": sgd, **options}
-    return PLSLSAPlus(network(batch_norm), network(batch_norm), num_classes=6, **options)
+    return PLSLSAPlus(network(batch_norm), network(batch_norm), num_classes=6, **{**SMALL, **options})
 
 
 def data(**options: Any) -> LabelledImages:

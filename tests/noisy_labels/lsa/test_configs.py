@@ -32,26 +32,27 @@ def test_settings_are_those_of_the_authors(key: str) -> None:
     config = read(key)
     model, data = config["model"]["init_args"], config["data"]["init_args"]
     optimizer, schedule = model["optimizer"], model["lr_scheduler"]
+    detection, correction, loss = model["detection"], model["correction"], model["loss"]
     assert optimizer["class_path"] == "torch.optim.SGD"
     assert optimizer["init_args"]["momentum"] == 0.9
     found = (
         *(config["trainer"]["max_epochs"], data["batch_size"], optimizer["init_args"]["lr"]),
-        *(optimizer["init_args"]["weight_decay"], model["warmup_epochs"], model["feature_layer"]),
-        model.get("penalty", False),
+        *(optimizer["init_args"]["weight_decay"], correction["warmup_epochs"], detection["feature_layer"]),
+        loss.get("penalty", False),
     )
     assert found == SETTINGS[key]
     assert config["trainer"]["precision"] == "16-mixed"
     assert schedule["class_path"].endswith(".CosineSchedule")
-    plain = model["warmup_epochs"]
-    alone = model["detectors"] == ["loss"]
+    plain = correction["warmup_epochs"]
+    alone = detection["detectors"] == ["loss"]
     assert schedule["init_args"] == {"epochs": found[0], **({"constant_epochs": plain} if alone else {})}
-    assert (model["gamma"], model["temperature"], model["threshold"]) == (2.0, 0.2, 0.95)
-    assert model["detectors"] == (["loss"] if alone else ["linear", "loss"])
+    assert (correction["gamma"], loss["temperature"], detection["threshold"]) == (2.0, 0.2, 0.95)
+    assert detection["detectors"] == (["loss"] if alone else ["linear", "loss"])
     assert data.get("passes_per_epoch", 1) == (2 if key.endswith("_plus") else 1)
     assert "augmentation" not in data
     assert bool(model.get("strong_view")) != alone
-    assert model.get("confidence_contrast", False) == alone
-    assert model.get("guess_views", 1) == (2 if alone else 1)
+    assert loss.get("confidence", False) == alone
+    assert correction.get("guess_views", 1) == (2 if alone else 1)
 
 
 def test_images_of_the_web_are_resized_as_the_authors_of_each_method_do() -> None:
@@ -84,11 +85,11 @@ def test_settings_of_clip_are_those_of_the_authors() -> None:
     model, data = config["model"]["init_args"], config["data"]["init_args"]
     assert (config["trainer"]["max_epochs"], data["batch_size"]) == (50, 256)
     optimizer = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-5, "weight_decay": 0.1}}
-    assert (model["optimizer"], model["head_lr_factor"]) == (optimizer, 10_000)
+    assert (model["optimizer"], model["heads"]) == (optimizer, {"lr_factor": 10_000})
     assert model["lr_scheduler"]["init_args"] == {"epochs": 50}
-    assert (model["gamma"], model["temperature"], model["threshold"]) == (2.0, 0.2, 0.95)
-    assert (model["detectors"], model["warmup_epochs"], model.get("penalty", False)) == (["linear", "loss"], 1, False)
-    assert model["feature_layer"] == "blocks.1"  # l = 1
+    assert (model["correction"], model["loss"]) == ({"warmup_epochs": 1, "gamma": 2.0}, {"temperature": 0.2})
+    # l = 1
+    assert model["detection"] == {"detectors": ["linear", "loss"], "threshold": 0.95, "feature_layer": "blocks.1"}
     tower, resnet = (
         each["model"]["init_args"]["network"]["init_args"]["network"]["init_args"] for each in (config, read("cnwl"))
     )

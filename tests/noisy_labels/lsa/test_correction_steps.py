@@ -13,12 +13,14 @@ from callbacks.guards.seeding import SeedEveryBatch
 from lightning_modules.backbones.layer_features import logits_and_features, named_layer, pooled
 from lightning_modules.networks.preact_resnet import PreActResNet18
 from lightning_modules.networks.unit_embedding import UnitEmbeddingClassifier
-from lightning_modules.noisy_labels.lsa.correction_steps import logits_without_trace
-from lightning_modules.noisy_labels.lsa.detection import agreement, detect
-from lightning_modules.noisy_labels.lsa.objective import sharpened
+from lightning_modules.noisy_labels.lsa.correction_steps import Correction, Heads, logits_without_trace
+from lightning_modules.noisy_labels.lsa.detection import Detection, agreement, detect
+from lightning_modules.noisy_labels.lsa.objective import StepLoss, sharpened
 from lightning_modules.noisy_labels.lsa.training_images import sweep
 from lightning_modules.optim.schedules import CosineSchedule
 from tests.noisy_labels.lsa.small import NOISY, PLAIN, Step, data, fit, one_network, two_networks
+
+SENSITIVE = Detection(threshold=0.6, feature_layer="3")
 
 
 def classification(z: Tensor, t: Tensor, u: Tensor) -> Tensor:
@@ -36,7 +38,8 @@ def same(t: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("penalty", [False, True])
 def test_a_corrected_step_is_the_equations(penalty: bool) -> None:
-    step = Step(one_network(**PLAIN, penalty=penalty, gamma=3.0, contrast_weight=0.7, temperature=0.3))
+    loss = StepLoss(penalty, contrast_weight=0.7, temperature=0.3, mixup_alpha=0.0)
+    step = Step(one_network(**{**PLAIN, "loss": loss}, correction=Correction(gamma=3.0)))
     z, features = logits_and_features(step.module.network, step.batch["image"])
     guess = z.softmax(dim=1) ** 3 / (z.softmax(dim=1) ** 3).sum(dim=1, keepdim=True)
     t, h = step.target(guess), step.module.projections[0](features)
@@ -48,7 +51,8 @@ def test_a_corrected_step_is_the_equations(penalty: bool) -> None:
 
 
 def test_pls_guesses_from_several_views_and_draws_doubtful_images_to_themselves() -> None:
-    step = Step(one_network(**PLAIN, guess_views=2, confidence_contrast=True, penalty=True, detectors=["loss"]))
+    loss = StepLoss(penalty=True, confidence=True, mixup_alpha=0.0)
+    step = Step(one_network(**{**PLAIN, "loss": loss}, correction=Correction(guess_views=2)))
     z, features = logits_and_features(step.module.network, step.batch["image"])
     u, h = step.weight, step.module.projections[0](features)
     t = step.target(sharpened(z.softmax(dim=1), 2.0))
@@ -77,7 +81,7 @@ def test_each_view_goes_where_it_belongs(guess_views: int, strong_view: Shifted 
     PLS has no strong view, and its authors train noisy images on the first of the two views that produce the guess.
     """
     views = {"weak_view": Shifted(0.1), "strong_view": copy.copy(strong_view), "contrastive_view": Shifted(-0.125)}
-    step = Step(one_network(**views, mixup_alpha=0.0, guess_views=guess_views))
+    step = Step(one_network(**{**PLAIN, **views}, correction=Correction(guess_views=guess_views)))
     image, network = step.batch["image"], step.module.network
     predicted = [network(image + shift).softmax(dim=1) for shift in ((0.2,) if guess_views == 1 else (0.1, 0.2))]
     t = step.target(sharpened(torch.stack(predicted).mean(dim=0), 2.0))
@@ -122,7 +126,7 @@ class Watching(EarlyLearning):
 @pytest.mark.parametrize("make", [one_network, two_networks])
 def test_early_learning_sees_every_epoch_and_changes_none(make: Any, tmp_path: Path) -> None:
     watcher = Watching()
-    trained = [make(**NOISY, warmup_epochs=3, batch_norm=True) for _ in range(2)]
+    trained = [make(**NOISY, correction=Correction(warmup_epochs=3), batch_norm=True) for _ in range(2)]
     for module, watchers in zip(trained, ([], [watcher]), strict=True):
         trainer = fit(module, 4, callbacks=[SeedEveryBatch(3), *watchers], default_root_dir=tmp_path)
         assert ("train/fit_given" in trainer.callback_metrics) == bool(watchers)
@@ -140,7 +144,7 @@ def test_logits_that_are_watched_are_those_of_training_and_leave_no_trace() -> N
 
 
 def test_verdicts_and_weights_are_those_of_the_sweep_and_detectors_take_turns() -> None:
-    module = one_network(**NOISY, threshold=0.6)
+    module = one_network(**NOISY, detection=SENSITIVE)
     end, found, others = module.on_train_epoch_end, [], []
 
     def watched() -> None:
@@ -160,13 +164,13 @@ def test_verdicts_and_weights_are_those_of_the_sweep_and_detectors_take_turns() 
 
 def test_warm_up_epochs_neither_detect_nor_guess_before_the_last() -> None:
     for epochs in (1, 2):
-        module = one_network(**NOISY, warmup_epochs=2)
+        module = one_network(**NOISY, correction=Correction(warmup_epochs=2))
         assert ("train/noisy" in fit(module, epochs).callback_metrics) == (epochs == 2)
         assert bool(module.images.guesses[0].gathered().any()) == (epochs == 2)
 
 
 def test_two_networks_flag_what_both_flag_with_the_guesses_of_the_other_ones_pass() -> None:
-    module = two_networks(**NOISY, threshold=0.6)
+    module = two_networks(**NOISY, detection=SENSITIVE)
     trainer = fit(module, 2)
     found = []
     for network, guess in zip(module.networks(), reversed(module.images.guesses), strict=True):
@@ -205,7 +209,7 @@ def test_each_pass_trains_one_of_two_networks() -> None:
 def test_true_labels_are_for_metrics_alone_and_given_ones_are_never_changed() -> None:
     trained = []
     for known in (True, False):
-        module, into = one_network(**NOISY, threshold=0.6), data()
+        module, into = one_network(**NOISY, detection=SENSITIVE), data()
         into.setup("fit")
         assert into.train_set is not None
         given = into.train_set.label.clone()
@@ -218,7 +222,7 @@ def test_true_labels_are_for_metrics_alone_and_given_ones_are_never_changed() ->
 
 @pytest.mark.parametrize(("make", "num_heads"), [(one_network, 2), (two_networks, 4)])
 def test_heads_may_learn_faster_and_the_schedule_is_of_all(make: Any, num_heads: int) -> None:
-    module = make(**PLAIN, head_lr_factor=100.0, lr_scheduler=lambda each: CosineSchedule(each, 3))
+    module = make(**PLAIN, heads=Heads(8, 100.0), lr_scheduler=lambda each: CosineSchedule(each, 3))
     [optimizer], [schedule] = module.configure_optimizers()
     body, heads = optimizer.param_groups
     shapes = sorted(tuple(parameter.shape) for parameter in heads["params"])

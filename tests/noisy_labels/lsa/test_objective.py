@@ -8,10 +8,6 @@ from torch import Tensor
 from lightning_modules.losses.mixing import Mixing
 from lightning_modules.noisy_labels.lsa.objective import (
     MixedBatch,
-    confident_same_class,
-    contrast,
-    same_class,
-    sharpened,
     soft_cross_entropy,
     uniformity_penalty,
     weighted_cross_entropy,
@@ -22,12 +18,6 @@ B, C, D = 6, 5, 7
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def test_weighted_cross_entropy_is_the_weighted_mean() -> None:
-    z, t, u = normal(B, C), normal(B, C, seed=1).softmax(dim=1), normal(B, seed=2).sigmoid()
-    expected = (u * F.cross_entropy(z, t, reduction="none")).sum() / u.sum()
-    torch.testing.assert_close(weighted_cross_entropy(z, t, u), expected, rtol=1e-12, atol=0)
 
 
 def test_vanishing_weights_neither_divide_by_zero_nor_train() -> None:
@@ -45,12 +35,6 @@ def test_confident_wrong_logits_in_half_precision_give_a_finite_loss() -> None:
     assert soft_cross_entropy(z, torch.tensor([[0.0, 1.0]])) == pytest.approx(60, rel=1e-3)
 
 
-@pytest.mark.parametrize("gamma", [1.0, 2.0, 7.5])
-def test_a_guess_is_the_normalised_power_of_the_prediction(gamma: float) -> None:
-    s = normal(B, C).softmax(dim=1)
-    torch.testing.assert_close(sharpened(s, gamma), s**gamma / (s**gamma).sum(dim=1, keepdim=True))
-
-
 @settings(deadline=None, max_examples=50)
 @given(seed=st.integers(0, 2**31), scale=st.floats(0, 10))
 def test_the_penalty_is_a_divergence_from_the_uniform_prediction(seed: int, scale: float) -> None:
@@ -64,31 +48,6 @@ def test_the_penalty_is_a_divergence_from_the_uniform_prediction(seed: int, scal
 def test_the_penalty_is_zero_for_the_uniform_prediction_and_finite_for_a_certain_one() -> None:
     assert abs(uniformity_penalty(torch.full((C,), 1 / C, dtype=torch.float64))) < 1e-15
     assert torch.isfinite(uniformity_penalty(F.one_hot(torch.tensor(2), C).float()))
-
-
-def test_each_positive_weighs_the_same_whatever_their_number() -> None:
-    category = torch.tensor([0, 1, 0, 0, 1, 2])
-    h, other = normal(6, D), normal(6, D, seed=1)
-    a = same_class(category, category)
-    assert torch.equal(a.bool(), category[:, None] == category)
-    expected = F.cross_entropy(
-        F.cosine_similarity(h[:, None], other, dim=2) / 0.5, a.double() / a.sum(dim=1, keepdim=True), reduction="none"
-    )
-    torch.testing.assert_close(contrast(h, other, a, 0.5), expected)
-
-
-def test_sure_images_are_drawn_to_their_class_and_doubtful_ones_to_themselves() -> None:
-    category, index = torch.tensor([0, 0, 1]), torch.tensor([7, 3, 9])
-    sure, doubtful = torch.ones(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
-
-    def matrix(weight: Tensor) -> Tensor:
-        return confident_same_class(category, weight, index, category, weight, index)
-
-    torch.testing.assert_close(matrix(sure), same_class(category, category).double())
-    torch.testing.assert_close(matrix(doubtful), torch.eye(3, dtype=torch.float64))
-    u = torch.tensor([0.2, 0.9, 0.5], dtype=torch.float64)
-    rows = torch.cat([u[:, None] * F.one_hot(category, 2), torch.diag(1 - u)], dim=1)
-    torch.testing.assert_close(matrix(u), rows @ rows.T)
 
 
 def test_terms_of_a_mixed_batch_are_the_equations() -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lightning_modules.restoration.sgmse.module import Corrector
 from tests.restoration.speech import batch, module
 
 
@@ -72,7 +73,9 @@ def test_recordings_of_unequal_length_are_enhanced_together_as_each_alone() -> N
         assert (together[row, length:] == 0).all()
 
 
-@pytest.mark.parametrize(("options", "calls"), [({}, 6), ({"corrector_steps": 0}, 3), ({"corrector_steps": 2}, 9)])
+@pytest.mark.parametrize(
+    ("options", "calls"), [({}, 6), ({"corrector": Corrector(0)}, 3), ({"corrector": Corrector(2)}, 9)]
+)
 def test_enhancement_calls_the_network_for_each_step(options: dict, calls: int) -> None:
     trained, times = module(**options), []
     trained.network.register_forward_pre_hook(lambda _, given: times.append(float(given[1][0])))
@@ -99,7 +102,7 @@ def test_other_settings_of_the_sampler_are_measured_as_if_each_were_configured()
     torch.testing.assert_close(outputs["estimate"], module().estimated(given), rtol=0, atol=0)
     [means] = trained.quality.means().values()
     for steps, corrections in ((1, 0), (2, 1)):
-        alone = module(num_steps=steps, corrector_steps=corrections)
+        alone = module(num_steps=steps, corrector=Corrector(corrections))
         alone.test_step(given, 0)
         [expected] = alone.quality.means().values()
         assert means[f"steps_{steps}_corrector_{corrections}_si_sdr"] == expected["si_sdr"]

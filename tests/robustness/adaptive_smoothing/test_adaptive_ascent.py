@@ -11,10 +11,12 @@ from torch import Tensor
 from lightning_modules.interfaces import MixtureOutput
 from lightning_modules.robustness.adaptive_smoothing import AdaptiveAttack
 from lightning_modules.robustness.adaptive_smoothing.attacks import (
+    TrainingAttack,
     adaptive_ascent,
     checkpoints,
     randomised_attack,
 )
+from lightning_modules.robustness.adaptive_smoothing.mixture import AlphaRange
 from lightning_modules.robustness.attacks import PGD
 from lightning_modules.robustness.attacks.ascent import size
 from tests.robustness.adaptive_smoothing.small_mixture import images, normal, pair
@@ -93,7 +95,8 @@ def test_every_kind_of_attack_is_run_on_each_image(monkeypatch: pytest.MonkeyPat
     def evaluated(given: Tensor) -> MixtureOutput:
         return mixture.mix(given, mixture.in_training)
 
-    attacked = randomised_attack(evaluated, image, label, "linf", 0.1, 3, 3, "apgd", every_kind=True)
+    attack = TrainingAttack("apgd", epsilon=0.1, num_targets=3, every_kind=True)
+    attacked = randomised_attack(evaluated, image, label, attack, steps=3)
     assert attacked.shape == (24, 1, 4, 4)
     assert (size(attacked - image.repeat(4, 1, 1, 1), "linf") <= 0.11 + 1e-12).all()
     ranked = evaluated(image).log_probability.argsort(dim=1, descending=True)
@@ -106,7 +109,7 @@ def test_every_kind_of_attack_is_run_on_each_image(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_the_adaptive_attack_fools_what_pgd_fools_and_more(norm: Any) -> None:
-    mixture = pair(alpha_scale=1.0, alpha_bias=0.0, gamma_scale=4.0).eval()
+    mixture = pair(evaluation=AlphaRange(4.0, 1.3, 1.0, 0.0)).eval()
     epsilon = 0.12 if norm == "linf" else 0.35
     image, _ = images(64, seed=5)
     label = mixture(image).argmax(dim=1)
@@ -133,9 +136,7 @@ def test_the_adaptive_attack_leaves_a_fixed_alpha_and_few_classes_finite() -> No
         assert (attacked != image).any()
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("steps", 0), ("num_targets", -1), ("gamma_weights", []), ("gamma_weights", [1.0])]
-)
-def test_bad_arguments_are_named(key: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=key):
-        AdaptiveAttack("linf", 0.1, **{key: value})
+@pytest.mark.parametrize("weights", [(), (1.0,)])
+def test_bad_weights_are_named(weights: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="gamma_weights must be one or more numbers"):
+        AdaptiveAttack("linf", 0.1, gamma_weights=weights)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_modules.interfaces import MixtureOutput
 from lightning_modules.robustness.adaptive_smoothing.attacks import (
+    TrainingAttack,
     ascent,
     attack_objective,
     drawn_steps,
@@ -18,6 +19,8 @@ from lightning_modules.robustness.adaptive_smoothing.attacks import (
 from lightning_modules.robustness.adaptive_smoothing.mixture import Mixture
 from lightning_modules.robustness.attacks.ascent import size
 from tests.robustness.adaptive_smoothing.small_mixture import images, normal, pair
+
+ATTACK = TrainingAttack(epsilon=0.1, num_targets=3)
 
 
 def test_targeted_dlr() -> None:
@@ -141,9 +144,7 @@ def test_each_kind_of_attack_is_drawn_and_targets_follow_the_clean_prediction() 
     mixture = pair().eval()
     image, label = images(64)
     torch.manual_seed(1)
-    attacked = randomised_attack(
-        lambda given: mixture.mix(given, mixture.in_training), image, label, "linf", 0.1, steps=5, num_targets=3
-    )
+    attacked = randomised_attack(lambda given: mixture.mix(given, mixture.in_training), image, label, ATTACK, steps=5)
     reach = size(attacked - image, "linf")
     assert (reach <= 0.11 + 1e-12).all()
     assert reach.max() > 0.09
@@ -161,5 +162,5 @@ def test_autocast_to_float16_does_not_reach_the_attack() -> None:
         return mixture.mix(given, mixture.in_training)
 
     with torch.autocast("cpu", torch.float16):
-        randomised_attack(mixed, image.float(), label, "linf", 0.1, steps=2, num_targets=3)
+        randomised_attack(mixed, image.float(), label, ATTACK, steps=2)
     assert seen == {False}

@@ -1,5 +1,4 @@
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -23,7 +22,7 @@ from tests.robustness.adaptive_smoothing.small_mixture import images, normal, pa
 def test_a_weight_of_all_but_nothing_has_a_gradient() -> None:
     """In float32, alpha = sigmoid(60) is rounded to 1, for which log(1 - alpha) would be infinite."""
     gamma = torch.tensor([60.0], requires_grad=True)
-    alpha, complement = AlphaRange(2.0, 0.4).alpha(gamma)
+    alpha, complement = AlphaRange(2.0, 0.4, 1.0, 0.0).alpha(gamma)
     mixed = log_mixture(torch.tensor([[5.0, 0.0]]), torch.tensor([[0.0, 1.0]]), alpha, complement)
     (gradient,) = torch.autograd.grad(mixed[0, 0], gamma)
     assert mixed.isfinite().all()
@@ -58,7 +57,7 @@ def test_clamp_and_normalisation_in_training_and_their_running_statistics() -> N
 def test_alpha_is_in_its_range_in_evaluation_and_not_brought_to_it_in_training(
     scale: float, bias: float, seed: int
 ) -> None:
-    mixture = pair(alpha_scale=scale, alpha_bias=bias, gamma_scale=3.0, gamma_bias=-1.0).eval()
+    mixture = pair(evaluation=AlphaRange(3.0, -1.0, scale, bias)).eval()
     image, _ = images(seed=seed)
     learned, raw = mixture.mixed(image), mixture.mix(image, mixture.in_training)
     assert ((learned.alpha >= bias) & (learned.alpha <= bias + scale)).all()
@@ -140,25 +139,13 @@ def test_an_attack_sees_the_mixing_network_unless_it_is_cut_off() -> None:
     torch.testing.assert_close(torch.autograd.grad(F.nll_loss(constant, label), given)[0], gradients[1])
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"accurate_scale": 0.0}, r"accurate_scale must be in \(0, inf\), got 0"),
-        ({"alpha_scale": 0.9, "alpha_bias": 0.2}, "their sum at most 1, got 0.9 and 0.2"),
-        ({"momentum": 0.0}, r"momentum must be in \(0, 1\], got 0"),
-        ({"alpha": -0.1}, r"alpha must be in \[0, 1\], got -0.1"),
-    ],
-)
-def test_bad_mixtures_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        pair(**options)
-
-
 def test_features_must_be_there_for_a_mixing_network() -> None:
     g, h, mixing = MLP(16, [4], 3), MLP(16, [4], 3), MixingPerceptron(8, [])
     with pytest.raises(ValueError, match=r"accurate_features: there is no layer named layers\.7; .*MLP has: layers"):
         Mixture(g, h, mixing, accurate_features=["layers.7"], robust_features=["layers.1"])
     with pytest.raises(ValueError, match="got 1 and 0"):
         Mixture(g, h, mixing, accurate_features=["layers.1"])
+    with pytest.raises(ValueError, match=r"their sum at most 1, got 0\.9 and 0\.2"):
+        AlphaRange(alpha_scale=0.9, alpha_bias=0.2)
     with pytest.raises(ValueError, match="widths must be three"):
         MixingResNet(2, 3, widths=(4, 5))

@@ -284,3 +284,10 @@ def test_attacks_are_called_by_norm_and_budget_unless_named() -> None:
     assert different_titles(attacks) == ["pgd_linf_0.03137", "weak"]
     with pytest.raises(ValueError, match="different names, got weak twice: set `name`"):
         different_titles([*attacks, PGD("linf", 0.1, name="weak")])
+
+
+def test_settings_that_no_attack_can_have_are_refused() -> None:
+    with pytest.raises(ValueError, match="restarts 3 needs random_start: true"):
+        PGD("linf", 0.1, restarts=3, random_start=False)
+    with pytest.raises(ValueError, match="name must consist of letters"):
+        PGD("linf", 0.1, name="a b")

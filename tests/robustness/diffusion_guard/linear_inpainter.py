@@ -1,14 +1,25 @@
 """An inpainter with closed-form gradients, and images for it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
+from lightning_modules.robustness.diffusion_guard.attack import Ascent, Defence
 from lightning_modules.robustness.diffusion_guard.inpainting import Inpainter
+from lightning_modules.robustness.diffusion_guard.module import DiffusionGuard
 
 SIZE = 8
+OF_DEFENCE = ("objective", "augmentation", "timestep")
+OF_ATTACK = ("epsilon", "step_size", "iterations", "gradient_repeats")
+
+
+def guarding(inpainter: Inpainter, **options: Any) -> DiffusionGuard:
+    """Create the module from the settings of its defence and its attack, and from its own arguments."""
+    defence, attack = ({key: options.pop(key) for key in keys if key in options} for keys in (OF_DEFENCE, OF_ATTACK))
+    return DiffusionGuard(inpainter, Defence(**defence), Ascent(**attack), **options)
 
 
 class LinearInpainter(Inpainter):

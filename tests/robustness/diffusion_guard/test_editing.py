@@ -18,8 +18,7 @@ from lightning_modules.robustness.diffusion_guard.editing import (
     psnr_where,
     ssim,
 )
-from lightning_modules.robustness.diffusion_guard.module import DiffusionGuard
-from tests.robustness.diffusion_guard.linear_inpainter import LinearInpainter, images
+from tests.robustness.diffusion_guard.linear_inpainter import LinearInpainter, guarding, images
 from tests.robustness.diffusion_guard.test_protected_files import arguments
 from tests.robustness.diffusion_guard.tiny_clip import VOCABULARY, save_tiny_clip
 
@@ -97,7 +96,7 @@ def test_what_is_compared_is_the_mean_over_edits(monkeypatch: pytest.MonkeyPatch
     batch: Any = {"image": image, "regions": regions, "editor_keeps": keep, "index": index, "name": ["", ""]}
     batch |= {"prompt": [["a", "cat"], ["dog"]], "source_prompt": ["dog", "a cat"], "global_batch_size": 2}
     inpainter = LinearInpainter()
-    guard = DiffusionGuard(inpainter, objective="random", epsilon=0.2, clip=str(save_tiny_clip(tmp_path / "clip")))
+    guard = guarding(inpainter, objective="random", epsilon=0.2, clip=str(save_tiny_clip(tmp_path / "clip")))
     guard.setup("test")
     monkeypatch.setattr(inpainter, "noise_given", lambda image, *_: image)
     shown = guard.test_step(batch, 0)

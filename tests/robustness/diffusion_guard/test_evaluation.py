@@ -5,12 +5,11 @@ import torch
 from torch import Tensor
 
 from datamodules.randomness.generators import generator_of
-from lightning_modules.robustness.diffusion_guard import DiffusionGuard
 from lightning_modules.robustness.diffusion_guard.attack import Defence
 from lightning_modules.robustness.diffusion_guard.editing import psnr_where
 from lightning_modules.robustness.diffusion_guard.evaluation import EDITING
 from lightning_modules.robustness.diffusion_guard.purification import Purification
-from tests.robustness.diffusion_guard.linear_inpainter import SIZE, LinearInpainter, images
+from tests.robustness.diffusion_guard.linear_inpainter import SIZE, LinearInpainter, guarding, images
 from tests.robustness.diffusion_guard.test_module import a_batch
 
 
@@ -39,7 +38,7 @@ def test_the_second_editor_and_purified_images_have_metrics_of_their_own() -> No
     image, regions, index = images(2)
     options: dict[str, Any] = {"objective": "random", "epsilon": 0.2}
     editor = NoisyEditor()
-    guard = DiffusionGuard(LinearInpainter(), editor=editor, purification={"flip": Flip()}, **options)
+    guard = guarding(LinearInpainter(), editor=editor, purification={"flip": Flip()}, **options)
     batch = a_batch()
     other = torch.zeros_like(batch["editor_keeps"])
     other[:, :, 2:7, :4] = True
@@ -62,8 +61,8 @@ def test_the_second_editor_and_purified_images_have_metrics_of_their_own() -> No
 
 
 def test_the_options_change_nothing_of_the_attacked_model() -> None:
-    plain = DiffusionGuard(LinearInpainter(), iterations=2)
-    both = DiffusionGuard(LinearInpainter(), iterations=2, editor=NoisyEditor(), purification={"flip": Flip()})
+    plain = guarding(LinearInpainter(), iterations=2)
+    both = guarding(LinearInpainter(), iterations=2, editor=NoisyEditor(), purification={"flip": Flip()})
     for guard in (plain, both):
         guard.test_step(a_batch(), 0)
     for name in plain.metrics:
@@ -74,9 +73,9 @@ def test_the_options_change_nothing_of_the_attacked_model() -> None:
 def test_fit_trains_both_models_unless_the_second_is_frozen() -> None:
     """Each model's gradient is that of its own error; the second model does not change the first one's gradient."""
     first, second = LinearInpainter(), NoisyEditor()
-    guard, batch = DiffusionGuard(first, editor=second).double(), a_batch()
+    guard, batch = guarding(first, editor=second).double(), a_batch()
     guard.log = lambda *arguments, **given: None  # type: ignore[method-assign, assignment]
-    alone = DiffusionGuard(LinearInpainter()).double()
+    alone = guarding(LinearInpainter()).double()
     alone.log = guard.log  # type: ignore[method-assign]
     torch.manual_seed(0)
     guard.training_step(batch, 0)["loss"].backward()
@@ -98,10 +97,10 @@ def test_another_defence_has_the_metrics_of_a_run_with_its_settings() -> None:
         "late": {"timestep": 5},
     }
     defences = {name: Defence(**each) for name, each in settings.items()}
-    together = DiffusionGuard(LinearInpainter(), defences=defences, **common)
+    together = guarding(LinearInpainter(), defences=defences, **common)
     together.test_step(a_batch(), 0)
     for name, each in {"": {}, **settings}.items():
-        alone = DiffusionGuard(LinearInpainter(), **each, **common)
+        alone = guarding(LinearInpainter(), **each, **common)
         alone.test_step(a_batch(), 0)
         suffix = name and f"_{name}"
         for metric in ("edit_psnr", "edit_psnr_repainted", "noise_norm"):

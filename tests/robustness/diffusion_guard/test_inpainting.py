@@ -8,8 +8,7 @@ from diffusers import DDIMScheduler, PNDMScheduler, UNet2DModel
 from torch import Tensor, nn
 
 from lightning_modules.robustness.diffusion_guard.inpainting import PixelInpainter, StableDiffusionInpainter
-from lightning_modules.robustness.diffusion_guard.module import DiffusionGuard
-from tests.robustness.diffusion_guard.linear_inpainter import LinearInpainter, images
+from tests.robustness.diffusion_guard.linear_inpainter import LinearInpainter, guarding, images
 
 
 @pytest.mark.parametrize("scheduler", [PNDMScheduler, DDIMScheduler])
@@ -19,8 +18,8 @@ def test_the_first_of_four_steps(scheduler: Any) -> None:
     inpainter.scheduler = scheduler(steps_offset=1, **options)
     assert inpainter.first_timestep(4) == 751
     assert inpainter.first_timestep(50) == 981
-    assert DiffusionGuard(inpainter).timestep == 751
-    assert DiffusionGuard(inpainter, timestep=5).timestep == 5
+    assert guarding(inpainter).defence.timestep == 751
+    assert guarding(inpainter, timestep=5).defence.timestep == 5
 
 
 class Oracle(nn.Module):
@@ -82,7 +81,7 @@ def test_a_network_for_other_channels_is_named() -> None:
         sample_size=8, block_out_channels=(8,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
         norm_num_groups=4, layers_per_block=1, add_attention=False, **channels,
     )  # fmt: skip
-    guard = DiffusionGuard(PixelInpainter(network), iterations=1)
+    guard = guarding(PixelInpainter(network), iterations=1)
     image, regions, index = images(1)
     assert guard.protect(image.float(), regions, index).shape == image.shape
     with pytest.raises(ValueError, match=r"3 channels need .* in_channels 7 \(.*\) and out_channels 3, .* 3 and 1$"):
@@ -96,8 +95,8 @@ def test_a_saved_pipeline_is_frozen_and_asked_for_its_text_once(pipeline: Path) 
     regions[:, :, 2:12, 3:13] = True
     calls: list[int] = []
     inpainter.text_encoder.register_forward_hook(lambda *_: calls.append(1))
-    guard = DiffusionGuard(inpainter, iterations=3, epsilon=0.1, step_size=0.05)
-    assert guard.timestep == 751
+    guard = guarding(inpainter, iterations=3, epsilon=0.1, step_size=0.05)
+    assert guard.defence.timestep == 751
     assert inpainter.noise_shape(image) == (2, 4, 8, 8)
     guarded = guard.protect(image, regions, torch.arange(2))
     assert 0 < (guarded - image).abs().max() <= 0.1 + 1e-6

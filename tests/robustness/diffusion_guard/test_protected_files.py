@@ -14,7 +14,14 @@ from tests.command import run as command
 def arguments(folder: Path, pipeline: Path) -> list[str]:
     return [
         *("--config", "configs/diffusion_guard/stable_diffusion.yaml", "--data.images.data_dir", str(folder)),
-        *("--data.images.image_size", "16", "--model.iterations", "3", "--model.inpainter.pipeline", str(pipeline)),
+        *(
+            "--data.images.image_size",
+            "16",
+            "--model.attack.iterations",
+            "3",
+            "--model.inpainter.pipeline",
+            str(pipeline),
+        ),
         *("--model.inpainter.num_inference_steps", "2", "--trainer.accelerator", "cpu"),
         *("--model.inpainter.gradient_checkpointing", "false", "--trainer.enable_progress_bar", "false"),
     ]
@@ -40,7 +47,7 @@ def test_a_folder_is_protected_and_resumed(
     assert files[1].read_bytes() == written[1]
     assert files[0].stat().st_mtime_ns == made  # existing files are unchanged
     capsys.readouterr()
-    assert train.main(["predict", *common, "--model.epsilon", "0.01", "--run_directory", str(run)]) != 0
+    assert train.main(["predict", *common, "--model.attack.epsilon", "0.01", "--run_directory", str(run)]) != 0
     assert "made with epsilon 0.03137254901960784, and this run has 0.01" in capsys.readouterr().err
     assert files[1].read_bytes() == written[1]
 

@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 from scipy.ndimage import median_filter
 
-from lightning_modules.robustness.diffusion_guard import JPEG, CropAndResize, DiffusionGuard, MedianFilter
+from lightning_modules.robustness.diffusion_guard import JPEG, CropAndResize, MedianFilter
 from lightning_modules.robustness.diffusion_guard.attack import Defence
 from lightning_modules.robustness.diffusion_guard.purification import Purification
-from tests.robustness.diffusion_guard.linear_inpainter import LinearInpainter
+from tests.robustness.diffusion_guard.linear_inpainter import LinearInpainter, guarding
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -56,13 +56,11 @@ def test_the_mask_is_cropped_with_its_image() -> None:
 @pytest.mark.parametrize(
     ("make", "name"),
     [
-        (lambda: JPEG(0), "quality"),
-        (lambda: CropAndResize(0.0), "fraction"),
         (lambda: MedianFilter(4), "size"),
-        (lambda: DiffusionGuard(LinearInpainter(), purification={"unseen": JPEG()}), "purification"),
-        (lambda: DiffusionGuard(LinearInpainter(), purification={"a.b": JPEG()}), "purification"),
-        (lambda: DiffusionGuard(LinearInpainter(), purification={"a": JPEG()}, defences={"a": Defence()}), "defences"),
-        (lambda: DiffusionGuard(LinearInpainter(), defences={"late": Defence(timestep=1000)}), "timestep"),
+        (lambda: guarding(LinearInpainter(), purification={"unseen": JPEG()}), "purification"),
+        (lambda: guarding(LinearInpainter(), purification={"a.b": JPEG()}), "purification"),
+        (lambda: guarding(LinearInpainter(), purification={"a": JPEG()}, defences={"a": Defence()}), "defences"),
+        (lambda: guarding(LinearInpainter(), defences={"late": Defence(timestep=1000)}), "timestep"),
     ],
 )
 def test_bad_arguments_are_named(make: Any, name: str) -> None:

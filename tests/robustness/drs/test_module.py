@@ -1,6 +1,5 @@
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from lightning_modules.networks.cifar_resnet import CIFARResNet
 from lightning_modules.robustness.certificates.modes import FixedSampling
 from lightning_modules.robustness.certificates.votes import VoteCounter
 from lightning_modules.robustness.consistency import Consistency
-from lightning_modules.robustness.drs.checkerboard import first_half, max_added
+from lightning_modules.robustness.drs.checkerboard import Partition, first_half, max_added
 from lightning_modules.robustness.drs.module import DRS
 from lightning_modules.robustness.mean_prediction import log_mean_softmax
 from lightning_modules.training.tested_images import LabelledImage
@@ -43,7 +42,7 @@ def halved_planes(radius: str = "joint") -> DRS:
         Plane(2 * 8 * 0.5 + 1.5),
         Plane(2 * 8 * 0.5 + 0.5),
         num_classes=2,
-        fill="gather_nearest",
+        partition=Partition("gather_nearest"),
         radius=radius,  # type: ignore[arg-type]
     )
 
@@ -92,7 +91,7 @@ def test_published_formula_certifies_more_under_a_label_of_its_own() -> None:
 
 
 def test_votes_see_their_halves_of_the_noisy_image() -> None:
-    module = DRS(torch.nn.Flatten(), torch.nn.Flatten(), num_classes=16, fill="maxpool_add")
+    module = DRS(torch.nn.Flatten(), torch.nn.Flatten(), num_classes=16)
     module.network.anchor = torch.nn.Parameter(torch.zeros(()))  # a parameter determines the precision of votes
     assert isinstance(module, SmoothedClassifier)
     assert isinstance(module, Classifier)
@@ -196,29 +195,10 @@ def test_both_networks_can_begin_as_a_classifier_of_whole_images(tmp_path: Path)
         assert torch.equal(module.second_network.state_dict()[name], value)
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        "demo",
-        "demo_size",
-        "demo_size_baseline",
-        "cifar10",
-        "imagenet",
-    ],
-)
+@pytest.mark.parametrize("config", ["demo", "demo_size", "demo_size_baseline", "cifar10", "imagenet"])
 def test_a_config_certifies_at_the_noise_level_that_it_trains_with(config: str) -> None:
     settings = whole(ROOT / "configs" / "drs" / f"{config}.yaml")
     sigma = settings["model"]["init_args"]["sigma"]
     assert settings["trainer"]["callbacks"][0]["init_args"]["sigma"] == sigma
     if config.startswith("demo"):
         assert sigma == 0.25
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("sigma", 0.0), ("num_copies", 0), ("consistency_weight", -1.0), ("entropy_weight", -1.0), ("second_noise", 0.0)],
-)
-def test_bad_arguments_are_named(key: str, value: float) -> None:
-    arguments: dict[str, Any] = {key: value}
-    with pytest.raises(ValueError, match=key):
-        DRS(torch.nn.Identity(), torch.nn.Identity(), num_classes=2, **arguments)

@@ -10,7 +10,7 @@ from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
 from lightning_modules.robustness.mahalanobis import ClassIncremental
 from lightning_modules.robustness.mahalanobis.class_incremental import IncrementalGaussians, area_over_bias
-from lightning_modules.robustness.mahalanobis.gaussians import ClassGaussians, squared_distances, whiten, with_new_class
+from lightning_modules.robustness.mahalanobis.gaussians import ClassGaussians, squared_distances, whiten
 from lightning_modules.robustness.mahalanobis.layers import layer_features
 from tests.robustness.mahalanobis.small_detector import D, K, in_double, samples, trained
 
@@ -26,6 +26,12 @@ def swept(scores: np.ndarray, label: np.ndarray, base: int) -> float:
         curve.append((right[is_new].mean(), right[~is_new].mean()))
     new, old = np.array(curve).T
     return float(np.trapezoid(old, new))
+
+
+def with_new_class(mean: Tensor, covariance: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+    """Add a class to the Gaussians by algorithm 2."""
+    C, spread = len(mean), torch.cov(features.T, correction=0)
+    return torch.cat([mean, features.mean(dim=0)[None]]), (C * covariance + spread) / (C + 1)
 
 
 def test_the_area_is_that_under_the_curve_of_all_biases() -> None:

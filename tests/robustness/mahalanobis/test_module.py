@@ -16,7 +16,7 @@ from lightning_modules.robustness.mahalanobis.ensemble import Sample, fit_ensemb
 from lightning_modules.robustness.mahalanobis.gaussians import confidence, squared_distances
 from lightning_modules.robustness.mahalanobis.layers import layer_features
 from lightning_modules.robustness.mahalanobis.local_dimension import NEIGHBOURS, in_mini_batches
-from lightning_modules.robustness.mahalanobis.module import NOISE, Mahalanobis
+from lightning_modules.robustness.mahalanobis.module import NOISE, CopyNoise, Mahalanobis
 from lightning_modules.robustness.mahalanobis.scores import softmax_confidence
 from tests.robustness.mahalanobis.small_detector import FGSM, data, detector, in_double, ready, results_of
 from tests.trainers import standing
@@ -96,7 +96,7 @@ def test_adversarial_sets_hold_what_is_right_before_and_wrong_after(run: Run) ->
 def test_minimal_attacks_are_detected_beside_the_others(tmp_path: Path) -> None:
     carlini_wagner = CarliniWagner(steps=20, learning_rate=0.1, initial_constant=1.0, search_steps=2)
     attacks = [FGSM, DeepFool(overshoot=0.2), carlini_wagner]
-    module = ready(attacks=attacks, noise_std={"fgsm": 0.0, "deepfool": 0.05, "carlini_wagner": 0.1})
+    module = ready(attacks=attacks, noise=CopyNoise({"fgsm": 0.0, "deepfool": 0.05, "carlini_wagner": 0.1}))
     metrics = results_of(module, tmp_path)
     assert [detection.target for detection in module.detections] == ["fgsm", "deepfool", "carlini_wagner"]
     assert {"test/auroc_mean_deepfool", "test/auroc_tuned_on_target_carlini_wagner"} <= metrics.keys()
@@ -124,7 +124,7 @@ def test_minimal_attacks_are_detected_beside_the_others(tmp_path: Path) -> None:
 
 def test_local_dimension_is_that_of_mini_batches_of_the_images_that_are_fooled(tmp_path: Path) -> None:
     """The result does not depend on the batch size of the test; with noise of zero, all images are known."""
-    module = ready(attacks=[FGSM], noise_std=0.0, lid=True, score="lid")
+    module = ready(attacks=[FGSM], noise=CopyNoise(0.0), lid=True, score="lid")
     metrics = results_of(module, tmp_path, evaluation_batch_size=57)
     [detection] = module.detections
     test = Digits(num_classes=8).test()
@@ -154,7 +154,7 @@ def test_noise_and_random_starts_are_those_of_an_image_in_whatever_batch(norm: A
     confidence = []
     for seed, size in enumerate((57, 200)):
         torch.manual_seed(seed)
-        module = ready(attacks=[attack], noise_std=0.05)
+        module = ready(attacks=[attack], noise=CopyNoise(0.05))
         results_of(module, tmp_path, evaluation_batch_size=size)
         [detection] = module.detections
         confidence.append(torch.cat([detection.index.double(), detection.confidence["mean"]]))
@@ -163,7 +163,7 @@ def test_noise_and_random_starts_are_those_of_an_image_in_whatever_batch(norm: A
 
 @pytest.mark.parametrize("clip_noise", [False, True])
 def test_noisy_copies_are_clipped_on_request(clip_noise: bool, tmp_path: Path) -> None:
-    module = ready(attacks=[FGSM], noise_std=0.5, clip_noise=clip_noise, epsilons=[0.0])
+    module = ready(attacks=[FGSM], noise=CopyNoise(0.5, clip_noise), epsilons=[0.0])
     seen: list[Tensor] = []
     module.network.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach()))
     results_of(module, tmp_path)

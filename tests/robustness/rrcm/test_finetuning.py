@@ -88,11 +88,3 @@ def test_training_images_are_augmented_before_mixing_and_noise(monkeypatch: pyte
 def test_fine_tuning_decays_no_weight(name: str) -> None:
     config = yaml.safe_load((ROOT / "configs" / "rrcm" / f"{name}.yaml").read_text())
     assert config["model"]["init_args"]["optimizer"]["init_args"]["weight_decay"] == 0.0
-
-
-@pytest.mark.parametrize(
-    ("key", "value"), [("sigma", 0.0), ("num_copies", 0), ("layer_decay", 0.0), ("entropy_weight", -0.1)]
-)
-def test_bad_arguments_of_fine_tuning_are_named(key: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=key):
-        RRCM(**{"network": small_encoder(), "num_features": 12, "num_classes": 3, key: value})

@@ -18,7 +18,14 @@ from lightning_modules.networks.time_conditioned_mlp import TimeConditionedMLP
 from lightning_modules.optim.schedules import WarmupCosine
 from lightning_modules.robustness.rrcm.finetuning import pretrained_encoder
 from lightning_modules.robustness.rrcm.noise_conditioned import kept_by_target, noise_level, num_levels
-from lightning_modules.robustness.rrcm.pretraining import Projector, Retrieval, RRCMPretraining, retrieval
+from lightning_modules.robustness.rrcm.pretraining import (
+    GradientClipping,
+    MovingAverages,
+    Projector,
+    Retrieval,
+    RRCMPretraining,
+    retrieval,
+)
 from lightning_modules.views.byol import AffineJitter
 from tests.robustness.rrcm.small import digits_like, pretraining
 from tests.robustness.smoothed_training.by_hand import assert_same_with_gradients
@@ -100,7 +107,7 @@ def test_a_step_is_the_papers(weight: float, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_averages_move_parameters_and_no_statistics() -> None:
-    module = pretraining(average_decay=0.75).double()
+    module = pretraining(averages=MovingAverages(decay=0.75)).double()
     module.steps_taken = 30
     copies = ("target_network", "target_projector", "average")
     online = {"target_network": "network", "target_projector": "projector", "average": "network"}
@@ -209,8 +216,8 @@ def test_gradients_are_clipped_once_the_warm_up_has_ended(tmp_path: Path) -> Non
         return torch.optim.SGD(parameters, lr=1e-3)
 
     constant = partial(torch.optim.lr_scheduler.ConstantLR, factor=1.0)
-    clipped: dict[str, Any] = {"gradient_clip": 1e-2, "clip_after": 3}
-    fitted(tmp_path, 2, optimizer=descent, lr_scheduler=constant, callbacks=[moves], **clipped)
+    clipping = GradientClipping(norm=1e-2, after=3)
+    fitted(tmp_path, 2, optimizer=descent, lr_scheduler=constant, callbacks=[moves], clipping=clipping)
     assert len(moves.lengths) == 6
     assert min(moves.lengths[:3]) > 1.5e-5
     assert moves.lengths[3:] == pytest.approx([1e-5] * 3, rel=0.02)
@@ -235,22 +242,6 @@ def test_retrieval_at_sigma_is_at_the_level_of_twice_sigma(monkeypatch: pytest.M
         ):
             time = torch.full((5,), 250 * math.log(level), dtype=torch.float64)
             torch.testing.assert_close(found, [module.network(shown / math.sqrt(0.25 + level**2), time)])
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("num_steps", 0),
-        ("temperature", 0.0),
-        ("consistency_weight", -1.0),
-        ("average_decay", 1.0),
-        ("gradient_clip", 0.0),
-        ("retrieval_sigmas", [0.0]),
-    ],
-)
-def test_bad_arguments_of_pre_training_are_named(key: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=key):
-        pretraining(**{key: value})
 
 
 @pytest.mark.parametrize(
