@@ -13,7 +13,7 @@
 # make pictures   makes the pictures of docs/, from runs that are made where they are missing (NOISEWORKS_DATA for those of real data)
 # make data-tests  runs the tests that need real data (NOISEWORKS_DATA)
 # make benchmarks  measures speed and memory and writes docs/benchmarks.md
-# make gpu     measures on this machine's GPUs for 40 minutes and writes docs/gpu.md (NOISEWORKS_DATA for the real runs)
+# make gpu     measures on this machine's GPUs for 40 minutes and writes docs/gpu.md (NOISEWORKS_DATA for the real runs); repeat it to continue
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -76,8 +76,12 @@ data-tests: $(VENV)/installed-dev
 benchmarks: $(VENV)/installed-dev
 	$(RUN) -m pytest -m benchmark --override-ini addopts=-ra tests/benchmarks --readme docs/benchmarks.md
 
+GPU = $(RUN) -m pytest -m gpu --override-ini addopts=-ra
+
 gpu: $(VENV)/installed-dev
-	$(RUN) -m tests.gpu
+	status=0; $(GPU) --numprocesses 6 tests/gpu/test_demos.py || status=$$?; \
+	for file in ranks agreement speed memory kernels real_runs; do $(GPU) tests/gpu/test_$$file.py || status=$$?; done; \
+	exit $$status
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -1,13 +1,9 @@
 """Distances of generated images compared with torch-fidelity, pytorch-fid and clean-fid: statistics, and whole runs."""
 
-import os
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -17,9 +13,8 @@ from sklearn.datasets import load_sample_images
 
 from callbacks.generation.statistics import frechet_distance, moment_sums, moments_of, subset_distances
 from lightning_modules.networks.fid_inception import FIDInception, default_weights
-from tests.benchmarks.pairs import paired_ratio
+from tests.benchmarks.pairs import cost, paired_ratio
 from tests.benchmarks.peers import peer
-from tests.command import ROOT, environment
 
 pytestmark = pytest.mark.benchmark
 Report = Callable[[str, float, str], None]
@@ -94,30 +89,6 @@ def test_ten_times_the_images(report: Report) -> None:
     assert ratio <= 11
 
 
-class Cost(NamedTuple):
-    """Resources that a process used."""
-
-    seconds: float
-    """CPU time over all cores."""
-    kib: int
-    """Peak memory."""
-    printed: str
-
-
-def cost(*arguments: str, folder: Path) -> Cost:
-    """Run Python from the project's root, and return the resources that the process used."""
-    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    with (folder / "printed").open("w+") as file:
-        process = subprocess.Popen(
-            [sys.executable, *arguments], cwd=ROOT, env={**environment(), "PYTHONPATH": paths}, stdout=file
-        )
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        assert process.returncode == 0
-        file.seek(0)
-        return Cost(used.ru_utime + used.ru_stime, used.ru_maxrss, file.read())
-
-
 def write_images(folder: Path, seed: int, count: int) -> Path:
     """Write 64 x 64 crops of two photographs."""
     folder.mkdir()
@@ -151,11 +122,9 @@ def test_whole_runs_with_the_real_inception(report: Report, tmp_path: Path, coun
     network.read()
     classifier = {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}  # FID does not use it
     torch.save(network.network.state_dict() | classifier, tmp_path / "weights.pth")
-    theirs = cost("-c", TORCH_FIDELITY, *folders, str(tmp_path / "weights.pth"), folder=tmp_path)
-    ours = cost(
-        *("train.py", "fid", *folders, "--resize", "legacy", "--cache_dir", str(tmp_path / "cache"), "--device", "cpu"),
-        folder=tmp_path,
-    )
+    theirs = cost("-c", TORCH_FIDELITY, *folders, str(tmp_path / "weights.pth"))
+    options = ("--resize", "legacy", "--cache_dir", str(tmp_path / "cache"), "--device", "cpu")
+    ours = cost("train.py", "fid", *folders, *options)
     found = re.search(r"^fid\S* ([\d.]+)$", ours.printed, re.MULTILINE | re.IGNORECASE)
     assert found, ours.printed
     assert float(found[1]) == pytest.approx(float(theirs.printed.split()[-1]), rel=1e-3)

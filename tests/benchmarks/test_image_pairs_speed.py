@@ -2,21 +2,20 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torchvision.transforms as transforms
-from lightning.pytorch import LightningModule
-from lightning.pytorch.trainer.states import TrainerState, TrainerStatus
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.corruptions.image_noise import Gaussian
 from datamodules.restoration.image_pairs import ImagePairs
 from datamodules.restoration.images import Images, PairSet, Split
+from tests.benchmarks.elr_steps import Idle
 from tests.benchmarks.pairs import paired_ratio
+from tests.trainers import running
 
 pytestmark = pytest.mark.benchmark
 Report = Callable[[str, float, str], None]
@@ -53,17 +52,14 @@ class PerItem(Dataset):
         return clean + 25 / 255 * torch.randn_like(clean), clean
 
 
-class Idle(LightningModule):
-    """A module without a training step, used only to receive batches."""
-
-
 @pytest.mark.parametrize("fixed", [True, False])
 def test_patches_against_the_per_item_pipeline(fixed: bool, report: Report, tmp_path: Path) -> None:
     data = ImagePairs(
         GreyImages(), noise=Gaussian(25), batch_size=128, patch_size=PATCH, patches_per_image=10, fixed_noise=fixed
     )
     data.setup("fit")
-    data.trainer = Trainer()  # type: ignore[assignment]
+    data.trainer = running(accelerator="cpu", logger=False, barebones=True)
+    data.trainer.strategy._lightning_module = Idle()
     ours, theirs = data.train_dataloader(), DataLoader(PerItem(tmp_path), batch_size=128, shuffle=True)
 
     def our_epoch() -> None:
@@ -74,13 +70,3 @@ def test_patches_against_the_per_item_pipeline(fixed: bool, report: Report, tmp_
     kind = "fixed" if fixed else "fresh"
     report(f"patches/s of ImagePairs with {kind} noise over a per-item PIL pipeline, one core", ratio, ">= 5")
     assert ratio >= 5
-
-
-class Trainer:
-    """A stand-in with the trainer attributes that the DataModule reads."""
-
-    lightning_module: Any = Idle()
-    state = TrainerState(status=TrainerStatus.RUNNING)
-    current_epoch = global_rank = 0
-    world_size = num_devices = 1
-    train_dataloader = None

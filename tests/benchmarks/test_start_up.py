@@ -1,6 +1,5 @@
 """Start-up cost of a command, and memory of a small run, compared with the underlying libraries."""
 
-import os
 import re
 import statistics
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks.pairs import cost
 from tests.command import ROOT, environment
 
 pytestmark = pytest.mark.benchmark
@@ -32,17 +32,6 @@ torch.save({"network": network.state_dict(), "optimizer": optimizer.state_dict()
 """
 
 
-def spent(*arguments: str) -> float:
-    """Return the CPU seconds of a separate process."""
-    process = subprocess.Popen(
-        [sys.executable, *arguments], cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0, arguments
-    return usage.ru_utime + usage.ru_stime
-
-
 def peak(code: str, *arguments: str) -> int:
     """Return the peak memory that a separate process reports, in KiB.
 
@@ -54,8 +43,8 @@ def peak(code: str, *arguments: str) -> int:
 
 
 def cpu(*arguments: str, rounds: int = 3) -> float:
-    spent(*arguments)  # fills the file cache first
-    return statistics.median(spent(*arguments) for _ in range(rounds))
+    cost(*arguments)  # fills the file cache first
+    return statistics.median(cost(*arguments).seconds for _ in range(rounds))
 
 
 def test_help_of_commands_without_lightning(report: Report) -> None:

@@ -1,10 +1,8 @@
-"""The place where an item is measured, its time limit, and its existing rows."""
+"""The place where a test measures: device, sizes, time limit, and the measured rows."""
 
-import json
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -12,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.activation_memory import SavedBytes
-from datamodules.files.whole_files import write_text
 
 T = TypeVar("T")
 GIBIBYTE = 2**30
@@ -38,21 +35,19 @@ class Row(NamedTuple):
 
 @dataclass
 class Place:
-    """The device, folders and time limit of an item.
+    """The device, folder and time limit of a test.
 
     Args:
         rehearse: whether to use the CPU and small sizes instead of the GPU.
-        folder: folder of the results.
-        data: folder of real data; None if there is none.
-        until: time (`time.time`) by which the item should end.
-        item: name of the item.
+        folder: folder of runs and other files that are kept.
+        until: time (`time.time`) at which the test is ended.
+        rows: what has been measured.
     """
 
     rehearse: bool
     folder: Path
-    data: Path | None
     until: float
-    item: str
+    rows: list[Row] = field(default_factory=list)
 
     @property
     def device(self) -> torch.device:
@@ -62,35 +57,18 @@ class Place:
     def accelerator(self) -> str:
         return "cpu" if self.rehearse else "gpu"
 
-    @property
-    def gpus(self) -> int:
-        return 0 if self.rehearse else torch.cuda.device_count()
-
     def of(self, full: T, small: T) -> T:
         """Return `full` on the GPU, and `small` in a rehearsal."""
         return small if self.rehearse else full
 
-    @property
-    def left(self) -> float:
-        """Seconds that are left until the item should end."""
-        return self.until - time.time()
-
-    def pending(self, labels: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-        """Yield names and labels of rows that have not been saved yet.
-
-        Raises:
-            TimeoutError: if no time is left for a row; the message names the first such row.
-        """
-        for name, label in labels.items():
-            if self.has(label):
-                continue
-            if self.left < 20:
-                raise TimeoutError(f"the rows from {name} on are missing, because the time limit was reached")
-            yield name, label
+    def keep(self, name: str, figure: str, expected: str = "", ok: bool | None = None) -> None:
+        """Keep a row, and print it."""
+        self.rows.append(Row(name, figure, expected, ok))
+        print(f"{name}: {figure}")
 
     @property
     def scratch(self) -> Path:
-        """The folder for files that are not results; all items share it."""
+        """The folder for files that are not results; all tests share it."""
         path = self.folder / "scratch"
         path.mkdir(parents=True, exist_ok=True)
         return path
@@ -122,49 +100,6 @@ class Place:
         work()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated()
-
-    # rows
-
-    @property
-    def file(self) -> Path:
-        return self.folder / f"{self.item}.jsonl"
-
-    def has(self, name: str) -> bool:
-        """Return whether an earlier call saved a row with this name."""
-        return name in self.kept
-
-    @property
-    def kept(self) -> dict[str, Row]:
-        """The saved rows by name; of several rows with the same name, the latest one."""
-        return {row.name: row for row in read_rows(self.file)}
-
-    def forget(self, which: Callable[[Row], bool]) -> None:
-        """Delete the saved rows that `which` selects, so that they are measured again."""
-        lines = [json.dumps(row._asdict()) + "\n" for row in read_rows(self.file) if not which(row)]
-        write_text(self.file, "".join(lines))
-
-    def keep(self, row: Row) -> None:
-        """Append a row to the item's file in a single write, because several processes may do so."""
-        line = json.dumps(row._asdict()) + "\n"
-        descriptor = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(descriptor, line.encode())
-        finally:
-            os.close(descriptor)
-        print(f"  {row.name}: {row.figure}", flush=True)
-
-
-def read_rows(path: Path) -> list[Row]:
-    """Read a file of rows, and return the latest row of each name; an incomplete last line is ignored."""
-    rows: dict[str, Row] = {}
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                row = Row(**json.loads(line))
-            except (ValueError, TypeError):
-                continue
-            rows[row.name] = row
-    return list(rows.values())
 
 
 def largest(fits: Callable[[int], bool], most: int) -> int:

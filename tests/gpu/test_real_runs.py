@@ -1,17 +1,19 @@
 """Training on CIFAR-10 with the papers' settings; if time is short, with fewer epochs and shortened schedules."""
 
 import csv
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.conformance.attempts import attempt, sentence
 from tests.conformance.runs import CONFIGS, rows, settings_of
 from tests.distributed.methods import changed
-from tests.gpu.place import Place, Row
+from tests.gpu.place import Place
 
 SCHEDULE = "model.init_args.lr_scheduler.init_args.milestones"
 PROBE = (5, 45)
@@ -24,29 +26,37 @@ CERTIFIED = {
 }
 
 
-def prepared(config: str, at: Place, directory: Path, more: Mapping[str, Any]) -> Path:
+@pytest.fixture
+def cifar10() -> Path:
+    """Return the folder of CIFAR-10."""
+    folder = Path(os.environ.get("NOISEWORKS_DATA", ""), "cifar10")
+    if not folder.is_dir():
+        pytest.skip("CIFAR-10 is missing: set NOISEWORKS_DATA to the folder that contains cifar10")
+    return folder.absolute()
+
+
+def prepared(config: str, at: Place, images: Path, directory: Path, more: Mapping[str, Any]) -> Path:
     """Write a configuration with changes."""
     settings = settings_of(CONFIGS / f"{config}.yaml")
-    images = {"class_path": "datamodules.classification.cifar.CIFAR10"}
-    images["init_args"] = {"data_dir": str(at.data / "cifar10")}  # type: ignore[operator, assignment]
+    source = {"class_path": "datamodules.classification.cifar.CIFAR10", "init_args": {"data_dir": str(images)}}
     trainer = {"accelerator": at.accelerator, "devices": 1, "precision": "bf16-mixed", "benchmark": not at.rehearse}
     quiet = {"enable_progress_bar": False, "enable_model_summary": False}
     small: dict[str, Any] = at.of({}, {"trainer.limit_train_batches": 2, "trainer.limit_val_batches": 1})
     small |= at.of({}, {"trainer.limit_test_batches": 1, "data.init_args.batch_size": 8})
     small |= at.of({}, {"data.init_args.evaluation_batch_size": 8, "trainer.precision": "32-true"})
     options = {f"trainer.{key}": value for key, value in {**trainer, **quiet}.items()}
-    changed(settings, {"data.init_args.images": images, **options, **more, **small})
+    changed(settings, {"data.init_args.images": source, **options, **more, **small})
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{config.replace('/', '_')}.yaml"
     path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     return path
 
 
-def probed(config: str, at: Place, more: Mapping[str, Any], batches: int) -> float:
+def probed(config: str, at: Place, images: Path, more: Mapping[str, Any], batches: int) -> float:
     """Estimate the seconds that an epoch of `batches` batches takes, from two short runs of different lengths."""
     taken = []
     for count in at.of(PROBE, (1, 2)):
-        path = prepared(config, at, at.scratch, {**more, "trainer.max_epochs": 1, "trainer.callbacks": []})
+        path = prepared(config, at, images, at.scratch, {**more, "trainer.max_epochs": 1, "trainer.callbacks": []})
         start = time.perf_counter()
         options = ("--trainer.limit_train_batches", str(count), "--trainer.limit_val_batches", "1")
         status, said = attempt(
@@ -59,7 +69,7 @@ def probed(config: str, at: Place, more: Mapping[str, Any], batches: int) -> flo
 
 
 def trained(
-    name: str, config: str, at: Place, epochs: int, batches: int, after: float, more: Mapping[str, Any] = {}
+    name: str, config: str, at: Place, images: Path, epochs: int, batches: int, after: float, more: Mapping[str, Any]
 ) -> tuple[Path, int]:
     """Start or resume training for as many epochs as time allows; return the run directory and the number of epochs.
 
@@ -67,6 +77,7 @@ def trained(
         name: name of the run directory.
         config: configuration of the paper.
         at: place of the measurement.
+        images: folder of CIFAR-10.
         epochs: number of epochs in the paper.
         batches: number of batches per epoch.
         after: seconds that are reserved for the work after training.
@@ -77,23 +88,25 @@ def trained(
         epoch = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["trainer"]["max_epochs"]
         status, said = attempt("fit", "--resume", run)
     else:
-        seconds = 1.2 * probed(config, at, more, batches)  # the additional fifth covers validation and checkpoints
-        epoch = at.of(min(epochs, int((at.left - after) / seconds)), 1)
+        seconds = 1.2 * probed(config, at, images, more, batches)  # a fifth is for validation and checkpoints
+        left = at.until - time.time()
+        epoch = at.of(min(epochs, int((left - after) / seconds)), 1)
         if epoch < 1:
-            raise TimeoutError(f"an epoch takes {seconds:.0f} s, and {at.left:.0f} s were left")
+            raise TimeoutError(f"an epoch takes {seconds:.0f} s, and {left:.0f} s were left")
         changes = {**more, "trainer.max_epochs": epoch}
         milestones: Any = settings_of(CONFIGS / f"{config}.yaml")
         for key in SCHEDULE.split("."):
             milestones = milestones.get(key, {}) if isinstance(milestones, dict) else {}
         if milestones and epoch < epochs:
             changes[SCHEDULE] = [max(1, round(place * epoch / epochs)) for place in milestones]
-        status, said = attempt("fit", "--config", prepared(config, at, run.parent, changes), "--run_directory", run)
+        path = prepared(config, at, images, run.parent, changes)
+        status, said = attempt("fit", "--config", path, "--run_directory", run)
     if status:
         raise RuntimeError(sentence(said))
     return run, epoch
 
 
-def tested(name: str, run: Path, of: str, at: Place, expected: Mapping[str, str]) -> None:
+def tested(name: str, run: Path, at: Place, expected: Mapping[str, str]) -> None:
     """Test a run, and save its metrics."""
     if not (run / "test_metrics.csv").is_file():
         status, said = attempt("test", "--resume", run)
@@ -102,38 +115,34 @@ def tested(name: str, run: Path, of: str, at: Place, expected: Mapping[str, str]
     with (run / "test_metrics.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
             metric = row["metric"].removeprefix("test/")
-            at.keep(Row(f"{name}, {of}: {metric}", f"{float(row['value']):.4g}", expected.get(metric, "")))
+            at.keep(f"{name}: {metric}", f"{float(row['value']):.4g}", expected.get(metric, ""))
 
 
-def noisy_labels(name: str, config: str, paper: str, at: Place) -> None:
-    """Train with 40 % of the labels flipped."""
+@pytest.mark.gpu(minutes=5)
+@pytest.mark.parametrize(("method", "paper"), [("elr", "0.8915"), ("cross_entropy", "0.8188")])
+def test_noisy_labels(method: str, paper: str, at: Place, cifar10: Path) -> None:
+    """CIFAR-10 with 40 % of the labels flipped, ResNet-34."""
     few = at.of({}, {"trainer.callbacks": []})  # the callbacks evaluate all training images
-    run, epoch = trained(config.partition("/")[0], config, at, 120, 352, 30, few)
-    tested(name, run, f"{epoch} of 120 epochs", at, {"accuracy": f"paper: {paper}, after 120"})
+    run, epoch = trained(method, f"{method}/cifar10", at, cifar10, 120, 352, 30, few)
+    tested(f"{method}, {epoch} of 120 epochs", run, at, {"accuracy": f"paper: {paper}, after 120"})
 
 
-def elr(at: Place) -> None:
-    noisy_labels("ELR, ResNet-34, CIFAR-10 with 40 % noise", "elr/cifar10", "0.8915", at)
-
-
-def cross_entropy(at: Place) -> None:
-    noisy_labels("cross-entropy, ResNet-34, CIFAR-10 with 40 % noise", "cross_entropy/cifar10", "0.8188", at)
-
-
-def certified(at: Place) -> None:
-    """Train ResNet-110 with Gaussian noise of standard deviation 0.25, and certify every hundredth test image."""
+@pytest.mark.gpu(minutes=4)
+def test_certified(at: Place, cifar10: Path) -> None:
+    """Certification of a ResNet-110 trained with Gaussian noise of standard deviation 0.25."""
     few: dict[str, Any] = at.of({}, {"trainer.callbacks.0.init_args.mode.init_args.n0": 2})
     few |= at.of({}, {"trainer.callbacks.0.init_args.mode.init_args.n": 4, "trainer.callbacks.0.init_args.skip": 5000})
-    run, epoch = trained("certified", "consistency/cifar10", at, 150, 196, 90, {**CERTIFIED, **few})
-    tested("Gaussian training, ResNet-110, sigma 0.25, 100 images", run, f"{epoch} of 150 epochs", at, {})
+    run, epoch = trained("certified", "consistency/cifar10", at, cifar10, 150, 196, 90, {**CERTIFIED, **few})
+    tested(f"sigma 0.25, 100 images, {epoch} of 150 epochs", run, at, {})
 
 
-def score_sde(at: Place) -> None:
-    """Train DDPM++ under VP for the remaining time, and check whether its loss falls."""
+@pytest.mark.gpu(minutes=3)
+def test_score_sde(at: Place, cifar10: Path) -> None:
+    """Training of score_sde VP on CIFAR-10: whether the loss of DDPM++ falls."""
     more: dict[str, Any] = at.of({}, {"model.init_args.network.init_args.width": 8})
     more |= {"trainer.callbacks": [], "trainer.log_every_n_steps": 1}
-    run, epoch = trained("score_sde", "score_sde/cifar10_vp", at, 3325, 391, 30, more)
+    run, epoch = trained("score_sde", "score_sde/cifar10_vp", at, cifar10, 3325, 391, 30, more)
     logged = [float(row["train/loss"]) for row in rows(run / "metrics.csv") if isinstance(row["train/loss"], float)]
     first, last = logged[0], logged[-1]
-    label = f"score_sde VP, DDPM++, {epoch} of 3,325 epochs: loss of the first and of the last epoch"
-    at.keep(Row(label, f"{first:.4f}, {last:.4f}", "falls", None if epoch == 1 else last < first))
+    label = f"{epoch} of 3,325 epochs: loss of the first and of the last epoch"
+    at.keep(label, f"{first:.4f}, {last:.4f}", "falls", None if epoch == 1 else last < first)

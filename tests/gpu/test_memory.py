@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from lightning_modules.diffusion.finetuning.objectives import DiffusionObjective
 from lightning_modules.distributed.per_sample import PerSample
 from lightning_modules.efficiency.wta_crs.module import sample_products
 from lightning_modules.efficiency.wta_crs.products import Sampler
-from tests.gpu.place import GIBIBYTE, LIMIT, Place, Row, largest
+from tests.gpu.place import GIBIBYTE, LIMIT, Place, largest
 from tests.tiny_pipelines import STABLE_DIFFUSION, VOCABULARY, save_text_to_image, save_tokenizer
 
 VARIANTS = {  # low rank, kept share of the tokens, and the paper's memory reduction factors for T5-base
@@ -92,8 +93,12 @@ def text_steps(lora: bool, ratio: float | None, at: Place) -> tuple[nn.Module, C
     return network, step
 
 
-def wta_crs(at: Place) -> None:
-    """Measure the peak memory with the paper's batch of 100 texts of 128 tokens, and the largest batch that fits."""
+@pytest.mark.gpu(minutes=5)
+def test_wta_crs(at: Place) -> None:
+    """Memory of WTA-CRS.
+
+    The peak with the paper's batch of 100 texts of 128 tokens, and the largest batch that fits.
+    """
     peaks: dict[str, int] = {}
     batches: dict[str, int] = {}
     batch = at.of(100, 4)
@@ -104,22 +109,18 @@ def wta_crs(at: Place) -> None:
             batches[name] = largest(partial(fits, step, network, limit, at), at.of(8192, 64))
         label = f"T5-base, {name}: largest batch within {LIMIT // GIBIBYTE} GiB, over full"
         more = "paper: up to 6.4, of its largest models" if ratio else ""
-        at.keep(Row(label, f"{batches[name]} ({batches[name] / max(1, batches['full']):.2f})", more))
+        at.keep(label, f"{batches[name]} ({batches[name] / max(1, batches['full']):.2f})", more)
         peaks[name] = at.peak(partial(step, batch), network)
         label = f"T5-base, {name}: peak memory of batches of {batch}, full over it"
-        at.keep(Row(label, f"{peaks[name] / 1e9:.2f} GB ({peaks['full'] / peaks[name]:.2f})", paper))
+        at.keep(label, f"{peaks[name] / 1e9:.2f} GB ({peaks['full'] / peaks[name]:.2f})", paper)
         del network, step
         gc.collect()
 
 
-def targets(at: Place) -> None:
-    """Measure the memory and update time of ELR's targets for a dataset of ImageNet's size."""
-    for dtype in (torch.float32, torch.float16):
-        target_rows(dtype, at)
-
-
-def target_rows(dtype: torch.dtype, at: Place) -> None:
-    """Measure the memory of the targets, and the time to update a batch's rows."""
+@pytest.mark.gpu(minutes=1)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_targets(dtype: torch.dtype, at: Place) -> None:
+    """Memory of ELR's targets for a dataset of ImageNet's size, and the time to update a batch's rows."""
     samples, classes, batch = at.of(1_300_000, 1300), 1000, 256
     label = f"ELR, targets of {samples:,} samples of {classes:,} classes in {str(dtype).removeprefix('torch.')}"
     expected = samples * classes * dtype.itemsize
@@ -134,7 +135,7 @@ def target_rows(dtype: torch.dtype, at: Place) -> None:
 
     seconds = at.seconds(update, at.of(100, 2))
     text = f"{held / 1e9:.2f} GB, {seconds * 1e3:.2f} ms for the rows of a batch of {batch}"
-    at.keep(Row(label, text, f"<= {1.01 * expected / 1e9:.2f} GB", held <= 1.01 * expected))
+    at.keep(label, text, f"<= {1.01 * expected / 1e9:.2f} GB", held <= 1.01 * expected)
 
 
 def pipeline(at: Place) -> Path:
@@ -201,23 +202,18 @@ def diffusion_steps(tuning: Any, cached: bool, at: Place) -> tuple[nn.Module, Ca
     return module, step
 
 
-def finetuning(at: Place) -> None:
-    """Measure LoRA and full fine-tuning, with and without cached latents."""
-    for tuning, name in (("lora", "LoRA"), ("full", "all weights")):
-        for cached in (True, False):
-            batch = at.of(4, 2)
-            label = f"U-Net of Stable Diffusion 1.5, {name}, {'cached latents' if cached else 'images of 512 pixels'}"
-            if at.has(label):
-                continue
-            network, step = diffusion_steps(tuning, cached, at)
-            step(1)
-            seconds = at.seconds(partial(step, batch), at.of(10, 1), warm=at.of(2, 0))
-            peak = at.peak(partial(step, batch), network)
-            with within_limit(at) as limit:
-                most = largest(partial(fits, step, network, limit, at), at.of(256, 4))
-            text = (
-                f"{peak / 1e9:.2f} GB and {seconds:.2f} s a step of {batch}, at most {most} in {LIMIT // GIBIBYTE} GiB"
-            )
-            at.keep(Row(label, text))
-            del network, step
-            gc.collect()
+@pytest.mark.gpu(minutes=2)
+@pytest.mark.parametrize("cached", [True, False], ids=["cached", "images"])
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_finetuning(tuning: str, cached: bool, at: Place) -> None:
+    """Memory of LoRA and full fine-tuning, with and without cached latents."""
+    batch = at.of(4, 2)
+    network, step = diffusion_steps(tuning, cached, at)
+    step(1)
+    seconds = at.seconds(partial(step, batch), at.of(10, 1), warm=at.of(2, 0))
+    peak = at.peak(partial(step, batch), network)
+    with within_limit(at) as limit:
+        most = largest(partial(fits, step, network, limit, at), at.of(256, 4))
+    name = f"{'LoRA' if tuning == 'lora' else 'all weights'}, {'cached latents' if cached else 'images of 512 pixels'}"
+    text = f"{peak / 1e9:.2f} GB and {seconds:.2f} s a step of {batch}, at most {most} in {LIMIT // GIBIBYTE} GiB"
+    at.keep(f"U-Net of Stable Diffusion 1.5, {name}", text)

@@ -1,10 +1,10 @@
 """Speed of `fit`, DataModules, certification and FID, relative to plain loops and to the networks alone."""
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 import timm
 import torch
 import torch.nn.functional as F
@@ -25,22 +25,24 @@ from lightning_modules.robustness.certificates.votes import GaussianSmoothing, V
 from lightning_modules.training.tested_images import LabelledImage
 from tests.benchmarks.elr_steps import Idle, epochs_of, spine
 from tests.benchmarks.pairs import paired_ratio
-from tests.gpu.place import Place, Row
+from tests.gpu.place import Place
 from tests.trainers import running
 
 
-def steps(at: Place) -> None:
-    """Compare the time of `fit` with that of a plain loop, as tests/benchmarks/test_spine.py does on the CPU."""
-    kinds: dict[str, Callable[[], nn.Module]] = {
-        "ResNet-20": lambda: CIFARResNet(20),
-        "ResNet-34 of 32 x 32 pixels": lambda: CIFARStemResNet(at.of(34, 18), 10),
-    }
-    for name, network in list(kinds.items())[: at.of(2, 1)]:
-        label = f"time of fit over a plain loop, ELR on {name}, batches of 128"
-        if not at.has(label):
-            ours, theirs = epochs_of(network, at.of(200, 2), at.accelerator)
-            ratio = paired_ratio(ours, theirs, rounds=at.of(5, 1))
-            at.keep(Row(label, f"{ratio:.3f}", "<= 1.05", ratio <= 1.05))
+@pytest.mark.gpu(minutes=2)
+@pytest.mark.parametrize("depth", [20, 34])
+def test_steps(depth: int, at: Place) -> None:
+    """Time of a step of fit, relative to a plain loop, as tests/benchmarks/test_spine.py measures it on the CPU."""
+    ours, theirs = epochs_of(
+        lambda: CIFARResNet(20) if depth == 20 else CIFARStemResNet(at.of(34, 18), 10), at.of(200, 2), at.accelerator
+    )
+    ratio = paired_ratio(ours, theirs, rounds=at.of(5, 1))
+    at.keep(
+        f"ELR on ResNet-{depth}, batches of 128 of 32 x 32 pixels",
+        f"{ratio:.3f}",
+        "<= 1.05",
+        at.of(ratio <= 1.05, None),
+    )
 
 
 def appetite(network: nn.Module, size: int, batch: int, at: Place) -> float:
@@ -82,37 +84,30 @@ def given(data: Any, batches: int, at: Place) -> float:
     return counted / seconds
 
 
-def images(at: Place) -> None:
-    """Measure the images per second that DataModules supply and that networks consume in training, and compare them."""
+@pytest.mark.gpu(minutes=2)
+def test_images_in_memory(at: Place) -> None:
+    """Images per second of DataModules and of networks in training."""
     held, batch = at.of(51_200, 256), at.of(128, 64)
-    files = photographs(at)
-    stores: dict[str, tuple[Any, int]] = {
-        "CIFAR's size, in memory": (spine(held, batch), held // batch),
-        "JPEG files of 500 x 375 cut to 224 x 224": (
-            LabelledImages(ImageFolder(str(files)), at.of(256, 8), num_workers=at.of(max(1, cores() - 1), 0)),
-            at.of(24, 2),
-        ),
-    }
-    takers: dict[str, tuple[list[tuple[str, Callable[[], nn.Module]]], int, int]] = {
-        "CIFAR's size, in memory": ([("ResNet-18", lambda: CIFARStemResNet(18, 10))], 32, at.of(512, 8)),
-        "JPEG files of 500 x 375 cut to 224 x 224": (
-            [
-                (name, lambda kind=kind: timm.create_model(kind, num_classes=10))
-                for name, kind in (("ResNet-18", "resnet18"), ("ResNet-50", "resnet50"))[: at.of(2, 1)]
-            ],
-            at.of(224, 64),
-            at.of(256, 4),
-        ),
-    }
-    for kind, (data, batches) in stores.items():
-        labels = [f"images/s of LabelledImages, {kind}, over what {name} trains on" for name, _ in takers[kind][0]]
-        if all(map(at.has, labels)):
-            continue
-        rate = given(data, batches, at)
-        networks, size, own = takers[kind]
-        for label, (_, make) in zip(labels, networks, strict=True):
-            taken = appetite(make(), size, own, at)
-            at.keep(Row(label, f"{rate:,.0f} / {taken:,.0f} = {rate / taken:.2f}", ">= 1", rate >= taken))
+    rate = given(spine(held, batch), held // batch, at)
+    compared("CIFAR's size, in memory", "ResNet-18", rate, appetite(CIFARStemResNet(18, 10), 32, at.of(512, 8), at), at)
+
+
+@pytest.mark.gpu(minutes=3)
+def test_images_from_files(at: Place) -> None:
+    """Images per second of DataModules and of networks in training."""
+    workers = at.of(max(1, cores() - 1), 0)
+    data = LabelledImages(ImageFolder(str(photographs(at))), at.of(256, 8), num_workers=workers)
+    rate = given(data, at.of(24, 2), at)
+    for name in ("ResNet-18", "ResNet-50")[: at.of(2, 1)]:
+        network = timm.create_model(name.lower().replace("-", ""), num_classes=10)
+        taken = appetite(network, at.of(224, 64), at.of(256, 4), at)
+        compared("JPEG files of 500 x 375 cut to 224 x 224", name, rate, taken, at)
+
+
+def compared(kind: str, name: str, rate: float, taken: float, at: Place) -> None:
+    """Keep the images per second that a DataModule supplies, over those that a network consumes."""
+    label = f"images/s of LabelledImages, {kind}, over what {name} trains on"
+    at.keep(label, f"{rate:,.0f} / {taken:,.0f} = {rate / taken:.2f}", ">= 1", at.of(rate >= taken, None))
 
 
 def photographs(at: Place) -> Any:
@@ -132,40 +127,37 @@ def photographs(at: Place) -> Any:
     return folder
 
 
+@pytest.mark.gpu(minutes=2)
+@pytest.mark.parametrize("batch_size", [400, 1000])
 @torch.inference_mode()
-def certification(at: Place) -> None:
-    """Compare the speed of certification draws with that of the network alone."""
+def test_certification(batch_size: int, at: Place) -> None:
+    """Speed of certification and FID, relative to the network alone."""
     listed = [LabelledImage(i, torch.rand(3, 32, 32), 0) for i in range(2)]
-    depth = at.of(110, 20)
-    for batch_size in at.of((400, 1000), (100,)):
-        label = f"certification, draws/s over forward images/s, ResNet-{depth}, batch {batch_size}"
-        if at.has(label):
-            continue
-        network = CIFARResNet(depth).eval().to(at.device)
-        batch = torch.rand(batch_size, 3, 32, 32, device=at.device)
-        draws = at.of(40_000, 200)
+    depth, draws = at.of(110, 20), at.of(40_000, 400)
+    network = CIFARResNet(depth).eval().to(at.device)
+    batch = torch.rand(batch_size, 3, 32, 32, device=at.device)
 
-        def bare(network: nn.Module = network, batch: torch.Tensor = batch, draws: int = draws) -> None:
-            for _ in range(2 * draws // len(batch)):
-                network(batch)
-            at.wait()
+    def bare() -> None:
+        for _ in range(2 * draws // len(batch)):
+            network(batch)
+        at.wait()
 
-        def ours(network: nn.Module = network, batch_size: int = batch_size, draws: int = draws) -> None:
-            mode = FixedSampling(n0=draws // 10, n=draws - draws // 10)
-            counter = VoteCounter(GaussianSmoothing(network), mode, 0.25, batch_size, 0, at.device)
-            assert len(list(counter.certify(iter(listed)))) == 2
-            at.wait()
+    def ours() -> None:
+        mode = FixedSampling(n0=draws // 10, n=draws - draws // 10)
+        counter = VoteCounter(GaussianSmoothing(network), mode, 0.25, batch_size, 0, at.device)
+        assert len(list(counter.certify(iter(listed)))) == 2
+        at.wait()
 
-        speed = 1 / paired_ratio(ours, bare, rounds=at.of(5, 1))
-        at.keep(Row(label, f"{speed:.3f}", ">= 0.95", speed >= 0.95))
+    speed = 1 / paired_ratio(ours, bare, rounds=at.of(5, 1))
+    label = f"certification, draws/s over forward images/s, ResNet-{depth}, batch {batch_size}"
+    at.keep(label, f"{speed:.3f}", ">= 0.95", at.of(speed >= 0.95, None))
 
 
-def fid(at: Place) -> None:
-    """Compare the speed of FID with that of its network alone."""
+@pytest.mark.gpu(minutes=3)
+def test_fid(at: Place) -> None:
+    """Speed of certification and FID, relative to the network alone."""
     count, size = at.of(10_000, 32), at.of(500, 16)
     label = f"FID, images/s over those of its network, 32 x 32 pixels, {count} images"
-    if at.has(label):
-        return
     network = FIDInception()
     network.network.to_empty(device="cpu")
     for value in network.network.state_dict().values():
@@ -191,9 +183,4 @@ def fid(at: Place) -> None:
         at.wait()
 
     ratio = 1 / paired_ratio(ours, theirs, rounds=at.of(3, 1))
-    at.keep(Row(label, f"{ratio:.3f}", ">= 0.9", ratio >= 0.9))
-
-
-def measuring(at: Place) -> None:
-    certification(at)
-    fid(at)
+    at.keep(label, f"{ratio:.3f}", ">= 0.9", at.of(ratio >= 0.9, None))
