@@ -57,11 +57,7 @@ class PredictedSamples:
 
     @classmethod
     def of(cls, dataset: Any) -> "PredictedSamples":
-        """Read the file names and image-level labels of a dataset, or of the samples in its `row` if it has one.
-
-        Raises:
-            UnicodeEncodeError: if a name cannot be encoded in UTF-8.
-        """
+        """Read the file names and image-level labels of a dataset, or of the samples in its `row` if it has one."""
         name, label = getattr(getattr(dataset, "source", None), "names", None), getattr(dataset, "label", None)
         for each in name or ():
             each.encode()  # fail now instead of after the prediction, when the table is written
@@ -103,10 +99,6 @@ def merge_predictions(
 
     Returns:
         Number of rows.
-
-    Raises:
-        FileNotFoundError: if a part is missing.
-        ValueError: if the parts or `names` differ in the number of classes, or there are no samples.
     """
     for part in parts:
         if not part.is_file():

@@ -5,10 +5,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.command import ROOT
 
 PACKAGES = ("experiments", "callbacks", "datamodules", "lightning_modules")
-GENERIC = {ROOT / "tests" / name for name in ("benchmarks", "conformance")}
+GENERIC = {ROOT / "tests" / name for name in ("benchmarks", "conformance", "gpu")}
 LITTLE = 40
 """Number of lines below which a source file needs no tests other than those of its users."""
 
@@ -31,8 +33,9 @@ def test_the_module_of_a_method_is_short() -> None:
     assert too_long((ROOT / "lightning_modules").rglob("module.py"), 250) == {}
 
 
-def test_a_class_of_a_method_is_short() -> None:
-    for path in (ROOT / "lightning_modules").rglob("*.py"):
+@pytest.mark.parametrize("package", ["lightning_modules", "callbacks"])
+def test_a_class_of_a_method_is_short(package: str) -> None:
+    for path in (ROOT / package).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef):
                 assert (node.end_lineno or 0) - node.lineno < 200, f"{path}: {node.name}"

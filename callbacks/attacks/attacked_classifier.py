@@ -112,11 +112,7 @@ class AttackedClassifier:
         return attacked
 
     def predict(self, image: Tensor, positions: range) -> Predicted:
-        """Predict classes by the majority vote of `num_draws` forward passes. A tie is won by the lowest class index.
-
-        Raises:
-            ValueError: if logits are NaN; the message gives the positions of the images.
-        """
+        """Predict classes by the majority vote of `num_draws` forward passes; the lowest class index wins a tie."""
         votes = torch.zeros((), dtype=torch.int64, device=image.device)
         broken = torch.zeros((), dtype=torch.bool, device=image.device)
         for _ in range(self.num_draws):

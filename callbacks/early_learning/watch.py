@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from callbacks.early_learning.counts import ROWS, RunningCounts, count_categories, count_right_labels, overall_shares
 from callbacks.early_learning.figure import draw_early_learning
@@ -140,20 +141,14 @@ class EarlyLearning(Callback):
                 f"returns {sorted(outputs) if isinstance(outputs, Mapping) else type(outputs).__name__}"
             )
         logits = outputs["logits"].detach()
-        current, true = batch["label"], batch.get("clean_label")
-        given = batch.get("original_label", current) if self.reference == "original" else current
+        given = batch.get("original_label", batch["label"]) if self.reference == "original" else batch["label"]
         if logits.shape[1] != self.history.num_classes or logits.shape[:1] + logits.shape[2:] != given.shape:
             raise ValueError(
                 f"EarlyLearning: logits {list(logits.shape)} do not match labels {list(given.shape)} "
                 f"of {self.history.num_classes} classes"
             )
         self.history.per_pixel = logits.ndim > 2
-        fit = count_categories(logits, given, true)
-        if true is not None and "original_label" in batch:
-            right = count_right_labels(current, true, logits.shape[1])
-        else:
-            right = fit.new_zeros(ROWS - len(fit), logits.shape[1])
-        self.running.add(trainer.current_epoch, torch.cat([fit, right]))
+        self.running.add(trainer.current_epoch, counts_of(logits, given, batch))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.running.epoch is None:  # resumed from a checkpoint at the end of this epoch
@@ -195,12 +190,12 @@ class EarlyLearning(Callback):
         history = self.history
         history.append(epoch, self.running.close(), cut=self.interval is not None)
         follower = pl_module if isinstance(pl_module, EarlyLearningFollower) else None
-        tested = [
-            category
-            for category, ended_at in enumerate(history.ended_at)
-            if category != self.background and (ended_at < 0 or follower is not None)
-        ]
-        found = self._detect(trainer, tested) if trainer.is_global_zero else []
+        every = enumerate(history.ended_at.tolist())
+        tested = [k for k, ended_at in every if k != self.background and (ended_at < 0 or follower is not None)]
+        found: list[int] = []
+        if trainer.is_global_zero:
+            horizon = self.horizon or num_epochs(trainer) or 0  # `setup` refuses a run without either
+            found = history.detect(tested, self._epochs_per_record(trainer), self.r, horizon, self.min_jump)
         found, history.curves = trainer.strategy.broadcast((found, history.curves))
         categories = [category for category in found if history.ended_at[category] < 0]
         history.ended_at[categories] = epoch
@@ -217,11 +212,6 @@ class EarlyLearning(Callback):
                 if hasattr(callback, "on_early_learning_end"):
                     callback.on_early_learning_end(trainer, pl_module, categories)
 
-    def _detect(self, trainer: Trainer, categories: list[int]) -> list[int]:
-        horizon = self.horizon or num_epochs(trainer)
-        assert horizon is not None
-        return self.history.detect(categories, self._epochs_per_record(trainer), self.r, horizon, self.min_jump)
-
     def _epochs_per_record(self, trainer: Trainer) -> float:
         return 1.0 if self.interval is None else self.interval / trainer.num_training_batches
 
@@ -233,3 +223,14 @@ class EarlyLearning(Callback):
         names = class_names(trainer) or [str(k) for k in range(history.num_classes)]
         figure = draw_early_learning(history, fit_epochs, names)
         save_figure(figure, self._directory / "figures" / "early_learning.png")
+
+
+def counts_of(logits: Tensor, given: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    """Count the fit of a batch to its given and true labels, and how many corrected labels are right, `[ROWS, K]`."""
+    true = batch.get("clean_label")
+    fit = count_categories(logits, given, true)
+    if true is not None and "original_label" in batch:
+        right = count_right_labels(batch["label"], true, logits.shape[1])
+    else:
+        right = fit.new_zeros(ROWS - len(fit), logits.shape[1])
+    return torch.cat([fit, right])

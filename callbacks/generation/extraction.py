@@ -58,9 +58,6 @@ class Extractor:
     Args:
         network: any network. If it is an `FIDInception`, its weights are loaded here.
         name: name of the extractor in metric names; None for an `FIDInception`.
-
-    Raises:
-        ValueError: if the name is given for an `FIDInception`, or missing for a different network.
     """
 
     def __init__(self, network: nn.Module, name: str | None) -> None:
@@ -95,10 +92,6 @@ class Extractor:
                 each image.
             device: device of the network.
             name_of: function that maps the position of an image to its name, which is used in error messages.
-
-        Raises:
-            ValueError: if the images differ in size, or if the features do not have the shape `[B, D]` or are not
-                finite.
         """
         differing = next((place for place, image in enumerate(images) if image.shape != images[0].shape), None)
         with torch.no_grad(), torch.autocast(device.type, enabled=False):

@@ -53,11 +53,7 @@ SCORES = {
 
 
 def check_scores(names: Sequence[str], models: Mapping[str, str], weights: Mapping[str, str]) -> None:
-    """Before anything is loaded, reject unknown scores, and scores with missing or superfluous weights.
-
-    Raises:
-        ValueError: if a score is unknown, or weights are missing or superfluous; the message names the score.
-    """
+    """Before anything is loaded, reject unknown scores, and scores with missing or superfluous weights."""
     for name in names:
         if name not in SCORES:
             raise ValueError(f"--scores must be among {', '.join(SCORES)}, got {name}")
@@ -72,13 +68,7 @@ def check_scores(names: Sequence[str], models: Mapping[str, str], weights: Mappi
 
 
 def build_score(name: str, models: Mapping[str, str], weights: Mapping[str, str], local_files_only: bool) -> nn.Module:
-    """Load the model of a score.
-
-    Raises:
-        ImportError: if transformers is not installed.
-        FileNotFoundError: if a model or a file does not exist.
-        ValueError: if the weights do not fit the model.
-    """
+    """Load the model of a score."""
     model = models.get(name, SCORES[name].model)
     if name == "image_reward":
         return ImageReward(weights.get(name) or SCORES[name].default_weights or "", model, local_files_only)
@@ -90,12 +80,7 @@ def build_score(name: str, models: Mapping[str, str], weights: Mapping[str, str]
 
 
 def listed_images(folder: Path) -> tuple[FolderImages, list[str | None] | None]:
-    """List the images of a folder, with their prompts if the folder was written by `generate`.
-
-    Raises:
-        FileNotFoundError: if there are no images.
-        ValueError: if the folder's table is damaged, or names files outside the folder.
-    """
+    """List the images of a folder, with their prompts if the folder was written by `generate`."""
     if not (folder / TABLE).is_file():
         return FolderImages(folder), None
     names, prompts = read_table(folder / TABLE)
@@ -105,11 +90,7 @@ def listed_images(folder: Path) -> tuple[FolderImages, list[str | None] | None]:
 
 
 def read_table(path: Path) -> tuple[list[str], list[str | None]]:
-    """Read the file names and prompts from a table that lists images.
-
-    Raises:
-        ValueError: if the table is damaged, lacks a column or names a file outside its folder.
-    """
+    """Read the file names and prompts from a table that lists images."""
     import pyarrow
     import pyarrow.parquet
 
@@ -139,9 +120,6 @@ def prompts_of(count: int, given: Sequence[str] | None, own: Sequence[str | None
         given: prompts, or a file of prompts. If there are fewer prompts than images, each prompt belongs to several
             successive images, equally many for all prompts.
         own: prompts in the folder's table; None if the folder has no table.
-
-    Raises:
-        ValueError: if an image has no prompt.
     """
     if given is not None:
         texts = [prompt.caption for prompt in read_prompts(given, 1)]
@@ -174,9 +152,6 @@ def score_folder(
 
     Returns:
         A table with one row for each image, with its file, prompt and scores.
-
-    Raises:
-        ValueError: if an image is damaged or has no prompt.
     """
     at_least(1, batch_size=batch_size)
     images, own = listed_images(folder)

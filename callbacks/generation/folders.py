@@ -23,10 +23,6 @@ def read_side(
         cache_dir: folder that caches features and statistics.
         batch_size: number of images that are processed as one batch.
         shares: rank, world size and device.
-
-    Raises:
-        FileNotFoundError: if `path` does not exist.
-        ValueError: if a file is damaged, or the images do not fit the extractor.
     """
     from callbacks.generation.extraction import features_of
     from callbacks.generation.image_lists import FolderImages
@@ -44,11 +40,7 @@ def read_side(
 
 
 def device_named(name: str | None) -> "torch.device":
-    """Return the device `name`. If it is None, return the GPU, or the CPU if there is no GPU.
-
-    Raises:
-        ValueError: if the device is not available; the message lists the available devices.
-    """
+    """Return the device `name`. If it is None, return the GPU, or the CPU if there is no GPU."""
     import torch
 
     found = ["cpu"]
@@ -91,10 +83,6 @@ def scores(
     Returns:
         A pair: metrics by name, and a description of the images that KID uses. The description is None if KID is not
         computed.
-
-    Raises:
-        FileNotFoundError: if a path does not exist.
-        ValueError: if an argument is out of range, or a file is damaged or lacks data; the message names the cause.
     """
     from callbacks.generation.extraction import Extractor, Shares
     from callbacks.generation.measurement import distances

@@ -24,9 +24,6 @@ def sampled_bytes(module: LightningModule, n: int, seed: int | Sequence[int], **
         n: number of images.
         seed: seed of all random numbers, or n seeds if the module is a `SeededRows`.
         options: further arguments of `sample`.
-
-    Raises:
-        ValueError: if the module does not return n images in [0, 1].
     """
     sampler: Any = module
     device, name = module.device, type(module).__name__

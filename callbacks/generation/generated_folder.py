@@ -122,10 +122,6 @@ def write_folder(
 
     Returns:
         The settings.
-
-    Raises:
-        ValueError: if the folder contains images of different requests or settings; the message names the differences.
-        PeerFailure: if another rank failed or was killed.
     """
     blocks = in_blocks(requests, batch_size)
     settings = broadcast(generator.settings() if rank() == 0 else {})

@@ -97,22 +97,14 @@ class ImageGenerator(Protocol):
 
 
 def reject(given: Sequence[str], model: str, remedy: str = "") -> None:
-    """Reject options that a model does not have.
-
-    Raises:
-        ValueError: if `given` is not empty; the message names all options.
-    """
+    """Reject options that a model does not have."""
     if given:
         options = ", ".join(f"--{option}" for option in given)
         raise ValueError(f"{options}: not an option of {model}{remedy and f'; {remedy}'}")
 
 
 def check_classes(requests: Sequence[ImageRequest], count: int, model: str) -> None:
-    """Reject classes that a model of `count` classes does not have.
-
-    Raises:
-        ValueError: if a class is too large; the message names the first such class.
-    """
+    """Reject classes that a model of `count` classes does not have."""
     if wrong := [request.label for request in requests if (request.label or 0) >= count]:
         raise ValueError(f"--classes must be in 0 ... {count - 1} for {model}, got {wrong[0]}")
 
@@ -129,9 +121,6 @@ class ModuleGenerator:
         configuration: configuration of the run, as JSON values.
         trained_size: height and width of the training images, which are the default size of the images of a
             text-to-image model.
-
-    Raises:
-        ValueError: if the module does not sample images, or does not support a given setting.
     """
 
     def __init__(
@@ -277,10 +266,6 @@ class PipelineGenerator:
         pipeline: the pipeline.
         settings: settings with which the pipeline samples. With an image, a text-to-image pipeline is converted to an
             image-to-image pipeline; with an image and a mask, it is converted to an inpainting pipeline.
-
-    Raises:
-        ValueError: if the pipeline does not support one of the settings.
-        UnreadableImage: if the image or the mask cannot be read.
     """
 
     folders: Sequence[str] = (IMAGES,)
@@ -380,11 +365,7 @@ def classes_of(pipeline: Any) -> int | None:
 
 
 def for_images(pipeline: Any, settings: Settings) -> Any:
-    """Convert a text-to-image pipeline to an image-to-image or, with a mask, an inpainting pipeline of the same parts.
-
-    Raises:
-        ValueError: if diffusers has no such pipeline for this model.
-    """
+    """Convert a text-to-image pipeline to an image-to-image or, with a mask, inpainting pipeline of the same parts."""
     wanted = "image" if settings.mask is None else "mask_image"
     if settings.image is None or wanted in inspect.signature(pipeline.__call__).parameters:
         return pipeline

@@ -116,9 +116,6 @@ class FolderImages:
         folder: folder of images. For caching, the set of images is identified by the files' names, sizes and
             modification times.
         names: names of the images to read, relative to the folder; None reads all images.
-
-    Raises:
-        FileNotFoundError: if there are no images, or one of `names` does not exist.
     """
 
     in_memory = False
@@ -154,9 +151,6 @@ def images_of_set(images: AnySet, split: Split, seed: int, device: torch.device)
             validation.
         seed: seed for datasets whose images are generated from random numbers.
         device: device of this rank.
-
-    Raises:
-        ValueError: if the dataset has no such split.
     """
     name = f"{type(images).__name__}-{split}"
     if isinstance(images, PairSet):

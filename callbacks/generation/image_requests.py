@@ -31,10 +31,6 @@ def read_prompts(given: Sequence[str], n: int) -> list[Prompt]:
         given: a prompt file in the format of `PromptFile`, or any number of texts. The seeds of successive texts differ
             by n.
         n: number of images for each prompt.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-        ValueError: if the file contains no prompts, or a damaged prompt.
     """
     if len(given) == 1 and (given[0].endswith(SUFFIXES) or Path(given[0]).is_file()):
         return PromptFile(given[0]).prompts()
@@ -54,9 +50,6 @@ def image_requests(
         seed: seed of the first image; each further image has the next seed. If `seed` is None, the first image of each
             prompt has the prompt's own seed, and each further image of the prompt has the next seed. If there are no
             prompts either, the first image has seed 0.
-
-    Raises:
-        ValueError: if both prompts and classes are given, or a number is out of range.
     """
     at_least(1, n=n)
     at_least(0, seed=seed, **{f"classes[{place}]": label for place, label in enumerate(classes or ())})

@@ -20,9 +20,6 @@ def fabric_of(accelerator: str, devices: int, precision: Any = "32-true") -> Fab
         accelerator: `auto`, `cpu`, `cuda` or `mps`.
         devices: number of devices on this machine; under torchrun, torchrun's setting is used instead.
         precision: Lightning's precision setting, which determines `autocast`.
-
-    Raises:
-        ValueError: if the machine lacks the accelerator or has fewer devices.
     """
     within(1, max(MOST_DEVICES, os.cpu_count() or 1), devices=devices)
     here, everywhere = devices, devices

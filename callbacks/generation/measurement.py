@@ -48,9 +48,6 @@ def described(name: str, feature: Features, extractor: dict[str, Any], shares: S
         extractor: identity of the extractor.
         shares: rank, world size and device.
         file: cache file of the moments, which is read if it exists; None caches nothing.
-
-    Raises:
-        ValueError: if there are fewer than two images.
     """
     if len(feature) < 2:
         raise ValueError(f"{name}: a covariance needs at least 2 images, got {len(feature)}")
@@ -82,11 +79,7 @@ def write_statistics(file: Path, images: Described) -> None:
 
 
 def read_statistics(file: Path) -> Described:
-    """Read statistics (`mu`, `sigma`) from `write_statistics`, pytorch-fid or clean-fid, or read features (`pool_3`).
-
-    Raises:
-        ValueError: if the file is damaged or has other contents; the message names the file.
-    """
+    """Read statistics (`mu`, `sigma`) of `write_statistics`, pytorch-fid or clean-fid, or features (`pool_3`)."""
     arrays = read_npz(file, optional=("pool_3", "mu", "sigma", "count", "extractor"))
     said = _extractor(file, arrays.get("extractor"))
     if "pool_3" in arrays:
@@ -132,11 +125,7 @@ def _extractor(file: Path, array: NDArray[Any] | None) -> dict[str, Any] | None:
 
 
 def refuse_other_extractor(first: Described, second: Described) -> None:
-    """Reject two sets of statistics that come from different extractors.
-
-    Raises:
-        ValueError: if the extractors differ; the message names both.
-    """
+    """Reject two sets of statistics that come from different extractors."""
     if None not in (first.extractor, second.extractor) and first.extractor != second.extractor:
         raise ValueError(
             f"{first.name} was measured with the extractor {first.extractor}, and {second.name} with "
@@ -171,9 +160,6 @@ def distances(
     Returns:
         Values by metric name. If there are at most as many images as features, the covariance is singular, and FID
         depends on the number of images. In this case, the name of FID includes this number.
-
-    Raises:
-        ValueError: if the two sets of features are from different extractors.
     """
     refuse_other_extractor(generated, real)
     rank, processes, device = shares.exact

@@ -40,10 +40,6 @@ class LPIPS:
         weights: safetensors file with the weights of five convolutions and of the linear heads. The convolutions are
             named `features.<i>.weight` and `.bias` as in torchvision, and the heads `lin<i>.model.1.weight` as in the
             package `lpips`.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-        ValueError: if the file does not have exactly these tensors.
     """
 
     def __init__(self, weights: str) -> None:
@@ -98,9 +94,6 @@ class MeasuredByMetric:
     Args:
         name: name of the measure, for error messages.
         metric: metric that is computed for each image.
-
-    Raises:
-        ValueError: if the metric compares distributions of images.
     """
 
     def __init__(self, name: str, metric: Metric) -> None:
@@ -147,9 +140,6 @@ def measures_of(metrics: Sequence[Metric] | Mapping[str, Metric], taken: Sequenc
     Args:
         metrics: torchmetrics image metrics.
         taken: names that other measures already use.
-
-    Raises:
-        ValueError: if two measures have the same name, or a metric does not measure single images.
     """
     if isinstance(metrics, Mapping):
         named = list(metrics.items())

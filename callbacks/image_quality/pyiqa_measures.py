@@ -24,12 +24,7 @@ class PyIQAMeasure:
         self.metric: Any = None
 
     def __call__(self, image: Tensor, clean: Tensor | None, protocol: EvaluationProtocol) -> Tensor:
-        """Measure each image; the result is `[B]`. Images are clipped, and grey images are repeated to three channels.
-
-        Raises:
-            ValueError: if pyiqa does not have the metric, the metric cannot measure images of this size, or the metric
-                needs a clean image and there is none.
-        """
+        """Measure each image, `[B]`. Images are clipped, and grey images are repeated to three channels."""
         import pyiqa
 
         try:

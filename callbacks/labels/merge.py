@@ -15,12 +15,7 @@ NUMBERS = ["score", "in_sample", "probability_given", "probability_proposed"]
 
 
 def merged(reports: Sequence[Path]) -> "pd.DataFrame":
-    """Merge the label reports of several folds into one table, with the most suspicious label first.
-
-    Raises:
-        ValueError: if a report contains images on which its network was trained, or if two reports contain the same
-            image; the message names the report or the image.
-    """
+    """Merge the label reports of several folds into one table, with the most suspicious label first."""
     import pandas as pd
 
     tables = [read_report(path) for path in reports]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch import nn
 
 from callbacks.guards.finite_loss import FiniteLoss
@@ -14,6 +14,7 @@ from datamodules.classification.image_sets import ImageSet, ImagesInMemory
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.corruptions.label_noise import Symmetric
 from lightning_modules.noisy_labels.elr import ELR
+from tests.trainers import running
 
 SETTINGS = {"lr": 0.02, "momentum": 0.9, "weight_decay": 1e-3}
 
@@ -44,6 +45,13 @@ class Idle(LightningModule):
     """A module without a training step, used only to receive batches."""
 
     def training_step(self, batch: dict, batch_idx: int) -> None: ...
+
+
+def as_in_training(data: LightningDataModule, accelerator: str = "cpu", device: str = "cpu") -> None:
+    """Give a DataModule a trainer that is training, so that its loader and its hooks can be timed alone."""
+    data.trainer = trainer = running(accelerator=accelerator, devices=1, logger=False, barebones=True)
+    trainer.strategy._lightning_module = Idle().to(device)
+    trainer.training = True
 
 
 def epochs_of(

@@ -13,9 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.corruptions.image_noise import Gaussian
 from datamodules.restoration.image_pairs import ImagePairs
 from datamodules.restoration.images import Images, PairSet, Split
-from tests.benchmarks.elr_steps import Idle
+from tests.benchmarks.elr_steps import as_in_training
 from tests.benchmarks.pairs import paired_ratio
-from tests.trainers import running
 
 pytestmark = pytest.mark.benchmark
 Report = Callable[[str, float, str], None]
@@ -58,8 +57,7 @@ def test_patches_against_the_per_item_pipeline(fixed: bool, report: Report, tmp_
         GreyImages(), noise=Gaussian(25), batch_size=128, patch_size=PATCH, patches_per_image=10, fixed_noise=fixed
     )
     data.setup("fit")
-    data.trainer = running(accelerator="cpu", logger=False, barebones=True)
-    data.trainer.strategy._lightning_module = Idle()
+    as_in_training(data)
     ours, theirs = data.train_dataloader(), DataLoader(PerItem(tmp_path), batch_size=128, shuffle=True)
 
     def our_epoch() -> None:

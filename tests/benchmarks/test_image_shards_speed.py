@@ -17,10 +17,10 @@ from torchvision import transforms
 from datamodules.augmentation.crop_and_flip import Augmentation
 from datamodules.classification.image_shards import ImageShards
 from datamodules.classification.labelled_images import LabelledImages
+from tests.benchmarks.elr_steps import as_in_training
 from tests.benchmarks.pairs import paired_ratio
 from tests.benchmarks.peers import peer
 from tests.benchmarks.test_fid_peers_speed import cost
-from tests.benchmarks.test_image_pairs_speed import Trainer
 from tests.benchmarks.test_jpeg_folder_speed import cpu_seconds
 from tests.datamodules.classification.image_shards.shards import Sample, tar_members, write_parquet, write_tar
 
@@ -55,7 +55,7 @@ def ours(folder: Path, cache: bool, workers: int = WORKERS) -> Callable[[], None
     images = ImageShards(10, str(folder), cache_dir=str(folder / "cache") if cache else None)
     data = LabelledImages(images, 32, augmentation=Augmentation(flip=True), num_workers=workers, seed=0)
     data.setup("fit")
-    data.trainer = Trainer()  # type: ignore[assignment]
+    as_in_training(data)
 
     def epoch() -> None:
         loader = data.train_dataloader()

@@ -17,8 +17,8 @@ from torchvision.datasets import ImageFolder as TorchvisionFolder
 from datamodules.augmentation.crop_and_flip import Augmentation
 from datamodules.classification.folder_sets import ImageFolder
 from datamodules.classification.labelled_images import LabelledImages
+from tests.benchmarks.elr_steps import as_in_training
 from tests.benchmarks.pairs import paired_ratio
-from tests.benchmarks.test_image_pairs_speed import Trainer
 
 pytestmark = pytest.mark.benchmark
 Report = Callable[[str, float, str], None]
@@ -56,7 +56,7 @@ def test_an_epoch_beside_torchvision(clock: Callable[[], float], report: Report,
             test_fraction=0.05,
         )
         data.setup("fit")
-        data.trainer = Trainer()  # type: ignore[assignment]
+        as_in_training(data)
         loader = data.train_dataloader()
         for batch in loader:
             data.on_after_batch_transfer(batch, 0)

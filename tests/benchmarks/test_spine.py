@@ -15,10 +15,9 @@ from datamodules.classification.image_sets import ImagesInMemory
 from datamodules.distributed import collectives
 from lightning_modules.distributed.per_sample import PerSample
 from lightning_modules.networks.cifar_resnet import CIFARResNet
-from tests.benchmarks.elr_steps import Idle, epochs_of, spine
+from tests.benchmarks.elr_steps import as_in_training, epochs_of, spine
 from tests.benchmarks.pairs import paired_ratio
 from tests.command import ROOT, environment
-from tests.trainers import running
 
 pytestmark = pytest.mark.benchmark
 Report = Callable[[str, float, str], None]
@@ -46,9 +45,7 @@ def test_batches_against_the_per_item_pipeline(report: Report) -> None:
     data.setup("fit")
     per_item = DataLoader(PerItem(data.train_set.source), batch_size=128, shuffle=True)
     mean, std = (torch.tensor(value).view(3, 1, 1) for value in (MEAN, STD))
-    data.trainer = running(accelerator="cpu", logger=False, barebones=True)
-    data.trainer.strategy._lightning_module = Idle()
-    data.trainer.training = True
+    as_in_training(data)
 
     def ours() -> None:
         for batch in data.train_dataloader():

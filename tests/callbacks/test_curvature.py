@@ -1,13 +1,10 @@
-"""Hessian eigenvalues of a classifier during training, compared with numpy's, with one process and with two."""
+"""Hessian eigenvalues of a classifier during training, compared with those of the explicit matrix."""
 
-from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import torch
 
-import train
 from callbacks.curvature import Curvature
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
@@ -16,7 +13,6 @@ from lightning_modules.networks.mlp import MLP
 from lightning_modules.training.chosen_samples import drawn_places
 from tests.metrics.test_curvature import explicit
 from tests.trainers import quiet
-from tests.two_processes import in_two_processes
 
 
 def trained(callback: Curvature, epochs: int = 1) -> CrossEntropy:
@@ -47,20 +43,3 @@ def test_it_measures_every_n_epochs_and_the_last_one() -> None:
     resumed = Curvature()
     resumed.load_state_dict(callback.state_dict())
     assert resumed.rows == callback.rows
-
-
-def fit(directory: Path, *more: str) -> None:
-    configs = ("--config", "configs/elr/demo_baseline.yaml", "--config", "configs/callbacks/curvature.yaml")
-    settings = ("--trainer.max_epochs", "1", "--trainer.precision", "64-true", "--trainer.enable_progress_bar", "false")
-    short = ("--trainer.callbacks.samples", "101", "--trainer.callbacks.steps", "5")
-    assert train.main(["fit", *configs, *settings, *short, "--run_directory", str(directory), *more]) == 0
-
-
-@pytest.mark.nightly
-def test_two_processes_measure_what_one_does_and_write_it(tmp_path: Path) -> None:
-    fit(tmp_path / "one")
-    in_two_processes(fit, tmp_path / "two", "--trainer.devices", "2", "--trainer.strategy", "ddp")
-    for name in ("curvature", "curvature_density"):
-        one, two = (pd.read_csv(tmp_path / run / f"{name}.csv") for run in ("one", "two"))
-        pd.testing.assert_frame_equal(one, two, rtol=1e-8)
-        assert (tmp_path / "one" / "figures" / f"{name}.png").is_file()

@@ -61,8 +61,7 @@ def read(path: Path) -> pd.DataFrame:
     return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
 
 
-@pytest.mark.parametrize("format", ["parquet", "csv"])
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(("format", "processes"), [("parquet", 1), ("csv", 2)])
 def test_every_sample_is_written_once_in_order(tmp_path: Path, format: Any, processes: int) -> None:
     predict(tmp_path, WritePredictions(format), Known(), Shuffled(), processes)
     assert [path.name for path in tmp_path.glob("predictions*")] == [f"predictions.{format}"]

@@ -101,7 +101,7 @@ class Keeper:
         if report.outcome != PASSED:
             crash = getattr(report.longrepr, "reprcrash", None)
             said = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext.strip()
-            said = (crash.message if crash else said).splitlines()[0][:300]
+            said = (crash.message if crash else said.removeprefix("Skipped: ")).splitlines()[0][:300]
             self.failures.setdefault(report.nodeid, f"{report.outcome}: {said}")
         if report.when in ("setup", "call"):
             return  # the end of a test is its teardown, or the crash of its process

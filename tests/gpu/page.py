@@ -56,7 +56,7 @@ def section(made: str, tests: Iterable[Measured]) -> str:
 
 
 def _state(tests: list[Measured], rows: int) -> str:
-    reasons = [each["outcome"] for each in tests if each["outcome"] != PASSED]
+    reasons = [each["outcome"] for each in tests if each["outcome"].startswith("failed") or not rows]
     return "; ".join([*dict.fromkeys(reasons), f"{rows} row{'s' * (rows != 1)}"])
 
 

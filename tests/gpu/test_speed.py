@@ -23,10 +23,9 @@ from lightning_modules.networks.resnet_cifar_stem import CIFARStemResNet
 from lightning_modules.robustness.certificates.modes import FixedSampling
 from lightning_modules.robustness.certificates.votes import GaussianSmoothing, VoteCounter
 from lightning_modules.training.tested_images import LabelledImage
-from tests.benchmarks.elr_steps import Idle, epochs_of, spine
+from tests.benchmarks.elr_steps import as_in_training, epochs_of, spine
 from tests.benchmarks.pairs import paired_ratio
 from tests.gpu.place import Place
-from tests.trainers import running
 
 
 @pytest.mark.gpu(minutes=2)
@@ -64,11 +63,8 @@ def appetite(network: nn.Module, size: int, batch: int, at: Place) -> float:
 
 def given(data: Any, batches: int, at: Place) -> float:
     """Measure how many images per second a DataModule supplies, on the device and after augmentation."""
-    trainer = running(accelerator=at.accelerator, devices=1, logger=False, barebones=True)
     data.setup("fit")
-    data.trainer = trainer
-    trainer.strategy._lightning_module = Idle().to(at.device)
-    trainer.training = True
+    as_in_training(data, at.accelerator, at.device.type)
     counted = 0
 
     def epoch() -> None:

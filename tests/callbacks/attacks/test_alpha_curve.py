@@ -1,12 +1,9 @@
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks.attacks.alpha_curve import AlphaCurve, accuracy_at_equal_robustness, draw_alpha_curve
 from datamodules.classification.digits import Digits
@@ -17,7 +14,6 @@ from lightning_modules.robustness.adaptive_smoothing.mixture import MixingPercep
 from lightning_modules.robustness.adaptive_smoothing.module import AdaptiveSmoothing
 from lightning_modules.robustness.attacks.ascent import PGD, pgd
 from tests.trainers import quiet
-from tests.two_processes import in_two_processes
 
 ATTACK = PGD("linf", epsilon=0.1, steps=3, random_start=False)
 
@@ -80,43 +76,18 @@ def blocks(directory: Path) -> list[Path]:
     return sorted((directory / "alpha_curve_rows").glob("*/block_*.csv"))
 
 
-def test_a_run_that_is_told_to_end_goes_on_after_its_last_block(tmp_path: Path) -> None:
-    whole, interrupted = tmp_path / "whole", tmp_path / "interrupted"
-    evaluate(in_blocks(), module(), whole)
-    assert len(blocks(whole)) > 2
-    built = module()
-    mix, mixed = built.mix, []
-
-    def tell(*arguments: Any) -> Any:
-        if not mixed:
-            os.kill(os.getpid(), signal.SIGTERM)
-        mixed.append(arguments)
-        return mix(*arguments)
-
-    built.mix = tell  # type: ignore[method-assign]
-    with pytest.raises(SIGTERMException):
-        evaluate(in_blocks(), built, interrupted)
-    assert [path.stem for path in blocks(interrupted)] == ["block_00000"]
-    assert not (interrupted / "alpha_curve.csv").exists()
-    written = blocks(interrupted)[0].stat().st_mtime_ns
-    evaluate(in_blocks(), built, interrupted)
-    assert blocks(interrupted)[0].stat().st_mtime_ns == written
-    assert len(blocks(interrupted)) == len(blocks(whole))
-    assert (interrupted / "alpha_curve.csv").read_bytes() == (whole / "alpha_curve.csv").read_bytes()
-    evaluate(AlphaCurve(ATTACK, alphas=[0.5], batch_size=20, skip=5), built, interrupted)
-    assert pd.read_csv(interrupted / "alpha_curve.csv")["alpha"].tolist() == ["0.5", "learned"]
-
-
-def test_two_processes_find_the_same(tmp_path: Path) -> None:
-    in_two_processes(process_main, str(tmp_path / "two"))
+def test_a_block_that_is_missing_is_computed_again_and_other_alphas_are_other_rows(tmp_path: Path) -> None:
     evaluate(in_blocks(), module(), tmp_path)
-    assert (tmp_path / "two" / "alpha_curve.csv").read_bytes() == (tmp_path / "alpha_curve.csv").read_bytes()
-    for one, other in zip(blocks(tmp_path / "two"), blocks(tmp_path), strict=True):
-        assert one.read_bytes() == other.read_bytes()
-
-
-def process_main(directory: str) -> None:
-    evaluate(in_blocks(), module(), Path(directory), devices=2, strategy="ddp")
+    table, first, *others = (tmp_path / "alpha_curve.csv"), *blocks(tmp_path)
+    before, written = table.read_bytes(), [path.stat().st_mtime_ns for path in others]
+    assert len(others) > 1
+    first.unlink()
+    table.unlink()
+    evaluate(in_blocks(), module(), tmp_path)
+    assert [path.stat().st_mtime_ns for path in others] == written
+    assert table.read_bytes() == before
+    evaluate(AlphaCurve(ATTACK, alphas=[0.5], batch_size=20, skip=5), module(), tmp_path)
+    assert pd.read_csv(table)["alpha"].tolist() == ["0.5", "learned"]
 
 
 def test_a_fast_dev_run_leaves_nothing(tmp_path: Path) -> None:
@@ -138,8 +109,6 @@ def test_the_picture_shows_fixed_and_learned_alphas() -> None:
 def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"alphas must be one or more numbers in \[0, 1\], got \[0.5, 1.2\]"):
         AlphaCurve(ATTACK, alphas=[0.5, 1.2])
-    with pytest.raises(ValueError, match="skip must be at least 1, got 0"):
-        AlphaCurve(ATTACK, skip=0)
     with pytest.raises(ValueError, match="AlphaCurve needs gradients"):
         evaluate(AlphaCurve(ATTACK), module(), tmp_path, precision="16-true")
     lacks = "AlphaCurve needs a MixedClassifier, and CrossEntropy lacks chooses_alpha, mix"

@@ -122,20 +122,3 @@ def test_fast_dev_run_attacks_one_image_and_leaves_nothing(tmp_path: Path) -> No
     assert module.evaluated == module.attacked + 4
     assert metrics["test/robust_accuracy_box"] == 0
     assert not list(tmp_path.iterdir())
-
-
-def test_a_second_config_adds_it_to_any_experiment(tmp_path: Path) -> None:
-    import train
-
-    arguments = ["fit", "--config", "configs/elr/demo.yaml", "--config", "configs/callbacks/robust_accuracy.yaml"]
-    quiet = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
-    run_once = ["--trainer.max_epochs", "1", "--run_directory", str(tmp_path), "--test_after_fit", "true"]
-    assert train.main([*arguments, *quiet, *run_once]) == 0
-    table = pd.read_csv(tmp_path / "robust_accuracy.csv")
-    assert table["attack"].tolist() == ["pgd_linf_0.03137", "pgd_l2_0.5"] * 2
-    assert table["checkpoint"].tolist() == ["last", "last", "best", "best"]  # the experiment sets also_test_best
-    assert (table["robust_accuracy"] < table["clean_accuracy"]).all()
-    pictures = sorted(path.name for path in (tmp_path / "figures").glob("adversarial*"))
-    assert pictures == ["adversarial_best.png", "adversarial_last.png"]
-    metrics = pd.read_csv(tmp_path / "test_metrics.csv").set_index("metric")["value"]
-    assert metrics["test/robust_accuracy_pgd_l2_0.5"] == pytest.approx(table["robust_accuracy"][1], abs=1e-6)

@@ -16,7 +16,6 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from callbacks.generation.fid import FID
 from datamodules.classification.digits import Digits
 from datamodules.randomness.generators import generator_of
-from lightning_modules.networks.fid_inception import FIDInception
 from tests.callbacks.generation.tiny_generator import TinyGenerator, digits, fid, run
 from tests.trainers import quiet
 from tests.two_processes import in_two_processes
@@ -152,11 +151,6 @@ class Rows(TinyGenerator):
 @pytest.mark.parametrize(
     ("options", "module", "error"),
     [
-        ({"num_samples": 1}, TinyGenerator, "num_samples must be at least 2"),
-        ({"split": "train"}, TinyGenerator, "split must be one of training, validation, test"),
-        ({"extractor_name": None}, TinyGenerator, "extractor_name None with Flatten"),
-        ({"extractor": FIDInception()}, TinyGenerator, "extractor_name 'pixels' with FIDInception"),
-        ({"extractor": nn.Identity()}, TinyGenerator, r"must return features \[B, D\].*got \[16, 1, 8, 8\]"),
         ({}, Bare, "FID needs a Generator, and Bare lacks sample"),
         ({}, Signed, r"Signed.sample must return images in \[0, 1\], got -0.9"),
         ({}, Rows, r"Rows.sample\(16\) must return images \[16, C, H, W\], got \[16, 64\]"),

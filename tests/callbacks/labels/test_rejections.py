@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from callbacks.labels import find_label_errors
-from callbacks.labels.report import LabelReport
 from tests.rejections import Row, rejections
 
 TWO = np.array([[0.9, 0.1], [0.4, 0.6]])
@@ -32,8 +31,6 @@ REJECTED: list[Row] = [
      "must be nonnegative, and each row must sum to 1; apply softmax"),
     ("find_label_errors 8", lambda _: find_label_errors((TWO * np.nan), None, np.array([0, 1])), ValueError,
      "must be nonnegative"),
-    ("find_label_errors threshold", lambda _: find_label_errors(TWO, None, np.array([0, 1]), threshold=1.0), ValueError,
-     "threshold must be .* got 1.0"),
     ("find_label_errors 9", lambda _: find_label_errors(nn.Flatten(), None, np.array([0, 1])), ValueError,
      "there must be one image for each of the 2 labels, got None"),
     ("find_label_errors 10", lambda _: find_label_errors(nn.Flatten(), IMAGES, np.array([0, 1, 1])), ValueError,
@@ -42,11 +39,6 @@ REJECTED: list[Row] = [
      ValueError, r"floating-point numbers in \[0, 1\], got torch.uint8 in \["),
     ("find_label_errors 12", lambda _: find_label_errors(nn.Flatten(), (IMAGES + 1), np.array([0, 1])), ValueError,
      r"floating-point numbers in \[0, 1\], got torch.float32 in \[1"),
-    ("find_label_errors batch_size", lambda _: find_label_errors(nn.Flatten(), IMAGES, np.array([0, 1]), batch_size=0),
-     ValueError, "batch_size must be .* got 0"),
-    ("LabelReport threshold 1", lambda _: LabelReport(threshold=0.0), ValueError, "threshold must be .* got 0.0"),
-    ("LabelReport threshold 2", lambda _: LabelReport(threshold=1.0), ValueError, "threshold must be .* got 1.0"),
-    ("LabelReport num_images", lambda _: LabelReport(num_images=0), ValueError, "num_images must be .* got 0"),
 ]
 # fmt: on
 

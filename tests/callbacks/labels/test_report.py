@@ -80,9 +80,8 @@ def noisy_digits() -> LabelledImages:
     return LabelledImages(Digits(), batch_size=101, label_noise=Symmetric(0.4), validation_fraction=0.1, seed=3)
 
 
-def report(directory: Path, callback: LabelReport, data: LabelledImages, processes: int = 1) -> dict[str, float]:
-    strategy = "ddp_fork" if processes > 1 else "auto"
-    trainer = quiet(devices=processes, strategy=strategy, default_root_dir=directory, callbacks=[callback])
+def report(directory: Path, callback: LabelReport, data: LabelledImages) -> dict[str, float]:
+    trainer = quiet(default_root_dir=directory, callbacks=[callback])
     (metrics,) = trainer.test(NearestMean(data), datamodule=data, verbose=False)
     return {name.removeprefix("test/"): value for name, value in metrics.items()}
 
@@ -153,17 +152,6 @@ def test_of_folds_the_images_that_were_held_out_are_judged(tmp_path: Path) -> No
     together = pd.concat(tables)
     assert together["in_sample"].eq(0).all()
     assert sorted(together["row"]) == list(range(len(Digits().training().label)))
-
-
-def test_two_processes_write_the_report_of_one(tmp_path: Path) -> None:
-    one = report(tmp_path / "one", LabelReport(), noisy_digits())
-    two = report(tmp_path / "two", LabelReport(), noisy_digits(), processes=2)
-    assert two == pytest.approx(one, abs=1e-6)
-    table, other = (pd.read_csv(tmp_path / name / "label_report.csv").set_index("index") for name in ("one", "two"))
-    pd.testing.assert_frame_equal(other.loc[table.index], table, rtol=0, atol=1e-5)
-    table, other = (pd.read_csv(tmp_path / name / "cleaned_labels.csv") for name in ("one", "two"))
-    pd.testing.assert_frame_equal(other, table, rtol=0, atol=1e-5)
-    assert not list((tmp_path / "two").glob("*.npz"))
 
 
 def test_without_true_labels_there_is_no_precision_and_names_are_written(tmp_path: Path) -> None:
