@@ -1,6 +1,7 @@
-"""Scores that weight all classes equally, compared with scikit-learn's for uneven batches."""
+"""Scores that weight all classes equally, compared with scikit-learn's, for uneven batches and with two processes."""
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,8 +49,10 @@ class Pixels(ClassifierSteps, LightningModule):
         return 20 * image.flatten(1)
 
 
-def test_scores_are_those_of_scikit_learn() -> None:
-    trainer = quiet(callbacks=[MacroScores()])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_scores_are_those_of_scikit_learn(processes: int, tmp_path: Path) -> None:
+    strategy = "ddp_fork" if processes > 1 else "auto"
+    trainer = quiet(devices=processes, strategy=strategy, callbacks=[MacroScores()], default_root_dir=tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one class has no image
         [found] = trainer.test(Pixels(), LabelledImages(Unequal(), batch_size=8), verbose=False)

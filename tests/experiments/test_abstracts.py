@@ -90,7 +90,7 @@ def holds(row: Row, measured: dict[str, Row]) -> bool:
 def test_a_command_for_a_gpu_says_what_its_result_is_compared_with() -> None:
     for row in ROWS:
         if row["evidence"] == "gpu" and len(parts(row["reference"])) == 1:
-            assert row["note"] or row["reference"].startswith(("python", "compare")), row
+            assert row["note"] or row["reference"].startswith(("pytest", "compare")), row
 
 
 def test_every_class_and_configuration_exists() -> None:
