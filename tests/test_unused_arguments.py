@@ -12,9 +12,10 @@ from lightning_modules.backbones.adaptation import adapted
 from lightning_modules.denoising.noiser import NoiSER
 from lightning_modules.dynamics.batch_lr.learner import OnlineLearner
 from lightning_modules.efficiency.nm_sparsity import NMSparsity
+from lightning_modules.efficiency.nm_sparsity.flow import Flow, Pattern
 from lightning_modules.networks.mlp import MLP
-from lightning_modules.networks.ncsnpp import NCSNpp
 from lightning_modules.optimization.mbbo import BSVRB
+from lightning_modules.optimization.mbbo.blocks import BlockRates
 from lightning_modules.optimization.subgm import SubGM
 from lightning_modules.probabilistic.singular_density import SingularDensity
 from lightning_modules.probabilistic.tester_learner import TesterLearner
@@ -57,7 +58,7 @@ class Filter:
 
 
 def perceptron(**options: Any) -> NMSparsity:
-    return NMSparsity(MLP(32, [4], 2), num_classes=2, n=1, m=4, layers=["layers.0"], **options)
+    return NMSparsity(MLP(32, [4], 2), 2, Pattern(1, 4), ["layers.0"], Flow(**options))
 
 
 def singular(**options: Any) -> SingularDensity:
@@ -72,7 +73,6 @@ def guard(**options: Any) -> DiffusionGuard:
     ("make", "mode", "unread", "needed"),
     [
         *((perceptron, {"way": way}, {"decay_rate": 0.1}, "way mdgf") for way in ("ste", "sr_ste", "sdgf_geometric")),
-        (perceptron, {"way": "ste"}, {"geometric_frames": 3}, "way sdgf_geometric"),
         (guard, {"objective": "encoder"}, {"timestep": 5}, "objective noise_norm"),
         (guard, {"objective": "denoising_error"}, {"timestep": 5}, "objective noise_norm"),
         (guard, {"objective": "random"}, {"iterations": 800}, "an objective other than random"),
@@ -84,12 +84,11 @@ def guard(**options: Any) -> DiffusionGuard:
         (PredictorCorrector, {"corrector": "none"}, {"snr": 0.1}, "a corrector"),
         (lambda **o: NoiSER(nn.Identity(), **o), {"source": "palette"}, {"noise_mean": 1.0}, "source noise"),
         (lambda **o: NoiSER(nn.Identity(), **o), {"source": "colour"}, {"block": 4}, "source palette"),
-        (NCSNpp, {"embedding": "positional", "divide_by_level": False}, {"fourier_scale": 2.0}, "embedding fourier"),
         (OnlineLearner, {"rule": "rayleigh"}, {"signed": True}, "another rule than rayleigh"),
         (LinearLosses, {"drift": "signs"}, {"changes": 3}, "drift turns or jumps"),
         (WebVision, {}, {"imagenet_dir": "there"}, "test_on imagenet"),
         (lambda **o: TesterLearner(3, **o), {"tests": False}, {"delta": 0.1}, "tests true"),
-        (lambda **o: BSVRB(5, 2, **o), {}, {"tau_v": 0.5}, "variant v2"),
+        (lambda **o: BSVRB(5, 2, rates=BlockRates(**o)), {}, {"tau_v": 0.5}, "variant v2"),
         (
             lambda **o: SingularDensity(MLP(1, [], 2), 1, **o),
             {"perturbation": 0.1},

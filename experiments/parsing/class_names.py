@@ -101,6 +101,8 @@ RENAMED_ARGUMENTS = {
     "gradient_clip": "clipping.norm",
     "average_decay": "averages.decay",
     "steepness": "averages.steepness",
+    "input_pyramid": "pyramid",
+    "output_pyramid": "pyramid",
     "noise_std": "noise.std",
     "clip_noise": "noise.clip",
     **{
@@ -112,8 +114,12 @@ RENAMED_ARGUMENTS = {
             "detection": ("detectors", "threshold", "feature_layer"),
             "evaluation": ("gamma_scale", "gamma_bias", "alpha_scale", "alpha_bias"),
             "fitting": ("steps", "samples", "chunk", "average", "restart_above", "learning_rate"),
+            "flow": ("way", "decay_rate", "gradient", "dense_epochs", "fine_tune_epochs"),
             "loss": ("mixup_alpha", "penalty", "contrast_weight", "temperature"),
+            "mask": ("grid", "kernel", "sigma", "mean"),
             "partition": ("fill", "layout"),
+            "pattern": ("n", "m", "along", "own"),
+            "rates": ("eta", "beta", "tau", "tau_v", "radius", "alpha", "gamma"),
             "stages": ("vae_epochs", "translation_epochs", "warm_up_epochs", "rounds", "round_epochs", "stop_early"),
             "weights": ("config", "variant", "local_files_only", "dtype", "quantization", "vae_beta"),
         }.items()

@@ -26,9 +26,11 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import FirUpsample2D
 from torch import Tensor, nn
 
-from datamodules.arguments import at_least, one_of, only_with, within
+from datamodules.arguments import at_least, one_of, within
 
 EPSILON = 1e-6
+FREQUENCY_SCALE = 16.0
+"""Standard deviation of the random frequencies that embed log sigma."""
 ZERO = 1e-10
 """Variance scale of weights whose initial values are close to zero."""
 
@@ -113,8 +115,8 @@ class _Level(nn.Module):
 class NCSNpp(nn.Module):
     """Map noisy images `[B, C, H, W]`, given noise levels or times `[B]`, to scores or noise of the images' shape.
 
-    The defaults give the NCSN++ for CIFAR-10 with continuous sigma; DDPM++ needs `fir: false, input_pyramid: none,
-    embedding: positional, centre_input: false, divide_by_level: false`. The deep versions of both have `num_blocks: 8`.
+    The defaults give the NCSN++ for CIFAR-10 with continuous sigma; DDPM++ needs `fir: false, pyramid: none, embedding:
+    positional, centre_input: false, divide_by_level: false`. The deep versions of both have `num_blocks: 8`.
 
     Args:
         image_size: height H of the images; `attention_sizes` refer to it. The width may differ from the height, as for
@@ -128,11 +130,10 @@ class NCSNpp(nn.Module):
         dropout: dropout probability inside residual blocks.
         fir: whether to resample with the filter [1, 3, 3, 1]; if false, downsampling averages pixels and upsampling
             copies them.
-        input_pyramid: `residual` adds a downsampling convolution of the image to the features; at the next level, the
-            sum replaces the image. `skip` adds a 1x1 convolution of the downsampled image.
-        output_pyramid: `skip` sums the outputs of all resolutions.
+        pyramid: `residual` adds a downsampling convolution of the image to the features; at the next level, the sum
+            replaces the image. `skip` adds a 1x1 convolution of the downsampled image, and sums the outputs of all
+            resolutions.
         embedding: `fourier` for noise levels sigma, `positional` for times in 0..999.
-        fourier_scale: standard deviation of the random frequencies that embed log sigma.
         centre_input: whether to rescale the input from [0, 1] to [-1, 1]; set this if images are in [0, 1] before noise
             is added.
         divide_by_level: whether to divide the network's output by sigma.
@@ -150,20 +151,16 @@ class NCSNpp(nn.Module):
         attention_sizes: Sequence[int] = (16,),
         dropout: float = 0.1,
         fir: bool = True,
-        input_pyramid: Literal["none", "residual", "skip"] = "residual",
-        output_pyramid: Literal["none", "skip"] = "none",
+        pyramid: Literal["none", "residual", "skip"] = "residual",
         embedding: Literal["fourier", "positional"] = "fourier",
-        fourier_scale: float = 16.0,
         centre_input: bool = True,
         divide_by_level: bool = True,
     ) -> None:
         super().__init__()
         at_least(1, channels=channels, num_blocks=num_blocks)
         within(0, 1, "[)", dropout=dropout)
-        one_of(("none", "residual", "skip"), input_pyramid=input_pyramid)
-        one_of(("none", "skip"), output_pyramid=output_pyramid)
+        one_of(("none", "residual", "skip"), pyramid=pyramid)
         one_of(("fourier", "positional"), embedding=embedding)
-        only_with("embedding fourier", embedding == "fourier", NCSNpp, fourier_scale=fourier_scale)
         if width < 4 or width % 4:
             raise ValueError(f"width must be a multiple of 4, got {width}")
         if not multipliers or image_size % 2 ** (len(multipliers) - 1):
@@ -176,10 +173,10 @@ class NCSNpp(nn.Module):
         self.smallest = 2 ** (len(multipliers) - 1)
         self.centre_input = centre_input
         self.divide_by_level = divide_by_level
-        self.residual_pyramid = input_pyramid == "residual"
+        self.residual_pyramid = pyramid == "residual"
         features = 2 * width if embedding == "fourier" else width
         self.embedding: nn.Module = (
-            GaussianFourierProjection(width, fourier_scale, set_W_to_weight=False)
+            GaussianFourierProjection(width, FREQUENCY_SCALE, set_W_to_weight=False)
             if embedding == "fourier"
             else Timesteps(width, flip_sin_to_cos=False, downscale_freq_shift=1)
         )
@@ -203,11 +200,11 @@ class NCSNpp(nn.Module):
                 kept.append(here)
             if size != sizes[-1]:
                 level.resize = block(here, here, "down")
-                if input_pyramid == "residual":
+                if pyramid == "residual":
                     level.pyramid = FirDownsample2D(shrunk, here, use_conv=True)
                     drawn(level.pyramid.Conv2d_0)
                     shrunk = here
-                elif input_pyramid == "skip":
+                elif pyramid == "skip":
                     level.pyramid = drawn(nn.Conv2d(channels, here, 1))
                 kept.append(here)
             self.down.append(level)
@@ -219,12 +216,12 @@ class NCSNpp(nn.Module):
                 level.blocks.append(block(here + kept.pop(), width * multiplier))
                 here = width * multiplier
             level.attentions.append(attention_block(here) if size in attention_sizes else nn.Identity())
-            if output_pyramid == "skip":
+            if pyramid == "skip":
                 level.pyramid = _last(here, channels)
             if size != sizes[0]:
                 level.resize = block(here, here, "up")
             self.up.append(level)
-        self.last = None if output_pyramid == "skip" else _last(here, channels)
+        self.last = None if pyramid == "skip" else _last(here, channels)
         self.shrink = FirDownsample2D() if fir else nn.AvgPool2d(2)
         self.grow = FirUpsample2D() if fir else nn.Upsample(scale_factor=2)
 

@@ -268,7 +268,7 @@ METHODS = {
             **FEW_DIGITS_64,
             "trainer.limit_test_batches": 3,
             **FEW_PIXELS,
-            "model.init_args.fine_tune_epochs": 0,
+            "model.init_args.flow.fine_tune_epochs": 0,
         },
         {"model.init_args.optimizer": DESCENT},
     ),
@@ -276,11 +276,8 @@ METHODS = {
         "nm_sparsity/demo_mlp",
         {
             **FEW_DIGITS,
-            "model.init_args.way": "sdgf_geometric",
-            "model.init_args.decay_rate": None,
-            "model.init_args.m": 16,
-            "model.init_args.geometric_frames": 2,
-            "model.init_args.fine_tune_epochs": 0,
+            "model.init_args.flow": {"way": "sdgf_geometric"},
+            "model.init_args.pattern.m": 8,
         },
         {"model.init_args.optimizer": DESCENT},
     ),
@@ -935,7 +932,8 @@ METHODS = {
             {  # six blocks, three of them on each process; steps of seven iterations
                 "model.init_args": {
                     **{"samples": 61, "features": 30, "blocks": 6, "sampled_blocks": 3, "batch_size": 5},
-                    **{"variant": variant, "ridge": 0.05, "eta": 3.0, "iterations_per_step": 7, "tracking": True},
+                    **{"variant": variant, "ridge": 0.05, "rates": {"eta": 3.0}},
+                    **{"iterations_per_step": 7, "tracking": True},
                 },
                 "data.init_args.table.init_args.train_size": 61,
                 "data.init_args.passes_per_epoch": 3,
@@ -967,7 +965,7 @@ METHODS = {
         {
             "model.init_args": {
                 **{"samples": 61, "features": 30, "blocks": 6, "sampled_blocks": 3, "batch_size": 5},
-                **{"ridge": 0.05, "eta": 3.0, "iterations_per_step": 7, "tracking": True},
+                **{"ridge": 0.05, "rates": {"eta": 3.0}, "iterations_per_step": 7, "tracking": True},
             },
             "data.init_args.table.init_args.train_size": 61,
             "data.init_args.passes_per_epoch": 3,

@@ -10,7 +10,7 @@ from lightning_modules.networks.ncsnpp import NCSNpp
 
 DDPMPP: dict[str, Any] = {
     "fir": False,
-    "input_pyramid": "none",
+    "pyramid": "none",
     "embedding": "positional",
     "centre_input": False,
     "divide_by_level": False,
@@ -59,9 +59,7 @@ def test_the_output_is_divided_by_sigma_and_the_input_brought_to_its_range() -> 
     assert not torch.allclose(network(image(), level.flip(0)), network(image(), level))
 
 
-@pytest.mark.parametrize(
-    "options", [{}, DDPMPP, {"input_pyramid": "skip", "output_pyramid": "skip"}], ids=["NCSN++", "DDPM++", "skips"]
-)
+@pytest.mark.parametrize("options", [{}, DDPMPP, {"pyramid": "skip"}], ids=["NCSN++", "DDPM++", "skips"])
 def test_every_parameter_is_used_and_copies_are_alike(options: dict[str, Any]) -> None:
     network, level = drawn(**options), torch.tensor([0.5, 2.0])
     output = network(image(), level)

@@ -19,7 +19,7 @@ from lightning_modules.networks.published_ncsnpp import published_names, with_pu
 from tests.command import ROOT
 
 SIZE: dict[str, Any] = {"image_size": 8, "width": 8, "multipliers": (1, 2), "num_blocks": 1, "attention_sizes": (4,)}
-DDPMPP: dict[str, Any] = {"fir": False, "input_pyramid": "none", "centre_input": False}
+DDPMPP: dict[str, Any] = {"fir": False, "pyramid": "none", "centre_input": False}
 TIMES: dict[str, Any] = {"embedding": "positional", "divide_by_level": False}
 ENCODER = ("linear 16 32", "linear 32 32", "conv 3 8", "residual 8 8", "resize 8 8")
 INSIDE = ("residual 8 16", "attention 16", "residual 16 16", "attention 16", "residual 16 16", "residual 32 16")
@@ -37,7 +37,7 @@ LAYOUTS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         ("linear 8 32", *ENCODER[1:], *INSIDE, *DECODER, *FINE, *LAST),
     ),
     "NCSN++, large images": (
-        {"input_pyramid": "skip", "output_pyramid": "skip"},
+        {"pyramid": "skip"},
         ("frequencies 8", *ENCODER, "combine 3 8", *INSIDE, *DECODER, "norm 16", "conv 16 3", *FINE, *LAST),
     ),
 }

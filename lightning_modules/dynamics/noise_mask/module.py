@@ -1,6 +1,7 @@
 """The LightningModule that pre-trains a classifier under noise masks, and then tunes it on clean images."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -34,6 +35,26 @@ SHOWN = 2**30
 """Epoch index that seeds the masks in image grids; training never reaches this index."""
 
 
+@dataclass(frozen=True)
+class MaskSettings:
+    """Resolution and blur of noise masks, and the value of masked pixels.
+
+    Args:
+        grid: number of mask cells along each side, at most the side length of the images in pixels.
+        kernel: kernel size of the Gaussian blur, in pixels, odd.
+        sigma: standard deviation of the Gaussian blur, in pixels.
+        mean: value of fully masked pixels: one number for each channel, or a single number for all channels.
+    """
+
+    grid: int = 64
+    kernel: int = 13
+    sigma: float = 6.0
+    mean: Sequence[float] = (0.0,)
+
+    def __post_init__(self) -> None:
+        check_mask(self.grid, self.kernel, self.sigma)
+
+
 class NoiseMask(ClassifierSteps, MethodModule):
     """Pre-train a classifier under noise masks from a policy, then tune the classifier on clean images.
 
@@ -44,10 +65,7 @@ class NoiseMask(ClassifierSteps, MethodModule):
             tuned.
         policy: network that maps images to log-parameters `[B, 2 grid grid]`, such as `MaskPolicy`; None means uniform
             cells.
-        grid: number of mask cells along each side, at most the side length of the images in pixels.
-        kernel: kernel size of the Gaussian blur, in pixels, odd.
-        sigma: standard deviation of the Gaussian blur, in pixels.
-        mean: value of fully masked pixels: one number for each channel, or a single number for all channels.
+        mask: resolution and blur of the masks, and the value of masked pixels.
         averaged_epochs: number of the last epochs with masks over which the weights are averaged before tuning; the
             weights at the end of each of these epochs are used.
         objective: training objective with masks, `paper_code` or `reinforce`.
@@ -66,10 +84,7 @@ class NoiseMask(ClassifierSteps, MethodModule):
         num_classes: int,
         mask_epochs: int,
         policy: nn.Module | None = None,
-        grid: int = 64,
-        kernel: int = 13,
-        sigma: float = 6.0,
-        mean: Sequence[float] = (0.0,),
+        mask: MaskSettings = MaskSettings(),
         averaged_epochs: int = 1,
         objective: Literal["paper_code", "reinforce"] = "paper_code",
         policy_rate: float = 0.1,
@@ -77,28 +92,27 @@ class NoiseMask(ClassifierSteps, MethodModule):
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
-        check_mask(grid, kernel, sigma)
         at_least(1, mask_epochs=mask_epochs)
         within(1, mask_epochs, averaged_epochs=averaged_epochs)
         one_of(("paper_code", "reinforce"), objective=objective)
         positive(policy_rate=policy_rate)
-        if (own := getattr(policy, "grid", grid)) != grid:
-            raise ValueError(f"policy.grid must equal model.grid, {grid}, got {own}")
+        if (own := getattr(policy, "grid", mask.grid)) != mask.grid:
+            raise ValueError(f"policy.grid must equal mask.grid, {mask.grid}, got {own}")
         self.network = network
         self.num_classes = num_classes
         self.mask_epochs = mask_epochs
         self.policy = policy
-        self.grid = grid
-        self.kernel = kernel
-        self.sigma = sigma
+        self.mask = mask
         self.averaged_epochs = averaged_epochs
         self.objective = objective
         self.policy_rate = policy_rate
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.metrics = accuracies(num_classes)
-        self.register_buffer("mean", torch.tensor(list(mean)).view(-1, 1, 1), persistent=False)
-        self.register_buffer("base", torch.rand(2, grid**2) if policy is not None else torch.zeros(2, grid**2))
+        self.register_buffer("mean", torch.tensor(list(mask.mean)).view(-1, 1, 1), persistent=False)
+        self.register_buffer(
+            "base", torch.rand(2, mask.grid**2) if policy is not None else torch.zeros(2, mask.grid**2)
+        )
         self.register_buffer("baseline", torch.zeros(()))
         self._average: dict[str, Tensor] = {}
 
@@ -109,7 +123,7 @@ class NoiseMask(ClassifierSteps, MethodModule):
         if stage != "fit":
             return
         if (data := data_with(self.trainer, FixedImageShape)) is not None:
-            fit_mask(tuple(data.image_shape), self.grid, self.kernel)
+            fit_mask(tuple(data.image_shape), self.mask.grid, self.mask.kernel)
         if self.policy is not None and (self.trainer.max_epochs or 0) > self.mask_epochs:
             require_unused_parameters(self.trainer, "NoiseMask", "does not train its policy during tuning")
 
@@ -127,7 +141,7 @@ class NoiseMask(ClassifierSteps, MethodModule):
     def masks(self, cells: Tensor, image: Tensor) -> Tensor:
         """Convert cells `[B, K]` to masks `[B, 1, H, W]` by upsampling and blurring."""
         with in_full_precision(self.device):
-            return smooth(cells, (image.shape[2], image.shape[3]), self.kernel, self.sigma).to(image.dtype)
+            return smooth(cells, (image.shape[2], image.shape[3]), self.mask.kernel, self.mask.sigma).to(image.dtype)
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
         if self.current_epoch >= self.mask_epochs:

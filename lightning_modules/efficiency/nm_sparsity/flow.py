@@ -4,13 +4,14 @@ The schedule has no state: a resumed run computes the decay factor D and the pat
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from datamodules.arguments import within
+from datamodules.arguments import at_least, one_of, only_with, positive, within
 from lightning_modules.backbones.replacement import (
     FunctionOfThirds,
     WeightFunction,
@@ -18,12 +19,14 @@ from lightning_modules.backbones.replacement import (
     replace_layers,
     with_function,
 )
-from lightning_modules.efficiency.nm_sparsity.masks import Gradient, decayed_weight, nm_mask
+from lightning_modules.efficiency.nm_sparsity.masks import GRADIENTS, Gradient, decayed_weight, nm_mask
 
 Way = Literal["ste", "sr_ste", "mdgf_linear", "mdgf_exponential", "sdgf_stepwise", "sdgf_geometric", "sdgf_densifying"]
 WAYS: tuple[Way, ...] = get_args(Way)
 Along = Literal["inputs", "outputs", "unstructured"]
 AXES: dict[Along, int | None] = {"inputs": 1, "outputs": 0, "unstructured": None}
+FRAMES = 4
+"""Number of patterns of sdgf_geometric and sdgf_densifying."""
 PULL = 2e-4
 """Weight lambda of SR-STE; this is the value that the authors of SR-STE use."""
 
@@ -41,7 +44,7 @@ def mask_decay(way: Way, rate: float, step: int) -> float:
     return math.exp(-rate * step) if way == "mdgf_exponential" else 0.0
 
 
-def frames(way: Way, n: int, m: int, epochs: int, geometric_frames: int) -> dict[int, tuple[int, int]]:
+def frames(way: Way, n: int, m: int, epochs: int) -> dict[int, tuple[int, int]]:
     """Return each frame's pattern (N, M) by the frame's first epoch; epochs count from the end of the dense phase.
 
     Args:
@@ -50,7 +53,6 @@ def frames(way: Way, n: int, m: int, epochs: int, geometric_frames: int) -> dict
         n: number N of nonzero weights per group.
         m: group size M.
         epochs: total length of all frames in epochs.
-        geometric_frames: number of frames for sdgf_geometric and sdgf_densifying.
 
     Raises:
         ValueError: if `way` is sdgf_stepwise and M / N is not a power of two above 1.
@@ -62,40 +64,74 @@ def frames(way: Way, n: int, m: int, epochs: int, geometric_frames: int) -> dict
             raise ValueError(f"m / n must be a power of two above 1 for sdgf_stepwise, got {m} / {n}")
         patterns = [(m - 1, m), *((m // 2**frame, m) for frame in range(1, halvings + 1))]
     elif way == "sdgf_geometric":
-        patterns = [(n * 2**frame, m * 2**frame) for frame in reversed(range(geometric_frames))]
+        patterns = [(n * 2**frame, m * 2**frame) for frame in reversed(range(FRAMES))]
     elif way == "sdgf_densifying":
-        patterns = [(n, m * 2**frame) for frame in reversed(range(geometric_frames))]
+        patterns = [(n, m * 2**frame) for frame in reversed(range(FRAMES))]
     return {int(frame * epochs / len(patterns)): pattern for frame, pattern in enumerate(patterns)}
 
 
-class Flow:
-    """The state shared by all sparse layers of a network: the schedule, and the current position in it.
-
-    Layers are sparse until `place` is called for the first time.
+@dataclass(frozen=True)
+class Pattern:
+    """The N:M pattern of sparse layers.
 
     Args:
-        way: way in which the network becomes sparse.
-        rate: decay rate of MDGF.
-        gradient: gradient of pruned weights, `ste` or `masked`.
-        dense_epochs: number of epochs before sparsification starts.
-        fine_tune_epochs: number of epochs at the end of training in which the mask is binary and the pattern is N:M.
-        geometric_frames: number of patterns for sdgf_geometric and sdgf_densifying.
+        n: number N of weights that are kept in each group of M, in 1...M.
+        m: number M of consecutive weights in a group; the length of the axis must be divisible by M.
+        along: direction along which weights are consecutive: `inputs` (input channels) or `outputs` (output channels).
+            `unstructured` keeps the largest fraction N/M of the weights of each layer, regardless of their positions.
+        own: dictionary that maps name patterns of layers to a pair `[n, m]`, which these layers use instead of `n` and
+            `m`. The suffix `/q`, `/k` or `/v` selects the query, key or value rows of a fused `qkv` of timm, as in
+            `*.qkv/v`.
     """
 
-    def __init__(
-        self,
-        way: Way,
-        rate: float,
-        gradient: Gradient = "ste",
-        dense_epochs: int = 0,
-        fine_tune_epochs: int = 0,
-        geometric_frames: int = 4,
-    ) -> None:
-        self.way, self.rate, self.gradient = way, rate, gradient
-        self.dense_epochs, self.fine_tune_epochs = dense_epochs, fine_tune_epochs
-        self.geometric_frames = geometric_frames
-        self.pull = PULL if way == "sr_ste" else 0.0
-        self.dense = False
+    n: int
+    m: int
+    along: Along = "inputs"
+    own: dict[str, list[int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        one_of(AXES, **{"pattern.along": self.along})
+
+
+@dataclass(frozen=True)
+class Flow:
+    """How layers become sparse: the decay of pruned weights or of the pattern, and the gradient of pruned weights.
+
+    Args:
+        way: way in which layers become sparse. With ste and sr_ste, layers are sparse from the start. With mdgf_linear
+            and mdgf_exponential, pruned weights decay. With sdgf_stepwise and sdgf_geometric, the patterns become
+            sparser. With sdgf_densifying, the first patterns are sparser than N:M.
+        decay_rate: decay rate beta or eta of MDGF, per optimizer step.
+        gradient: gradient of pruned weights, `ste` or `masked`.
+        dense_epochs: number of epochs before pruning starts.
+        fine_tune_epochs: number of epochs at the end of training in which the mask is binary and the pattern is N:M.
+    """
+
+    way: Way = "mdgf_exponential"
+    decay_rate: float | None = None
+    gradient: Gradient = "ste"
+    dense_epochs: int = 0
+    fine_tune_epochs: int = 0
+
+    def __post_init__(self) -> None:
+        decays, rate = self.way.startswith("mdgf"), {"flow.decay_rate": self.decay_rate}
+        one_of(WAYS, **{"flow.way": self.way})
+        one_of(GRADIENTS, **{"flow.gradient": self.gradient})
+        positive(**rate)
+        at_least(0, **{"flow.dense_epochs": self.dense_epochs, "flow.fine_tune_epochs": self.fine_tune_epochs})
+        if decays and self.decay_rate is None:
+            raise ValueError(
+                f"flow.decay_rate must be set for way {self.way}, so that the decay factor is near 0 long before "
+                "training ends"
+            )
+        if self.way in ("ste", "sr_ste") and self.gradient != "ste":
+            raise ValueError(f"flow.gradient must be ste for way {self.way}, got {self.gradient}")
+        only_with("way mdgf_linear or mdgf_exponential", decays, Flow, **rate)
+
+    @property
+    def pull(self) -> float:
+        """Weight lambda of SR-STE; 0 for all other ways."""
+        return PULL if self.way == "sr_ste" else 0.0
 
     def is_dense(self, epoch: int) -> bool:
         """Return whether an epoch, counted from 0, is in the dense phase."""
@@ -115,7 +151,7 @@ class Flow:
         if epoch >= epochs - self.fine_tune_epochs:
             return 0.0
         start = self.dense_epochs * steps_per_epoch if self.dense_epochs else 0
-        return mask_decay(self.way, self.rate, int(step - start))
+        return mask_decay(self.way, self.decay_rate or 0.0, int(step - start))
 
     def closed(self, epoch: int, epochs: int, steps_per_epoch: float) -> float:
         """Compute the fraction of an epoch's steps at which the pruned weights are 0.
@@ -129,9 +165,9 @@ class Flow:
         self, step: int, epoch: int, epochs: int, steps_per_epoch: float, functions: Sequence["NMWeight"]
     ) -> None:
         """Set the state of the given weight functions for a training step; see `decay_at` for the other arguments."""
-        self.dense = self.is_dense(epoch)
         decay = self.decay_at(step, epoch, epochs, steps_per_epoch)
         for function in functions:
+            function.dense = self.is_dense(epoch)
             function.decay.fill_(decay)
             function.pattern = function.pattern_at(epoch, epochs)
 
@@ -139,7 +175,8 @@ class Flow:
 class NMWeight(WeightFunction):
     """A weight function that prunes a weight to N:M.
 
-    In training mode, pruning follows the schedule. In evaluation mode, the pattern at the end of the schedule is used.
+    In training mode, pruning follows the schedule from the first call of `Flow.place`. In evaluation mode, the pattern
+    at the end of the schedule is used.
 
     Args:
         n: number N of nonzero weights per group.
@@ -154,6 +191,7 @@ class NMWeight(WeightFunction):
         super().__init__()
         self.n, self.m, self.axis, self.flow = n, m, axis, flow
         self.pattern = n, m
+        self.dense = False
         # D is a tensor, because a compiled network would be recompiled for each value of a Python number.
         self.register_buffer("decay", torch.zeros(()), persistent=False)
 
@@ -164,13 +202,13 @@ class NMWeight(WeightFunction):
         length = epochs - flow.dense_epochs - flow.fine_tune_epochs
         if since >= length:
             return self.n, self.m
-        found = frames(flow.way, self.n, self.m, length, flow.geometric_frames)
+        found = frames(flow.way, self.n, self.m, length)
         return found[max(start for start in found if start <= max(since, 0))]
 
     def forward(self, weight: Tensor) -> Tensor:
         if not self.training:
             return weight * nm_mask(weight, self.n, self.m, self.axis)
-        if self.flow.dense:
+        if self.dense:
             return weight
         mask = nm_mask(weight, *self.pattern, self.axis)
         return decayed_weight(weight, mask, self.decay, self.flow.gradient, self.flow.pull)
@@ -196,7 +234,7 @@ def check_pattern(key: str, n: int, m: int, size: int, axis: int | None, flow: F
         ValueError: if a pattern does not fit the layer; the message contains `key` and the values.
     """
     within(1, m, **{f"n of {key}": n})
-    for _, group in frames(flow.way, n, m, 1000, flow.geometric_frames).values():
+    for _, group in frames(flow.way, n, m, 1000).values():
         if axis is None:
             if size * n < group:
                 raise ValueError(f"m of {key} must be at most {size * n}, its {size} weights times n {n}, got {group}")
@@ -205,45 +243,35 @@ def check_pattern(key: str, n: int, m: int, size: int, axis: int | None, flow: F
             raise ValueError(f"m of {key} must divide its {what} {size}, got {group}")
 
 
-def sparsify(
-    network: nn.Module,
-    n: int,
-    m: int,
-    layers: Sequence[str],
-    own: Mapping[str, Sequence[int]],
-    along: Along,
-    flow: Flow,
-) -> list[NMWeight]:
+def sparsify(network: nn.Module, pattern: Pattern, layers: Sequence[str], flow: Flow) -> list[NMWeight]:
     """Make layers of a network N:M sparse in place; the parameters keep their names.
 
     Args:
         network: any network.
-        n: number N of nonzero weights per group.
-        m: group size M.
+        pattern: patterns of the layers.
         layers: name patterns of the layers (see `layers_named`).
-        own: dictionary that maps name patterns of layers to a pair `[n, m]`, which these layers use instead of `n` and
-            `m`. The suffix `/q`, `/k` or `/v` selects the query, key or value rows of a fused `qkv`.
-        along: direction along which weights are consecutive.
         flow: schedule of the network.
 
     Raises:
         ValueError: if a pattern does not fit a layer, or if a name pattern is invalid; the message names the pattern or
             the layer.
     """
-    kinds, axis = (nn.Linear, nn.Conv2d), AXES[along]
+    kinds, axis = (nn.Linear, nn.Conv2d), AXES[pattern.along]
     found: dict[str, nn.Module] = layers_named(network, layers, kinds, "layers")
-    patterns: dict[str, dict[str, Sequence[int]]] = {name: {"": (n, m)} for name in found}
-    for key, pattern in own.items():
+    patterns: dict[str, dict[str, Sequence[int]]] = {name: {"": (pattern.n, pattern.m)} for name in found}
+    for key, own in pattern.own.items():
         names, _, third = key.partition("/")
-        if third not in ("", "q", "k", "v") or len(pattern) != 2:
+        if third not in ("", "q", "k", "v") or len(own) != 2:
             raise ValueError(
-                f"own: {key}: {list(pattern)} must be `<layers>: [n, m]` or `<layers>/<q, k or v>: [n, m]`"
+                f"pattern.own: {key}: {list(own)} must be `<layers>: [n, m]` or `<layers>/<q, k or v>: [n, m]`"
             )
-        for name, layer in layers_named(network, [names], kinds, "own").items():
+        for name, layer in layers_named(network, [names], kinds, "pattern.own").items():
             if third and len(layer.weight) % 3:  # type: ignore[arg-type]
-                raise ValueError(f"own: {key}: {name} has {len(layer.weight)} rows, but q, k, v need a multiple of 3")  # type: ignore[arg-type]
+                raise ValueError(
+                    f"pattern.own: {key}: {name} has {len(layer.weight)} rows, but q, k, v need a multiple of 3"
+                )  # type: ignore[arg-type]
             thirds = patterns.get(name, {})
-            patterns[name] = {"": pattern} if not third else {k: v for k, v in thirds.items() if k} | {third: pattern}
+            patterns[name] = {"": own} if not third else {k: v for k, v in thirds.items() if k} | {third: own}
             found[name] = layer
     functions: list[NMWeight] = []
 

@@ -6,11 +6,9 @@ from typing import Any
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from datamodules.arguments import at_least, one_of, only_with, positive
 from datamodules.batches import LabelledImageBatch, LabelledTextBatch, network_input
 from lightning_modules.backbones.replacement import effective_weights, layers_of_functions
-from lightning_modules.efficiency.nm_sparsity.flow import AXES, WAYS, Along, Flow, NMWeight, Way, sparsify
-from lightning_modules.efficiency.nm_sparsity.masks import GRADIENTS, Gradient
+from lightning_modules.efficiency.nm_sparsity.flow import Flow, NMWeight, Pattern, sparsify
 from lightning_modules.efficiency.nm_sparsity.measures import (
     GIGA,
     ForwardCost,
@@ -31,23 +29,10 @@ class NMSparsity(ClassifierSteps, MethodModule):
     Args:
         network: network that maps images `[B, C, H, W]` in [0, 1], or tokenised texts, to logits `[B, num_classes]`.
         num_classes: number of classes, K.
-        n: number N of weights that are kept in each group of M, in 1...M.
-        m: number M of consecutive weights in a group; the length of the axis must be divisible by M.
+        pattern: N:M pattern of the sparse layers.
         layers: name patterns of the linear layers and convolutions that become sparse; `*` matches any characters, and
             `?` matches one character.
-        own: dictionary that maps name patterns of layers to a pair `[n, m]`, which these layers use instead of `n` and
-            `m`. The suffix `/q`, `/k` or `/v` selects the query, key or value rows of a fused `qkv` of timm, as in
-            `*.qkv/v`.
-        along: direction along which weights are consecutive: `inputs` (input channels) or `outputs` (output channels).
-            `unstructured` keeps the largest fraction N/M of the weights of each layer, regardless of their positions.
-        way: way in which layers become sparse. With ste and sr_ste, layers are sparse from the start. With mdgf_linear
-            and mdgf_exponential, pruned weights decay. With sdgf_stepwise and sdgf_geometric, the patterns become
-            sparser. With sdgf_densifying, the first patterns are sparser than N:M.
-        decay_rate: decay rate beta or eta of MDGF, per optimizer step.
-        gradient: gradient of pruned weights, `ste` or `masked`.
-        geometric_frames: number of patterns for sdgf_geometric and sdgf_densifying.
-        dense_epochs: number of epochs before pruning starts.
-        fine_tune_epochs: number of epochs at the end of training in which the mask is binary and the pattern is N:M.
+        flow: how the layers become sparse.
         view: augmentation of training images on the device, such as `views.TimmRandAugment`; None disables the
             augmentation.
         soft_labels: settings for mixing images and labels, and for label smoothing; None disables both. If images are
@@ -62,17 +47,9 @@ class NMSparsity(ClassifierSteps, MethodModule):
         self,
         network: nn.Module,
         num_classes: int,
-        n: int,
-        m: int,
+        pattern: Pattern,
         layers: list[str],
-        own: dict[str, list[int]] | None = None,
-        along: Along = "inputs",
-        way: Way = "mdgf_exponential",
-        decay_rate: float | None = None,
-        gradient: Gradient = "ste",
-        geometric_frames: int = 4,
-        dense_epochs: int = 0,
-        fine_tune_epochs: int = 0,
+        flow: Flow,
         view: nn.Module | None = None,
         soft_labels: SoftLabels | None = None,
         binary: bool = False,
@@ -80,26 +57,10 @@ class NMSparsity(ClassifierSteps, MethodModule):
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
-        one_of(WAYS, way=way)
-        one_of(GRADIENTS, gradient=gradient)
-        one_of(AXES, along=along)
-        positive(decay_rate=decay_rate)
-        at_least(1, geometric_frames=geometric_frames)
-        at_least(0, dense_epochs=dense_epochs, fine_tune_epochs=fine_tune_epochs)
-        if way.startswith("mdgf") and decay_rate is None:
-            raise ValueError(
-                f"decay_rate must be set for way {way}, so that the decay factor is near 0 long before training ends"
-            )
-        if way in ("ste", "sr_ste") and gradient != "ste":
-            raise ValueError(f"gradient must be ste for way {way}, got {gradient}")
-        only_with("way mdgf_linear or mdgf_exponential", way.startswith("mdgf"), NMSparsity, decay_rate=decay_rate)
-        framed = way in ("sdgf_geometric", "sdgf_densifying")
-        only_with("way sdgf_geometric or sdgf_densifying", framed, NMSparsity, geometric_frames=geometric_frames)
         refuse_smoothed(soft_labels, binary)
         self.network = network
         self.num_classes = num_classes
-        flow = Flow(way, decay_rate or 0.0, gradient, dense_epochs, fine_tune_epochs, geometric_frames)
-        self.functions: list[NMWeight] = sparsify(network, n, m, layers, own or {}, along, flow)
+        self.functions: list[NMWeight] = sparsify(network, pattern, layers, flow)
         self.flow = flow
         self.view = view
         self.soft_labels = soft_labels
@@ -119,8 +80,8 @@ class NMSparsity(ClassifierSteps, MethodModule):
         flow = self.flow
         if epochs <= flow.dense_epochs + flow.fine_tune_epochs:
             raise ValueError(
-                f"trainer.max_epochs must be above the sum of dense_epochs {flow.dense_epochs} and "
-                f"fine_tune_epochs {flow.fine_tune_epochs}, got {self.trainer.max_epochs}"
+                f"trainer.max_epochs must be above the sum of flow.dense_epochs {flow.dense_epochs} and "
+                f"flow.fine_tune_epochs {flow.fine_tune_epochs}, got {self.trainer.max_epochs}"
             )
 
     @property

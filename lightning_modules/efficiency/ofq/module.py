@@ -37,7 +37,10 @@ from lightning_modules.training.evaluation_mode import in_evaluation_mode
 from lightning_modules.training.logging import log_same, log_training
 
 MOST_BITS = 8
-
+END_BITS = 8
+"""Number of bits in the first layer and the heads."""
+CALIBRATION_SAMPLES = 64
+"""Number of training images on which the initial scales are measured."""
 
 Logits = Tensor | tuple[Tensor, Tensor]
 """Logits of a single head, `[B, K]`, or of both heads."""
@@ -87,8 +90,6 @@ class OFQ(ClassifierSteps, MethodModule):
         weight_bits: number of bits of the weights in MLPs, attention and patch merging, in 2...8.
         activation_bits: number of bits of activations, in 2...8; None means that no activations are quantised,
             including those of the first layer and the heads.
-        end_bits: number of bits in the first layer and the heads, in 2...8; None means that these layers are not
-            quantised.
         reparametrised: whether to quantise the product of query and key weights as one weight (QKR).
         weight_quantizer: quantizer of the weights in MLPs, attention and patch merging; statsq computes the scales from
             the weights, and lsq learns the scales.
@@ -96,7 +97,6 @@ class OFQ(ClassifierSteps, MethodModule):
             trained (CGA).
         boundary: maximum distance BR, in quantisation steps, between a rounding threshold and the weights that are
             trained during CGA.
-        calibration_samples: number of training images on which the initial scales are measured.
         track: whether to count oscillating weights; counting needs six bytes per weight, and one pass over all weights
             in each step.
         view: augmentation of training images on the device, such as `lightning_modules.views.TimmView`; None disables
@@ -114,29 +114,25 @@ class OFQ(ClassifierSteps, MethodModule):
         num_classes: int,
         weight_bits: int = 2,
         activation_bits: int | None = 2,
-        end_bits: int | None = 8,
         reparametrised: bool = True,
         weight_quantizer: WeightQuantizer = "statsq",
         annealed_epochs: int = 0,
         boundary: float = 0.005,
-        calibration_samples: int = 64,
         track: bool = True,
         view: nn.Module | None = None,
         optimizer: OptimizerCallable = adamw,
         lr_scheduler: LRSchedulerCallable = constant,
     ) -> None:
         super().__init__()
-        within(2, MOST_BITS, weight_bits=weight_bits, activation_bits=activation_bits, end_bits=end_bits)
+        within(2, MOST_BITS, weight_bits=weight_bits, activation_bits=activation_bits)
         one_of(WEIGHT_QUANTIZERS, weight_quantizer=weight_quantizer)
         at_least(0, annealed_epochs=annealed_epochs, boundary=boundary)
-        at_least(1, calibration_samples=calibration_samples)
         self.teacher = Teacher(network)
-        quantize(network, weight_bits, activation_bits, end_bits, reparametrised, weight_quantizer)
+        quantize(network, weight_bits, activation_bits, END_BITS, reparametrised, weight_quantizer)
         self.network = network
         self.num_classes = num_classes
         self.weight_bits = weight_bits
         self.annealed_epochs = annealed_epochs
-        self.calibration_samples = calibration_samples
         self.view = view
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
@@ -167,7 +163,7 @@ class OFQ(ClassifierSteps, MethodModule):
         found = self.network.load_state_dict(self.teacher.network.state_dict(), strict=False)
         assert not found.unexpected_keys
         data: Any = require(self.trainer.datamodule, TrainingImageSource, "OFQ")  # type: ignore[attr-defined]
-        places = drawn_places(data, self.calibration_samples, "OFQ", run_seed())
+        places = drawn_places(data, CALIBRATION_SAMPLES, "OFQ", run_seed())
         [(image, _)] = chosen_samples(self.trainer, places, "OFQ", len(places), everywhere=True)
         parts = scaled_parts(self.network)
         with in_evaluation_mode(self.trainer, self.network) as network, calibrating(parts):

@@ -5,11 +5,13 @@ In BSVRB, an iteration updates only the rows of the sampled blocks.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from datamodules.arguments import at_least, positive, within
 from datamodules.distributed.collectives import all_reduce_sum
 from datamodules.randomness.generators import generator_of
 from lightning_modules.distributed.independent import Hosted
@@ -114,21 +116,50 @@ class BlockProblem(ABC):
         """Compute the mixed derivatives of g_i with respect to x and y; the result is `[k, n, D]`."""
 
 
-class Rates(NamedTuple):
-    """Step sizes and weights of the bilevel algorithm."""
+@dataclass(frozen=True)
+class Rates:
+    """Step sizes and weights of the bilevel algorithm.
 
-    alpha: float
-    """Weight of the current batch in the trackers of the blocks."""
-    gamma: float
-    """Weight of the variance-reduction term in the trackers of the blocks."""
-    tau: float
-    """Step size of y."""
-    tau_v: float
-    """Step size of v."""
-    mu: float
-    """Strong-convexity constant of the lower-level functions, a lower bound on the eigenvalues of tracked Hessians."""
-    radius: float
-    """Radius of the ball onto which v is projected."""
+    Args:
+        eta: step size of the upper-level variable x; with 0, all sample weights remain one half.
+        beta: weight of the current batch in the tracked gradient of x, in (0, 1].
+        tau: step size of the lower-level variables y.
+    """
+
+    eta: float = 1e-3
+    beta: float = 0.9
+    tau: float = 0.5
+
+    def __post_init__(self) -> None:
+        at_least(0, **{"rates.eta": self.eta})
+        within(0, 1, "(]", **{"rates.beta": self.beta})
+        positive(**{"rates.tau": self.tau})
+
+
+@dataclass(frozen=True)
+class BlockRates(Rates):
+    """Step sizes and weights of BSVRB.
+
+    Args:
+        eta: step size of the upper-level variable x; with 0, all sample weights remain one half.
+        beta: weight of the current batch in the tracked gradient of x, in (0, 1].
+        tau: step size of the lower-level variables y.
+        tau_v: step size of the tracked solutions v of variant `v2`.
+        radius: radius of the ball onto which v is projected.
+        alpha: weight of the current batch in the trackers of the blocks, in (0, 1].
+        gamma: weight of the variance-reduction term in the trackers of the blocks.
+    """
+
+    tau_v: float = 1.0
+    radius: float = 10.0
+    alpha: float = 0.9
+    gamma: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(**{"rates.tau_v": self.tau_v, "rates.radius": self.radius})
+        within(0, 1, "(]", **{"rates.alpha": self.alpha})
+        at_least(0, **{"rates.gamma": self.gamma})
 
 
 def solved(hessian: Tensor, right: Tensor) -> Tensor:
@@ -216,7 +247,15 @@ class Blocks(HostedBlocks):
         return pairs
 
     def move(
-        self, problem: BlockProblem, x: Tensor, x_before: Tensor, rows: Tensor, batch: Any, iteration: int, rates: Rates
+        self,
+        problem: BlockProblem,
+        x: Tensor,
+        x_before: Tensor,
+        rows: Tensor,
+        batch: Any,
+        iteration: int,
+        rates: BlockRates,
+        mu: float,
     ) -> tuple[Tensor, Tensor]:
         """Update the sampled blocks, and sum their contributions to -grad F.
 
@@ -230,6 +269,7 @@ class Blocks(HostedBlocks):
             batch: batch that contains samples for these blocks.
             iteration: index of the current iteration, from 0.
             rates: step sizes and weights of the algorithm.
+            mu: lower bound on the eigenvalues of a tracked Hessian.
 
         Returns:
             The estimates of -grad F_i, summed over these blocks, `[n]`, at the current and at the previous iterate.
@@ -243,7 +283,7 @@ class Blocks(HostedBlocks):
         if self.variant == "v1":
             v, v_before = solved(other, now), solved(other_before, before)
             curved = problem.lower_hessian(x, y, batch), problem.lower_hessian(x_before, y_before, batch)
-            self.hessian[rows] = with_eigenvalues_above(msvr(other, *curved, alpha, gamma), rates.mu)
+            self.hessian[rows] = with_eigenvalues_above(msvr(other, *curved, alpha, gamma), mu)
         else:
             v, v_before = other, other_before
             now = problem.hessian_product(x, y, v, batch) - now
@@ -320,8 +360,7 @@ class AllBlocks(HostedBlocks):
         judged: Tensor,
         batch: Any,
         scale: float,
-        beta: float,
-        tau: float,
+        rates: Rates,
         mu: float,
     ) -> tuple[Tensor, Tensor]:
         """Update all blocks, and sum the tracked -grad F_i over a second sample of blocks.
@@ -336,8 +375,7 @@ class AllBlocks(HostedBlocks):
             judged: row indices of the blocks on this rank that belong to the second sample.
             batch: batch that contains samples for the blocks in `rows`.
             scale: factor m/I in the estimates of the derivatives.
-            beta: weight of the current batch in the trackers.
-            tau: step size of the lower-level variables y.
+            rates: step sizes, and the weight beta of the current batch in the trackers.
             mu: lower bound on the eigenvalues of a tracked Hessian.
 
         Returns:
@@ -348,11 +386,11 @@ class AllBlocks(HostedBlocks):
         past = self._derivatives(problem, x_before, self.y_before[rows], batch)
         for name, value in now.items():
             tracked = getattr(self, name)
-            tracked.mul_(1 - beta)
-            tracked[rows] += scale * (value - (1 - beta) * past[name])
+            tracked.mul_(1 - rates.beta)
+            tracked[rows] += scale * (value - (1 - rates.beta) * past[name])
         self.hessian.copy_(with_eigenvalues_above(self.hessian, mu))
         self.y_before.copy_(self.y)
-        self.y.sub_(tau * self.s)
+        self.y.sub_(rates.tau * self.s)
         return self._products(judged), before
 
 

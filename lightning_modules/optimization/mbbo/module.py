@@ -7,10 +7,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from datamodules.arguments import at_least, one_of, only_with, positive, within
+from datamodules.arguments import at_least, one_of, only_with
 from datamodules.distributed.collectives import run_seed
 from lightning_modules.method_module import MethodModule
-from lightning_modules.optimization.mbbo.blocks import AllBlocks, Blocks, Rates, sampled_blocks
+from lightning_modules.optimization.mbbo.blocks import AllBlocks, BlockRates, Blocks, Rates, sampled_blocks
 from lightning_modules.optimization.mbbo.reweighting import Batch, WeighingSteps
 
 
@@ -28,14 +28,8 @@ class BSVRB(WeighingSteps, MethodModule):
         batch_size: number B; for each sampled block, each iteration samples B training samples and B trusted samples
             with replacement.
         variant: variant of the algorithm; `v1` tracks Hessians, and `v2` only needs Hessian-vector products.
-        eta: step size of the logits of the sample weights; with 0, all weights remain one half.
-        tau: step size of the models.
-        tau_v: step size of the tracked solutions v of `v2`.
-        alpha: weight of the current batch in the trackers of the blocks, in (0, 1].
-        gamma: weight of the variance-reduction term in the trackers of the blocks.
-        beta: weight of the current batch in the tracked gradient of the sample weights, in (0, 1].
+        rates: step sizes and weights of the algorithm.
         ridge: positive weight lambda of the L2 penalty, which makes the losses of the models strongly convex.
-        radius: radius of the ball onto which v is projected.
         spread: range of the temperatures of the models, 1 + spread U(0, 1).
         iterations_per_step: number of iterations per training step; each training step logs once.
         tracking: whether to compute, after each training step, the distances between the trackers and the exact
@@ -50,14 +44,8 @@ class BSVRB(WeighingSteps, MethodModule):
         sampled_blocks: int = 10,
         batch_size: int = 32,
         variant: Literal["v1", "v2"] = "v1",
-        eta: float = 1e-3,
-        tau: float = 0.5,
-        tau_v: float = 1.0,
-        alpha: float = 0.9,
-        gamma: float = 1.0,
-        beta: float = 0.9,
+        rates: BlockRates = BlockRates(),
         ridge: float = 1e-5,
-        radius: float = 10.0,
         spread: float = 10.0,
         iterations_per_step: int = 50,
         tracking: bool = False,
@@ -65,19 +53,17 @@ class BSVRB(WeighingSteps, MethodModule):
         super().__init__()
         at_least(1, features=features, blocks=blocks)
         one_of(("v1", "v2"), variant=variant)
-        at_least(0, gamma=gamma)
-        positive(tau=tau, tau_v=tau_v, radius=radius)
-        only_with("variant v2", variant == "v2", BSVRB, tau_v=tau_v, radius=radius)
-        within(0, 1, "(]", alpha=alpha)
+        of_v2 = {"rates.tau_v": rates.tau_v, "rates.radius": rates.radius}
+        only_with("variant v2", variant == "v2", BlockRates, **of_v2)
         own, length = Blocks(blocks, features + 1, variant), iterations_per_step
-        self.start(samples, own, sampled_blocks, batch_size, eta, beta, ridge, spread, length, tracking)
-        self.rates = Rates(alpha, gamma, tau, tau_v, ridge, radius)
+        self.start(samples, own, sampled_blocks, batch_size, rates, ridge, spread, length, tracking)
 
     def _begin(self, batch: Batch) -> Tensor:
-        return self.blocks.begin(self.problem, self.x, batch, self.rates.mu)
+        return self.blocks.begin(self.problem, self.x, batch, self.problem.ridge)
 
     def _move(self, number: int, rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        return self.blocks.move(self.problem, self.x, self.x_before, rows, batch, number, self.rates)
+        settings = number, self.rates, self.problem.ridge
+        return self.blocks.move(self.problem, self.x, self.x_before, rows, batch, *settings)
 
 
 JUDGED = 3
@@ -96,9 +82,7 @@ class RSVRB(WeighingSteps, MethodModule):
         sampled_blocks: number I of blocks for which each iteration computes derivatives, a divisor of m.
         batch_size: number B; for each sampled block, each iteration samples B training samples and B trusted samples
             with replacement.
-        eta: step size of the logits of the sample weights.
-        tau: step size of the models.
-        beta: weight of the current batch in all trackers, in (0, 1].
+        rates: step sizes, and the weight beta of the current batch in all trackers.
         ridge: positive weight lambda of the L2 penalty, which makes the losses of the models strongly convex.
         spread: range of the temperatures of the models, 1 + spread U(0, 1).
         iterations_per_step: number of iterations per training step; each training step logs once.
@@ -113,9 +97,7 @@ class RSVRB(WeighingSteps, MethodModule):
         blocks: int = 100,
         sampled_blocks: int = 10,
         batch_size: int = 32,
-        eta: float = 1e-3,
-        tau: float = 0.5,
-        beta: float = 0.9,
+        rates: Rates = Rates(),
         ridge: float = 1e-5,
         spread: float = 10.0,
         iterations_per_step: int = 50,
@@ -123,17 +105,14 @@ class RSVRB(WeighingSteps, MethodModule):
     ) -> None:
         super().__init__()
         at_least(1, samples=samples, features=features, blocks=blocks)
-        positive(tau=tau)
         own, length = AllBlocks(blocks, features + 1, samples), iterations_per_step
-        self.start(samples, own, sampled_blocks, batch_size, eta, beta, ridge, spread, length, tracking)
-        self.tau = tau
-        self.ridge = ridge
+        self.start(samples, own, sampled_blocks, batch_size, rates, ridge, spread, length, tracking)
 
     def _begin(self, batch: Batch) -> Tensor:
-        return self.blocks.begin(self.problem, self.x, batch, self.ridge)
+        return self.blocks.begin(self.problem, self.x, batch, self.problem.ridge)
 
     def _move(self, number: int, rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         judged = sampled_blocks(run_seed(), number, 1, self.blocks.count, self.sampled, JUDGED)[0]
         places, scale = self.blocks.hosted(judged)[1], self.blocks.count / self.sampled
-        settings = scale, self.beta, self.tau, self.ridge
+        settings = scale, self.rates, self.problem.ridge
         return self.blocks.move(self.problem, self.x, self.x_before, rows, places, batch, *settings)

@@ -61,6 +61,8 @@ class NeuMF(nn.Module):
 
 DRAWN = 4
 """Key of the random generator that samples the items of a batch."""
+EVALUATED = (5, 10, 20, 50)
+"""Values of K for which NDCG@K is logged in validation and test."""
 
 
 class NDCGRanking(MethodModule):
@@ -80,12 +82,10 @@ class NDCGRanking(MethodModule):
         alpha: weight of the current batch in the trackers of the lower-level problems, in (0, 1].
         gamma: weight of the variance-reduction term in the trackers of the lower-level problems.
         tau: step size of the lower-level variables u.
-        tau_threshold: step size of the thresholds of NDCG@K.
         gamma_gradient: weight with which the gradient G' at the previous iterate is subtracted; the first moment of
             Adam serves as the tracker of the gradient.
-        plain_epochs: number of epochs after the warm-up that do not use variance reduction.
-        warmup_epochs: number of initial epochs that train with the listwise cross-entropy.
-        evaluated: values of K for which NDCG@K is logged in validation and test.
+        warmup_epochs: number of initial epochs that train with the listwise cross-entropy; the epoch after them does
+            not use variance reduction.
     """
 
     def __init__(
@@ -99,17 +99,14 @@ class NDCGRanking(MethodModule):
         alpha: float = 0.9,
         gamma: float = 0.005,
         tau: float = 0.4,
-        tau_threshold: float = 0.01,
         gamma_gradient: float = 0.01,
-        plain_epochs: int = 1,
         warmup_epochs: int = 0,
-        evaluated: Sequence[int] = (5, 10, 20, 50),
     ) -> None:
         super().__init__()
-        at_least(1, positives=positives, negatives=negatives, top=top, evaluated=min(evaluated, default=1))
-        at_least(0, gamma=gamma, gamma_gradient=gamma_gradient, plain_epochs=plain_epochs, warmup_epochs=warmup_epochs)
+        at_least(1, positives=positives, negatives=negatives, top=top)
+        at_least(0, gamma=gamma, gamma_gradient=gamma_gradient, warmup_epochs=warmup_epochs)
         within(0, 1, "(]", alpha=alpha)
-        positive(tau=tau, tau_threshold=tau_threshold)
+        positive(tau=tau)
         self.automatic_optimization = False
         self.network = network
         self.previous = copy.deepcopy(network).requires_grad_(False)
@@ -117,9 +114,8 @@ class NDCGRanking(MethodModule):
         self.lr_scheduler = lr_scheduler
         self.positives, self.negatives, self.top = positives, negatives, top
         self.gamma_gradient = gamma_gradient
-        self.warmup_epochs, self.compared_from = warmup_epochs, warmup_epochs + plain_epochs
-        self.evaluated = tuple(evaluated)
-        self.levels = LowerLevels(alpha, gamma, tau, tau_threshold)
+        self.warmup_epochs, self.compared_from = warmup_epochs, warmup_epochs + 1
+        self.levels = LowerLevels(alpha, gamma, tau)
 
     def setup(self, stage: str) -> None:
         if (precision := str(self.trainer.precision)) in HALF:
@@ -209,7 +205,7 @@ class NDCGRanking(MethodModule):
         everything = torch.arange(rating.shape[1], device=rating.device).expand_as(rating)
         score = at_least_float32(self.network(batch["index"], everything))
         excluded = (rating > 0) | (batch["excluded"] > 0)
-        for top in self.evaluated:
+        for top in EVALUATED:
             value = loss_weight(batch) * ndcg(score, batch["held_out"].to(score), excluded, top).mean()
             self.log(f"{stage}/ndcg_{top}", value, on_epoch=True, batch_size=global_batch_size(batch), sync_dist=True)
 

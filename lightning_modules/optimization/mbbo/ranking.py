@@ -30,6 +30,8 @@ TAU_1, TAU_2 = 1e-3, 1e-4
 """The authors' temperature tau_1 and curvature tau_2 in the lower-level problem of the threshold."""
 PSI, SLOPE = 2.0, 2.0
 """The authors' values of c and a in psi."""
+TAU_THRESHOLD = 0.01
+"""Step size of the thresholds."""
 FLOOR = 1e-5
 """Lower bound on 1/M + u."""
 
@@ -172,11 +174,10 @@ class LowerLevels:
         alpha: weight of the current batch in the trackers, in (0, 1].
         gamma: weight of the variance-reduction term.
         tau: step size of the tracked hinges u.
-        tau_threshold: step size of the thresholds.
     """
 
-    def __init__(self, alpha: float, gamma: float, tau: float, tau_threshold: float) -> None:
-        self.alpha, self.gamma, self.tau, self.tau_threshold = alpha, gamma, tau, tau_threshold
+    def __init__(self, alpha: float, gamma: float, tau: float) -> None:
+        self.alpha, self.gamma, self.tau = alpha, gamma, tau
         self.ranks = PerSample(0)
         self.thresholds = PerSample(3)
         """For each user: the threshold l, and the trackers of the first and second derivatives with respect to l."""
@@ -253,8 +254,8 @@ class LowerLevels:
         # small to divide by.
         curvature = torch.where(curvature > 0, curvature, now[1])
         bend = msvr(curvature, now[1], before[1], self.alpha, gamma).clamp(min=TAU_2)
-        made = Threshold(value - self.tau_threshold * slope, bend, now[2])
-        past_value = value - self.tau_threshold * msvr(tracked, before[0], before[0], *plain)
+        made = Threshold(value - TAU_THRESHOLD * slope, bend, now[2])
+        past_value = value - TAU_THRESHOLD * msvr(tracked, before[0], before[0], *plain)
         past_bend = msvr(curvature, before[1], before[1], *plain).clamp(min=TAU_2)
         self.thresholds.update(
             user, torch.stack([made.value, slope, bend], dim=1), lambda old, value: value, global_batch_size

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc
 
-from datamodules.arguments import at_least, within
+from datamodules.arguments import at_least
 from datamodules.batches import TableBatch, global_batch_size, loss_weight
 from datamodules.distributed.collectives import all_reduce_sum, run_seed
 from datamodules.randomness.generators import generator_of
@@ -29,6 +29,7 @@ from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import Table, TrainingRows, require_data
 from lightning_modules.optimization.mbbo.blocks import (
     BlockProblem,
+    Rates,
     course_tables,
     sampled_blocks,
     storm,
@@ -225,8 +226,7 @@ class WeighingSteps:
         blocks: Hosted,
         sampled: int,
         batch_size: int,
-        eta: float,
-        beta: float,
+        rates: Rates,
         ridge: float,
         spread: float,
         length: int,
@@ -240,8 +240,7 @@ class WeighingSteps:
             ValueError: if an argument is out of range.
         """
         at_least(1, samples=samples, sampled_blocks=sampled, batch_size=batch_size, iterations_per_step=length)
-        at_least(0, eta=eta, spread=spread)
-        within(0, 1, "(]", beta=beta)
+        at_least(0, spread=spread)
         if blocks.count % sampled:
             raise ValueError(f"sampled_blocks must divide {blocks.count}, the number of blocks, got {sampled}")
         if not ridge > 0:
@@ -251,7 +250,7 @@ class WeighingSteps:
         self.automatic_optimization = False
         self.problem = Reweighting(ridge)
         self.blocks, self.sampled, self.batch_size = blocks, sampled, batch_size
-        self.eta, self.beta, self.iterations_per_step, self.tracking = eta, beta, length, tracking
+        self.rates, self.iterations_per_step, self.tracking = rates, length, tracking
         self.x = nn.Parameter(torch.zeros(samples, dtype=torch.float64))
         for name in ("x_before", "z"):
             self.register_buffer(name, torch.zeros(samples, dtype=torch.float64))
@@ -314,9 +313,9 @@ class WeighingSteps:
         batch = self.rows.batch(training[place], trusted[place], self.own_temperature[rows])
         products = self._move(number, rows, batch)
         now, before = (-all_reduce_sum(torch.stack(products)) / self.sampled).unbind()
-        self.z.copy_(storm(self.z, now, before, self.beta))
+        self.z.copy_(storm(self.z, now, before, self.rates.beta))
         self.x_before.copy_(self.x)
-        self.x.sub_(self.eta * self.z)
+        self.x.sub_(self.rates.eta * self.z)
 
     def trusted_objective(self: Any) -> Tensor:
         """Compute the upper-level objective F, which is the mean loss on all trusted samples, averaged over blocks."""

@@ -40,8 +40,7 @@ class SpeechNCSNpp(nn.Module):
             num_blocks=num_blocks,
             attention_sizes=attention_sizes,
             dropout=0.0,
-            input_pyramid="skip",
-            output_pyramid="skip",
+            pyramid="skip",
             centre_input=False,
         )
         self.mix = nn.Conv2d(4, 2, 1)

@@ -7,20 +7,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.efficiency.nm_sparsity.flow import Flow, NMWeight, frames, mask_decay, sparsify
+from lightning_modules.efficiency.nm_sparsity.flow import Flow, NMWeight, Pattern, frames, mask_decay, sparsify
 from lightning_modules.efficiency.nm_sparsity.masks import nm_mask
 from tests.efficiency.wta_crs.networks import vit
 
 LAYERS = ["*.fc1", "*.fc2"]
 
 
-def flow(way: Any = "ste", **arguments: Any) -> Flow:
-    return Flow(way, **{"rate": 0.1, **arguments})
-
-
-def sparse(network: nn.Module, n: int = 1, m: int = 4, **arguments: Any) -> list[NMWeight]:
-    options = {"layers": LAYERS, "own": {}, "along": "inputs", "flow": flow(), **arguments}
-    return sparsify(network, n, m, **options)
+def sparse(
+    network: nn.Module, n: int = 1, m: int = 4, layers: Any = LAYERS, flow: Flow = Flow("ste"), **pattern: Any
+) -> list[NMWeight]:
+    return sparsify(network, Pattern(n, m, **pattern), layers, flow)
 
 
 def test_masks_decay_linearly_to_nothing_or_exponentially() -> None:
@@ -42,25 +39,25 @@ def test_masks_decay_linearly_to_nothing_or_exponentially() -> None:
     ],
 )
 def test_patterns_tighten_in_frames(way: Any, pattern: tuple[int, int], epochs: int, expected: Any) -> None:
-    assert frames(way, *pattern, epochs, geometric_frames=4) == expected
+    assert frames(way, *pattern, epochs) == expected
 
 
 def test_a_place_follows_from_step_and_epoch_alone_between_a_dense_and_a_binary_phase() -> None:
-    way = flow("sdgf_stepwise", dense_epochs=35, fine_tune_epochs=35)
+    way = Flow("sdgf_stepwise", dense_epochs=35, fine_tune_epochs=35)
     [function] = [NMWeight(1, 8, 1, way)]
     starts = {}
     for epoch in range(350):
         starts.setdefault(function.pattern_at(epoch, 350), epoch)
     assert starts == {(7, 8): 0, (4, 8): 105, (2, 8): 175, (1, 8): 245}  # dense until 35
-    mdgf = flow("mdgf_linear", rate=0.05, dense_epochs=2, fine_tune_epochs=3)
+    mdgf = Flow("mdgf_linear", 0.05, dense_epochs=2, fine_tune_epochs=3)
     place = {step: mdgf.decay_at(step, step // 10, 10, 10) for step in (0, 19, 20, 30, 39, 40, 70, 99)}
     assert place == pytest.approx({0: 1, 19: 1, 20: 1, 30: 0.5, 39: 0.05, 40: 0, 70: 0, 99: 0}, abs=1e-12)
-    assert flow("mdgf_exponential", fine_tune_epochs=1).decay_at(99, 9, 10, 10) == 0
+    assert Flow("mdgf_exponential", 0.1, fine_tune_epochs=1).decay_at(99, 9, 10, 10) == 0
     assert [mdgf.closed(epoch, 10, 10) for epoch in range(5)] == [0, 0, 0, 0, 1]
 
 
 def test_a_layer_goes_from_dense_to_sparse_in_training_and_is_sparse_when_evaluated() -> None:
-    way = flow("mdgf_exponential", dense_epochs=1, fine_tune_epochs=1)
+    way = Flow("mdgf_exponential", 0.1, dense_epochs=1, fine_tune_epochs=1)
     function, weight = NMWeight(1, 4, 1, way), torch.randn(8, 8)
     pruned = weight * nm_mask(weight, 1, 4)
     for step, decay in ((0, 1.0), (10, 1.0), (25, math.exp(-1.5)), (90, 0.0)):
@@ -117,9 +114,9 @@ def test_masks_are_of_single_precision_under_autocast() -> None:
         ({"m": 12}, "m of blocks.0.mlp.fc1 must divide its fan-in 16, got 12"),
         ({"m": 24, "along": "outputs"}, "m of blocks.0.mlp.fc1 must divide its outputs 64, got 24"),
         ({"n": 5}, r"n of blocks.0.mlp.fc1 must be in \[1, 4\], got 5"),
-        ({"n": 3, "flow": flow("sdgf_stepwise")}, "m / n must be a power of two above 1 for sdgf_stepwise, got 4 / 3"),
-        ({"n": 4, "flow": flow("sdgf_stepwise")}, "must be a power of two above 1 for sdgf_stepwise, got 4 / 4"),
-        ({"flow": flow("sdgf_geometric")}, "m of blocks.0.mlp.fc1 must divide its fan-in 16, got 32"),
+        ({"n": 3, "flow": Flow("sdgf_stepwise")}, "m / n must be a power of two above 1 for sdgf_stepwise, got 4 / 3"),
+        ({"n": 4, "flow": Flow("sdgf_stepwise")}, "must be a power of two above 1 for sdgf_stepwise, got 4 / 4"),
+        ({"flow": Flow("sdgf_geometric")}, "m of blocks.0.mlp.fc1 must divide its fan-in 16, got 32"),
         ({"m": 2048, "along": "unstructured"}, "fc1 must be at most 1024, its 1024 weights times n 1, got 2048"),
         ({"own": {"*.qkv/w": [1, 2]}}, r"own: \*.qkv/w: \[1, 2\] must be"),
         ({"own": {"*.qkv": [1]}}, r"own: \*.qkv: \[1\] must be"),

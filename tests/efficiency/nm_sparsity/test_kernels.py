@@ -7,14 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.efficiency.nm_sparsity import in_semi_structured_kernels, kernels
-from lightning_modules.efficiency.nm_sparsity.flow import Flow, sparsify
+from lightning_modules.efficiency.nm_sparsity.flow import Flow, Pattern, sparsify
 from tests.efficiency.wta_crs.networks import vit
 
 
 def sparse(n: int = 2, m: int = 4, **arguments: Any) -> nn.Module:
     network = vit()
-    options = {"layers": ["*.fc1"], "own": {"*.fc2": [1, 4]}, "along": "inputs", **arguments}
-    sparsify(network, n, m, flow=Flow("ste", 0.0), **options)
+    sparsify(network, Pattern(n, m, own={"*.fc2": [1, 4]}, **arguments), ["*.fc1"], Flow("ste"))
     return network.eval()
 
 
@@ -47,7 +46,7 @@ def test_what_has_no_kernel_is_named(network: nn.Module, message: str) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="semi-structured kernels are for GPUs")
 def test_logits_stay_on_a_gpu() -> None:
     network = nn.Sequential(nn.Linear(128, 256), nn.ReLU(), nn.Linear(256, 128)).cuda().half()
-    sparsify(network, 2, 4, ["0", "2"], {}, "inputs", Flow("ste", 0.0))
+    sparsify(network, Pattern(2, 4), ["0", "2"], Flow("ste"))
     rows = torch.randn(64, 128, device="cuda", dtype=torch.float16)
     expected = network.eval()(rows)
     assert in_semi_structured_kernels(network) == ["0", "2"]

@@ -1,5 +1,6 @@
 """Costs equal those counted by hand and by torch; densities during an epoch; Adam's second moment."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,19 +8,19 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightning_modules.efficiency.nm_sparsity.flow import Flow, sparsify
+from lightning_modules.efficiency.nm_sparsity.flow import Flow, Pattern, sparsify
 from lightning_modules.efficiency.nm_sparsity.measures import ForwardCost, densities, forward_cost, mean_second_moment
 from tests.efficiency.wta_crs.networks import vit
 
 
 def sparse_vit(flow: Flow, own: Any = None) -> Any:
     network = vit()
-    sparsify(network, 1, 4, ["*.fc1", "*.fc2"], own or {}, "inputs", flow)
+    sparsify(network, Pattern(1, 4, own=own or {}), ["*.fc1", "*.fc2"], flow)
     return network
 
 
 def test_a_forward_pass_costs_what_its_products_do_however_attention_is_computed() -> None:
-    flow = Flow("ste", 0.0)
+    flow = Flow("ste")
     fused, in_parts = sparse_vit(flow), sparse_vit(flow)
     for block in in_parts.blocks:
         block.attn.fused_attn = False
@@ -53,9 +54,9 @@ def test_densities_are_those_of_the_steps_whose_mask_is_closed() -> None:
     assert [each["blocks.0.mlp.fc1"] for each, _ in found] == by_hand
     assert [each["blocks.0.attn.qkv"] for each, _ in found] == pytest.approx([1, 1, 1] + 3 * [2.5 / 3])
     assert all(density == gradient for density, gradient in found)
-    flow.gradient = "ste"
-    assert set(densities(network, flow, 5, 6, 10)[1].values()) == {1.0}
-    frames = Flow("sdgf_stepwise", 0.0)
+    straight = replace(flow, gradient="ste")
+    assert set(densities(network, straight, 5, 6, 10)[1].values()) == {1.0}
+    frames = Flow("sdgf_stepwise")
     assert [densities(sparse_vit(frames), frames, e, 6, 10)[0]["blocks.1.mlp.fc2"] for e in range(0, 6, 2)] == [
         *(0.75, 0.5, 0.25)
     ]
@@ -71,7 +72,7 @@ def test_a_layer_whose_weight_the_network_uses_by_itself_is_named() -> None:
             return image @ self.inner.weight
 
     network = Shared()
-    sparsify(network, 1, 4, ["inner"], {}, "inputs", Flow("ste", 0.0))
+    sparsify(network, Pattern(1, 4), ["inner"], Flow("ste"))
     with pytest.raises(ValueError, match="layers: inner is never called, since the network uses its weight directly"):
         forward_cost(network, torch.rand(1, 4))
 

@@ -12,12 +12,16 @@ from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
 from lightning_modules.backbones.normalized import Normalized
 from lightning_modules.efficiency.nm_sparsity import NMSparsity
+from lightning_modules.efficiency.nm_sparsity.flow import Flow, Pattern
 from lightning_modules.efficiency.nm_sparsity.masks import nm_mask
 from lightning_modules.optim.averages import AveragedWeights
 from tests.efficiency.wta_crs.networks import vit
 from tests.trainers import quiet
 
 LAYERS = ["*.fc1", "*.fc2"]
+FLOW: dict[str, Any] = {
+    **{"way": "mdgf_exponential", "decay_rate": 0.5, "gradient": "ste", "dense_epochs": 0, "fine_tune_epochs": 0}
+}
 
 
 def digits() -> LabelledImages:
@@ -27,7 +31,9 @@ def digits() -> LabelledImages:
 def small(**arguments: Any) -> NMSparsity:
     torch.manual_seed(0)
     network = Normalized(vit(), [0.3], [0.4])
-    return NMSparsity(network, 3, **{"n": 1, "m": 8, "layers": LAYERS, "decay_rate": 0.5, **arguments})
+    flow = Flow(**{key: arguments.pop(key, default) for key, default in FLOW.items()})
+    pattern = Pattern(1, arguments.pop("m", 8), own=arguments.pop("own", {}))
+    return NMSparsity(network, 3, pattern, LAYERS, flow, **arguments)
 
 
 def fitted(epochs: int = 2, **arguments: Any) -> tuple[NMSparsity, Any]:
@@ -61,7 +67,7 @@ def test_names_are_the_plain_networks_and_weights_load_before_or_after() -> None
     assert list(after.network.state_dict()) == list(plain.state_dict())
     before.load_state_dict(plain.state_dict())
     after.network.load_state_dict(plain.state_dict())
-    one = NMSparsity(before, 3, 1, 8, LAYERS, decay_rate=0.5)
+    one = NMSparsity(before, 3, Pattern(1, 8), LAYERS, Flow(decay_rate=0.5))
     image = torch.rand(2, 1, 8, 8)
     assert one.eval()(image).equal(after.eval()(image))
 
@@ -137,27 +143,17 @@ def test_cost_and_second_moment_are_logged() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"way": "magnitude"}, "way must be one of ste, sr_ste, mdgf_linear"),
-        ({"gradient": "none"}, "gradient must be one of ste, masked, got 'none'"),
-        ({"along": "rows"}, "along must be one of inputs, outputs, unstructured, got 'rows'"),
-        ({"decay_rate": 0.0}, "decay_rate must be positive, got 0.0"),
-        ({"decay_rate": None}, "decay_rate must be set for way mdgf_exponential"),
-        ({"way": "sr_ste", "gradient": "masked"}, "gradient must be ste for way sr_ste, got masked"),
-        ({"dense_epochs": -1}, "dense_epochs must be at least 0, got -1"),
-        ({"geometric_frames": 0}, "geometric_frames must be at least 1, got 0"),
-        ({"m": 5}, "m of network.blocks.0.mlp.fc1 must divide its fan-in 16, got 5"),
-        ({"layers": ["*.fc3"]}, r"layers: '\*.fc3' matches no Linear or Conv2d"),
+        ({}, "flow.decay_rate must be set for way mdgf_exponential"),
+        ({"way": "sr_ste", "gradient": "masked"}, "flow.gradient must be ste for way sr_ste, got masked"),
     ],
 )
 def test_what_does_not_fit_is_named(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        small(**arguments)
+        Flow(**arguments)
 
 
 def test_a_frozen_layer_and_too_few_epochs_are_named() -> None:
     with pytest.raises(ValueError, match=r"layers: blocks.0.mlp.fc1 is frozen"):
-        NMSparsity(vit().requires_grad_(False), 3, 1, 8, LAYERS, decay_rate=0.1)
-    with pytest.raises(
-        ValueError, match="max_epochs must be above the sum of dense_epochs 1 and fine_tune_epochs 1, got 2"
-    ):
+        NMSparsity(vit().requires_grad_(False), 3, Pattern(1, 8), LAYERS, Flow("ste"))
+    with pytest.raises(ValueError, match=r"above the sum of flow.dense_epochs 1 and flow.fine_tune_epochs 1, got 2"):
         fitted(dense_epochs=1, fine_tune_epochs=1)

@@ -11,6 +11,7 @@ from datamodules.classification.cifar import CIFAR10
 from datamodules.classification.labelled_images import LabelledImages
 from lightning_modules.backbones.normalized import Normalized
 from lightning_modules.efficiency.nm_sparsity import NMSparsity
+from lightning_modules.efficiency.nm_sparsity.flow import Flow, Pattern
 from tests.trainers import quiet
 
 CHANCE = 0.1
@@ -29,12 +30,9 @@ def test_a_small_vit_learns_at_one_of_eight(way: str) -> None:
     module = NMSparsity(
         Normalized(vit, [0.49, 0.48, 0.45], [0.25, 0.24, 0.26]),
         num_classes=10,
-        n=1,
-        m=8,
+        pattern=Pattern(1, 8),
         layers=["*.fc1", "*.fc2"],
-        way=way,  # type: ignore[arg-type]
-        decay_rate=0.05,
-        fine_tune_epochs=2,
+        flow=Flow(way, 0.05 if way.startswith("mdgf") else None, fine_tune_epochs=2),  # type: ignore[arg-type]
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=2e-3),
     )
     data = LabelledImages(CIFAR10(root), batch_size=128, evaluation_batch_size=500, seed=0)

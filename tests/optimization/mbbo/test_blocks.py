@@ -3,6 +3,7 @@
 The tests include RSVRB's trackers of all blocks.
 """
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 from lightning_modules.optimization.mbbo.blocks import (
     AllBlocks,
     BlockProblem,
+    BlockRates,
     Blocks,
     Rates,
     course_tables,
@@ -100,7 +102,7 @@ class Quadratic(BlockProblem):
         return torch.linalg.lstsq(self.a.flatten(0, 1), self.b.flatten()[:, None]).solution[:, 0]
 
 
-RATES = Rates(alpha=0.5, gamma=0.5, tau=0.3, tau_v=0.3, mu=0.5, radius=100.0)
+RATES, MU = BlockRates(alpha=0.5, gamma=0.5, tau=0.3, tau_v=0.3, radius=100.0), 0.5
 
 
 def descended(
@@ -108,11 +110,11 @@ def descended(
 ) -> tuple[Blocks, Tensor, Quadratic]:
     problem, blocks, everyone = Quadratic(), Blocks(M, D, variant), torch.arange(M)
     x = x_before = torch.zeros(N, dtype=torch.float64)
-    z = -blocks.begin(problem, x, everyone, RATES.mu) / M
+    z = -blocks.begin(problem, x, everyone, MU) / M
     random = torch.Generator().manual_seed(0)
     for number in range(iterations):
         rows = torch.randperm(M, generator=random)[:sampled]
-        now, before = (-each / sampled for each in blocks.move(problem, x, x_before, rows, rows, number, RATES))
+        now, before = (-each / sampled for each in blocks.move(problem, x, x_before, rows, rows, number, RATES, MU))
         z = storm(z, now, before, 0.5)
         x_before, x = x, x - eta * z
     return blocks, x, problem
@@ -132,7 +134,7 @@ def test_blocks_that_are_not_sampled_stay_as_they_are_to_the_bit(variant: Varian
     blocks, x, problem = descended(variant, 5, sampled=3)
     before = {name: each.clone() for name, each in blocks.named_buffers()}
     rows = torch.tensor([1, 4])
-    blocks.move(problem, x, x, rows, rows, 5, RATES)
+    blocks.move(problem, x, x, rows, rows, 5, RATES, MU)
     others = torch.tensor([0, 2, 3, 5])
     for name, each in blocks.named_buffers():
         assert torch.equal(each[others], before[name][others]), name
@@ -144,8 +146,8 @@ def test_a_missed_block_makes_up_for_its_steps_along_the_refreshed_tracker(varia
     blocks, x, problem = descended(variant, 4)  # iteration 3 visited all blocks
     row = torch.tensor([2])
     y, stale = blocks.y[row].clone(), blocks.s[row].clone()
-    rates = RATES._replace(tau=0.37, tau_v=0.41)
-    blocks.move(problem, x, 0.9 * x, row, row, 8, rates)
+    rates = replace(RATES, tau=0.37, tau_v=0.41)
+    blocks.move(problem, x, 0.9 * x, row, row, 8, rates, MU)
     torch.testing.assert_close(blocks.y[row], y - 0.37 * 5 * blocks.s[row], rtol=0, atol=1e-14)
     assert not torch.equal(blocks.s[row], stale)
     if variant == "v2":
@@ -162,14 +164,14 @@ def test_products_are_of_the_values_before_the_iteration(variant: Variant) -> No
     if variant == "v1":
         v = torch.linalg.solve(blocks.hessian, y - problem.b)
     assert v is not None
-    now, _ = blocks.move(problem, x, x, rows, rows, 3, RATES)
+    now, _ = blocks.move(problem, x, x, rows, rows, 3, RATES, MU)
     torch.testing.assert_close(now, problem.cross_product(x, y, v, rows), rtol=0, atol=1e-10)
 
 
 def test_tracked_hessians_are_symmetric_and_positive() -> None:
     blocks, _, _ = descended("v1", 20, sampled=2)
     torch.testing.assert_close(blocks.hessian, blocks.hessian.mT, rtol=0, atol=1e-14)
-    assert torch.linalg.eigvalsh(blocks.hessian).min() >= RATES.mu * (1 - 2e-6)
+    assert torch.linalg.eigvalsh(blocks.hessian).min() >= MU * (1 - 2e-6)
     right = numbers(M, D)
     residual = (blocks.hessian @ solved(blocks.hessian, right)[..., None])[..., 0] - right
     assert residual.abs().max() < 1e-8
@@ -178,12 +180,12 @@ def test_tracked_hessians_are_symmetric_and_positive() -> None:
 @pytest.mark.parametrize("radius", [100.0, 0.3])
 def test_v_is_the_solution_of_fixed_blocks_or_on_the_ball(radius: float) -> None:
     problem, blocks, rows = Quadratic(), Blocks(M, D, "v2"), torch.arange(M)
-    x, rates = numbers(N, seed=7), RATES._replace(tau=0.0, radius=radius)
-    blocks.begin(problem, x, rows, rates.mu)
+    x, rates = numbers(N, seed=7), replace(RATES, tau=1e-300, radius=radius)
+    blocks.begin(problem, x, rows, MU)
     for number in range(300):
-        blocks.move(problem, x, x, rows, rows, number, rates)
+        blocks.move(problem, x, x, rows, rows, number, rates, MU)
         assert blocks.v.norm(dim=1).max() <= radius * (1 + 1e-12)
-    solution = torch.linalg.solve(problem.q, -problem.b)  # y stays 0
+    solution = torch.linalg.solve(problem.q, -problem.b)  # y stays near 0
     if radius == 100.0:
         torch.testing.assert_close(blocks.v, solution, rtol=0, atol=1e-6)
 
@@ -203,7 +205,7 @@ def test_with_all_blocks_sampled_the_known_solution_is_reached() -> None:
     blocks = AllBlocks(M, D, N)
     z = -blocks.begin(problem, x, EVERYONE, 0.5) / M
     for _ in range(3000):
-        products = blocks.move(problem, x, x_before, EVERYONE, EVERYONE, EVERYONE, 1.0, 0.5, 0.3, 0.5)
+        products = blocks.move(problem, x, x_before, EVERYONE, EVERYONE, EVERYONE, 1.0, Rates(beta=0.5, tau=0.3), 0.5)
         now, before = (-each / M for each in products)
         z = storm(z, now, before, 0.5)
         x_before, x = x, x - 0.02 * z
@@ -224,7 +226,7 @@ def test_a_sampled_block_counts_for_those_that_are_not_and_all_move() -> None:
     blocks = started(problem, x)
     blocks.y.copy_(numbers(M, D, seed=6))
     s, y, y_before = blocks.s.clone(), blocks.y.clone(), blocks.y_before.clone()
-    blocks.move(problem, x, x_before, rows, rows, rows, 3.0, 0.4, 0.1, 1e-3)
+    blocks.move(problem, x, x_before, rows, rows, rows, 3.0, Rates(beta=0.4, tau=0.1), 1e-3)
     now, before = problem.lower_gradient(x, y[rows], rows), problem.lower_gradient(x_before, y_before[rows], rows)
     torch.testing.assert_close(blocks.s[rows], 0.6 * s[rows] + 3 * (now - 0.6 * before), rtol=0, atol=1e-14)
     torch.testing.assert_close(blocks.s[others], 0.6 * s[others], rtol=0, atol=1e-14)
@@ -238,10 +240,10 @@ def test_a_sample_of_blocks_is_unbiased() -> None:
     total, pairs = torch.zeros(M, D, dtype=torch.float64), torch.combinations(EVERYONE)
     for rows in pairs:
         blocks = started(problem, x)
-        blocks.move(problem, x, x_before, rows, rows, rows, 3.0, 0.4, 0.1, 1e-3)
+        blocks.move(problem, x, x_before, rows, rows, rows, 3.0, Rates(beta=0.4, tau=0.1), 1e-3)
         total += blocks.s / len(pairs)
     blocks = started(problem, x)
-    blocks.move(problem, x, x_before, EVERYONE, EVERYONE, EVERYONE, 1.0, 0.4, 0.1, 1e-3)
+    blocks.move(problem, x, x_before, EVERYONE, EVERYONE, EVERYONE, 1.0, Rates(beta=0.4, tau=0.1), 1e-3)
     torch.testing.assert_close(total, blocks.s, rtol=0, atol=1e-12)
 
 
@@ -250,7 +252,7 @@ def test_hessians_that_decay_keep_their_least_eigenvalue(least: float) -> None:
     problem, x = Quadratic(), numbers(N, seed=4)
     blocks, rows = started(problem, x), torch.tensor([1, 4])
     for _ in range(4):
-        blocks.move(problem, x, x, rows, rows, rows, 3.0, 0.9, 0.1, least)
+        blocks.move(problem, x, x, rows, rows, rows, 3.0, Rates(beta=0.9, tau=0.1), least)
     assert torch.linalg.eigvalsh(blocks.hessian).min() >= least * (1 - 2e-6)
 
 

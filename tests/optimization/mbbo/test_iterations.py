@@ -13,6 +13,7 @@ from torch.autograd.functional import hessian, jacobian
 
 from datamodules.tables.tables import Tables
 from lightning_modules.optimization.mbbo import BSVRB
+from lightning_modules.optimization.mbbo.blocks import BlockRates
 from lightning_modules.optimization.mbbo.reweighting import Batch, WeightedRows
 from tests.optimization.mbbo.test_module import SMALL, table
 from tests.trainers import quiet
@@ -52,7 +53,7 @@ class Algorithm:
     """The state of the paper's algorithm; (x, y, H or v) are kept for iterates t and t - 1."""
 
     def __init__(self, module: BSVRB, start: Batch) -> None:
-        self.rates, self.eta, self.beta, self.variant = module.rates, module.eta, module.beta, module.blocks.variant
+        self.rates, self.variant = module.rates, module.blocks.variant
         count, dim = module.blocks.y.shape
         self.x = torch.zeros(len(module.x), dtype=torch.float64)
         self.y = torch.zeros(count, dim, dtype=torch.float64)
@@ -67,12 +68,12 @@ class Algorithm:
         self.before = {name: getattr(self, name).clone() for name in ("x", "y", "v", "hessian")}
 
     def iterate(self, number: int, sampled: list[int], batch: Batch) -> None:
-        (alpha, gamma, tau, tau_v, mu, radius), past = self.rates, self.before
+        rates, past = self.rates, self.before
         new = {name: getattr(self, name).clone() for name in past}
         now, before = torch.zeros_like(self.x), torch.zeros_like(self.x)
 
         def followed(tracked: Tensor, h: Tensor, h_before: Tensor) -> Tensor:
-            return (1 - alpha) * tracked + alpha * h + gamma * (h - h_before)
+            return (1 - rates.alpha) * tracked + rates.alpha * h + rates.gamma * (h - h_before)
 
         for row, i in enumerate(sampled):
             slope, h, judged, cross = derivatives(self.x, self.y[i], batch, row)
@@ -83,26 +84,28 @@ class Algorithm:
             if self.variant == "v1":
                 v, v_ = torch.linalg.solve(self.hessian[i], judged), torch.linalg.solve(past["hessian"][i], judged_)
                 values, vectors = torch.linalg.eigh(followed(self.hessian[i], h, h_))
-                new["hessian"][i] = vectors @ values.clamp(min=mu).diag() @ vectors.T
+                new["hessian"][i] = vectors @ values.clamp(min=RIDGE).diag() @ vectors.T
             else:
                 v, v_ = self.v[i], past["v"][i]
                 self.u[i] = followed(self.u[i], h @ v - judged, h_ @ v_ - judged_)
-                moved = v - tau_v * missed * self.u[i]
-                new["v"][i] = moved * min(1.0, radius / float(moved.norm()))
-            new["y"][i] = self.y[i] - tau * missed * self.s[i]
+                moved = v - rates.tau_v * missed * self.u[i]
+                new["v"][i] = moved * min(1.0, rates.radius / float(moved.norm()))
+            new["y"][i] = self.y[i] - rates.tau * missed * self.s[i]
             now -= cross @ v / len(sampled)
             before -= cross_ @ v_ / len(sampled)
-        self.z = (1 - self.beta) * (self.z - before) + now
-        new["x"] = self.x - self.eta * self.z
+        self.z = (1 - rates.beta) * (self.z - before) + now
+        new["x"] = self.x - rates.eta * self.z
         self.before = {name: getattr(self, name) for name in new}
         vars(self).update(new)
 
 
-def recorded(variant: Any, steps: int = 1, **arguments: Any) -> tuple[BSVRB, list[Any], list[dict[str, Tensor]]]:
+def recorded(
+    variant: Any, steps: int = 1, sampled: int = 2, **rates: Any
+) -> tuple[BSVRB, list[Any], list[dict[str, Tensor]]]:
     """Train; return the module, its batches (for the start and each iteration), and its states after each of them."""
-    settings = {**SMALL, "samples": 40, "blocks": 4, "sampled_blocks": 2, "batch_size": 5, "eta": 3.0}
-    arguments |= {"tau_v": 0.7} if variant == "v2" else {}
-    module = BSVRB(**{**settings, "iterations_per_step": 1, "variant": variant, "spread": 2.0, **arguments})
+    settings = {**SMALL, "samples": 40, "blocks": 4, "sampled_blocks": sampled, "batch_size": 5, "spread": 2.0}
+    rates |= {"eta": 3.0, "tau_v": 0.7} if variant == "v2" else {"eta": 3.0}
+    module = BSVRB(**{**settings, "iterations_per_step": 1, "variant": variant, "rates": BlockRates(**rates)})
     batches: list[Any] = []
     states: list[dict[str, Tensor]] = []
     begin, move = module.blocks.begin, module.blocks.move
@@ -111,10 +114,10 @@ def recorded(variant: Any, steps: int = 1, **arguments: Any) -> tuple[BSVRB, lis
         batches.append(batch)
         return begin(problem, x, batch, mu)
 
-    def moved(problem: Any, x: Tensor, x_before: Tensor, rows: Tensor, batch: Any, number: int, rates: Any) -> Any:
+    def moved(problem: Any, x: Tensor, x_before: Tensor, rows: Tensor, batch: Any, number: int, *settings: Any) -> Any:
         states.append({name: each.clone() for name, each in module.state_dict().items()})
         batches.append((number, rows.tolist(), batch))
-        return move(problem, x, x_before, rows, batch, number, rates)
+        return move(problem, x, x_before, rows, batch, number, *settings)
 
     module.blocks.begin, module.blocks.move = begun, moved  # type: ignore[method-assign]
     source = table()
@@ -127,7 +130,7 @@ def recorded(variant: Any, steps: int = 1, **arguments: Any) -> tuple[BSVRB, lis
 @VARIANTS
 @pytest.mark.parametrize("sampled", [2, 4])
 def test_each_iteration_is_the_algorithms(variant: Any, sampled: int) -> None:
-    module, (start, *batches), states = recorded(variant, 8, sampled_blocks=sampled, gamma=0.8, alpha=0.6)
+    module, (start, *batches), states = recorded(variant, 8, sampled, gamma=0.8, alpha=0.6)
     told = Algorithm(module, start)
     names = {"blocks.y": "y", "blocks.s": "s", "x": "x", "z": "z"}
     names |= {"blocks.hessian": "hessian"} if variant == "v1" else {"blocks.v": "v", "blocks.u": "u"}
@@ -149,8 +152,7 @@ def test_with_all_blocks_storm_without_noise_has_the_exact_derivatives(
         return batch(self, *(torch.arange(n).expand(len(temperature), -1) for n in (40, 20)), temperature)
 
     monkeypatch.setattr(WeightedRows, "batch", everything)
-    settings = {"sampled_blocks": 4, "alpha": 0.3, "gamma": 0.7, "beta": 0.2}
-    _, (_, *batches), states = recorded(variant, 5, **settings)
+    _, (_, *batches), states = recorded(variant, 5, 4, alpha=0.3, gamma=0.7, beta=0.2)
     for (_, rows, whole), now, after in zip(batches[1:], states, states[1:], strict=False):
         x, total = now["x"], torch.zeros_like(now["x"])
         for row, i in enumerate(rows):

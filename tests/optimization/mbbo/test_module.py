@@ -11,12 +11,12 @@ from datamodules.tables.table_set import TableSet
 from datamodules.tables.tables import Tables
 from datamodules.tables.trusted_rows import TrustedRows
 from lightning_modules.optimization.mbbo import BSVRB, RSVRB
-from lightning_modules.optimization.mbbo.blocks import sampled_blocks
+from lightning_modules.optimization.mbbo.blocks import BlockRates, Rates, sampled_blocks
 from tests.trainers import quiet
 
 SMALL: dict[str, Any] = {
     **{"samples": 300, "features": 30, "blocks": 10, "sampled_blocks": 5, "batch_size": 16},
-    **{"ridge": 0.05, "eta": 30.0, "iterations_per_step": 50},
+    **{"ridge": 0.05, "rates": BlockRates(eta=30.0), "iterations_per_step": 50},
 }
 
 
@@ -43,7 +43,7 @@ def test_each_pass_visits_every_block_once_wherever_it_is_cut() -> None:
 
 @pytest.mark.parametrize("variant", ["v1", "v2"])
 def test_flipped_samples_lose_their_weight_and_the_trusted_loss_falls(variant: Any) -> None:
-    module, found = fitted(12, variant=variant, **({"tau_v": 0.5} if variant == "v2" else {}))
+    module, found = fitted(12, variant=variant, rates=BlockRates(30.0, tau_v=0.5 if variant == "v2" else 1.0))
     assert found["test/clean_weight"] > 0.75 > 0.25 > found["test/flipped_weight"]
     assert found["test/flip_auroc"] > 0.9
     course = module.tables["course"].columns
@@ -56,10 +56,10 @@ def test_flipped_samples_lose_their_weight_and_the_trusted_loss_falls(variant: A
 
 
 def test_variance_reduction_shows_in_the_trackers_errors() -> None:
-    settings = {"batch_size": 1, "eta": 0.3, "tau": 0.02, "tracking": True, "sampled_blocks": 10, "beta": 0.1}
+    settings = {"batch_size": 1, "tracking": True, "sampled_blocks": 10}
     reduced, plain = (
-        fitted(40, **{**settings, **arguments})[0].tables["course"].columns
-        for arguments in ({"alpha": 0.1, "gamma": 0.9}, {"alpha": 1.0, "gamma": 0.0, "beta": 1.0})
+        fitted(40, **settings, rates=BlockRates(0.3, beta, 0.02, alpha=alpha, gamma=gamma))[0].tables["course"].columns
+        for alpha, gamma, beta in ((0.1, 0.9, 0.1), (1.0, 0.0, 1.0))
     )
     for name in ("error of s", "error of z"):
         assert sum(reduced[name][-10:]) < 0.6 * sum(plain[name][-10:]), name
@@ -67,20 +67,20 @@ def test_variance_reduction_shows_in_the_trackers_errors() -> None:
 
 @pytest.mark.data
 @pytest.mark.parametrize(
-    ("name", "features", "sizes", "steps", "options"),
+    ("name", "features", "sizes", "steps", "variant", "rates"),
     [
-        ("a8a", 123, (18156, 2270), 60, {"variant": "v1"}),
-        ("a8a", 123, (18156, 2270), 60, {"variant": "v2"}),
-        ("w8a", 300, (39799, 4975), 400, {"variant": "v2", "tau": 3.0, "radius": 30.0}),
+        ("a8a", 123, (18156, 2270), 60, "v1", BlockRates()),
+        ("a8a", 123, (18156, 2270), 60, "v2", BlockRates()),
+        ("w8a", 300, (39799, 4975), 400, "v2", BlockRates(tau=3.0, radius=30.0)),
     ],
 )
 def test_real_rows_are_ranked_and_the_trusted_loss_is_below_that_of_a_constant(
-    name: str, features: int, sizes: tuple[int, int], steps: int, options: dict[str, Any]
+    name: str, features: int, sizes: tuple[int, int], steps: int, variant: Any, rates: BlockRates
 ) -> None:
     """The classes are unequal (24 % and 3 % positive), so a constant has a high accuracy, but an AUROC of one half."""
     table = TrustedRows(SVMLight(f"{name}.bz2", features), *sizes, flipped=0.1, kept_positives=0.3)
     settings = {"samples": sizes[0], "features": features, "blocks": 20, "sampled_blocks": 10, "batch_size": 32}
-    module, _ = fitted(steps, table, **settings, **options, eta=1e-3, ridge=1e-5, iterations_per_step=10)
+    module, _ = fitted(steps, table, **settings, variant=variant, rates=rates, ridge=1e-5, iterations_per_step=10)
     assert module.tables["course"].columns["objective"][-1] < math.log(2) - 0.1
     rows = table.test().dense()
     logits = module(rows["features"].double())[:, int(module._best)]
@@ -88,7 +88,7 @@ def test_real_rows_are_ranked_and_the_trusted_loss_is_below_that_of_a_constant(
 
 
 def test_flipped_samples_lose_their_weight() -> None:
-    module, data = RSVRB(**SMALL, tau=0.2, beta=0.3), Tables(table(), passes_per_epoch=12)
+    module, data = RSVRB(**{**SMALL, "rates": Rates(30.0, 0.3, 0.2)}), Tables(table(), passes_per_epoch=12)
     trainer = quiet(max_epochs=1, precision="64-true")
     trainer.fit(module, datamodule=data)
     trainer.test(module, datamodule=data, verbose=False)

@@ -26,7 +26,7 @@ def test_scores_are_of_products_and_of_a_perceptron() -> None:
 def ranking(width: int = 4, dropout: float = 0.0, **arguments: Any) -> NDCGRanking:
     seed_everything(3, verbose=False)
     network = NeuMF(40, 30, width, (width,), dropout)
-    settings: dict[str, Any] = {"positives": 4, "negatives": 10, "plain_epochs": 1, "evaluated": (5,), **arguments}
+    settings: dict[str, Any] = {"positives": 4, "negatives": 10, **arguments}
     return NDCGRanking(network, partial(torch.optim.Adam, lr=2e-2), **settings)
 
 
@@ -75,7 +75,8 @@ def test_without_a_move_the_last_iterate_takes_away_its_part_of_the_gradient() -
             noted.append([parameter.grad.clone() for parameter in pl_module.network.parameters()])
 
     for part in (0.0, 0.25):
-        module = ranking(dropout=0.5, gamma_gradient=part, plain_epochs=0, gamma=0.0)
+        module = ranking(dropout=0.5, gamma_gradient=part, gamma=0.0)
+        module.compared_from = 0
         fitted(module, max_steps=1, callbacks=[Note()])
     for plain, less in zip(*noted, strict=True):
         torch.testing.assert_close(less, 0.75 * plain, rtol=1e-4, atol=1e-9)

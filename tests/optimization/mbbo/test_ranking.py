@@ -143,7 +143,7 @@ def scores(time: int) -> Tensor:
 
 
 def levels() -> LowerLevels:
-    made = LowerLevels(0.9, 0.005, 0.4, 0.01)
+    made = LowerLevels(0.9, 0.005, 0.4)
     made.allocate(TABLE_USERS, TABLE_ITEMS, torch.device("cpu"), torch.float64)
     return made
 
@@ -176,7 +176,7 @@ def test_items_and_users_that_are_not_in_a_batch_stay() -> None:
     own.move(user, ITEM[2:, :TABLE_RATED], torch.ones(1, TABLE_RATED).double(), None, TABLE_ITEMS, 1)
     ranks = own.kept()[0]
     assert ranks.nonzero().tolist() == [[2, 0], [2, 5], [2, TABLE_ITEMS], [2, TABLE_ITEMS + 5]]
-    other = LowerLevels(0.9, 0.005, 0.4, 0.01)
+    other = LowerLevels(0.9, 0.005, 0.4)
     other.restore(own.kept())
     other.allocate(TABLE_USERS, TABLE_ITEMS, torch.device("cpu"), torch.float64)
     assert torch.equal(other.kept()[0], ranks)

@@ -17,6 +17,7 @@ from datamodules.tables.bundled import BreastCancer
 from datamodules.tables.tables import Tables
 from datamodules.tables.trusted_rows import TrustedRows
 from lightning_modules.optimization.mbbo import BSVRB
+from lightning_modules.optimization.mbbo.blocks import BlockRates
 from lightning_modules.optimization.mbbo.reweighting import (
     Batch,
     Reweighting,
@@ -171,7 +172,7 @@ def test_rows_that_do_not_fit_are_refused(left_out: str, samples: int, features:
 
 
 def test_equal_weights_tell_nothing_apart() -> None:
-    _, found = fitted(eta=0.0)
+    _, found = fitted(rates=BlockRates(0.0))
     assert found["test/flip_auroc"] == found["test/clean_weight"] == found["test/flipped_weight"] == 0.5
 
 
