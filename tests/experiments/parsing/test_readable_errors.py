@@ -21,6 +21,7 @@ QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summa
 DEMO = ("fit", "--config", "configs/elr/demo_baseline.yaml", "--trainer.max_epochs", "3", *QUIET)
 ELR = ("fit", "--config", "configs/elr/demo.yaml", *QUIET)
 LORA = ("fit", "--config", "configs/finetuning/lora.yaml")
+SPARSE = ("fit", "--config", "configs/nm_sparsity/demo_mlp.yaml")
 LATIN = os.fsdecode(b"caf\xe9")
 """A name that is not valid UTF-8."""
 
@@ -180,6 +181,7 @@ def test_of_alternative_classes_the_one_that_was_meant_gives_the_reason(
             "'lora_rank' is not accepted; since version 0.2 it is adapt",
         ),
         ((*LORA, "--model.network.dtype", "bfloat16"), "not accepted; since version 0.2 it is weights.dtype"),
+        ((*SPARSE, "--model.way", "ste"), "'way' is not accepted; since version 0.2 it is flow.way"),
         ((*ELR, "--checkpoint.tested", "last"), "--checkpoint.tested last; since version 0.2 it is checkpoint.test_"),
         (
             (*ELR, "--checkpoint", "{tested: last}"),
