@@ -329,11 +329,7 @@ class Independent(DDPStrategy):
 
 
 def require_independent(trainer: Any) -> None:
-    """Reject strategies that synchronise weights or gradients, if there are several ranks.
-
-    Raises:
-        ValueError: if the strategy is rejected; the message names the required strategy and its config file.
-    """
+    """Reject strategies that synchronise weights or gradients, if there are several ranks."""
     if trainer.world_size > 1 and not isinstance(trainer.strategy, Independent):
         raise ValueError(
             f"trainer.strategy must be {Independent.__module__}.Independent on several processes "

@@ -91,9 +91,6 @@ class PerSample:
 
         Returns:
             This object.
-
-        Raises:
-            ValueError: if the restored rows are for a different number of samples or features.
         """
         rank, processes = collectives.rank(), collectives.world_size()
         self.num_samples = num_samples

@@ -63,9 +63,6 @@ def refuse_without_curvature(
         batches: batches of a few samples.
         batch_norm: see `curvature_mode`.
         needed_by: name of the caller, for error messages.
-
-    Raises:
-        ValueError: if the network uses autocast or has no second derivative; the message says which.
     """
 
     def in_autocast(part: nn.Module, _: Any) -> None:

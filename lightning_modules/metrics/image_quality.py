@@ -104,9 +104,6 @@ class ImageQuality(MeasuredItems):
 
     Args:
         protocol: preprocessing of estimates; degraded images are never preprocessed.
-
-    Raises:
-        ValueError: if the protocol is unknown.
     """
 
     def __init__(self, protocol: EvaluationProtocol = "rounded") -> None:

@@ -234,10 +234,6 @@ def with_published_weights(network: EANet, path: str) -> EANet:
     Args:
         network: `EANet` with the layout of the file; configs/ediffsr/aid.yaml has the layout of the published weights.
         path: downloaded file.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-        ValueError: if the file is damaged or does not fit the network's layout; the message names the mismatch.
     """
     if on_meta(network):
         return network

@@ -137,10 +137,6 @@ def with_published_weights(path: str, network: nn.Module | None = None) -> nn.Mo
     Args:
         path: file of weights under the authors' names. Weights of the encoder F are ignored.
         network: `KernelWizard` that receives the weights; None builds one of the published size.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-        ValueError: if the weights do not fit the network.
     """
     network = KernelWizard() if network is None else network
     if not on_meta(network):

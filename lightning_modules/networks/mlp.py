@@ -45,11 +45,7 @@ class MLP(nn.Module):
         self.in_features = in_features
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map inputs `[B, ...]`, with `in_features` values per sample, to outputs `[B, out_features]`.
-
-        Raises:
-            ValueError: if a sample does not have `in_features` values.
-        """
+        """Map inputs `[B, ...]`, with `in_features` values per sample, to outputs `[B, out_features]`."""
         values = math.prod(image.shape[1:])
         if values != self.in_features:
             raise ValueError(

@@ -35,10 +35,6 @@ def with_published_weights(network: nn.Module, path: str) -> nn.Module:
     Args:
         network: a diffusers `UNet2DModel` with the same layout as the file.
         path: downloaded file; the READMEs of openai/improved-diffusion and openai/guided-diffusion contain the links.
-
-    Raises:
-        FileNotFoundError: if the file `path` does not exist.
-        ValueError: if the file is damaged or does not fit the network's layout; the message names the mismatch.
     """
     if on_meta(network):
         return network
@@ -52,12 +48,7 @@ def with_published_weights(network: nn.Module, path: str) -> nn.Module:
 
 
 def in_diffusers_names(published: Mapping[str, Tensor], unet: nn.Module) -> dict[str, Tensor]:
-    """Convert a published state dict to the names and shapes of `unet`, which must have the same layout of layers.
-
-    Raises:
-        ValueError: if the file lacks weights of `unet`, or contains weights for which `unet` has no layer; the message
-            names these weights.
-    """
+    """Convert a published state dict to the names and shapes of `unet`, which must have the same layout of layers."""
     left = dict(published)
     renamed: dict[str, Tensor] = {}
 

@@ -44,10 +44,6 @@ def with_published_weights(network: NCSNpp, path: str) -> NCSNpp:
         network: `NCSNpp` with the arguments of the checkpoint's configuration.
         path: downloaded file, such as `checkpoint_24.pth` of `ve/cifar10_ncsnpp_continuous`. If the file has no
             averaged weights, its trained weights are loaded.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-        ValueError: if the file is damaged or does not fit the network's layout; the message names the mismatch.
     """
     if on_meta(network):
         return network
@@ -91,9 +87,6 @@ def in_own_names(content: Any, names: Mapping[str, str], file: Path, prefix: str
         names: name in `NCSNpp` of each published parameter, in the order of the authors' parameters.
         file: path of the file, for error messages.
         prefix: prefix of the keys to use; it is removed from these keys, and other keys of the state dict are left out.
-
-    Raises:
-        ValueError: if parameters are missing or unexpected; the message names them.
     """
     weights = weights_in(content, file, prefix)
     weights.pop("sigmas", None)  # the noise levels of discrete models; here, the process defines them
@@ -113,11 +106,7 @@ def in_own_names(content: Any, names: Mapping[str, str], file: Path, prefix: str
 
 
 def _averaged(average: Any, names: Mapping[str, str], file: Path) -> dict[str, Tensor]:
-    """Return the averaged weights that a file contains, in a dict whose keys are the published names.
-
-    Raises:
-        ValueError: if the file does not have exactly one average for each parameter.
-    """
+    """Return the averaged weights that a file contains, in a dict whose keys are the published names."""
     values = average.get("shadow_params") if isinstance(average, Mapping) else None
     trained = [name for name, own in names.items() if not own.endswith(FREQUENCIES)]
     for order in (list(names), trained):

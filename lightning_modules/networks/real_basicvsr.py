@@ -219,11 +219,7 @@ class RealBasicVSR(nn.Module):
         return self.flow(*pairs).unflatten(0, shape), self.flow(*pairs[::-1]).unflatten(0, shape)
 
     def require_fit(self, clip: Tensor) -> None:
-        """Reject frames that are too small for the flow network.
-
-        Raises:
-            ValueError: if frames are too small; the message names the smallest size.
-        """
+        """Reject frames that are too small for the flow network."""
         least: Any = getattr(self.flow, "least_side", 1)
         if min(clip.shape[3:]) < least:
             raise ValueError(
@@ -254,10 +250,6 @@ def with_published_weights(network: RealBasicVSR, path: str) -> RealBasicVSR:
     Args:
         network: `RealBasicVSR` with the layout of the file: `num_blocks: 10` and `upscaling: carafe` for NegVSR.
         path: downloaded file, such as `pretrain_wNegVSR_100000itr_finetune_wNegVSR_150000itr.pth`.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-        ValueError: if the file is damaged or does not fit the network's layout; the message names the mismatch.
     """
     if on_meta(network):
         return network

@@ -48,11 +48,7 @@ class TimeConditionedMLP(nn.Module):
         self.width = width
 
     def forward(self, image: Tensor, time: Tensor) -> Tensor:
-        """Compute features `[B, width]` of images `[B, C, H, W]` at times `[B]`.
-
-        Raises:
-            ValueError: if an image does not have `in_features` values.
-        """
+        """Compute features `[B, width]` of images `[B, C, H, W]` at times `[B]`."""
         values = math.prod(image.shape[1:])
         if values != self.in_features:
             raise ValueError(f"in_features is {self.in_features}, but images {list(image.shape[1:])} have {values}")

@@ -38,11 +38,7 @@ class UNetDiscriminator(nn.Module):
         self.last = nn.Conv2d(width, 1, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Score every pixel; a positive score means that the pixel looks real.
-
-        Raises:
-            ValueError: if a side is not a multiple of 8.
-        """
+        """Score every pixel; a positive score means that the pixel looks real."""
         if any(side % 8 for side in image.shape[2:]):
             raise ValueError(f"UNetDiscriminator needs sides that are multiples of 8, got {list(image.shape)}")
         levels = [F.leaky_relu(self.first(image), 0.2)]

@@ -43,9 +43,6 @@ def refuse_smoothed(soft_labels: SoftLabels | None, binary: bool) -> None:
     """Reject the combination of label smoothing and binary cross-entropy.
 
     It would make every class count as correct.
-
-    Raises:
-        ValueError: if both label smoothing and binary cross-entropy are used.
     """
     if binary and soft_labels is not None and soft_labels.smoothing:
         raise ValueError(f"soft_labels.smoothing must be 0 with binary: true, got {soft_labels.smoothing}")

@@ -63,11 +63,7 @@ class RestorerSteps(ImageWriter):
         return self._measured(batch, dataloader_idx) if "clean" in batch else None
 
     def test_step(self: Any, batch: ImagePairBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Update the metrics with a batch, and return a dict with `estimate`, `[B, C, H, W]`.
-
-        Raises:
-            ValueError: if the batch has no clean images.
-        """
+        """Update the metrics with a batch, and return a dict with `estimate`, `[B, C, H, W]`."""
         if "clean" not in batch:
             raise ValueError("testing needs clean images, but the data have none: use predict to write the estimates")
         return self._measured(batch, dataloader_idx, self.other_estimates(batch))

@@ -18,9 +18,6 @@ def require_trainer(module: Any, what: str, remedy: str) -> Any:
         module: LightningModule.
         what: method that needs the trainer, and why: a phrase that follows the class name in the error message.
         remedy: call that needs no trainer.
-
-    Raises:
-        ValueError: if the module is not attached to a trainer; the message names the call that needs none.
     """
     try:
         return module.trainer
@@ -34,9 +31,6 @@ def require_all_rows(trainer: Any, name: str) -> None:
     Args:
         trainer: trainer of the run.
         name: class name of the module.
-
-    Raises:
-        ValueError: if a batch does not contain the whole training set; the message names the setting that must change.
     """
     data = data_with(trainer, RowBatches)
     if data is not None and not data.whole:
@@ -51,10 +45,6 @@ def require_one_process(trainer: Any, name: str) -> None:
     Args:
         trainer: trainer of the run.
         name: class name of the module.
-
-    Raises:
-        ValueError: if the trainer has several processes; the message suggests running several seeds in parallel
-            instead.
     """
     if trainer.world_size > 1:
         raise ValueError(
@@ -71,9 +61,6 @@ def require_unused_parameters(trainer: Any, name: str, what: str) -> None:
         name: class name of the module.
         what: reason why some parameters do not receive a gradient: a verb phrase that follows `name` in the error
             message.
-
-    Raises:
-        ValueError: if the strategy is unsuitable; the message names the strategy to use.
     """
     strategy = trainer.strategy
     if isinstance(strategy, DDPStrategy) and not finds_unused_parameters(strategy):

@@ -42,9 +42,6 @@ class TestedImages:
         trainer: trainer that runs the test. If it has several test DataLoaders, the first one is used. The sampler of
             this DataLoader does not affect positions: its order and its sharding are ignored.
         needed_by: name of the caller, for error messages.
-
-    Raises:
-        TypeError: if the test set cannot be read by position.
     """
 
     def __init__(self, trainer: Trainer, needed_by: str) -> None:
@@ -144,22 +141,14 @@ class TestedImages:
 
 
 def require_testing(trainer: Trainer, needed_by: str) -> None:
-    """Reject a trainer that skips testing, or whose strategy shards the weights of the network over processes.
-
-    Raises:
-        ValueError: if the trainer is unsuitable; the message names the setting.
-    """
+    """Reject a trainer that skips testing, or whose strategy shards the weights of the network over processes."""
     if trainer.limit_test_batches == 0:
         raise ValueError(f"with trainer.limit_test_batches 0, testing is skipped, and {needed_by} with it: set it to 1")
     require_whole_network(trainer, needed_by)
 
 
 def require_whole_network(trainer: Trainer, needed_by: str) -> None:
-    """Reject a trainer whose strategy shards the weights of the network over processes.
-
-    Raises:
-        ValueError: if the strategy is unsuitable; the message names the strategy.
-    """
+    """Reject a trainer whose strategy shards the weights of the network over processes."""
     if isinstance(trainer.strategy, FSDPStrategy | DeepSpeedStrategy | ModelParallelStrategy):
         raise ValueError(
             f"{needed_by} needs the whole network in each process, but trainer.strategy "

@@ -66,9 +66,6 @@ class ColourJitter(nn.Module):
         hue: maximum hue shift, in [0, 1/2].
         probability: probability that the four changes are applied to an image, in [0, 1].
         grey_probability: probability that an image is converted to grey, in [0, 1].
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     def __init__(

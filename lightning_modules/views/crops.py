@@ -88,9 +88,6 @@ class RandomCrop(nn.Module):
         size: side length of the square, in pixels; None uses the size of the images.
         padding: width of the zero padding on each side, in pixels.
         flip: whether to mirror images horizontally with probability 1/2.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     def __init__(self, size: int | None = None, padding: int = 4, flip: bool = True) -> None:
@@ -118,9 +115,6 @@ class RandomResizedCrop(nn.Module):
         size: height and width of the result, in pixels; None uses the height of the images.
         min_area: smallest area of a box, as a fraction of the image area, in (0, 1].
         flip: whether to mirror images horizontally with probability 1/2.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     def __init__(self, size: int | None = None, min_area: float = 0.08, flip: bool = False) -> None:

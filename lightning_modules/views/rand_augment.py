@@ -235,9 +235,6 @@ class RandAugment(nn.Module):
     Args:
         num_ops: number of operations that are applied in sequence, at least 1.
         magnitude: strength of the operations, in 0...30.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     def __init__(self, num_ops: int = 1, magnitude: int = 6) -> None:
@@ -288,11 +285,7 @@ class RandAugment(nn.Module):
 
 
 def parts_of(recipe: str) -> dict[str, float]:
-    """Parse timm's RandAugment string into its parts m, n, p, mstd, mmax and inc.
-
-    Raises:
-        ValueError: if a part of the string is unknown.
-    """
+    """Parse timm's RandAugment string into its parts m, n, p, mstd, mmax and inc."""
     first, *parts = recipe.split("-")
     found = [re.fullmatch(r"(m|n|p|mstd|mmax|inc)(\d+\.?\d*|inf)", part) for part in parts]
     if first != "rand" or not all(found):

@@ -9,10 +9,6 @@ def check_unaugmented(data: Any, name: str) -> None:
     Args:
         data: DataModule; `setup` need not have been called.
         name: name of the LightningModule, for the error message.
-
-    Raises:
-        ValueError: if `data` randomly crops, pads or mirrors images. The message contains the argument and its required
-            value.
     """
     for key, off in (("crop_padding", 0), ("flip", False)):
         if value := getattr(getattr(data, "augmentation", None), key, off):

@@ -145,12 +145,7 @@ class OnlineLearner:
         return ("lr",) if self.rule in ("ssgd", "rayleigh") else ("lr", "momentum")
 
     def check(self, optimizer: Optimizer) -> None:
-        """Reject an optimizer that lacks a setting that the rule computes.
-
-        Raises:
-            ValueError: if a key is missing, or if the rule is `nesterov` and the optimizer does not use Nesterov
-                momentum.
-        """
+        """Reject an optimizer that lacks a setting that the rule computes."""
         for group in optimizer.param_groups:
             if missing := [key for key in self.keys if key not in group]:
                 raise ValueError(

@@ -225,11 +225,7 @@ class BatchSpectra:
         self.seed = seed
 
     def places(self, data: Any) -> Tensor:
-        """Sample the N images of the full set, and return their indices in the training set.
-
-        Raises:
-            ValueError: if the training set has fewer than N images, or if a batch size is not smaller than N.
-        """
+        """Sample the N images of the full set, and return their indices in the training set."""
         places = drawn_places(data, self.samples or data.num_train_samples, NAME, self.seed)
         for size in (self.batch_sizes[-1], self.noise_batch):
             if size >= len(places):

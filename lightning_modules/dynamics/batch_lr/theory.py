@@ -118,11 +118,7 @@ def noise_statistics(mean: Tensor, mean_square: float, direction: Tensor, batche
 
 
 def scaled_rate(rate: float, batch_size: int, reference: int, scaling: Scaling) -> float:
-    """Scale a learning rate from a reference batch size by B / B_0 (SGD) or by sqrt(B / B_0) (Adam).
-
-    Raises:
-        ValueError: if `scaling` is unknown.
-    """
+    """Scale a learning rate from a reference batch size by B / B_0 (SGD) or by sqrt(B / B_0) (Adam)."""
     one_of(POWERS, scaling=scaling)
     return rate * (batch_size / reference) ** POWERS[scaling]
 

@@ -40,11 +40,7 @@ QUANTILES = {"lowest tenth": 0.1, "median": 0.5, "highest tenth": 0.9}
 
 
 def plain_rate(optimizer: torch.optim.Optimizer) -> float:
-    """Return the learning rate eta of an optimizer, which must be plain SGD, w <- w - eta grad.
-
-    Raises:
-        ValueError: if the optimizer is not SGD, or if momentum, weight decay or maximize is set.
-    """
+    """Return the learning rate eta of an optimizer, which must be plain SGD, w <- w - eta grad."""
     if type(optimizer) is not torch.optim.SGD:
         raise ValueError(f"model.optimizer must be torch.optim.SGD, got {type(optimizer).__name__}")
     for key in ("momentum", "weight_decay", "maximize"):

@@ -229,9 +229,6 @@ def check_pattern(key: str, n: int, m: int, size: int, axis: int | None, flow: F
         axis: axis along which weights are consecutive; None means an unstructured mask, for which M need not divide the
             size.
         flow: schedule of the network; all its patterns must fit the layer.
-
-    Raises:
-        ValueError: if a pattern does not fit the layer; the message contains `key` and the values.
     """
     within(1, m, **{f"n of {key}": n})
     for _, group in frames(flow.way, n, m, 1000).values():
@@ -251,10 +248,6 @@ def sparsify(network: nn.Module, pattern: Pattern, layers: Sequence[str], flow: 
         pattern: patterns of the layers.
         layers: name patterns of the layers (see `layers_named`).
         flow: schedule of the network.
-
-    Raises:
-        ValueError: if a pattern does not fit a layer, or if a name pattern is invalid; the message names the pattern or
-            the layer.
     """
     kinds, axis = (nn.Linear, nn.Conv2d), AXES[pattern.along]
     found: dict[str, nn.Module] = layers_named(network, layers, kinds, "layers")

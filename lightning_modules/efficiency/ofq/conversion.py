@@ -57,11 +57,7 @@ class QuantizedConv2d(Conv2dOfFunction):
 
 
 def transformer_of(network: nn.Module) -> Any:
-    """Return the timm vision transformer, quantised or not, that a network or its wrappers contain.
-
-    Raises:
-        ValueError: if the network contains no timm vision transformer.
-    """
+    """Return the timm vision transformer, quantised or not, that a network or its wrappers contain."""
     for module in network.modules():
         if isinstance(module, VisionTransformer | SwinTransformer):
             return module

@@ -89,12 +89,7 @@ class SampledProduct:
         sampler.products.append(self)
 
     def begin(self, numbers: int) -> Tensor | None:
-        """Register a call that measures `numbers` gradient norms; return the known norms, `[b, numbers / b]`, or None.
-
-        Raises:
-            ValueError: if the number of norms differs between samples or steps, or if the layer is called twice in a
-                step.
-        """
+        """Register a call that measures `numbers` gradient norms; return the known norms `[b, numbers / b]` or None."""
         sampler = self.sampler
         if sampler.samples is None:
             return None

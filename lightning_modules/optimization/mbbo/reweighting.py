@@ -143,9 +143,6 @@ class WeightedRows:
         rows: mapping with the tensors `features`, `target`, `trusted` and, if known, `corrupted`.
         samples: maximum number n of weighted rows.
         features: number D - 1 of features of a row.
-
-    Raises:
-        ValueError: if no rows are marked as trusted, or if the rows do not match `samples` or `features`.
     """
 
     def __init__(self, rows: Mapping[str, Tensor], samples: int, features: int) -> None:
@@ -235,9 +232,6 @@ class WeighingSteps:
         """Check and store the arguments that `BSVRB` and `RSVRB` share; they are described in `BSVRB`.
 
         `length` is the number of iterations per training step.
-
-        Raises:
-            ValueError: if an argument is out of range.
         """
         at_least(1, samples=samples, sampled_blocks=sampled, batch_size=batch_size, iterations_per_step=length)
         at_least(0, spread=spread)

@@ -37,9 +37,6 @@ class OnlineOptimizer(Optimizer, ABC):
         D: diameter of the ball around the origin.
         G: bound on the norms of all gradients, including their noise; None means the largest norm so far, for which no
             regret bound is proven.
-
-    Raises:
-        ValueError: if an argument is out of range, or if there are several parameter groups.
     """
 
     def __init__(self, params: Iterable[Any], D: float, G: float | None) -> None:

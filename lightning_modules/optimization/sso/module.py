@@ -27,9 +27,6 @@ def refuse_random_outputs(network: nn.Module) -> None:
     """Reject networks whose outputs for a batch differ between forward passes.
 
     Layers that change their state in each forward pass are also rejected.
-
-    Raises:
-        ValueError: if there is a dropout or BatchNorm layer in training mode; the message names the first such layer.
     """
     for name, layer in network.named_modules():
         drops = isinstance(layer, AnyDropout) and layer.p > 0
