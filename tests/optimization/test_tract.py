@@ -15,12 +15,9 @@ from lightning_modules.losses.mixing import SoftLabels
 from lightning_modules.networks.convnet import ConvNet
 from lightning_modules.optimization import tract
 from lightning_modules.optimization.tract import TrAct, TrActConv2d, TrActLinear, layer_rows, train_pre_activations
+from tests.numbers import numbers
 
 RIDGE = 0.1
-
-
-def numbers(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def gradients(layer: nn.Module, inputs: Tensor, target: Tensor) -> dict[str, Tensor]:
@@ -271,7 +268,6 @@ GROUPS = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2))
 @pytest.mark.parametrize(
     ("network", "arguments", "message"),
     [
-        (nn.Sequential(nn.Linear(2, 2)), {"ridge": 0.0}, "ridge"),
         (
             nn.Sequential(nn.Linear(2, 2)),
             {"soft_labels": SoftLabels(smoothing=0.1), "binary": True},

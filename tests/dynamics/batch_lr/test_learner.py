@@ -129,22 +129,6 @@ def test_all_groups_are_set_and_tensors_stay_tensors() -> None:
     assert [float(group["lr"]) for group in optimizer.param_groups] == [0.25, 0.25]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"rule": "adam"}, "rule must be one of ssgd, ssgdm, ssgdmn, nesterov, rayleigh"),
-        ({"least": "mean"}, "least must be one of median, minimum"),
-        ({"batch_norm": "train"}, "batch_norm must be one of batch, running"),
-        ({"steps": 1}, "steps must be at least 2"),
-        ({"samples": 0}, "samples must be at least 1"),
-        ({"first_epoch": -1}, "first_epoch must be at least 0"),
-    ],
-)
-def test_arguments_out_of_range_are_named(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        OnlineLearner(**arguments)
-
-
 def test_an_optimizer_without_the_learned_keys_is_refused() -> None:
     adam = torch.optim.Adam([nn.Parameter(torch.zeros(1))])
     OnlineLearner("ssgd").check(adam)

@@ -120,8 +120,6 @@ def test_an_interrupted_run_learns_what_an_uninterrupted_one_does(tmp_path: Path
             "needs second derivatives, which Attending lacks",
         ),
         ({"learner": learner(), "network": Attending(64, 10, False)}, {}, "Linear uses autocast"),
-        ({"reference_batch_size": 0}, {}, "reference_batch_size must be at least 1"),
-        ({"scaling": "cubic"}, {}, "scaling must be one of linear, square_root"),
     ],
 )
 def test_what_does_not_fit_is_named_before_training(arguments: Any, options: Any, message: str) -> None:

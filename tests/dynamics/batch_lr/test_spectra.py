@@ -121,17 +121,3 @@ def test_what_is_kept_is_plain_and_restored() -> None:
     found = law(-1.0)
     assert MeasuredSpectra.restored(found.kept()) == found
     assert type(found.kept()["greatest"][0]) is tuple
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"batch_sizes": []}, "number_of_batch_sizes must be at least 1"),
-        ({"batch_sizes": [1, 8]}, "least_of_batch_sizes must be at least 2"),
-        ({"batch_sizes": [8], "matrix": "fisher"}, "matrix must be one of hessian, gauss_newton"),
-        ({"batch_sizes": [8], "batch_norm": "train"}, "batch_norm must be one of batch, running"),
-    ],
-)
-def test_arguments_out_of_range_are_named(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        BatchSpectra(**arguments)

@@ -115,9 +115,3 @@ def test_any_other_optimizer_is_refused(optimizer: Callable[..., torch.optim.Opt
 def test_what_the_theory_does_not_cover_is_refused(points: Tables, options: dict[str, Any], message: str) -> None:
     with pytest.raises((ValueError, MisconfigurationException), match=message):
         quiet(max_epochs=1, **{"precision": "64-true", **options}).fit(module(1.0), datamodule=points)
-
-
-@pytest.mark.parametrize("key", ["replicas", "filters", "iterations_per_step", "delta"])
-def test_arguments_out_of_range_are_named(key: str) -> None:
-    with pytest.raises(ValueError, match=f"{key} must be"):
-        module(1.0, **{key: 0})

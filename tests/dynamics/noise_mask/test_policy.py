@@ -18,12 +18,9 @@ from lightning_modules.dynamics.noise_mask.policy import (
     paper_code,
     reinforce,
 )
+from tests.numbers import numbers
 
 B, K = 5, 9
-
-
-def numbers(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def cells(seed: int = 3) -> Tensor:

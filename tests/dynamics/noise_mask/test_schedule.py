@@ -34,10 +34,3 @@ def test_a_classifier_alone_has_a_group_alone_and_steps_down_in_tuning() -> None
         optimizer.step()
         schedule.step()
     assert rates == pytest.approx([0.5, 0.2, 0.2, 0.1, 0.1])
-
-
-@pytest.mark.parametrize("wrong", [{"step": 0}, {"tuning_rate": 0.0}, {"warmup_factor": 0.0}, {"gamma": -1.0}])
-def test_what_is_out_of_range_is_named(wrong: dict[str, float]) -> None:
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
-    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
-        MaskThenTuning(optimizer, **{"mask_epochs": 1, "tuning_rate": 0.1, **wrong})  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ from itertools import combinations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_modules.dynamics.sgd_noise.descent import (
     DescentPoints,
@@ -23,12 +23,9 @@ from lightning_modules.dynamics.sgd_noise.descent import (
 )
 from lightning_modules.dynamics.sgd_noise.observables import outputs
 from lightning_modules.networks.ntk_mlp import NTKMLP
+from tests.numbers import numbers
 
 SEED = 3
-
-
-def numbers(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def points_of(network: nn.Module, count: int = 40, dim: int = 6) -> DescentPoints:

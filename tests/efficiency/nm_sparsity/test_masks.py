@@ -4,13 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from lightning_modules.efficiency.nm_sparsity.masks import decayed_weight, nm_mask
-
-
-def numbers(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+from tests.numbers import numbers
 
 
 @settings(deadline=None, max_examples=40)

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from lightning_modules.efficiency.ofq.quantizers import (
     LSQWeight,
@@ -22,10 +21,7 @@ from lightning_modules.efficiency.ofq.quantizers import (
     row_scale,
     statsq,
 )
-
-
-def numbers(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+from tests.numbers import numbers
 
 
 @settings(deadline=None, max_examples=30)

@@ -22,10 +22,7 @@ from lightning_modules.efficiency.wta_crs.compact import (
     unpacked,
 )
 from tests.efficiency.wta_crs.networks import bert, logits, t5, vit
-
-
-def numbers(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+from tests.numbers import numbers
 
 
 @pytest.mark.parametrize("shape", [(8,), (3, 5), (2, 3, 11), (0,)])

@@ -11,12 +11,9 @@ from lightning_modules.efficiency.wta_crs.estimator import (
     num_winners,
     pair_probabilities,
 )
+from tests.numbers import numbers
 
 M, K, DRAWS = 12, 4, 20_000
-
-
-def numbers(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def uniform(*shape: int, seed: int = 0) -> Tensor:

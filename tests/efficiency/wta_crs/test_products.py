@@ -11,10 +11,7 @@ from torch import Tensor, nn
 from callbacks.activation_memory import SavedBytes
 from lightning_modules.efficiency.wta_crs import estimator
 from lightning_modules.efficiency.wta_crs.products import SampledLinear, SampledProduct, Sampler, sampled_product, seen
-
-
-def numbers(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+from tests.numbers import numbers
 
 
 def generators(count: int) -> list[torch.Generator | None]:

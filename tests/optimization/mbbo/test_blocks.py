@@ -24,10 +24,7 @@ from lightning_modules.optimization.mbbo.blocks import (
     tracking_errors,
     with_eigenvalues_above,
 )
-
-
-def numbers(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+from tests.numbers import numbers
 
 
 def test_the_tracker_of_blocks_has_plain_sampling_and_storm_as_limits() -> None:

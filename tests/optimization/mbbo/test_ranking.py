@@ -20,12 +20,9 @@ from lightning_modules.optimization.mbbo.ranking import (
     surrogate,
     threshold_slope,
 )
+from tests.numbers import numbers
 
 USERS, ITEMS, RATED, TOP = 3, 9, 4, 3
-
-
-def numbers(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def threshold_of(score: Tensor) -> Tensor:

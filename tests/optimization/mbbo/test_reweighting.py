@@ -26,14 +26,11 @@ from lightning_modules.optimization.mbbo.reweighting import (
     objective,
     with_one,
 )
+from tests.numbers import numbers
 from tests.optimization.mbbo.test_module import SMALL, fitted, table
 from tests.trainers import quiet, standing
 
 BLOCKS, ROWS, N, D, RIDGE = 3, 8, 12, 4, 0.1
-
-
-def numbers(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def batch(rows: int = ROWS, n: int = N, seed: int = 0) -> tuple[Batch, Tensor, Tensor]:

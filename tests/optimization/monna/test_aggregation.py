@@ -24,14 +24,11 @@ from lightning_modules.optimization.monna.aggregation import (
     all_heard,
 )
 from lightning_modules.optimization.monna.exchange import responders
+from tests.numbers import numbers
 
 NNA = NearestNeighborAveraging()
 MEDIANS: list[Rule] = [CoordinatewiseMedian(), MeanAroundMedian()]
 RULES: list[Rule] = [NNA, Average(), TrimmedMean(), GeometricMedian(), SelfCenteredClipping(2.0), Krum(), *MEDIANS]
-
-
-def numbers(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def drawn(honest: int, byzantine: int, seed: int = 0) -> Tensor:

@@ -228,13 +228,8 @@ def arguments(**more: Any) -> dict[str, Any]:
         ({"byzantine": 3}, "byzantine must be at most 2, the number that NearestNeighborAveraging tolerates among 9"),
         ({"byzantine": 3, "rule": TrimmedMean()}, "at most 2, the number that TrimmedMean tolerates"),
         ({"byzantine": 5, "rule": Average()}, "at most 4, the number that Average tolerates"),
-        ({"byzantine": -1}, "byzantine must be at least 0, got -1"),
-        ({"nodes": 0}, "nodes must be at least 1, got 0"),
         ({"attack": None}, "attack must be set if byzantine is above 0, and left out if it is 0, got byzantine 2"),
         ({"byzantine": 0}, "and left out if it is 0, got byzantine 0"),
-        ({"momentum": 1.0}, "momentum must be in"),
-        ({"target_accuracy": 90}, "target_accuracy must be in"),
-        ({"norm_weight": -0.1}, "norm_weight must be at least 0"),
     ],
 )
 def test_what_does_not_fit_is_named(more: dict[str, Any], message: str) -> None:

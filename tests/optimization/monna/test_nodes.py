@@ -4,14 +4,11 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_modules.backbones.normalized import Normalized
 from lightning_modules.optimization.monna.nodes import NodeNetworks
-
-
-def numbers(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+from tests.numbers import numbers
 
 
 def network() -> nn.Module:

@@ -2,13 +2,9 @@
 
 import pytest
 import torch
-from torch import Tensor
 
 from lightning_modules.optimization.optimistic_omd.ball import project, project_in_norm
-
-
-def numbers(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+from tests.numbers import numbers
 
 
 def test_a_projection_is_idempotent_and_non_expansive() -> None:

@@ -15,10 +15,7 @@ from lightning_modules.optimization.optimistic_omd.regret import (
     quadratic,
     regret_of_quadratics,
 )
-
-
-def numbers(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+from tests.numbers import numbers
 
 
 @pytest.mark.parametrize("curvature", [0.0, 0.3, 5.0])

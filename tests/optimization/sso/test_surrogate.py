@@ -5,11 +5,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.optimization.sso.surrogate import code_surrogate, paper_surrogate
-
-
-def numbers(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
+from tests.numbers import numbers
 
 X, Y = numbers(7, 4), numbers(7, 3, seed=1)
 

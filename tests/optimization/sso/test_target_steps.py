@@ -1,7 +1,5 @@
 """Step sizes in output space: schedules, a line search, and sums of squared gradients."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
@@ -84,18 +82,3 @@ def test_samples_have_their_own_sums_which_survive_a_checkpoint() -> None:
         expected = torch.tensor([[36 + 36, 1e-5], [1e-5 + 1, 1e-5]], dtype=torch.float64)
         new = torch.tensor([[3.0, 0.0], [0.5, 0.0]], dtype=torch.float64)
         torch.testing.assert_close(each(at_step(2, new, [1, 0])), expected.sqrt() / 2)
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: ScheduledStep(0.0), "rate must be positive"),
-        (lambda: ScheduledStep(1.0, "linear"), "schedule must be one of constant, stochastic, exponential"),  # type: ignore[arg-type]
-        (lambda: LineSearchStep(c=1.0), "c must be in"),
-        (lambda: AdaGradStep(-1.0), "rate must be positive"),
-        (lambda: DiagonalAdaGradStep(0.0), "rate must be positive"),
-    ],
-)
-def test_what_is_out_of_range_is_named(make: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make()
