@@ -6,13 +6,6 @@ from torch import nn
 
 from lightning_modules.networks.cycle_generator import ResNetGenerator, UNetGenerator
 from lightning_modules.networks.patch_discriminator import PatchDiscriminator
-from tests.networks.compared import count
-
-
-def test_parameters_are_those_of_cyclegans_networks() -> None:
-    """Published for 256 x 256: 11.378 million parameters (generator, nine blocks), 2.765 million (discriminator)."""
-    assert count(ResNetGenerator(3, 3)) == 11_378_179
-    assert count(PatchDiscriminator(3)) == 2_764_737
 
 
 @pytest.mark.parametrize(("num_downsamplings", "pixels"), [(2, 34), (3, 70)])

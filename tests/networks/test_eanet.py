@@ -23,11 +23,6 @@ def awake(network: EANet) -> EANet:
     return network
 
 
-def test_the_papers_network_has_its_parameters() -> None:
-    with torch.device("meta"):
-        assert sum(parameter.numel() for parameter in EANet().parameters()) == 20_403_719
-
-
 @pytest.mark.parametrize("size", [(7, 9), (8, 8), (3, 4)])
 def test_images_of_any_size_and_times_in_any_form(size: tuple[int, int]) -> None:
     network = awake(small())

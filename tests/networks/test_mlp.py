@@ -1,7 +1,6 @@
 import torch
 
 from lightning_modules.networks.mlp import MLP
-from tests.networks.compared import count
 
 
 def test_output_is_the_composition_of_affine_maps_and_relu_on_flattened_images() -> None:
@@ -16,8 +15,3 @@ def test_another_activation_stands_between_the_maps() -> None:
     network, image = MLP(4, [3], 2, activation="tanh"), torch.randn(5, 4)
     a, b, c, d = network.parameters()
     torch.testing.assert_close(network(image), (image @ a.T + b).tanh() @ c.T + d)
-
-
-def test_parameter_count_is_the_sum_over_layers_and_an_empty_list_is_a_linear_model() -> None:
-    assert count(MLP(64, [256, 128], 10)) == 65 * 256 + 257 * 128 + 129 * 10
-    assert count(MLP(64, [], 10)) == 65 * 10

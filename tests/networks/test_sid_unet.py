@@ -5,12 +5,6 @@ from lightning_modules.backbones.tiled import tiled
 from lightning_modules.networks.sid_unet import SIDUNet
 
 
-def test_numbers_are_those_of_the_published_network() -> None:
-    with torch.device("meta"):
-        network = SIDUNet()
-    assert sum(parameter.numel() for parameter in network.parameters()) == 7_760_484
-
-
 def test_the_network_is_what_is_written_out() -> None:
     torch.manual_seed(0)
     network = SIDUNet(2, widths=[3, 4, 5]).double()
