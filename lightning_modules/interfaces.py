@@ -65,6 +65,7 @@ EffectiveNetwork: effective_weights; used by callbacks.export_effective_weights,
 Exportable: exported; used by experiments.commands.export
 DescribesLoss: loss_docstring; used by experiments.commands.push
 Detector: detections, score; used by callbacks.detection
+BatchSeeder: seeds_batches; used by method_module
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -95,6 +96,13 @@ class Classifier(Protocol):
     num_classes: int
 
     def forward(self, image: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class BatchSeeder(Protocol):
+    """A callback that seeds the random generators before each batch, for any number of ranks."""
+
+    seeds_batches: bool
 
 
 @runtime_checkable

@@ -5,6 +5,8 @@ from typing import Any, Self
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lightning_modules.interfaces import BatchSeeder
+
 
 class MethodModule(LightningModule):
     """A LightningModule whose checkpoints contain weights and state, but no constructor arguments."""
@@ -12,7 +14,7 @@ class MethodModule(LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         """Warn if random numbers differ from those of a run with one process. With `train.py`, they do not differ."""
         trainer: Any = self.trainer
-        if trainer.world_size > 1 and not any(hasattr(each, "seeds_batches") for each in trainer.callbacks):
+        if trainer.world_size > 1 and not any(isinstance(each, BatchSeeder) for each in trainer.callbacks):
             rank_zero_warn(
                 f"with {trainer.world_size} processes, random numbers differ from those of one process: for results "
                 "that do not depend on the number of processes, add callbacks.guards.SeedEveryBatch() to the callbacks"

@@ -5,7 +5,6 @@ Each rank's loss is weighted so that the mean over ranks equals the mean over al
 
 from collections.abc import Mapping
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -57,13 +56,6 @@ class EpochMean(Metric):
         self.logged = False
 
 
-_means: WeakKeyDictionary[Trainer, dict[str, EpochMean]] = WeakKeyDictionary()
-"""For each trainer, its metrics by name.
-
-The metrics are not attributes of the module, so that its state dict does not contain them.
-"""
-
-
 def _log_mean(module: LightningModule, name: str, value: Tensor, size: int) -> None:
     """Include the mean value of a batch, with the weight `size`, in the mean of the epoch."""
     try:
@@ -73,7 +65,8 @@ def _log_mean(module: LightningModule, name: str, value: Tensor, size: int) -> N
     if not isinstance(trainer, Trainer):
         module.log(name, value, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
         return
-    of_trainer = _means.setdefault(trainer, {})
+    # The trainer keeps the metrics, because the state dict must not contain them, and a new run begins with new ones.
+    of_trainer: dict[str, EpochMean] = vars(trainer).setdefault("epoch_means", {})
     mean = of_trainer.get(name)
     if mean is None:
         with module.device:  # otherwise, copying the states would synchronise with the host
