@@ -99,13 +99,6 @@ class Classifier(Protocol):
 
 
 @runtime_checkable
-class BatchSeeder(Protocol):
-    """A callback that seeds the random generators before each batch, for any number of ranks."""
-
-    seeds_batches: bool
-
-
-@runtime_checkable
 class Denoiser(Protocol):
     """A module that removes Gaussian noise of standard deviation sigma from images; its estimates are in [0, 1]."""
 
@@ -668,6 +661,13 @@ class Detector(Protocol):
     """Results of a test: a `lightning_modules.metrics.detection.DetectionResult` for each dataset."""
     score: str
     """Name of the module's own detection score; the results also contain other scores."""
+
+
+@runtime_checkable
+class BatchSeeder(Protocol):
+    """A callback that seeds the random generators before each batch, for any number of ranks."""
+
+    seeds_batches: bool
 
 
 def require(module: Any, protocol: type[Required], needed_by: str) -> Required:
