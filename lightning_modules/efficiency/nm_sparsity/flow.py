@@ -259,10 +259,9 @@ def sparsify(network: nn.Module, pattern: Pattern, layers: Sequence[str], flow: 
                 f"pattern.own: {key}: {list(own)} must be `<layers>: [n, m]` or `<layers>/<q, k or v>: [n, m]`"
             )
         for name, layer in layers_named(network, [names], kinds, "pattern.own").items():
-            if third and len(layer.weight) % 3:  # type: ignore[arg-type]
-                raise ValueError(
-                    f"pattern.own: {key}: {name} has {len(layer.weight)} rows, but q, k, v need a multiple of 3"
-                )  # type: ignore[arg-type]
+            rows = len(layer.weight)  # type: ignore[arg-type]
+            if third and rows % 3:
+                raise ValueError(f"pattern.own: {key}: {name} has {rows} rows, but q, k, v need a multiple of 3")
             thirds = patterns.get(name, {})
             patterns[name] = {"": own} if not third else {k: v for k, v in thirds.items() if k} | {third: own}
             found[name] = layer
