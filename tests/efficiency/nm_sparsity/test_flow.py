@@ -66,6 +66,15 @@ def test_a_layer_goes_from_dense_to_sparse_in_training_and_is_sparse_when_evalua
         assert function.eval()(weight).equal(pruned)
 
 
+def test_sr_ste_pulls_pruned_weights_towards_zero_after_the_dense_phase() -> None:
+    way, weight = Flow("sr_ste", dense_epochs=1), torch.randn(8, 8, dtype=torch.float64, requires_grad=True)
+    function = NMWeight(1, 4, 1, way)
+    for epoch, pull in ((0, 0.0), (1, 2e-4)):
+        way.place(10 * epoch, epoch, 3, 10, [function])
+        (gradient,) = torch.autograd.grad(function.train()(weight).sum(), weight)
+        torch.testing.assert_close(gradient, 1 + pull * weight.detach() * ~nm_mask(weight, 1, 4))
+
+
 def test_layers_have_patterns_of_their_own_and_thirds_of_a_fused_layer_too() -> None:
     network = vit()
     plain = {name: value.clone() for name, value in network.state_dict().items()}
