@@ -41,7 +41,6 @@ def classes() -> Iterator[tuple[str, ast.ClassDef]]:
 
 
 LARGE = {  # must become empty: other rooms are being made smaller
-    "callbacks/early_learning/watch.py: EarlyLearning",
     "datamodules/classification/labelled_images.py: LabelledImages",
     "datamodules/corruptions/label_noise/recorded.py: FromCSV",
     "datamodules/loading/seeded_batches.py: SeededBatches",
