@@ -83,6 +83,13 @@ RENAMED_ARGUMENTS = {
     "lora_dropout": "adapters.dropout",
     "use_rslora": "adapters.rslora",
     "use_dora": "adapters.dora",
+    "num_inference_steps": "sampling.steps",
+    "guidance_scale": "sampling.guidance_scale",
+    **{key: f"blocks.{key}" for key in ("num_layers", "num_single_layers", "gradient_checkpointing")},
+    "learnable_property": "templates",
+    **{key: f"mixing.{key}" for key in ("boundary", "gamma", "signal", "injection")},
+    **{key: f"schedule.{key}" for key in ("s", "mu", "mu_factor", "warm_iterations", "iterations", "look_every")},
+    "learning_rate": "schedule.learning_rate",
     **{key: f"weights.{key}" for key in ("config", "variant", "local_files_only", "dtype", "quantization")},
 }
 """Map from constructor arguments of version 0.1 to arguments of version 0.2."""

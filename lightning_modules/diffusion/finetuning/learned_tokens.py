@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import diffusers
 import torch
@@ -30,14 +30,11 @@ TEMPLATES = {
 """Prompts for images without captions; `{}` is replaced with the new word."""
 
 
-def templates_of(learnable_property: Property, given: Sequence[str] | None) -> list[str]:
-    """Return the templates `given`, or the default templates of a property if `given` is None.
-
-    Raises:
-        ValueError: if the property is unknown, or a template does not contain `{}`.
-    """
-    one_of(get_args(Property), learnable_property=learnable_property)
-    found = list(TEMPLATES[learnable_property] if given is None else given)
+def templates_of(given: Property | Sequence[str]) -> list[str]:
+    """Return the templates `given`, or the default templates of a property."""
+    if isinstance(given, str):
+        one_of(TEMPLATES, templates=given)
+    found = list(TEMPLATES[given] if isinstance(given, str) else given)
     if wrong := [text for text in found or [""] if "{}" not in text]:
         raise ValueError(f"templates must contain {{}} for the new word, got {wrong[0]!r}")
     return found

@@ -12,6 +12,7 @@ from datamodules.classification.digits import Digits
 from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.prompts.captioned_set import CaptionedClasses
 from datamodules.prompts.folder_sets import CaptionedFolder
+from lightning_modules.backbones.diffusion.guidance import Sampling
 from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from lightning_modules.diffusion.finetuning import DiffusionFineTuning
@@ -41,7 +42,7 @@ def captioned(folder: Path, image_size: int = 16, **options: Any) -> CaptionedIm
 
 
 def tuning(network: TextToImage | PixelSpace, rate: float = 0.1, **options: Any) -> DiffusionFineTuning:
-    options = {"average_decay": 0.5, "num_inference_steps": 2, "optimizer": lambda p: SGD(p, lr=rate), **options}
+    options = {"average_decay": 0.5, "sampling": Sampling(2), "optimizer": lambda p: SGD(p, lr=rate), **options}
     return DiffusionFineTuning(network, **options)
 
 

@@ -21,9 +21,15 @@ from datamodules.files.pixels import read_pixels
 from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.prompts.folder_sets import CaptionedFolder
 from lightning_modules.backbones.diffusion.families import text_to_image_pipeline
+from lightning_modules.backbones.diffusion.guidance import Sampling
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage, Weights
 from lightning_modules.diffusion.finetuning import ControlNet
-from lightning_modules.diffusion.finetuning.controlled_network import ControlledNetwork, control_of, new_controlnet
+from lightning_modules.diffusion.finetuning.controlled_network import (
+    ControlledNetwork,
+    CopiedBlocks,
+    control_of,
+    new_controlnet,
+)
 from tests.backbones.diffusion.test_flow_transformer import medium
 from tests.datamodules.image_folders import photograph, save
 from tests.diffusion.finetuning.models import captioned, trainer
@@ -41,7 +47,7 @@ def controlled(folder: Path, **options: Any) -> ControlNet:
     network = text_to_image_pipeline(str(folder))
     if type(network).__name__ == "Flux":
         network.pipeline.default_sample_size = 8
-    settings = {"num_inference_steps": 2, "guidance_scale": 2.0, **options}
+    settings = {"sampling": Sampling(2, 2.0), **options}
     return ControlNet(network, optimizer=lambda p: SGD(p, lr=0.2), **settings)
 
 
@@ -183,16 +189,16 @@ def test_the_first_prediction_is_the_networks_and_what_is_trained_is_loaded_by_d
 
 
 def test_a_small_transformer_controlnet_copies_the_first_blocks(flux: Path, stable_diffusion_3: Path) -> None:
-    module = controlled(stable_diffusion_3, num_layers=1)
+    module = controlled(stable_diffusion_3, blocks=CopiedBlocks(num_layers=1))
     assert len(module.controlnet.transformer_blocks) == 1
     assert module.network.network.config.num_layers == 2
     for name, value in module.controlnet.transformer_blocks[0].state_dict().items():
         assert torch.equal(value, module.network.network.transformer_blocks[0].state_dict()[name])
     with pytest.raises(ValueError, match="num_layers must be at most 1 for a ControlNet of this network, got 2"):
-        controlled(stable_diffusion_3, num_layers=2)
+        controlled(stable_diffusion_3, blocks=CopiedBlocks(num_layers=2))
     assert len(controlled(flux).controlnet.single_transformer_blocks) == 1
     with pytest.raises(ValueError, match=r"num_single_layers.*FLUX\.1"):
-        controlled(stable_diffusion_3, num_single_layers=1)
+        controlled(stable_diffusion_3, blocks=CopiedBlocks(num_single_layers=1))
 
 
 def test_crops_and_flips_of_images_and_conditions_are_alike(tmp_path: Path) -> None:
@@ -213,7 +219,9 @@ def test_crops_and_flips_of_images_and_conditions_are_alike(tmp_path: Path) -> N
 
 
 def test_half_precision_trains_a_controlnet_in_float32_and_samples(text_to_image: Path, tmp_path: Path) -> None:
-    module = ControlNet(TextToImage(str(text_to_image), weights=Weights(dtype="bfloat16")), gradient_checkpointing=True)
+    module = ControlNet(
+        TextToImage(str(text_to_image), weights=Weights(dtype="bfloat16")), CopiedBlocks(gradient_checkpointing=True)
+    )
     module.log = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
     image = torch.rand(2, 3, 16, 16)
     batch: Any = {"image": image, "condition": image, "caption": ["a", "b"], "index": torch.arange(2)}
@@ -229,7 +237,7 @@ def test_what_does_not_fit_is_rejected(
     for network, options, message in (
         (text_to_image_pipeline(str(pixart_sigma)), {}, "network must be TextToImage .* got PixArtSigma"),
         (TextToImage(str(text_to_image), tuning="lora"), {}, "network must have tuning: frozen"),
-        (TextToImage(str(text_to_image)), {"num_layers": 2}, "num_layers.*a transformer"),
+        (TextToImage(str(text_to_image)), {"blocks": CopiedBlocks(2)}, "num_layers.*a transformer"),
         (TextToImage(str(text_to_image)), {"average_decay": 1.0}, "average_decay must be in"),
     ):
         with pytest.raises(ValueError, match=message):
