@@ -6,7 +6,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, empty
 
 KLEIN = {
     "num_layers": 5, "num_single_layers": 20, "num_attention_heads": 24, "joint_attention_dim": 7680,
@@ -27,12 +27,12 @@ PIXART_SIGMA = {"caption_channels": 4096, "interpolation_scale": 2, "use_additio
 
 
 def flux2(network: Any) -> Tensor:
-    guidance = torch.empty(1) if network.config.guidance_embeds else None
-    ids = {"txt_ids": torch.empty(512, 4), "img_ids": torch.empty(4096, 4)}
+    guidance = empty(1) if network.config.guidance_embeds else None
+    ids = {"txt_ids": empty(512, 4), "img_ids": empty(4096, 4)}
     return network(
-        torch.empty(1, 4096, 128),
-        torch.empty(1, 512, network.config.joint_attention_dim),
-        torch.empty(1),
+        empty(1, 4096, 128),
+        empty(1, 512, network.config.joint_attention_dim),
+        empty(1),
         guidance=guidance,
         **ids,
     )[0]
@@ -43,9 +43,9 @@ def lumina2(network: Any) -> Tensor:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Tensor, "tolist", lambda lengths: [256])
         return network(
-            torch.empty(1, 16, 128, 128),
-            torch.empty(1),
-            torch.empty(1, 256, 2304),
+            empty(1, 16, 128, 128),
+            empty(1),
+            empty(1, 256, 2304),
             torch.ones(1, 256, dtype=torch.bool),
         )[0]
 
@@ -56,18 +56,18 @@ def lumina2(network: Any) -> Tensor:
         ("SD3Transformer2DModel", SD3_MEDIUM, 2_028_328_000, None),
         ("FluxTransformer2DModel", {"guidance_embeds": True}, 11_901_408_320, None),
         ("ChromaTransformer2DModel", {}, 8_899_983_424, lambda network: network(
-            torch.empty(1, 4096, 64), torch.empty(1, 512, 4096), torch.empty(1), torch.empty(4096, 3), torch.empty(512, 3), torch.empty(1, 512 + 4096))[0]),
+            empty(1, 4096, 64), empty(1, 512, 4096), empty(1), empty(4096, 3), empty(512, 3), empty(1, 512 + 4096))[0]),
         ("Flux2Transformer2DModel", {}, 32_223_281_152, flux2),
         ("Flux2Transformer2DModel", KLEIN, 3_875_544_576, flux2),
         ("QwenImageTransformer2DModel", {}, 20_430_401_088, lambda network: network(
-            torch.empty(1, 4096, 64), torch.empty(1, 512, 3584), torch.empty(1, 512, dtype=torch.bool), torch.empty(1), [[(1, 64, 64)]])[0]),
+            empty(1, 4096, 64), empty(1, 512, 3584), empty(1, 512, dtype=torch.bool), empty(1), [[(1, 64, 64)]])[0]),
         ("SanaTransformer2DModel", {}, 1_604_462_752, lambda network: network(
-            torch.empty(2, 32, 32, 32), torch.empty(2, 300, 2304), torch.empty(2), encoder_attention_mask=torch.empty(2, 300))[0]),
+            empty(2, 32, 32, 32), empty(2, 300, 2304), empty(2), encoder_attention_mask=empty(2, 300))[0]),
         ("ZImageTransformer2DModel", {}, 6_154_908_736, lambda network: torch.stack(network(
-            list(torch.empty(2, 16, 1, 128, 128)), torch.empty(2), [torch.empty(20, 2560), torch.empty(90, 2560)])[0])),
+            list(empty(2, 16, 1, 128, 128)), empty(2), [empty(20, 2560), empty(90, 2560)])[0])),
         ("Lumina2Transformer2DModel", {"cap_feat_dim": 2304}, 2_609_769_152, lumina2),  # the width of Gemma 2 2B
         ("PixArtTransformer2DModel", PIXART_SIGMA, 610_856_096, lambda network: network(
-            torch.empty(2, 4, 128, 128), torch.empty(2, 300, 4096), torch.empty(2), {}, encoder_attention_mask=torch.empty(2, 300))[0][:, :4]),
+            empty(2, 4, 128, 128), empty(2, 300, 4096), empty(2), {}, encoder_attention_mask=empty(2, 300))[0][:, :4]),
         ("HunyuanDiT2DModel", HUNYUAN_DIT, 1_499_952_032, None),
     ],
 )  # fmt: skip
