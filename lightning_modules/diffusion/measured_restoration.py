@@ -13,6 +13,7 @@ from datamodules.arguments import within
 from datamodules.batches import MeasuredImageBatch
 from datamodules.corruptions.operators.interface import LinearOperator, Operator
 from datamodules.distributed.collectives import run_seed
+from datamodules.pixel_ranges import to_unit
 from datamodules.randomness.counter import CounterRNG
 from datamodules.randomness.generators import drawing
 from lightning_modules.backbones.diffusion.autoencoder_latents import AutoencoderLatents
@@ -199,7 +200,7 @@ class MeasuredRestoration(RestorerSteps):
 
         with torch.inference_mode(False), torch.enable_grad(), in_full_precision(device):
             problem = problem._replace(measured=at_least_float32(problem.measured.clone()))
-            return (self.reconstruct(model, problem).detach() + 1) / 2
+            return to_unit(self.reconstruct(model, problem).detach())
 
     def exported(self, sigma: float | None = None) -> Exported:
         """Reject the export, because a reconstruction is not a function of images alone."""

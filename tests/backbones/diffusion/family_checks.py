@@ -274,3 +274,8 @@ FAMILIES = {
     ),
 }  # fmt: skip
 """The families by the name of their tiny pipeline in `tests/tiny_pipelines.py`."""
+
+
+def side_of(name: str) -> int:
+    """Return the height and width of the images for a tiny pipeline."""
+    return FAMILIES[name].side if name in FAMILIES else 16

@@ -1,8 +1,10 @@
 """Each family of pipelines matches plain diffusers, is trained with its pipeline's inputs and saved in its format."""
 
 import json
+import pkgutil
 import re
 import shutil
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,12 @@ ROOT = Path(__file__).parents[3]
 
 
 def test_each_family_is_listed_by_the_class_of_its_network() -> None:
+    """Each family is exported by its package, and has a row in the table of these tests."""
+    for module in pkgutil.iter_modules(diffusion.__path__, f"{diffusion.__name__}."):
+        import_module(module.name)
     exported = {getattr(diffusion, name) for name in diffusion.__all__ if isinstance(getattr(diffusion, name), type)}
     assert {*families().values()} == {each for each in exported if issubclass(each, TextToImage)}
+    assert {*families().values()} == {TextToImage, *(each.model for each in FAMILIES.values())}
     assert families()["PixArtTransformer2DModel"] is families()["Transformer2DModel"] is PixArtSigma
 
 

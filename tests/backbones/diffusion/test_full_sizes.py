@@ -26,6 +26,12 @@ HUNYUAN_DIT = {  # the config of version 1.2 on the Hub
 PIXART_SIGMA = {"caption_channels": 4096, "interpolation_scale": 2, "use_additional_conditions": False}
 
 
+def stable_diffusion_3_medium(device: str) -> Any:
+    """Build the transformer of Stable Diffusion 3 Medium."""
+    with torch.device(device):
+        return diffusers.SD3Transformer2DModel(**SD3_MEDIUM)
+
+
 def flux2(network: Any) -> Tensor:
     guidance = empty(1) if network.config.guidance_embeds else None
     ids = {"txt_ids": empty(512, 4), "img_ids": empty(4096, 4)}

@@ -30,7 +30,7 @@ from lightning_modules.diffusion.finetuning.controlled_network import (
     control_of,
     new_controlnet,
 )
-from tests.backbones.diffusion.test_flow_transformer import medium
+from tests.backbones.diffusion.test_full_sizes import stable_diffusion_3_medium
 from tests.datamodules.image_folders import photograph, save
 from tests.diffusion.finetuning.models import captioned, trainer
 
@@ -273,7 +273,7 @@ FULL: dict[str, Callable[[], Any]] = {
         transformer_layers_per_block=(1, 2, 10), use_linear_projection=True, addition_embed_type="text_time",
         addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816,
     ),
-    "stable_diffusion_3": lambda: medium("meta"),
+    "stable_diffusion_3": lambda: stable_diffusion_3_medium("meta"),
     "flux": lambda: diffusers.FluxTransformer2DModel(guidance_embeds=True),
 }  # fmt: skip
 """The networks of Stable Diffusion 1.5, SDXL, Stable Diffusion 3 Medium and FLUX.1-dev."""

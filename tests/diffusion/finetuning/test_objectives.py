@@ -23,7 +23,7 @@ from lightning_modules.backbones.adaptation import Adapters
 from lightning_modules.backbones.diffusion.flow_transformer import StableDiffusion3
 from lightning_modules.diffusion.finetuning.objectives import DiffusionObjective, FlowMatching, FlowObjective
 from lightning_modules.diffusion.finetuning.sharding import blocks
-from tests.backbones.diffusion.test_flow_transformer import medium
+from tests.backbones.diffusion.test_full_sizes import stable_diffusion_3_medium
 from tests.diffusion.finetuning.models import captioned, pixel_space, trainer, tuning
 
 
@@ -178,7 +178,7 @@ def test_training_on_cached_latents_equals_training_on_images(stable_diffusion_3
 
 
 def test_a_step_of_the_medium_transformer_runs_on_the_meta_device() -> None:
-    network = medium("meta")
+    network = stable_diffusion_3_medium("meta")
     objective = FlowObjective(FlowMatchEulerDiscreteScheduler(shift=3.0), FlowMatching())
     embedding, pooled = torch.empty(2, 333, 4096, device="meta"), torch.empty(2, 2048, device="meta")
 
