@@ -56,11 +56,7 @@ def centred_measurements(measured: Tensor, operator: Operator) -> Tensor:
 
 
 def reject_latent_models(network: nn.Module, method: str) -> None:
-    """Reject a latent text-to-image model as the network of a method that compares pixels with measurements.
-
-    Raises:
-        ValueError: if the network is a latent text-to-image model.
-    """
+    """Reject a latent text-to-image model as the network of a method that compares pixels with measurements."""
     if isinstance(network, AutoencoderLatents):
         raise ValueError(
             f"network: {method} needs a network that is called with images in [-1, 1] and without a prompt, but "
@@ -74,9 +70,6 @@ def check_fits(network: nn.Module, shape: tuple[int, ...]) -> None:
     Args:
         network: network of the diffusion prior, which may be wrapped.
         shape: shape (C, H, W) of the images to reconstruct.
-
-    Raises:
-        ValueError: if the number of channels, the height or the width is not supported.
     """
     configs = (config for module in network.modules() if (config := getattr(module, "config", None)) is not None)
     config = next((each for each in configs if hasattr(each, "in_channels")), None)
@@ -114,10 +107,6 @@ class MeasuredRestoration(RestorerSteps):
     parameters with the mean squared prediction error at random timesteps.
 
     The arguments are those that all methods for inverse problems have in common.
-
-    Raises:
-        ValueError: if the scheduler has fewer than `steps` timesteps, or if its prediction type is not epsilon, sample
-            or v_prediction.
     """
 
     levels: Tensor

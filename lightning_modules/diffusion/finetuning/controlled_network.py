@@ -49,11 +49,7 @@ CONTROLS = {
 
 
 def check_family(name: str) -> None:
-    """Reject a model class whose family of networks has no supported ControlNet.
-
-    Raises:
-        ValueError: if the model class `name` has no supported ControlNet.
-    """
+    """Reject a model class whose family of networks has no supported ControlNet."""
     if name not in CONTROLS:
         raise ValueError(
             f"network must be TextToImage (Stable Diffusion, SDXL), StableDiffusion3 or Flux to train a ControlNet, "
@@ -87,11 +83,7 @@ class CopiedBlocks:
 
 
 def new_controlnet(network: TextToImage, blocks: CopiedBlocks) -> nn.Module:
-    """Build a float32 ControlNet whose blocks are copies of the network's blocks, and whose outputs are initially zero.
-
-    Raises:
-        ValueError: if the network has fewer blocks than requested, or if its weights are quantised.
-    """
+    """Build a float32 ControlNet whose blocks are copies of the network's blocks, and whose outputs are initially zero."""
     if is_quantized(network.network):
         raise ValueError(QUANTIZED)
     control, base = control_of(network), network.network

@@ -113,9 +113,6 @@ class TextualInversion(FineTuningSteps, MethodModule):
         Args:
             data: `CaptionedImages` DataModule, whose `setup` has not been called yet.
             settings: arguments of the constructor; objects are still configs, with `class_path` and `init_args`.
-
-        Raises:
-            ValueError: if a caption, the pipeline or a token is rejected.
         """
         reject_prior(data, "TextualInversion")
         token = settings["placeholder_token"]

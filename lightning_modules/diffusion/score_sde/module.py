@@ -171,9 +171,6 @@ class ScoreSDE(KnownParts, Latents, MethodModule):
         Args:
             noisy: images in [0, 1] plus noise, `[B, C, H, W]`, not clipped.
             sigma: standard deviation of the noise in pixel units: one number, or a tensor `[B]`; required.
-
-        Raises:
-            ValueError: if `sigma` is None.
         """
         if sigma is None:
             raise ValueError("sigma must be given: a score model needs the noise level")

@@ -142,11 +142,7 @@ class StableNormal(NormalSteps, MethodModule):
         return {"yoso_target": self.yoso_target, "level": self.start}
 
     def refuse_other_target(self, trained_for: dict[str, Any], source: Any) -> None:
-        """Reject weights of the first stage that were trained for a different target or noise level.
-
-        Raises:
-            ValueError: if the target or the noise level differs.
-        """
+        """Reject weights of the first stage that were trained for a different target or noise level."""
         if self.yoso is not None and trained_for != self.trained_for:
             raise ValueError(
                 f"yoso of {source} was trained for {told(trained_for)}, but yoso_target {self.yoso_target} with steps "
