@@ -132,13 +132,7 @@ class Flux2(FlowTransformer):
         return to_unit(self.vae.decode(pixels.to(self.vae.dtype)).sample).to(latent.dtype)
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
-        """Predict the velocity e - z.
-
-        Args:
-            latent: z_t, `[B, c, h, w]`.
-            timestep: scaled time T t, either `[B]` or one value for all images.
-            prompts: B prompts.
-        """
+        """Predict the velocity e - z."""
         count, _, height, width = latent.shape
         guided = self.network.config.guidance_embeds
         output = self.network(

@@ -79,13 +79,7 @@ class QwenImage(PackedLatents):
         return to_unit(frame).to(latent.dtype)
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
-        """Predict the velocity e - z.
-
-        Args:
-            latent: z_t, `[B, c, h, w]`.
-            timestep: scaled time T t, either `[B]` or one value for all images.
-            prompts: B prompts.
-        """
+        """Predict the velocity e - z."""
         assert prompts.mask is not None
         count, _, height, width = latent.shape
         output = self.network(

@@ -61,13 +61,7 @@ class Sana(FlowTransformer):
         return torch.stack([latent, torch.zeros_like(latent)], dim=1)
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
-        """Predict the velocity e - z.
-
-        Args:
-            latent: z_t, `[B, c, h, w]`.
-            timestep: scaled time T t, either `[B]` or one value for all images.
-            prompts: B prompts.
-        """
+        """Predict the velocity e - z."""
         return self.network(
             latent,
             encoder_hidden_states=prompts.embedding.to(latent.dtype),
