@@ -43,8 +43,7 @@ def test_latents_are_shifted_and_scaled(stable_diffusion_3: Path) -> None:
     torch.testing.assert_close(model.decode(expected), (decoded + 1) / 2)
 
 
-@pytest.mark.parametrize("tuning", ["lora", "full"])
-@pytest.mark.parametrize("dual", [False, True])
+@pytest.mark.parametrize(("tuning", "dual"), [("lora", True), ("full", False)])
 def test_diffusers_alone_loads_what_is_saved(tuning: Any, dual: bool, tmp_path: Path) -> None:
     folder = save_stable_diffusion_3(tmp_path, dual=dual)
     model = StableDiffusion3(str(folder), tuning=tuning, **({"adapters": Adapters(rank=2)} if tuning == "lora" else {}))

@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 import yaml
 from diffusers import FluxPipeline
@@ -13,7 +12,6 @@ from lightning_modules.backbones.adaptation import Adapters
 from lightning_modules.backbones.diffusion.export import save_model
 from lightning_modules.backbones.diffusion.flux import Flux, places
 from tests.backbones.diffusion.family_checks import CAPTIONS, FAMILIES, noise
-from tests.diffusion.finetuning.models import captioned, trainer, tuning
 from tests.tiny_pipelines import save_flux
 
 
@@ -58,21 +56,3 @@ def test_positions_are_the_pipelines(flux: Path) -> None:
     like = torch.zeros(1, dtype=torch.float64)
     expected = FluxPipeline._prepare_latent_image_ids(2, 3, 5, like.device, like.dtype)
     assert torch.equal(places(3, 5, like), expected)
-
-
-def test_training_on_cached_latents_equals_training_on_images(flux: Path, tmp_path: Path) -> None:
-    found: list[list[float]] = []
-    for cache in (None, str(tmp_path / "cache")):
-        torch.manual_seed(0)
-        network = Flux(str(flux), tuning="lora", adapters=Adapters(rank=2))
-        network.pipeline.default_sample_size = 8
-        module, losses = tuning(network, cache_dir=cache), []
-        module.on_train_batch_start = lambda batch, place: torch.manual_seed(place) and None  # type: ignore[method-assign]
-        module.on_train_batch_end = lambda outputs, *_, into=losses: into.append(float(outputs["loss"]))  # type: ignore[method-assign, misc]
-        data, own = captioned(tmp_path / "images"), trainer(tmp_path / str(cache is None))
-        own.fit(module, data)
-        losses.append(own.validate(module, data, verbose=False)[0]["val/loss"])
-        assert module.sample(2, torch.Generator().manual_seed(0)).shape == (2, 3, 16, 16)
-        found.append(losses)
-    assert len(found[0]) == 2
-    assert found[0] == pytest.approx(found[1], rel=1e-4)

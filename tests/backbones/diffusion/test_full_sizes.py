@@ -59,7 +59,8 @@ def lumina2(network: Any) -> Tensor:
 @pytest.mark.parametrize(
     ("name", "config", "parameters", "step"),
     [
-        ("SD3Transformer2DModel", SD3_MEDIUM, 2_028_328_000, None),
+        ("SD3Transformer2DModel", SD3_MEDIUM, 2_028_328_000, lambda network: network(
+            empty(2, 16, 128, 128), empty(2, 333, 4096), empty(2, 2048), empty(2))[0]),
         ("FluxTransformer2DModel", {"guidance_embeds": True}, 11_901_408_320, None),
         ("ChromaTransformer2DModel", {}, 8_899_983_424, lambda network: network(
             empty(1, 4096, 64), empty(1, 512, 4096), empty(1), empty(4096, 3), empty(512, 3), empty(1, 512 + 4096))[0]),
