@@ -197,9 +197,7 @@ def test_a_step_trains_by_the_denoising_error() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"interpolation": "cubic"}, "interpolation must be one of noise_diffusion, slerp, lerp, same_noise"),
         ({"encoded_steps": 200}, r"encoded_steps must be in \[1, 199\], got 200"),
-        ({"positions": []}, "num_positions must be positive"),
         ({"positions": [0.5, 1.2]}, r"positions\[1\] must be in \[0, 1\], got 1.2"),
         ({"guidance_scale": 10.0}, "guidance_scale must be 1 for an unconditional model, got 10.0"),
         (
