@@ -20,7 +20,7 @@ from lightning_modules.backbones.diffusion.families import text_to_image_pipelin
 from lightning_modules.backbones.diffusion.pixart import PixArtSigma
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage, Weights, families
 from tests.backbones.diffusion.family_checks import CAPTIONS, FAMILIES, Family, exported, noise
-from tests.diffusion.finetuning.models import captioned, tuning
+from tests.diffusion.finetuning.models import assert_gradients_equal, captioned, loss_of_a_step, tuning
 
 ROOT = Path(__file__).parents[3]
 
@@ -99,26 +99,14 @@ def test_a_step_of_the_sampler_is_eulers(family: Family, folder: Path) -> None:
 
 def test_a_steps_loss_and_gradient_are_those_of_calls_as_the_pipeline_makes_them(family: Family, folder: Path) -> None:
     network, alone = family.model(str(folder), tuning="full", **family.options), family.loaded(folder)
-    module = tuning(network)
-    module.log = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
     image = torch.rand(3, 3, family.side, family.side, generator=torch.Generator().manual_seed(0))
-    batch: Any = {"image": image, "caption": CAPTIONS, "index": torch.arange(3), "global_batch_size": 3}
-    torch.manual_seed(5)
-    loss = module.training_step(batch, 0)["loss"]
-    loss.backward()
+    loss = loss_of_a_step(tuning(network), {"image": image, "caption": CAPTIONS})
     alone.transformer.train()
     torch.manual_seed(5)
     expected = family.loss(alone, image, CAPTIONS, network.latent_shape(1, family.side, family.side)[1:])
     expected.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
-    theirs = {name: each.grad for name, each in alone.transformer.named_parameters()}
-    largest = max(float(gradient.abs().max()) for gradient in theirs.values() if gradient is not None)
-    assert largest > 0
-    for name, parameter in network.network.named_parameters():
-        found, gradient = parameter.grad, theirs[name]
-        assert (found is None) == (gradient is None), name
-        if gradient is not None:
-            torch.testing.assert_close(found, gradient, rtol=1e-3, atol=1e-5 * largest, msg=name)
+    assert_gradients_equal(network.network, alone.transformer)
 
 
 def test_adapters_lower_the_loss_of_one_image_and_diffusers_alone_loads_them(

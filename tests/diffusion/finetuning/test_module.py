@@ -16,18 +16,14 @@ from lightning_modules.backbones.adaptation import Adapters
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from lightning_modules.diffusion.finetuning import DiffusionFineTuning
 from lightning_modules.interfaces import Generator, PictureSource, require
-from tests.diffusion.finetuning.models import captioned, digits, pixel_space, trainer, tuning
+from tests.diffusion.finetuning.models import captioned, digits, loss_of_a_step, pixel_space, trainer, tuning
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_a_steps_loss_and_gradient_are_those_of_the_equation(prediction: str) -> None:
     module = tuning(pixel_space(prediction_type=prediction)).double()
-    module.log = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
     image = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    batch: Any = {"image": image, "index": torch.arange(3), "global_batch_size": 3}
-    torch.manual_seed(5)
-    loss = module.training_step(batch, 0)["loss"]
-    loss.backward()
+    loss = loss_of_a_step(module, {"image": image})
     network: Any = module.network.network
     gradient = network.conv_in.weight.grad.clone()
     network.zero_grad()
