@@ -96,7 +96,7 @@ def new_network(network_class: Any, config: Any, source: str) -> Any:
 
 
 def check_config(file: Path, config: dict[str, Any]) -> None:
-    """Reject a config if its network would take very long to build, or would run code that is not from the libraries."""
+    """Reject a config whose network would take very long to build, or would run code that is not from the libraries."""
     for key, value in config.items():
         if isinstance(value, dict):
             check_config(file, value)

@@ -296,7 +296,7 @@ def _check_whole(name_or_path: str, pipeline: Any) -> None:
 
 
 def family_of(name_or_path: str, families: Mapping[str, Any], local_files_only: bool = False) -> Any:
-    """Return the model class in `families` that supports a pipeline; the class of the pipeline's network determines it."""
+    """Return the model class in `families` for a pipeline; the class of the pipeline's network determines it."""
     path = Path(name_or_path).expanduser()
     described = str(path) if path.is_dir() else name_or_path
     classes = _classes(described, _index(described, local_files_only))

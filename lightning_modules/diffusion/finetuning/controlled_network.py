@@ -83,7 +83,7 @@ class CopiedBlocks:
 
 
 def new_controlnet(network: TextToImage, blocks: CopiedBlocks) -> nn.Module:
-    """Build a float32 ControlNet whose blocks are copies of the network's blocks, and whose outputs are initially zero."""
+    """Build a float32 ControlNet of copies of the network's blocks, whose outputs are initially zero."""
     if is_quantized(network.network):
         raise ValueError(QUANTIZED)
     control, base = control_of(network), network.network
