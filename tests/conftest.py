@@ -12,7 +12,7 @@ import gc
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -27,21 +27,7 @@ from PIL import Image
 from experiments.calls.parse import Grammar
 from tests import BEGAN
 from tests.parsed_once import parsed_once
-from tests.tiny_pipelines import (
-    save_chroma,
-    save_flux,
-    save_flux2,
-    save_hunyuan_dit,
-    save_lumina2,
-    save_pixart_sigma,
-    save_qwen_image,
-    save_sana,
-    save_stable_diffusion_3,
-    save_text_to_image,
-    save_unconditional,
-    save_xl,
-    save_z_image,
-)
+from tests.tiny_pipelines import PIPELINES
 from tests.two_processes import Process, TwoProcesses, start_two
 
 # Lightning's messages reach `caplog` only if the root logger has a handler before Lightning is imported, and whether it
@@ -150,89 +136,17 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 # tiny diffusers pipelines
 
 
-@pytest.fixture(scope="session")
-def text_to_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save a tiny Stable Diffusion pipeline, and return its folder."""
-    return save_text_to_image(tmp_path_factory.mktemp("text_to_image"))
+def pipeline_fixture(name: str, save: Callable[[Path], Path]) -> Any:
+    """Make a fixture that saves a tiny pipeline once per session, and returns its folder."""
+
+    @pytest.fixture(scope="session", name=name)
+    def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return save(tmp_path_factory.mktemp(name))
+
+    return saved
 
 
-@pytest.fixture(scope="session")
-def xl(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save a tiny SDXL pipeline, and return its folder."""
-    return save_xl(tmp_path_factory.mktemp("xl"))
-
-
-@pytest.fixture(scope="session")
-def hunyuan_dit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save a tiny Hunyuan-DiT pipeline, and return its folder."""
-    return save_hunyuan_dit(tmp_path_factory.mktemp("hunyuan_dit"))
-
-
-@pytest.fixture(scope="session")
-def stable_diffusion_3(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save a tiny Stable Diffusion 3 pipeline, and return its folder."""
-    return save_stable_diffusion_3(tmp_path_factory.mktemp("stable_diffusion_3"))
-
-
-@pytest.fixture(scope="session")
-def flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save a tiny FLUX.1 pipeline that has a guidance embedding, and return its folder."""
-    return save_flux(tmp_path_factory.mktemp("flux"))
-
-
-@pytest.fixture(scope="session")
-def flux2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save a tiny FLUX.2-dev pipeline, which has distilled guidance, and return its folder."""
-    return save_flux2(tmp_path_factory.mktemp("flux2"))
-
-
-@pytest.fixture(scope="session")
-def flux2_klein(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save a tiny FLUX.2-klein-base pipeline, and return its folder."""
-    return save_flux2(tmp_path_factory.mktemp("flux2_klein"), klein=True)
-
-
-@pytest.fixture(scope="session")
-def chroma(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save a tiny Chroma pipeline, and return its folder."""
-    return save_chroma(tmp_path_factory.mktemp("chroma"))
-
-
-@pytest.fixture(scope="session")
-def lumina2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save a tiny Lumina 2 pipeline, and return its folder."""
-    return save_lumina2(tmp_path_factory.mktemp("lumina2"))
-
-
-@pytest.fixture(scope="session")
-def pixart_sigma(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save a tiny PixArt-Sigma pipeline, and return its folder."""
-    return save_pixart_sigma(tmp_path_factory.mktemp("pixart_sigma"))
-
-
-@pytest.fixture(scope="session")
-def sana(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save a tiny Sana pipeline, and return its folder."""
-    return save_sana(tmp_path_factory.mktemp("sana"))
-
-
-@pytest.fixture(scope="session")
-def qwen_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save a tiny Qwen-Image pipeline, and return its folder."""
-    return save_qwen_image(tmp_path_factory.mktemp("qwen_image"))
-
-
-@pytest.fixture(scope="session")
-def z_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save a tiny Z-Image pipeline, and return its folder."""
-    return save_z_image(tmp_path_factory.mktemp("z_image"))
-
-
-@pytest.fixture(scope="session")
-def unconditional(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save a tiny DDPM pipeline of grey images, 8 x 8, and return its folder."""
-    return save_unconditional(tmp_path_factory.mktemp("unconditional"))
-
+globals().update({name: pipeline_fixture(name, save) for name, save in PIPELINES.items()})
 
 # cost of each test
 

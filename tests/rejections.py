@@ -14,3 +14,16 @@ def rejections(*rows: Row) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(
         ("called", "error", "message"), [pytest.param(*row[1:], id=row[0].replace(" ", "-")) for row in rows]
     )
+
+
+def rejection_test(*rows: Row) -> Callable[..., None]:
+    """Return a test with a case for each row of a table."""
+
+    @rejections(*rows)
+    def test_what_is_rejected_is_named(
+        called: Callable[[Path], object], error: type[Exception], message: str, tmp_path: Path
+    ) -> None:
+        with pytest.raises(error, match=message):
+            called(tmp_path)
+
+    return test_what_is_rejected_is_named

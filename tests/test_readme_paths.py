@@ -29,7 +29,7 @@ SMALLER = {
         *QUICK,
         *("--trainer.max_steps", "3"),
         *("--trainer.precision", "32-true", "--data.images.image_size", "16", "--data.batch_size", "2"),
-        *("--model.network.pipeline", "tiny", "--model.cache_dir", "latents", "--model.num_inference_steps", "2"),
+        *("--model.network.pipeline", "tiny", "--model.cache_dir", "latents", "--model.sampling.steps", "2"),
     ],
 }
 

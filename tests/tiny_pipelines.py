@@ -3,8 +3,10 @@
 The fixtures of `tests/conftest.py` save each pipeline once per session.
 """
 
+import functools
 import json
 import string
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,26 @@ PIXTRAL_TOKENS = ["[IMG]", "[IMG_BREAK]", "[IMG_END]"]
 CHAT = "{% for message in messages %}{{ message['role'] }} {{ CONTENT }}{% endfor %}"
 """A chat template; CONTENT depends on the type of messages."""
 STABLE_DIFFUSION = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+
+
+def saved(build: Callable[..., Any]) -> Callable[..., Path]:
+    """Make a function that builds a pipeline with weights from a fixed seed save it, and return the folder."""
+
+    @functools.wraps(build)
+    def save(folder: Path, **options: Any) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(0)
+        build(folder, **options).save_pretrained(folder / "saved")
+        return folder / "saved"
+
+    return save
+
+
+def randomize(std: float, *networks: nn.Module) -> None:
+    """Replace all weights by normal random numbers that are large enough for different inputs to matter."""
+    for network in networks:
+        for parameter in network.parameters():
+            nn.init.normal_(parameter, std=std)
 
 
 def save_tokenizer(folder: Path, words: list[str], length: int = 8) -> Any:
@@ -40,8 +62,7 @@ def text_encoder(words: list[str], length: int = 8, width: int = 16, projection:
         projection_dim=projection or width,
     )  # fmt: skip
     encoder = CLIPTextModel(config) if projection is None else CLIPTextModelWithProjection(config)
-    for parameter in encoder.parameters():
-        nn.init.normal_(parameter, std=0.3)
+    randomize(0.3, encoder)
     return encoder
 
 
@@ -67,49 +88,44 @@ def conditional_unet(in_channels: int = 4, width: int = 16, **more: Any) -> Any:
     )  # fmt: skip
 
 
-def save_text_to_image(folder: Path, prediction_type: str = "epsilon") -> Path:
+@saved
+def save_text_to_image(folder: Path, prediction_type: str = "epsilon") -> Any:
     """Save a Stable Diffusion pipeline: images of 16 x 16, prompts of 16 letters, a DDIM scheduler."""
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(0)
     scheduler = DDIMScheduler(
         **STABLE_DIFFUSION, set_alpha_to_one=False, clip_sample=False, prediction_type=prediction_type
     )
-    StableDiffusionPipeline(
+    return StableDiffusionPipeline(
         vae=autoencoder(), text_encoder=text_encoder(VOCABULARY, 16),
         tokenizer=save_tokenizer(folder, VOCABULARY, 16), unet=conditional_unet(), scheduler=scheduler,
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    ).save_pretrained(folder / "saved")  # fmt: skip
-    return folder / "saved"
+    )  # fmt: skip
 
 
-def save_xl(folder: Path) -> Path:
+@saved
+def save_xl(folder: Path) -> Any:
     """Save an SDXL pipeline for 16 x 16 images; its two text encoders read prompts of 16 letters."""
     from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
 
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(0)
     tokenizer = save_tokenizer(folder, VOCABULARY, 16)
     unet = conditional_unet(
         width=32, addition_embed_type="text_time", addition_time_embed_dim=8, use_linear_projection=True,
         projection_class_embeddings_input_dim=6 * 8 + 16, transformer_layers_per_block=(1, 2),
     )  # fmt: skip
-    StableDiffusionXLPipeline(
+    return StableDiffusionXLPipeline(
         vae=autoencoder(scaling_factor=0.13025), text_encoder=text_encoder(VOCABULARY, 16),
         text_encoder_2=text_encoder(VOCABULARY, 16, projection=16), tokenizer=tokenizer, tokenizer_2=tokenizer,
         unet=unet, scheduler=EulerDiscreteScheduler(**STABLE_DIFFUSION), add_watermarker=False,
-    ).save_pretrained(folder / "saved")  # fmt: skip
-    return folder / "saved"
+    )  # fmt: skip
 
 
-def save_hunyuan_dit(folder: Path) -> Path:
+@saved
+def save_hunyuan_dit(folder: Path) -> Any:
     """Save a Hunyuan-DiT pipeline for 64 x 64 images, with v-prediction; its two encoders read single letters."""
     from diffusers import DDPMScheduler, HunyuanDiT2DModel, HunyuanDiTPipeline
     from transformers import BertConfig, BertModel, T5Config, T5EncoderModel
 
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(0)
     tokenizer, words = save_tokenizer(folder, VOCABULARY, 77), 2 + len(VOCABULARY)
     bert = BertConfig(
         vocab_size=words, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
@@ -120,15 +136,13 @@ def save_hunyuan_dit(folder: Path) -> Path:
         num_attention_heads=2, attention_head_dim=8, in_channels=4, patch_size=2, sample_size=8, hidden_size=16,
         num_layers=4, cross_attention_dim=16, cross_attention_dim_t5=8, pooled_projection_dim=16,
     )  # fmt: skip
-    for parameter in transformer.parameters():
-        nn.init.normal_(parameter, std=0.1)
-    HunyuanDiTPipeline(
+    randomize(0.1, transformer)
+    return HunyuanDiTPipeline(
         vae=autoencoder((4, 4, 4, 8), 0.13025), text_encoder=BertModel(bert), tokenizer=tokenizer,
         text_encoder_2=T5EncoderModel(t5), tokenizer_2=tokenizer, transformer=transformer,
         scheduler=DDPMScheduler(**{**STABLE_DIFFUSION, "beta_end": 0.018}, prediction_type="v_prediction"),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    ).save_pretrained(folder / "saved")  # fmt: skip
-    return folder / "saved"
+    )  # fmt: skip
 
 
 def t5_encoder(width: int) -> Any:
@@ -139,81 +153,69 @@ def t5_encoder(width: int) -> Any:
     return T5EncoderModel(config)
 
 
-def save_stable_diffusion_3(folder: Path, t5: bool = True, dual: bool = False) -> Path:
+@saved
+def save_stable_diffusion_3(folder: Path, t5: bool = True, dual: bool = False) -> Any:
     """Save a Stable Diffusion 3 pipeline for 16 x 16 images; CLIP reads 16 letters; `dual` is as in 3.5 Medium."""
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(0)
     tokenizer = save_tokenizer(folder, VOCABULARY, 16)
     transformer = SD3Transformer2DModel(
         sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8,
         num_attention_heads=2, joint_attention_dim=32, caption_projection_dim=16, pooled_projection_dim=32,
         pos_embed_max_size=12, **({"dual_attention_layers": (0,), "qk_norm": "rms_norm"} if dual else {}),
     )  # fmt: skip
-    for parameter in transformer.parameters():
-        nn.init.normal_(parameter, std=0.1)
-    StableDiffusion3Pipeline(
+    randomize(0.1, transformer)
+    return StableDiffusion3Pipeline(
         vae=autoencoder(scaling_factor=1.5305, shift_factor=0.0609), transformer=transformer,
         text_encoder=text_encoder(VOCABULARY, 16, projection=16), tokenizer=tokenizer,
         text_encoder_2=text_encoder(VOCABULARY, 16, projection=16), tokenizer_2=tokenizer,
         text_encoder_3=t5_encoder(32) if t5 else None, tokenizer_3=tokenizer if t5 else None,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-    ).save_pretrained(folder / "saved")  # fmt: skip
-    return folder / "saved"
+    )  # fmt: skip
 
 
-def save_flux(folder: Path, guidance_embeds: bool = True) -> Path:
+@saved
+def save_flux(folder: Path, guidance_embeds: bool = True) -> Any:
     """Save a FLUX.1 pipeline for images of 16 x 16 pixels; its CLIP encoder reads prompts of 16 letters."""
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(0)
     tokenizer = save_tokenizer(folder, VOCABULARY, 16)
     transformer = FluxTransformer2DModel(
         patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=32, pooled_projection_dim=16, axes_dims_rope=(4, 4, 8), guidance_embeds=guidance_embeds,
     )  # fmt: skip
-    for parameter in transformer.parameters():
-        nn.init.normal_(parameter, std=0.1)
-    FluxPipeline(
+    randomize(0.1, transformer)
+    return FluxPipeline(
         vae=autoencoder(scaling_factor=0.3611, shift_factor=0.1159), transformer=transformer,
         text_encoder=text_encoder(VOCABULARY, 16), tokenizer=tokenizer,
         text_encoder_2=t5_encoder(32), tokenizer_2=tokenizer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
-    ).save_pretrained(folder / "saved")  # fmt: skip
-    return folder / "saved"
+    )  # fmt: skip
 
 
-def save_pixart_sigma(folder: Path, transformer_class: str = "PixArtTransformer2DModel") -> Path:
+@saved
+def save_pixart_sigma(folder: Path) -> Any:
     """Save a PixArt-Sigma pipeline for 16 x 16 images, with a learned variance; T5 reads single letters."""
     from diffusers import DPMSolverMultistepScheduler, PixArtSigmaPipeline, PixArtTransformer2DModel
 
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(0)
     transformer = PixArtTransformer2DModel(
         sample_size=8, num_layers=2, patch_size=2, attention_head_dim=8, num_attention_heads=2, caption_channels=16,
         in_channels=4, out_channels=8, cross_attention_dim=16, use_additional_conditions=False,
     )  # fmt: skip
-    for parameter in transformer.parameters():
-        nn.init.normal_(parameter, std=0.1)
-    PixArtSigmaPipeline(
+    randomize(0.1, transformer)
+    return PixArtSigmaPipeline(
         vae=autoencoder(scaling_factor=0.13025), transformer=transformer, text_encoder=t5_encoder(16),
         tokenizer=save_tokenizer(folder, VOCABULARY, 300),
         scheduler=DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="linear"),
-    ).save_pretrained(folder / "saved")  # fmt: skip
-    index = folder / "saved" / "model_index.json"
-    index.write_text(index.read_text().replace("PixArtTransformer2DModel", transformer_class))
-    return folder / "saved"
+    )  # fmt: skip
 
 
-def save_sana(folder: Path) -> Path:
+@saved
+def save_sana(folder: Path) -> Any:
     """Save a Sana pipeline for 32 x 32 images, with the authors' solver; its language model reads single letters."""
     from diffusers import AutoencoderDC, DPMSolverMultistepScheduler, SanaPipeline, SanaTransformer2DModel
     from transformers import Gemma2Config, Gemma2Model
 
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(0)
     transformer = SanaTransformer2DModel(
         patch_size=1, in_channels=4, out_channels=4, num_layers=2, num_attention_heads=2, attention_head_dim=4,
         num_cross_attention_heads=2, cross_attention_head_dim=4, cross_attention_dim=8, caption_channels=8,
@@ -224,8 +226,7 @@ def save_sana(folder: Path) -> Path:
         num_hidden_layers=1, vocab_size=2 + len(VOCABULARY), max_position_embeddings=4096, sliding_window=4096,
     )  # fmt: skip
     encoder = Gemma2Model(config)
-    for parameter in (*transformer.parameters(), *encoder.parameters()):
-        nn.init.normal_(parameter, std=0.2)
+    randomize(0.2, transformer, encoder)
     vae = AutoencoderDC(
         latent_channels=4, attention_head_dim=2, encoder_block_types=("ResBlock", "ResBlock", "EfficientViTBlock"),
         decoder_block_types=("ResBlock", "ResBlock", "EfficientViTBlock"), encoder_block_out_channels=(8, 8, 8),
@@ -237,14 +238,14 @@ def save_sana(folder: Path) -> Path:
     scheduler = DPMSolverMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0, solver_order=2
     )
-    SanaPipeline(
+    return SanaPipeline(
         vae=vae, transformer=transformer, text_encoder=encoder, tokenizer=save_tokenizer(folder, VOCABULARY, 4096),
         scheduler=scheduler,
-    ).save_pretrained(folder / "saved")  # fmt: skip
-    return folder / "saved"
+    )  # fmt: skip
 
 
-def save_qwen_image(folder: Path) -> Path:
+@saved
+def save_qwen_image(folder: Path) -> Any:
     """Save a Qwen-Image pipeline for 32 x 32 images; its vision-language model reads prompts letter by letter."""
     from diffusers import (
         AutoencoderKLQwenImage,
@@ -254,8 +255,6 @@ def save_qwen_image(folder: Path) -> Path:
     )
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(0)
     transformer = QwenImageTransformer2DModel(
         patch_size=2, in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=16, axes_dims_rope=(8, 4, 4),
@@ -267,27 +266,24 @@ def save_qwen_image(folder: Path) -> Path:
     }  # fmt: skip
     vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
     encoder = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision))
-    for parameter in (*transformer.parameters(), *encoder.parameters()):
-        nn.init.normal_(parameter, std=0.2)
+    randomize(0.2, transformer, encoder)
     vae = AutoencoderKLQwenImage(
         base_dim=4, z_dim=4, dim_mult=[1, 2, 2], num_res_blocks=1, temperal_downsample=[False, True],
         latents_mean=[-0.7, 0.1, 0.9, 0.0], latents_std=[2.8, 1.4, 0.7, 1.0],
     )  # fmt: skip
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_shift=0.5, max_shift=0.9)
-    QwenImagePipeline(
+    return QwenImagePipeline(
         scheduler=scheduler, vae=vae, text_encoder=encoder, tokenizer=save_tokenizer(folder, VOCABULARY, 2048),
         transformer=transformer,
-    ).save_pretrained(folder / "saved")  # fmt: skip
-    return folder / "saved"
+    )  # fmt: skip
 
 
-def save_z_image(folder: Path) -> Path:
+@saved
+def save_z_image(folder: Path) -> Any:
     """Save a Z-Image pipeline for 16 x 16 images; its language model reads prompts letter by letter."""
     from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
     from transformers import Qwen3Config, Qwen3Model
 
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(0)
     transformer = ZImageTransformer2DModel(
         in_channels=4, dim=32, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=16,
         axes_dims=[8, 4, 4], axes_lens=[256, 32, 32],
@@ -297,18 +293,17 @@ def save_z_image(folder: Path) -> Path:
         head_dim=8, vocab_size=2 + len(VOCABULARY), max_position_embeddings=512,
     )  # fmt: skip
     encoder = Qwen3Model(config)
-    for parameter in (*transformer.parameters(), *encoder.parameters()):
-        nn.init.normal_(parameter, std=0.1)
+    randomize(0.1, transformer, encoder)
     tokenizer = save_tokenizer(folder, VOCABULARY, 512)
     tokenizer.chat_template = "{% for message in messages %}{{ message['role'] }} {{ message['content'] }}{% endfor %}"
-    ZImagePipeline(
+    return ZImagePipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), text_encoder=encoder, tokenizer=tokenizer,
         vae=autoencoder(scaling_factor=0.3611, shift_factor=0.1159), transformer=transformer,
-    ).save_pretrained(folder / "saved")  # fmt: skip
-    return folder / "saved"
+    )  # fmt: skip
 
 
-def save_flux2(folder: Path, klein: bool = False) -> Path:
+@saved
+def save_flux2(folder: Path, klein: bool = False) -> Any:
     """Save a FLUX.2-dev or FLUX.2-klein pipeline for 16 x 16 images; its language model reads single letters.
 
     The language models have as many layers as the pipelines read by default.
@@ -329,8 +324,6 @@ def save_flux2(folder: Path, klein: bool = False) -> Path:
         Qwen3ForCausalLM,
     )
 
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(0)
     transformer = Flux2Transformer2DModel(
         in_channels=16, num_layers=1, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=24, timestep_guidance_channels=16, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=not klein,
@@ -356,49 +349,43 @@ def save_flux2(folder: Path, klein: bool = False) -> Path:
         tokenizer = PixtralProcessor(
             PixtralImageProcessor(), tokenizer, chat_template=CHAT.replace("CONTENT", "message['content'][0]['text']")
         )
-    for parameter in (*transformer.parameters(), *encoder.parameters()):
-        nn.init.normal_(parameter, std=0.2)
+    randomize(0.2, transformer, encoder)
     vae = AutoencoderKLFlux2(
         block_out_channels=(4, 8), down_block_types=("DownEncoderBlock2D",) * 2, sample_size=16, latent_channels=4,
         up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4, layers_per_block=1,
     )  # fmt: skip
     nn.init.normal_(vae.bn.running_mean, std=0.5)
     nn.init.uniform_(vae.bn.running_var, 0.5, 2)
-    (Flux2KleinPipeline if klein else Flux2Pipeline)(
+    return (Flux2KleinPipeline if klein else Flux2Pipeline)(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True), vae=vae, text_encoder=encoder,
         tokenizer=tokenizer, transformer=transformer,
-    ).save_pretrained(folder / "saved")  # fmt: skip
-    return folder / "saved"
+    )  # fmt: skip
 
 
-def save_chroma(folder: Path) -> Path:
+@saved
+def save_chroma(folder: Path) -> Any:
     """Save a Chroma pipeline for 16 x 16 images; its T5 encoder reads prompts letter by letter."""
     from diffusers import ChromaPipeline, ChromaTransformer2DModel, FlowMatchEulerDiscreteScheduler
 
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(0)
     transformer = ChromaTransformer2DModel(
         in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=32, axes_dims_rope=(4, 4, 8), approximator_num_channels=16, approximator_hidden_dim=16,
         approximator_layers=1,
     )  # fmt: skip
-    for parameter in transformer.parameters():
-        nn.init.normal_(parameter, std=0.1)
-    ChromaPipeline(
+    randomize(0.1, transformer)
+    return ChromaPipeline(
         vae=autoencoder(scaling_factor=0.3611, shift_factor=0.1159), transformer=transformer,
         text_encoder=t5_encoder(32), tokenizer=save_tokenizer(folder, VOCABULARY, 512),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
-    ).save_pretrained(folder / "saved")  # fmt: skip
-    return folder / "saved"
+    )  # fmt: skip
 
 
-def save_lumina2(folder: Path) -> Path:
+@saved
+def save_lumina2(folder: Path) -> Any:
     """Save a Lumina 2 pipeline for 64 x 64 images; its language model reads prompts letter by letter."""
     from diffusers import FlowMatchEulerDiscreteScheduler, Lumina2Pipeline, Lumina2Transformer2DModel
     from transformers import Gemma2Config, Gemma2Model
 
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(0)
     transformer = Lumina2Transformer2DModel(
         sample_size=8, in_channels=4, hidden_size=16, num_layers=2, num_refiner_layers=1, num_attention_heads=2,
         num_kv_heads=1, multiple_of=16, axes_dim_rope=(4, 2, 2), axes_lens=(300, 32, 32), cap_feat_dim=8,
@@ -408,29 +395,25 @@ def save_lumina2(folder: Path) -> Path:
         num_hidden_layers=2, vocab_size=2 + len(VOCABULARY), max_position_embeddings=512, sliding_window=512,
     )  # fmt: skip
     encoder = Gemma2Model(config)
-    for parameter in (*transformer.parameters(), *encoder.parameters()):
-        nn.init.normal_(parameter, std=0.2)
-    Lumina2Pipeline(
+    randomize(0.2, transformer, encoder)
+    return Lumina2Pipeline(
         transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0), text_encoder=encoder,
         vae=autoencoder((4, 4, 4, 8), 0.3611, shift_factor=0.1159),
         tokenizer=save_tokenizer(folder, VOCABULARY, 256),
-    ).save_pretrained(folder / "saved")  # fmt: skip
-    return folder / "saved"
+    )  # fmt: skip
 
 
-def save_inpainting(folder: Path) -> Path:
+@saved
+def save_inpainting(folder: Path) -> Any:
     """Save a Stable Diffusion inpainting pipeline, whose U-Net takes 9 channels, with its PNDM scheduler."""
     from diffusers import PNDMScheduler, StableDiffusionInpaintPipeline
 
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(0)
     words = ["a</w>", "cat</w>"]
-    StableDiffusionInpaintPipeline(
+    return StableDiffusionInpaintPipeline(
         vae=autoencoder(), text_encoder=text_encoder(words), tokenizer=save_tokenizer(folder, words),
         unet=conditional_unet(in_channels=9), scheduler=PNDMScheduler(skip_prk_steps=True, steps_offset=1),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    ).save_pretrained(folder / "saved")  # fmt: skip
-    return folder / "saved"
+    )  # fmt: skip
 
 
 def save_clip(folder: Path) -> Path:
@@ -447,39 +430,54 @@ def save_clip(folder: Path) -> Path:
     )  # fmt: skip
     torch.manual_seed(0)
     model = CLIPModel(config)
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.3)
+    randomize(0.3, model)
     model.save_pretrained(folder)
     save_tokenizer(folder, VOCABULARY, 16).save_pretrained(folder)
     CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}).save_pretrained(folder)
     return folder
 
 
-def save_unconditional(folder: Path, size: int = 8, channels: int = 1) -> Path:
+@saved
+def save_unconditional(folder: Path, size: int = 8, channels: int = 1) -> Any:
     """Save a DDPM pipeline with a `UNet2DModel` in pixel space."""
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
-    torch.manual_seed(0)
     unet = UNet2DModel(
         sample_size=size, in_channels=channels, out_channels=channels, block_out_channels=(8, 16), layers_per_block=1,
         down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
         norm_num_groups=4, attention_head_dim=4,
     )  # fmt: skip
-    DDPMPipeline(unet=unet, scheduler=DDPMScheduler(clip_sample=True)).save_pretrained(folder / "saved")
-    return folder / "saved"
+    return DDPMPipeline(unet=unet, scheduler=DDPMScheduler(clip_sample=True))
 
 
-def save_dit(folder: Path, stochastic: bool = False) -> Path:
+@saved
+def save_dit(folder: Path, stochastic: bool = False) -> Any:
     """Save a DiT pipeline for 16 x 16 images of 1,000 classes."""
     from diffusers import DDIMScheduler, DDPMScheduler, DiTPipeline, DiTTransformer2DModel
 
-    torch.manual_seed(0)
     transformer = DiTTransformer2DModel(
         num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=2, sample_size=8,
         patch_size=2, num_embeds_ada_norm=1000, norm_num_groups=4,
     )  # fmt: skip
-    for parameter in transformer.parameters():
-        nn.init.normal_(parameter, std=0.3)
+    randomize(0.3, transformer)
     scheduler = DDPMScheduler() if stochastic else DDIMScheduler()
-    DiTPipeline(transformer=transformer, vae=autoencoder(), scheduler=scheduler).save_pretrained(folder / "saved")  # type: ignore[arg-type]
-    return folder / "saved"
+    return DiTPipeline(transformer=transformer, vae=autoencoder(), scheduler=scheduler)  # type: ignore[arg-type]
+
+
+PIPELINES: dict[str, Callable[[Path], Path]] = {
+    "text_to_image": save_text_to_image,
+    "xl": save_xl,
+    "hunyuan_dit": save_hunyuan_dit,
+    "stable_diffusion_3": save_stable_diffusion_3,
+    "flux": save_flux,
+    "flux2": save_flux2,
+    "flux2_klein": functools.partial(save_flux2, klein=True),
+    "chroma": save_chroma,
+    "lumina2": save_lumina2,
+    "pixart_sigma": save_pixart_sigma,
+    "sana": save_sana,
+    "qwen_image": save_qwen_image,
+    "z_image": save_z_image,
+    "unconditional": save_unconditional,
+}
+"""The pipelines that `tests/conftest.py` saves once per session, by the name of the fixture with the folder."""

@@ -12,6 +12,7 @@ from datamodules.arguments import at_least
 from datamodules.corruptions.operators.interface import Operator
 from datamodules.loading.global_batches import Request
 from datamodules.loading.whole_images import SizedSet
+from datamodules.pixel_ranges import to_unit
 from datamodules.randomness.counter import CounterRNG
 from datamodules.restoration.image_pairs import ImagePairs, WholeImages
 from datamodules.restoration.images import Images, PairSet
@@ -106,7 +107,7 @@ class MeasuredImages(ImagePairs):
 
 def seen(operator: Operator, measured: Tensor) -> dict[str, Tensor]:
     """Return measurements, and the images in [0, 1] that the pseudo-inverse computes from them, all in float32."""
-    return {"measured": measured.float(), "noisy": ((operator.pseudo_inverse(measured) + 1) / 2).float()}
+    return {"measured": measured.float(), "noisy": to_unit(operator.pseudo_inverse(measured)).float()}
 
 
 class MeasuredTestImages(WholeImages):

@@ -73,60 +73,77 @@ RENAMED = {
     "lightning_modules.robustness.certificates.Fixed": "FixedSampling",
 }
 """Map from package and class name in version 0.1 to class name in version 0.2."""
-RENAMED_ARGUMENTS = {
+SINGLE_ARGUMENTS = {
+    "attack_steps": "attack.steps",
+    "average_decay": "averages.decay",
     "brightest": "data_range",
-    "rate": "sample_rate",
-    "shifted_tests": "ood_test_sets",
-    "lora_rank": "adapters.rank",
-    "lora_targets": "adapters.targets",
+    "clip_after": "clipping.after",
+    "clip_noise": "noise.clip",
+    "confidence_contrast": "loss.confidence",
+    "corrector_steps": "corrector.steps",
+    "cycle_weight": "weights.cycle",
+    "every_attack": "attack.every_kind",
+    "fixed_noise": "noise_samples",
+    "gradient_clip": "clipping.norm",
+    "head_lr_factor": "heads.lr_factor",
+    "input_pyramid": "pyramid",
+    "learnable_property": "templates",
     "lora_alpha": "adapters.alpha",
     "lora_dropout": "adapters.dropout",
-    "use_rslora": "adapters.rslora",
-    "use_dora": "adapters.dora",
-    "confidence_contrast": "loss.confidence",
-    "cycle_weight": "weights.cycle",
+    "lora_rank": "adapters.rank",
+    "lora_targets": "adapters.targets",
     "mask_cycle_weight": "weights.mask_cycle",
-    "shape_weight": "weights.shape",
-    "cleaning_weight": "weights.cleaning",
-    "perception_weight": "weights.perception",
-    "adversarial_weight": "weights.adversarial",
-    "head_lr_factor": "heads.lr_factor",
-    "projection_features": "heads.projection_features",
-    "corrector_steps": "corrector.steps",
-    "snr": "corrector.snr",
-    "attack_steps": "attack.steps",
-    "every_attack": "attack.every_kind",
-    "constant_fraction": "stages.constant_fraction",
-    "clip_after": "clipping.after",
-    "gradient_clip": "clipping.norm",
-    "average_decay": "averages.decay",
-    "steepness": "averages.steepness",
-    "input_pyramid": "pyramid",
-    "output_pyramid": "pyramid",
     "noise_std": "noise.std",
-    "clip_noise": "noise.clip",
-    **{
-        key: f"{group}.{key}"
-        for group, keys in {
-            "attack": ("norm", "epsilon", "num_targets", "step_size", "iterations", "gradient_repeats"),
-            "correction": ("warmup_epochs", "gamma", "guess_views"),
-            "defence": ("objective", "augmentation", "timestep"),
-            "detection": ("detectors", "threshold", "feature_layer"),
-            "evaluation": ("gamma_scale", "gamma_bias", "alpha_scale", "alpha_bias"),
-            "fitting": ("steps", "samples", "chunk", "average", "restart_above", "learning_rate"),
-            "flow": ("way", "decay_rate", "gradient", "dense_epochs", "fine_tune_epochs"),
-            "loss": ("mixup_alpha", "penalty", "contrast_weight", "temperature"),
-            "mask": ("grid", "kernel", "sigma", "mean"),
-            "partition": ("fill", "layout"),
-            "pattern": ("n", "m", "along", "own"),
-            "rates": ("eta", "beta", "tau", "tau_v", "radius", "alpha", "gamma"),
-            "stages": ("vae_epochs", "translation_epochs", "warm_up_epochs", "rounds", "round_epochs", "stop_early"),
-            "weights": ("config", "variant", "local_files_only", "dtype", "quantization", "vae_beta"),
-        }.items()
-        for key in keys
-    },
+    "num_inference_steps": "sampling.steps",
+    "output_pyramid": "pyramid",
+    "patches_per_image": "patches.per_image",
+    "rate": "sample_rate",
+    "second_noisy": "noise_samples",
+    "shape_weight": "weights.shape",
+    "shifted_tests": "ood_test_sets",
+    "use_dora": "adapters.dora",
+    "use_rslora": "adapters.rslora",
+    "windows_per_clip": "windows.per_clip",
+    **{f"{name}_weight": f"weights.{name}" for name in ("cleaning", "perception", "adversarial")},
 }
-"""Map from constructor arguments of version 0.1 to arguments of version 0.2."""
+GROUPED_ARGUMENTS = {
+    "attack": ("norm", "epsilon", "num_targets", "step_size", "iterations", "gradient_repeats"),
+    "averages": ("steepness",),
+    "blocks": ("num_layers", "num_single_layers", "gradient_checkpointing"),
+    "correction": ("warmup_epochs", "gamma", "guess_views"),
+    "corrector": ("snr",),
+    "defence": ("objective", "augmentation", "timestep"),
+    "detection": ("detectors", "threshold", "feature_layer"),
+    "evaluation": ("gamma_scale", "gamma_bias", "alpha_scale", "alpha_bias"),
+    "fitting": ("steps", "samples", "chunk", "average", "restart_above", "learning_rate"),
+    "flow": ("way", "decay_rate", "gradient", "dense_epochs", "fine_tune_epochs"),
+    "heads": ("projection_features",),
+    "loading": ("evaluation_batch_size", "num_workers", "passes_per_epoch", "prefetch_factor", "seed"),
+    "loss": ("mixup_alpha", "penalty", "contrast_weight", "temperature"),
+    "mask": ("grid", "kernel", "sigma", "mean"),
+    "mixing": ("boundary", "gamma", "signal", "injection"),
+    "partition": ("fill", "layout"),
+    "patches": ("augmentation", "size"),
+    "pattern": ("n", "m", "along", "own"),
+    "rates": ("eta", "beta", "tau", "tau_v", "radius", "alpha", "gamma"),
+    "sampling": ("guidance_scale",),
+    "schedule": ("s", "mu", "mu_factor", "warm_iterations", "iterations", "look_every", "learning_rate"),
+    "split": ("fold", "folds", "test_fraction", "validation_fraction"),
+    "stages": (
+        *("vae_epochs", "translation_epochs", "warm_up_epochs", "rounds", "round_epochs", "stop_early"),
+        "constant_fraction",
+    ),
+    "weights": ("config", "dtype", "local_files_only", "quantization", "variant", "vae_beta"),
+    "windows": ("augmentation", "mirrored", "num_frames", "size"),
+}
+"""Arguments of version 0.1 that stand in a group in version 0.2, by group."""
+
+
+def new_names(argument: str) -> list[str]:
+    """List the names that an argument of version 0.1 has in version 0.2, which differ between classes."""
+    single = [SINGLE_ARGUMENTS[argument]] if argument in SINGLE_ARGUMENTS else []
+    own = "size" if argument == "patch_size" else argument
+    return [*single, *(f"{group}.{own}" for group, names in GROUPED_ARGUMENTS.items() if own in names)]
 
 
 def did_you_mean(path: str) -> str:

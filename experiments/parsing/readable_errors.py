@@ -14,7 +14,7 @@ import sys
 from jsonargparse import ArgumentParser
 
 from experiments.config_files import RENAMED_KEYS
-from experiments.parsing.class_names import RENAMED_ARGUMENTS, did_you_mean
+from experiments.parsing.class_names import did_you_mean, new_names
 
 KEY = r'Parser key "([^"]+)"'
 GIVEN = r"Given value: (?!NestedArg|Namespace)(.+)"
@@ -101,8 +101,9 @@ def _accepted(message: str) -> str:
     parser = ArgumentParser()
     add = parser.add_class_arguments if isinstance(named, type) else parser.add_function_arguments
     names = add(named, fail_untyped=False)  # also the arguments behind **kwargs
-    if RENAMED_ARGUMENTS.get(option, "") in parser.get_defaults():  # also the arguments of data classes
-        return f"; since version 0.2 it is {RENAMED_ARGUMENTS[option]}"
+    for new in new_names(option):
+        if new in parser.get_defaults():  # also the arguments of data classes
+            return f"; since version 0.2 it is {new}"
     close = difflib.get_close_matches(option, names, 1) or _of_this_symbol(option, named.__doc__ or "", names)
     return (f"; did you mean {close[0]}?" if close else ".") + f" It accepts {', '.join(names) or 'none'}"
 

@@ -52,9 +52,6 @@ class Adapters:
         dropout: dropout probability of an adapter's inputs.
         rslora: use rank-stabilised LoRA, which scales adapters by alpha / sqrt(r).
         dora: use DoRA, which also trains the row norms of the adapted weights.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     rank: int = 4

@@ -39,9 +39,6 @@ def check_adapters(network: nn.Module, checkpoint: Mapping[str, Any]) -> None:
 
     Checkpoints from older versions do not contain these settings. Their adapters are plain LoRA with an alpha equal to
     the rank.
-
-    Raises:
-        ValueError: if a setting differs; the message names the setting and both values.
     """
     own = lora_settings(network)
     downs = [value for key, value in checkpoint["state_dict"].items() if ".lora_A." in key]

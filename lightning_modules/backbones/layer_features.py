@@ -22,9 +22,6 @@ def named_layer(network: nn.Module, name: str, argument: str = "feature_layer") 
         network: network to search; in a `Normalized` network, names of the wrapped network's layers take precedence.
         name: name of the layer.
         argument: config key that contains `name`, for error messages.
-
-    Raises:
-        ValueError: if no layer matches, or if several layers match; the message lists the layers.
     """
     layers = {each: module for each, module in network.named_modules() if each}
     inside = "network." if isinstance(network, Normalized) else ""
@@ -46,11 +43,7 @@ def listed_layers(network: nn.Module) -> str:
 
 
 def classifier_layer(network: nn.Module) -> nn.Linear:
-    """Return a classifier's last linear layer.
-
-    Raises:
-        ValueError: if the classifier has no linear layer.
-    """
+    """Return a classifier's last linear layer."""
     layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
     if not layers:
         raise ValueError(f"network must end in a linear layer, but {type(network).__name__} has none")
@@ -124,9 +117,6 @@ def without_head(network: nn.Module) -> nn.Module:
 
     Returns:
         `network` itself.
-
-    Raises:
-        ValueError: if the network contains no linear layer.
     """
     names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear) and name]
     if not names:

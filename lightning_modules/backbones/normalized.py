@@ -57,11 +57,7 @@ class Normalized(nn.Module):
             self.register_buffer(key, statistic, persistent=False)
 
     def normalized(self, image: Tensor) -> Tensor:
-        """Compute (image - mean) / std for images `[B, C, H, W]` in [0, 1].
-
-        Raises:
-            ValueError: if the number of image channels differs from the number of values in `mean`.
-        """
+        """Compute (image - mean) / std for images `[B, C, H, W]` in [0, 1]."""
         if len(self.mean) not in (1, image.shape[-3]):
             raise ValueError(f"mean has {len(self.mean)} values, but the image has {image.shape[-3]} channels")
         return (image - self.mean) / self.std

@@ -34,11 +34,6 @@ def check_quantization(quantization: Quantization | None, tuning: Tuning, networ
         quantization: quantisation to apply; None applies no quantisation.
         tuning: which parameters are trained; see `adapted`.
         network: folder of the denoising network in a local pipeline; if it does not exist, its config is not checked.
-
-    Raises:
-        ValueError: if the quantisation is unknown or unsupported, or if `tuning` is full and weights are or would be
-            quantised.
-        ImportError: if the package for the quantisation is not installed; the message names the extra to install.
     """
     one_of((None, *PACKAGES), quantization=quantization)
     stored = _stored_method(network)

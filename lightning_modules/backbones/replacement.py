@@ -33,9 +33,6 @@ def layers_named(
             matches one character.
         kinds: allowed classes of the layers.
         key: config key of the name patterns, for error messages.
-
-    Raises:
-        ValueError: if a pattern does not match any layer of these classes; the message lists the existing layers.
     """
     layers: dict[str, nn.Module] = {
         name: module
@@ -63,9 +60,6 @@ def replace_layers(
         layers: layers to replace, by name.
         key: config key of the name patterns, for error messages.
         replaced: function that receives a layer's name and the layer, and returns a new layer with the same parameters.
-
-    Raises:
-        ValueError: if a layer is frozen, or if its class is derived from a torch layer but overrides `forward`.
     """
     for name, layer in layers.items():
         own_kind: Any = type(layer)

@@ -97,12 +97,6 @@ def transformers_classifier(
             classifier.
         dtype: precision of weights and internal computation; inputs and outputs are always float32. None means float32.
         adaptation: further arguments of `adapted`, for adapters, gradient checkpointing and compilation.
-
-    Raises:
-        FileNotFoundError: if the config, the weights or the tokenizer are neither on disk nor on the Hub.
-        ValueError: if the config does not define a text classification network, or if weights or arguments do not match
-            the config.
-        ImportError: if transformers is not installed, or if `tuning` is lora and peft is not installed.
     """
     need_transformers("transformers_classifier")
     source, local = folder_or_name(name_or_path)
@@ -140,11 +134,6 @@ def transformers_text_encoder(
             meta device): a dictionary with `model_type`, such as bert, and the network's settings. None reads the
             config of `name_or_path`.
         pretrained: load the weights; if false, the weights are initialised randomly.
-
-    Raises:
-        FileNotFoundError: if the config or the weights are neither on disk nor on the Hub.
-        ValueError: if the config does not define a text encoder, or if the weights do not match the config.
-        ImportError: if transformers is not installed.
     """
     need_transformers("transformers_text_encoder")
     source, local = folder_or_name(name_or_path)

@@ -27,9 +27,6 @@ def padded(function: ImageFunction, image: Tensor, multiple: int) -> Tensor:
 
     Returns:
         Output images, `[B, C', H, W]`.
-
-    Raises:
-        ValueError: if the images are too small for padding by reflection.
     """
     at_least(1, multiple=multiple)
     height, width = image.shape[2:]
@@ -81,9 +78,6 @@ def tiled(function: ImageFunction, image: Tensor, tile: int, overlap: int) -> Te
 
     Returns:
         Output images, `[B, C', H, W]`.
-
-    Raises:
-        ValueError: if the overlap is negative, or is not less than half of `tile`.
     """
     _check_tile(tile, overlap)
     height, width = image.shape[2:]
@@ -138,9 +132,6 @@ class TiledInference:
         overlap: number of pixels that neighbouring tiles share. If the overlap is at least twice the radius of the
             network's receptive field, the result is the same as for whole images.
         self_ensemble: average the result over the eight rotations and reflections of an image.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     multiple: int = 1

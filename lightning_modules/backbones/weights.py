@@ -32,10 +32,6 @@ def weights_file(path: str | Path) -> Path:
     Args:
         path: weight file, or folder that contains one weight file. In a folder, a safetensors file takes precedence
             over other weight files.
-
-    Raises:
-        FileNotFoundError: if `path` does not exist, or if the folder contains no weight file.
-        ValueError: if the suffix is unknown, or if the folder contains several weight files.
     """
     path = Path(path).expanduser()
     if path.is_dir():
@@ -58,12 +54,7 @@ def weights_file(path: str | Path) -> Path:
 
 
 def check_safetensors(file: Path) -> None:
-    """Check that the header of a safetensors file is consistent with the file's size, without reading tensors.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-        ValueError: if the file is damaged or is not a safetensors file; the message names the file.
-    """
+    """Check that the header of a safetensors file is consistent with the file's size, without reading tensors."""
     check_is_file(file)
     try:
         with safe_open(file, framework="pt") as opened:
@@ -73,12 +64,7 @@ def check_safetensors(file: Path) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Check a folder written by `save_pretrained`, before a library reads its config and its weight files.
-
-    Raises:
-        ValueError: if a file is damaged or refers to files outside the folder, or if a config declares too many layers.
-            The message names the file.
-    """
+    """Check a folder written by `save_pretrained`, before a library reads its config and its weight files."""
     if (adapters := folder / "adapter_config.json").exists():
         raise ValueError(f"{adapters} shows that the folder contains adapters; merge them into the base network first")
     if (config := folder / "config.json").exists():
@@ -95,22 +81,14 @@ def check_folder(folder: Path) -> None:
 
 
 def check_pretrained(name_or_path: str) -> None:
-    """Check all JSON configs and weight files of a local folder; names on the Hugging Face Hub are not checked.
-
-    Raises:
-        ValueError: if a file is damaged or malicious; the message names the file.
-    """
+    """Check all JSON configs and weight files of a local folder; names on the Hugging Face Hub are not checked."""
     if (folder := Path(name_or_path).expanduser()).is_dir():
         check_pretrained_json(folder)
         check_folder(folder)
 
 
 def new_network(network_class: Any, config: Any, source: str) -> Any:
-    """Build a network from its config, with newly initialised weights.
-
-    Raises:
-        ValueError: if the network class rejects the config; the message contains `source`, which describes the config.
-    """
+    """Build a network from its config, with newly initialised weights."""
     try:
         return network_class(config)
     except Exception as error:  # the libraries raise many types of errors for invalid values
@@ -118,11 +96,7 @@ def new_network(network_class: Any, config: Any, source: str) -> Any:
 
 
 def check_config(file: Path, config: dict[str, Any]) -> None:
-    """Reject a config if its network would take very long to build, or would run code that is not from the libraries.
-
-    Raises:
-        ValueError: if the config is rejected; the message contains the file, the key and the value.
-    """
+    """Reject a config whose network would take very long to build, or would run code that is not from the libraries."""
     for key, value in config.items():
         if isinstance(value, dict):
             check_config(file, value)
@@ -161,12 +135,7 @@ def read_weights(path: str | Path, prefix: str = "", renamed: Mapping[str, str] 
 def weights_in(
     content: Any, file: Path, prefix: str = "", renamed: Mapping[str, str] | None = None
 ) -> dict[str, Tensor]:
-    """Extract the state dict from the content of a file; see `read_weights`.
-
-    Raises:
-        ValueError: if there is no state dict, if no key starts with `prefix`, or if `renamed` contains an old prefix
-            with which no key starts.
-    """
+    """Extract the state dict from the content of a file; see `read_weights`."""
     if isinstance(content, Mapping):
         content = next((content[key] for key in INSIDE if isinstance(content.get(key), Mapping)), content)
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
@@ -234,11 +203,7 @@ def with_weights(network: nn.Module, path: str, prefix: str = "", renamed: dict[
 
 
 def load(network: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
-    """Copy weights into a network.
-
-    Raises:
-        ValueError: if weights are missing, are unexpected or have a wrong shape; the message names these weights.
-    """
+    """Copy weights into a network."""
     own = network.state_dict()
     # Old files do not contain the counters of batch normalisation. PyTorch adds these counters, which do not affect
     # outputs.
@@ -285,9 +250,6 @@ def cached_folder(name_or_path: str, local_files_only: bool) -> str:
     """Return the folder of a model in the Hugging Face cache if only local files may be used, else the given name.
 
     Given a name, transformers asks the Hub for further files even if `local_files_only` is true.
-
-    Raises:
-        FileNotFoundError: if the model is not in the cache. The message names the model.
     """
     if not local_files_only or Path(name_or_path).is_dir():
         return name_or_path
@@ -312,10 +274,6 @@ def from_pretrained(network_class: Any, source: str, file: str, needed: str = ""
         needed: prefix of the weights that must be in the file, by default of all weights. Other weights may be missing;
             they are then newly initialised.
         options: keyword arguments of `network_class.from_pretrained`.
-
-    Raises:
-        FileNotFoundError: if the weights are neither on disk nor on the Hub.
-        ValueError: if required weights are missing, or if weights have a wrong shape.
     """
     if (folder := Path(source, options.get("subfolder") or "")).is_dir():
         check_folder(folder)

@@ -24,6 +24,7 @@ from torchvision.transforms.v2.functional import equalize
 
 from datamodules.arguments import at_least, one_of, only_with, positive
 from datamodules.batches import ImagePairBatch
+from datamodules.pixel_ranges import to_signed, to_unit
 from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.method_module import MethodModule
@@ -192,7 +193,7 @@ class NoiSER(RestorerSteps, MethodModule):
         The normalisation needs the statistics of the whole image.
         """
         with in_full_precision(degraded.device):
-            return (self.network(2 * at_least_float32(degraded) - 1) + 1) / 2
+            return to_unit(self.network(to_signed(at_least_float32(degraded))))
 
     def other_estimates(self, batch: ImagePairBatch) -> dict[str, Tensor]:
         return simple_corrections(at_least_float32(batch["noisy"])) if self.simple_baselines else {}

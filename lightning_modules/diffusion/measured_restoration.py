@@ -13,6 +13,7 @@ from datamodules.arguments import within
 from datamodules.batches import MeasuredImageBatch
 from datamodules.corruptions.operators.interface import LinearOperator, Operator
 from datamodules.distributed.collectives import run_seed
+from datamodules.pixel_ranges import to_unit
 from datamodules.randomness.counter import CounterRNG
 from datamodules.randomness.generators import drawing
 from lightning_modules.backbones.diffusion.autoencoder_latents import AutoencoderLatents
@@ -55,11 +56,7 @@ def centred_measurements(measured: Tensor, operator: Operator) -> Tensor:
 
 
 def reject_latent_models(network: nn.Module, method: str) -> None:
-    """Reject a latent text-to-image model as the network of a method that compares pixels with measurements.
-
-    Raises:
-        ValueError: if the network is a latent text-to-image model.
-    """
+    """Reject a latent text-to-image model as the network of a method that compares pixels with measurements."""
     if isinstance(network, AutoencoderLatents):
         raise ValueError(
             f"network: {method} needs a network that is called with images in [-1, 1] and without a prompt, but "
@@ -73,9 +70,6 @@ def check_fits(network: nn.Module, shape: tuple[int, ...]) -> None:
     Args:
         network: network of the diffusion prior, which may be wrapped.
         shape: shape (C, H, W) of the images to reconstruct.
-
-    Raises:
-        ValueError: if the number of channels, the height or the width is not supported.
     """
     configs = (config for module in network.modules() if (config := getattr(module, "config", None)) is not None)
     config = next((each for each in configs if hasattr(each, "in_channels")), None)
@@ -113,10 +107,6 @@ class MeasuredRestoration(RestorerSteps):
     parameters with the mean squared prediction error at random timesteps.
 
     The arguments are those that all methods for inverse problems have in common.
-
-    Raises:
-        ValueError: if the scheduler has fewer than `steps` timesteps, or if its prediction type is not epsilon, sample
-            or v_prediction.
     """
 
     levels: Tensor
@@ -199,7 +189,7 @@ class MeasuredRestoration(RestorerSteps):
 
         with torch.inference_mode(False), torch.enable_grad(), in_full_precision(device):
             problem = problem._replace(measured=at_least_float32(problem.measured.clone()))
-            return (self.reconstruct(model, problem).detach() + 1) / 2
+            return to_unit(self.reconstruct(model, problem).detach())
 
     def exported(self, sigma: float | None = None) -> Exported:
         """Reject the export, because a reconstruction is not a function of images alone."""

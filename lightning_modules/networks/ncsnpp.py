@@ -27,6 +27,7 @@ from diffusers.models.upsampling import FirUpsample2D
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least, one_of, within
+from datamodules.pixel_ranges import to_signed
 
 EPSILON = 1e-6
 FREQUENCY_SCALE = 16.0
@@ -233,7 +234,7 @@ class NCSNpp(nn.Module):
             )
         level = level.float() if level.dtype != torch.float64 else level
         told = self.told(self.embedding(level).to(self.first.weight.dtype))
-        x = 2 * noisy - 1 if self.centre_input else noisy
+        x = to_signed(noisy) if self.centre_input else noisy
         x = self._through(x, told)
         if self.divide_by_level:  # in single precision, since sigma spans four orders of magnitude
             x = x.to(level.dtype) / level.view(-1, 1, 1, 1)

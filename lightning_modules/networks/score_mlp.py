@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from datamodules.pixel_ranges import to_signed
 from lightning_modules.networks.time_conditioned_mlp import TimeConditionedMLP
 from lightning_modules.networks.time_embedding import sinusoidal_embedding
 
@@ -52,7 +53,7 @@ class ScoreMLP(nn.Module):
             return self._output(noisy, level)
         level = level.to(torch.promote_types(level.dtype, torch.float32))
         sigma = level.view(-1, 1, 1, 1)
-        scaled = (2 * noisy - 1) / (1 + sigma**2).sqrt()
+        scaled = to_signed(noisy) / (1 + sigma**2).sqrt()
         return self._output(scaled.to(noisy.dtype), 250 * level.log()) / sigma
 
     def _output(self, image: Tensor, time: Tensor) -> Tensor:

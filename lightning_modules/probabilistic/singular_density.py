@@ -112,11 +112,7 @@ def importance_log_likelihood(x: Tensor, mean: Tensor, latent: Tensor, posterior
 
 
 def cells_per_axis(points: int, dim: int) -> int:
-    """Return the number k of cells along each axis; k is the integer for which k^d = M.
-
-    Raises:
-        ValueError: if M is not the d-th power of an integer.
-    """
+    """Return the number k of cells along each axis; k is the integer for which k^d = M."""
     k = round(points ** (1 / dim))
     if k**dim != points:
         raise ValueError(f"points must be k^{dim} with a whole number k for {dim} latent dimensions, got {points}")

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from datamodules.arguments import positive
 from datamodules.batches import LabelledImageBatch
+from datamodules.pixel_ranges import to_signed, to_unit
 from lightning_modules.interfaces import Exported
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.optimizers import adamw, constant, optimizer_config, trainable_parameters
@@ -111,10 +112,10 @@ class DenoisedSmoothing(ClassifierSteps, MethodModule):
         The noise in these images has the standard deviation s_t, in pixel units.
         """
         abar = float(self.levels[t])
-        x_t = math.sqrt(abar) * (2 * noisy - 1)
+        x_t = math.sqrt(abar) * to_signed(noisy)
         timestep = torch.full(noisy.shape[:1], t, dtype=torch.int64, device=noisy.device)
         output = predicted(self.denoiser, x_t, self._told(timestep))
-        return (clean_estimate(output, x_t, abar, self.prediction).clamp(-1, 1) + 1) / 2
+        return to_unit(clean_estimate(output, x_t, abar, self.prediction).clamp(-1, 1))
 
     def _told(self, t: Tensor) -> Tensor:
         """Compute t times `timestep_scale`, which is the diffusion model's input for timestep t."""
@@ -155,7 +156,7 @@ class DenoisedSmoothing(ClassifierSteps, MethodModule):
         logits = self(image)
         terms = {"cross_entropy": F.cross_entropy(logits, batch["label"])}
         if trainable_parameters(self.denoiser):
-            terms["diffusion"] = self._diffusion_loss(2 * image - 1)
+            terms["diffusion"] = self._diffusion_loss(to_signed(image))
         loss = log_training(self, batch, torch.stack(list(terms.values())).sum(), **terms)
         return {"loss": loss, "logits": logits.detach()}
 

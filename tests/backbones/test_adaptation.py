@@ -56,20 +56,6 @@ def test_a_copy_of_a_frozen_network_is_frozen_by_itself(duplicated: Any) -> None
     assert (duplicate[0].training, duplicate[1].training, original[1].training) == (False, True, False)
 
 
-def test_adapters_add_a_scaled_low_rank_map() -> None:
-    network = MLP(6, [5], 3).double()
-    with_lora(network, Adapters(rank=2, targets=["layers.0"], alpha=3))
-    layer = network.layers[0]
-    a = layer.lora_A["default"].weight
-    b = layer.lora_B["default"].weight
-    nn.init.normal_(b)
-    x = torch.randn(4, 6, dtype=torch.float64)
-    weight = layer.base_layer.weight + 3 / 2 * b @ a
-    hidden = (x @ weight.T + layer.base_layer.bias).clamp(min=0)
-    torch.testing.assert_close(network(x), network.layers[2](hidden))
-    assert (a.shape, b.shape) == ((2, 6), (5, 2))
-
-
 @pytest.mark.parametrize(("rslora", "scale"), [(False, 3 / 4), (True, 3 / 2)])
 def test_rank_stabilised_adapters_are_scaled_by_the_root_of_the_rank(rslora: bool, scale: float) -> None:
     layer: Any = with_lora(MLP(6, [5], 3).double(), Adapters(4, ["layers.0"], 3, rslora=rslora)).layers[0]
@@ -213,14 +199,6 @@ def test_precision_changes_inside_alone_and_noise_levels_keep_theirs() -> None:
     assert network.norm.weight.dtype == torch.float32
     assert output["sample"].dtype == torch.float32
     assert output["label"].dtype == torch.int64
-
-
-def test_adapters_of_a_half_precision_network_are_single_precision() -> None:
-    network = adapted(MLP(4, [3], 2), tuning="lora", adapters=Adapters(rank=2), dtype="bfloat16")
-    dtypes = {"lora_" in name: parameter.dtype for name, parameter in network.named_parameters()}
-    assert dtypes == {True: torch.float32, False: torch.bfloat16}
-    network(torch.rand(2, 4)).sum().backward()
-    assert network.layers[0].lora_B["default"].weight.grad.dtype == torch.float32
 
 
 class Embedded(nn.Module):

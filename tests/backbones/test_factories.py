@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from jsonargparse import ArgumentParser
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -253,37 +252,6 @@ def test_what_is_not_there_or_does_not_fit_is_one_sentence(
         diffusers_model(where.format(folder=folder, **paths))
     with torch.device("meta"):
         assert next(diffusers_model(str(paths["bare"])).parameters()).is_meta
-
-
-# configs
-
-
-def named(factory: str, **init_args: Any) -> dict[str, Any]:
-    package = "networks" if factory == "mlp.MLP" else "backbones"
-    return {"class_path": f"lightning_modules.{package}.{factory}", "init_args": init_args}
-
-
-def from_config(config: dict[str, Any]) -> nn.Module:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--network", type=nn.Module)
-    return parser.instantiate(parser.parse_object({"network": config})).network
-
-
-def test_every_factory_is_a_class_path_of_a_config(folder: Path, tmp_path: Path) -> None:
-    mlp = named("mlp.MLP", in_features=4, hidden_features=[3], out_features=2)
-    expected = from_config(mlp)
-    save_file(expected.state_dict(), tmp_path / "mlp.safetensors")
-    loaded = named("with_weights", network=mlp, path=str(tmp_path / "mlp.safetensors"))
-    normalized = named("normalized.Normalized", network=loaded, mean=[0.5], std=[0.25])
-    network = from_config(named("adapted", network=normalized, tuning="frozen"))
-    assert isinstance(network, Normalized)
-    assert same(network.network, expected)
-    assert not trains(network)
-    vit = named("timm_model", name="test_vit", num_classes=3, tuning="lora", adapters={"targets": ["qkv"], "rank": 2})
-    assert from_config(vit)(torch.rand(1, 3, 160, 160)).shape == (1, 3)
-    unet = from_config(named("diffusers_model", name_or_path=str(folder), subfolder="unet", dtype="bfloat16"))
-    assert type(unet).__name__ == "UNet2DModel"
-    assert next(unet.parameters()).dtype == torch.bfloat16
 
 
 def test_the_package_imports_nothing_heavy_but_torch() -> None:

@@ -19,8 +19,8 @@ from lightning_modules.backbones.diffusion.flux import Flux
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage, Weights
 from lightning_modules.backbones.quantization import dequantized_state, is_quantized, prepare_for_ddp
 from lightning_modules.diffusion.finetuning.data_checks import check_sharding
-from tests.backbones.diffusion.family_checks import noise
-from tests.backbones.diffusion.test_adapters import SIDE, alone, sampled
+from tests.backbones.diffusion.family_checks import noise, side_of
+from tests.backbones.diffusion.test_adapters import alone, sampled
 from tests.backbones.diffusion.test_export import moved
 from tests.diffusion.finetuning.models import digits, tuning
 from tests.diffusion.golden_noise import small
@@ -107,7 +107,7 @@ def test_adapters_of_each_family_load_on_the_unquantised_base(
 ) -> None:
     """Dequantised weights with merged adapters also load as a pipeline."""
     pytest.importorskip("torchao")
-    folder, side = request.getfixturevalue(fixture), SIDE.get(fixture, 16)
+    folder, side = request.getfixturevalue(fixture), side_of(fixture)
     model = adapted_model(folder, "int8")
     moved(model)
     found = sampled(model, model.pipeline, side)

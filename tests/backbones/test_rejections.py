@@ -27,7 +27,7 @@ from tests.backbones.test_factories import from_config, named
 from tests.backbones.test_replacement import Doubled, vit
 from tests.backbones.test_text_classifier import BERT
 from tests.backbones.test_tiled import IMAGE
-from tests.rejections import Row, rejections
+from tests.rejections import Row, rejection_test
 
 
 def config_must_name_a_network_of_diffusers(root: Path, class_name: str | None) -> object:
@@ -62,10 +62,8 @@ REJECTED: list[Row] = [
      "trainable: CIFARResNet has no submodule fc; it has: conv1, "),
     ("with_lora trainable", lambda _: with_lora(CIFARResNet(8), trainable=["fc"]), ValueError,
      "trainable: CIFARResNet has no submodule fc; .*linear"),
-    ("Adapters alpha", lambda _: Adapters(alpha=0), ValueError, "adapters.alpha must be positive, got 0"),
     ("adapted dora", lambda _: adapted(MLP(4, [3], 2), adapters=Adapters(dora=True)), ValueError,
      "adapters.dora is used only with tuning lora: leave it at False, got True"),
-    ("Adapters rank", lambda _: Adapters(rank=0), ValueError, "adapters.rank must be at least 1, got 0"),
     ("with_lora targets", lambda _: with_lora(MLP(4, [3], 2), Adapters(targets=["0", "to_q"])), ValueError,
      "adapters.targets: MLP has no layer named to_q; it has: 0"),
     ("with_lora", lambda _: with_lora(nn.Sequential(nn.Conv2d(1, 1, 3))), ValueError,
@@ -145,8 +143,4 @@ REJECTED: list[Row] = [
 ]
 # fmt: on
 
-
-@rejections(*REJECTED)
-def test_what_is_rejected_is_named(called: Any, error: type[Exception], message: str, tmp_path: Path) -> None:
-    with pytest.raises(error, match=message):
-        called(tmp_path)
+test_what_is_rejected_is_named = rejection_test(*REJECTED)

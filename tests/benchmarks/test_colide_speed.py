@@ -21,9 +21,8 @@ def data(nodes: int) -> np.ndarray:
 
 
 def ours(cov: np.ndarray) -> np.ndarray:
-    path = RegularizationPath(
-        Schedule("ev", PENALTY, (1.0,), 1.0, 0.1, ITERATIONS, ITERATIONS, RATE, ITERATIONS), len(cov)
-    )
+    schedule = Schedule((1.0,), 1.0, 0.1, ITERATIONS, ITERATIONS, RATE, ITERATIONS)
+    path = RegularizationPath(len(cov), "ev", PENALTY, schedule)
     path.observe(cov)
     for _ in range(ITERATIONS - 1):
         path.iterate()

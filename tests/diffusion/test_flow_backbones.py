@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lightning_modules.backbones.diffusion.families import text_to_image_pipeline
 from lightning_modules.backbones.diffusion.flux import Flux
+from lightning_modules.backbones.diffusion.guidance import Sampling
 from lightning_modules.diffusion.dps import DPS
 from lightning_modules.diffusion.golden_noise import GoldenNoise
 from lightning_modules.diffusion.golden_noise.redenoising import flow_levels
@@ -65,7 +66,7 @@ def test_the_times_of_golden_noise_are_those_of_sampling(flux: Path) -> None:
 @pytest.mark.parametrize("family", ["stable_diffusion_3", "flux"])
 def test_golden_noise_gives_an_unmodified_pipeline_its_latents(family: str, request: pytest.FixtureRequest) -> None:
     model = text_to_image_pipeline(str(request.getfixturevalue(family)))
-    method = GoldenNoise(Identity(), model, start="redenoised", num_inference_steps=2, prompts=TEXTS)
+    method = GoldenNoise(Identity(), model, start="redenoised", sampling=Sampling(2), prompts=TEXTS)
     sample = method.sample(2, torch.Generator().manual_seed(0))
     assert sample.shape == (2, 3, 16, 16)
     plain = method.images(torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), TEXTS)

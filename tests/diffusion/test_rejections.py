@@ -1,15 +1,10 @@
-from pathlib import Path
-from typing import Any
-
-import pytest
-
 from datamodules.corruptions.image_noise import Gaussian
 from datamodules.restoration.image_pairs import ImagePairs
 from lightning_modules.diffusion.red_diff import REDDiff
 from tests.datamodules.restoration.test_measured_images import Five
 from tests.diffusion.test_ddpm import batch, training
 from tests.diffusion.test_measured_restoration import module
-from tests.rejections import Row, rejections
+from tests.rejections import Row, rejection_test
 from tests.trainers import quiet
 
 # fmt: off
@@ -20,8 +15,4 @@ REJECTED: list[Row] = [
 ]
 # fmt: on
 
-
-@rejections(*REJECTED)
-def test_what_is_rejected_is_named(called: Any, error: type[Exception], message: str, tmp_path: Path) -> None:
-    with pytest.raises(error, match=message):
-        called(tmp_path)
+test_what_is_rejected_is_named = rejection_test(*REJECTED)

@@ -219,7 +219,7 @@ def flow_finetuning(family: str) -> Method:
             "model.init_args.caption_dropout": 0.3,
             "model.init_args.flow": {"weighting": "cosmap"},
             "model.init_args.average_on_cpu": family == "flux",
-            "model.init_args.num_inference_steps": 1,
+            "model.init_args.sampling.steps": 1,
             "trainer.check_val_every_n_epoch": 1,
             "trainer.callbacks": LEFT_OUT,
         },
@@ -232,7 +232,7 @@ FINETUNING = "lightning_modules.diffusion.finetuning"
 ON_FROZEN_PIPELINE = {
     **{key: value for key, value in flow_finetuning("flux").short.items() if "model" not in key},
     "model.init_args.network": {"class_path": "tests.distributed.flow_models.tiny_frozen_model"},
-    "model.init_args.num_inference_steps": 1,
+    "model.init_args.sampling.steps": 1,
 }
 """Settings for training with a frozen pipeline, on the images of `flow_finetuning`."""
 
@@ -482,7 +482,7 @@ METHODS = {
             "data.init_args.batch_size": 101,
             "data.init_args.evaluation_batch_size": 16,
             "trainer.check_val_every_n_epoch": 1,
-            "model.init_args.num_inference_steps": 2,
+            "model.init_args.sampling.steps": 2,
             "model.init_args.network.init_args.network.init_args.block_out_channels": [8, 16],
         },
         {"model.init_args.optimizer": DESCENT},
@@ -873,7 +873,7 @@ METHODS = {
             "data.init_args.batch_size": 100,
             "data.init_args.evaluation_batch_size": 31,
             "trainer.limit_test_batches": 2,
-            "model.init_args.num_inference_steps": 2,
+            "model.init_args.sampling.steps": 2,
             "model.init_args.network.init_args.width": 16,
             "model.init_args.model.init_args.network.init_args.width": 16,
         },
@@ -892,7 +892,7 @@ METHODS = {
             "model.init_args.num_steps": 6,
             "model.init_args.encoded_steps": 4,
         },
-        {"model.init_args.optimizer": DESCENT, "model.init_args.gamma": 0.2},
+        {"model.init_args.optimizer": DESCENT, "model.init_args.mixing.gamma": 0.2},
     ),
     "golden_noise": Method(
         "golden_noise/demo",
@@ -902,7 +902,7 @@ METHODS = {
             "data.init_args.batch_size": 19,
             "data.init_args.evaluation_batch_size": 20,
             "data.init_args.margin": None,
-            "model.init_args.num_inference_steps": 2,
+            "model.init_args.sampling.steps": 2,
             "model.init_args.model.init_args.network.init_args.width": 16,
             "trainer.callbacks.0.init_args.max_epochs": 1,
             "trainer.callbacks.0.init_args.model.init_args.network.init_args.network.init_args.width": 16,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from datamodules.arguments import positive
 from datamodules.corruptions.operators.interface import Operator
+from datamodules.pixel_ranges import to_signed, to_unit
 from datamodules.randomness.counter import CounterRNG
 
 STREAM = 4100
@@ -93,7 +94,7 @@ class BlurByCode(Operator):
     code: Tensor
 
     def forward(self, image: Tensor) -> Tensor:
-        return (2 * self.blur.placed(image)((image + 1) / 2, self.code.to(image)) - 1).clamp(-1, 1)
+        return to_signed(self.blur.placed(image)(to_unit(image), self.code.to(image))).clamp(-1, 1)
 
     def pseudo_inverse(self, measured: Tensor) -> Tensor:
         return measured

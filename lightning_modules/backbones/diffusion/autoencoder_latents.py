@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.files.text_files import read_json_object
+from datamodules.pixel_ranges import to_signed, to_unit
 
 
 class AutoencoderLatents(nn.Module):
@@ -55,7 +56,7 @@ class AutoencoderLatents(nn.Module):
 
     def moments(self, image: Tensor) -> Tensor:
         """Encode images in [0, 1] with E; return the mean and deviation of its distribution, `[B, 2, c, h, w]`."""
-        posterior = self.vae.encode((2 * image - 1).to(self.vae.dtype)).latent_dist
+        posterior = self.vae.encode(to_signed(image).to(self.vae.dtype)).latent_dist
         return torch.stack([posterior.mean, posterior.std], dim=1).to(image.dtype)
 
     def latent(self, moments: Tensor, draw: Tensor | None = None) -> Tensor:
@@ -66,7 +67,7 @@ class AutoencoderLatents(nn.Module):
     def decode(self, latent: Tensor) -> Tensor:
         """Decode z to images, `[B, 3, H, W]`, whose values may slightly exceed [0, 1]."""
         scaled = latent / self.scaling_factor + self.shift_factor
-        return ((self.vae.decode(scaled.to(self.vae.dtype)).sample + 1) / 2).to(latent.dtype)
+        return to_unit(self.vae.decode(scaled.to(self.vae.dtype)).sample).to(latent.dtype)
 
 
 def size_multiple_of(pipeline: str, network: str, packing: int, local_files_only: bool = False) -> int | None:

@@ -69,10 +69,6 @@ def cache_latents(network: LatentDiffusion, data: CaptionedImages, folder: str, 
         data: DataModule whose `setup` has been called.
         folder: cache folder that all ranks can access.
         device: device on which latents and embeddings are computed.
-
-    Raises:
-        ValueError: if training images are randomly padded and cropped, or if the images, the captions or the pipelines
-            differ between ranks.
     """
     if data.augmentation.crop_padding:
         raise ValueError(

@@ -43,11 +43,6 @@ class FlowTransformer(TextToImage):
         adapters: settings of the adapters.
         gradient_checkpointing: recompute the transformer's activations in the backward pass instead of storing them.
         offload_text_encoders: keep the text encoders on the CPU, and embed prompts there.
-
-    Raises:
-        FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
-        ValueError: if a part of the pipeline is missing or belongs to a different model family.
-        ImportError: if transformers is not installed, or if `tuning` is lora and peft is not installed.
     """
 
     prompt_fields: tuple[str, ...] = ("embedding", "pooled")

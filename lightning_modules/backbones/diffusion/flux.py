@@ -106,13 +106,7 @@ class Chroma(PackedLatents):
         return Prompts(embedding, mask=mask)
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
-        """Predict the velocity e - z.
-
-        Args:
-            latent: z_t, `[B, c, h, w]`.
-            timestep: scaled time T t, either `[B]` or one value for all images.
-            prompts: B prompts.
-        """
+        """Predict the velocity e - z."""
         assert prompts.mask is not None
         count, _, height, width = latent.shape
         positions = self.packed(latent)

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from datamodules.pixel_ranges import to_unit
 from lightning_modules.backbones.adaptation import Adapters, Tuning
 from lightning_modules.backbones.diffusion.flow_transformer import JOINT_ATTENTION, FlowTransformer
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, Weights
@@ -128,16 +129,10 @@ class Flux2(FlowTransformer):
     def decode(self, latent: Tensor) -> Tensor:
         """Decode z to images, `[B, 3, H, W]`, whose values may slightly exceed [0, 1]."""
         pixels = self.pipeline._unpatchify_latents(latent / self.scaling_factor + self.shift_factor)
-        return ((self.vae.decode(pixels.to(self.vae.dtype)).sample + 1) / 2).to(latent.dtype)
+        return to_unit(self.vae.decode(pixels.to(self.vae.dtype)).sample).to(latent.dtype)
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
-        """Predict the velocity e - z.
-
-        Args:
-            latent: z_t, `[B, c, h, w]`.
-            timestep: scaled time T t, either `[B]` or one value for all images.
-            prompts: B prompts.
-        """
+        """Predict the velocity e - z."""
         count, _, height, width = latent.shape
         guided = self.network.config.guidance_embeds
         output = self.network(

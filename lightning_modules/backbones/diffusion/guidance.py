@@ -10,13 +10,32 @@ Source: Ho and Salimans, Classifier-Free Diffusion Guidance, arXiv 2207.12598.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from datamodules.arguments import at_least
 from lightning_modules.backbones.diffusion.text_encoders import Prompts, concatenated
 from lightning_modules.sde.stochastic_steps import stepping_with
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How images are sampled with a diffusion model.
+
+    Args:
+        steps: number of sampling steps.
+        guidance_scale: scale of classifier-free guidance; 1 disables guidance.
+    """
+
+    steps: int = 50
+    guidance_scale: float = 7.5
+
+    def __post_init__(self) -> None:
+        at_least(1, steps=self.steps)
+        at_least(0, guidance_scale=self.guidance_scale)
 
 
 def guided(

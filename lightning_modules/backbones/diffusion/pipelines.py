@@ -29,11 +29,7 @@ MOST_TOKENS = 4096
 
 
 def need_transformers(needed_by: str) -> None:
-    """Check that the package `transformers` is installed.
-
-    Raises:
-        ImportError: if the package is not installed; the message explains how to install it.
-    """
+    """Check that the package `transformers` is installed."""
     if find_spec("transformers") is None:
         raise ImportError(f"{needed_by} needs transformers: pip install 'noiseworks[pipelines]'")
 
@@ -275,10 +271,6 @@ def clip_tokenizers(name_or_path: str, local_files_only: bool = False) -> tuple[
 
     Returns:
         The diffusers class of the pipeline, and the tokenizers in the order of the text encoders.
-
-    Raises:
-        OSError: if the files are neither on disk nor on the Hub.
-        ValueError: if a file is damaged or names a class that is not from transformers.
     """
     folder = Path(name_or_path).expanduser()
     if not folder.is_dir():
@@ -304,12 +296,7 @@ def _check_whole(name_or_path: str, pipeline: Any) -> None:
 
 
 def family_of(name_or_path: str, families: Mapping[str, Any], local_files_only: bool = False) -> Any:
-    """Return the model class in `families` that supports a pipeline; the class of the pipeline's network determines it.
-
-    Raises:
-        FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
-        ValueError: if no model supports the pipeline; the message names the pipeline's network and all families.
-    """
+    """Return the model class in `families` for a pipeline; the class of the pipeline's network determines it."""
     path = Path(name_or_path).expanduser()
     described = str(path) if path.is_dir() else name_or_path
     classes = _classes(described, _index(described, local_files_only))
@@ -355,11 +342,7 @@ def is_flow_matching(scheduler: Any) -> bool:
 
 
 def reject_flow_matching(scheduler: Any, method: str, reason: str) -> None:
-    """Reject a flow-matching model if a method requires a diffusion model.
-
-    Raises:
-        ValueError: if the scheduler is for flow matching; the message states the reason.
-    """
+    """Reject a flow-matching model if a method requires a diffusion model."""
     if is_flow_matching(scheduler):
         raise ValueError(f"model: {method} {reason}, but {type(scheduler).__name__} is a scheduler for flow matching")
 
@@ -371,10 +354,6 @@ def check_schedule(scheduler: Any, prediction_types: Collection[str] = ("epsilon
         scheduler: a diffusers scheduler.
         prediction_types: prediction types that the calling method supports, among epsilon, v_prediction, sample and
             flow.
-
-    Raises:
-        ValueError: if the class or the prediction type of the scheduler is not supported; the message names the
-            unsupported value.
     """
     kind = type(scheduler).__name__
     if "flow" in prediction_types and is_flow_matching(scheduler):

@@ -8,6 +8,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from torch import Tensor, nn
 
+from datamodules.pixel_ranges import to_signed, to_unit
 from lightning_modules.backbones.diffusion.guidance import guided
 from lightning_modules.backbones.diffusion.text_to_image import Prompts
 from lightning_modules.sde.ddim import ddim, scheduler_path
@@ -50,11 +51,11 @@ class PixelModel(nn.Module):
 
     def encode(self, image: Tensor, draw: Tensor | None = None) -> Tensor:
         """Rescale images from [0, 1] to [-1, 1]."""
-        return 2 * image - 1
+        return to_signed(image)
 
     def decode(self, latent: Tensor) -> Tensor:
         """Rescale images from [-1, 1] to [0, 1]."""
-        return (latent + 1) / 2
+        return to_unit(latent)
 
     def encode_prompts(self, texts: Sequence[str]) -> Prompts | None:
         """Embed texts; return None for a model without text conditioning."""

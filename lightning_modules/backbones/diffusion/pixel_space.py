@@ -56,10 +56,6 @@ def pixel_pipeline(
         adapters: settings of the adapters; by default, every `nn.Linear` is adapted.
         gradient_checkpointing: recompute the U-Net's activations in the backward pass instead of storing them.
         local_files_only: never download files; a pipeline given by name must be in the Hugging Face cache.
-
-    Raises:
-        FileNotFoundError: if the pipeline is neither on disk nor on the Hub.
-        ValueError: if the pipeline has unexpected parts or an unsupported kind of scheduler.
     """
     adapters.check_tuning(tuning)
     loaded = diffusers_pipeline(pipeline, ("unet", "scheduler"), local_files_only=local_files_only)

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from datamodules.pixel_ranges import to_signed, to_unit
 from lightning_modules.backbones.diffusion.flow_transformer import JOINT_ATTENTION, PackedLatents
 from lightning_modules.backbones.diffusion.text_to_image import Prompts
 
@@ -68,23 +69,17 @@ class QwenImage(PackedLatents):
 
     def moments(self, image: Tensor) -> Tensor:
         """Encode images in [0, 1] with E; return the mean and deviation of its distribution, `[B, 2, c, h, w]`."""
-        posterior = self.vae.encode((2 * image - 1).to(self.vae.dtype).unsqueeze(2)).latent_dist
+        posterior = self.vae.encode(to_signed(image).to(self.vae.dtype).unsqueeze(2)).latent_dist
         return torch.stack([posterior.mean, posterior.std], dim=1).squeeze(3).to(image.dtype)
 
     def decode(self, latent: Tensor) -> Tensor:
         """Decode z to images in [0, 1], `[B, 3, H, W]`; the autoencoder itself clips them to this range."""
         scaled = latent / self.scaling_factor + self.shift_factor
         frame = self.vae.decode(scaled.to(self.vae.dtype).unsqueeze(2)).sample[:, :, 0]
-        return ((frame + 1) / 2).to(latent.dtype)
+        return to_unit(frame).to(latent.dtype)
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
-        """Predict the velocity e - z.
-
-        Args:
-            latent: z_t, `[B, c, h, w]`.
-            timestep: scaled time T t, either `[B]` or one value for all images.
-            prompts: B prompts.
-        """
+        """Predict the velocity e - z."""
         assert prompts.mask is not None
         count, _, height, width = latent.shape
         output = self.network(

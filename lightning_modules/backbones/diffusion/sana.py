@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from datamodules.pixel_ranges import to_signed
 from lightning_modules.backbones.diffusion.flow_transformer import FlowTransformer
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
 
@@ -56,17 +57,11 @@ class Sana(FlowTransformer):
 
     def moments(self, image: Tensor) -> Tensor:
         """Encode images in [0, 1] with E; return the latents, and 0 as their standard deviation, `[B, 2, c, h, w]`."""
-        latent = self.vae.encode((2 * image - 1).to(self.vae.dtype)).latent.to(image.dtype)
+        latent = self.vae.encode(to_signed(image).to(self.vae.dtype)).latent.to(image.dtype)
         return torch.stack([latent, torch.zeros_like(latent)], dim=1)
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
-        """Predict the velocity e - z.
-
-        Args:
-            latent: z_t, `[B, c, h, w]`.
-            timestep: scaled time T t, either `[B]` or one value for all images.
-            prompts: B prompts.
-        """
+        """Predict the velocity e - z."""
         return self.network(
             latent,
             encoder_hidden_states=prompts.embedding.to(latent.dtype),

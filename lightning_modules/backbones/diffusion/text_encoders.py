@@ -117,11 +117,7 @@ class TextEncoders(nn.Module):
 
     @torch.no_grad()
     def encode_prompts(self, texts: Sequence[str]) -> Prompts:
-        """Embed B texts, each truncated or padded to the text encoder's length; the result is on the network's device.
-
-        Raises:
-            ValueError: if the text encoders have been removed, and a text was not embedded before that.
-        """
+        """Embed B texts, each truncated or padded to the encoder's length; the result is on the network's device."""
         if self._known is None:
             return self.embedded(list(texts), self._encoding_device()).to(self._network_device())
         unknown = [text for text in texts if text not in self._known[0]]

@@ -255,12 +255,7 @@ def families() -> dict[str, type[TextToImage]]:
 
 
 def _checked(name: str, network: Any, channels: int, tuning: Tuning) -> Any:
-    """Check a network and return it, converted to float32 if `tuning` is full.
-
-    Raises:
-        ValueError: if the number of input channels of the network differs from the number of channels of packed
-            latents, or if `tuning` is full and the weights are quantised.
-    """
+    """Check a network and return it, converted to float32 if `tuning` is full."""
     if network.config.in_channels != channels:
         raise ValueError(
             f"{name} takes {network.config.in_channels} channels, but its autoencoder's latents have {channels}"

@@ -20,6 +20,7 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least, positive
+from datamodules.pixel_ranges import to_unit
 from lightning_modules.backbones.diffusion.pixel_model import PixelModel
 from lightning_modules.sde.discrete import noise_levels, scheduler_levels
 
@@ -69,7 +70,7 @@ class NoiseOfScore(nn.Module):
     def forward(self, noisy: Tensor, t: Tensor) -> Tensor:
         level = self.sigmas[t].to(noisy.dtype)
         sigma = level.view(-1, 1, 1, 1)
-        output = self.network((noisy * (1 + 4 * sigma**2).sqrt() + 1) / 2, level)
+        output = self.network(to_unit(noisy * (1 + 4 * sigma**2).sqrt()), level)
         return -sigma * (output if isinstance(output, Tensor) else output.sample)
 
 

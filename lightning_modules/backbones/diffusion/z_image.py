@@ -52,13 +52,7 @@ class ZImage(FlowTransformer):
         return Prompts(padded, mask=(torch.arange(most, device=device) < lengths[:, None]).to(torch.int64))
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
-        """Predict the velocity e - z.
-
-        Args:
-            latent: z_t, `[B, c, h, w]`.
-            timestep: scaled time T t, either `[B]` or one value for all images.
-            prompts: B prompts.
-        """
+        """Predict the velocity e - z."""
         output = self.network(
             list(latent.unsqueeze(2).unbind()),
             1 - timestep.expand(latent.shape[0]) / self.scheduler.config.num_train_timesteps,
@@ -106,13 +100,7 @@ class Lumina2(FlowTransformer):
         return Prompts(embedding, mask=mask)
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
-        """Predict the velocity e - z.
-
-        Args:
-            latent: z_t, `[B, c, h, w]`.
-            timestep: scaled time T t, either `[B]` or one value for all images.
-            prompts: B prompts.
-        """
+        """Predict the velocity e - z."""
         assert prompts.mask is not None
         return -self.network(
             hidden_states=latent,

@@ -54,9 +54,6 @@ class CaptionDropout:
     Args:
         probability: probability of dropping a caption, in [0, 1); or a list with one such probability for each text
             encoder.
-
-    Raises:
-        ValueError: if a probability is out of range.
     """
 
     def __init__(self, probability: float | Sequence[float]) -> None:
@@ -72,11 +69,7 @@ class CaptionDropout:
         return any(self.probabilities)
 
     def check(self, network: Any) -> None:
-        """Reject a list of probabilities that does not have one entry for each text encoder of the model.
-
-        Raises:
-            ValueError: if the list has the wrong length.
-        """
+        """Reject a list of probabilities that does not have one entry for each text encoder of the model."""
         count = len(network.text_encoders)
         if self.by_encoder and len(self.probabilities) != count:
             raise ValueError(

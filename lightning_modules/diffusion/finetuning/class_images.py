@@ -35,10 +35,6 @@ def generate_class_images(network: TextToImage, images: ClassImages, trained_ste
         images: definition of the class images: folder, prompt, number and size.
         trained_steps: number of training steps that the model has already taken.
         sampling: the sampling arguments `num_inference_steps` and `guidance_scale`.
-
-    Raises:
-        ValueError: if images are missing and the model is already fine-tuned, or if the images in the folder were
-            generated with different settings.
     """
     store = png_files(Path(images.folder))
     missing = broadcast(len(store.missing(images.keys)))

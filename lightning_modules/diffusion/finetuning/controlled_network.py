@@ -10,7 +10,8 @@ import torch
 from diffusers.configuration_utils import FrozenDict
 from torch import Tensor, nn
 
-from lightning_modules.backbones.adaptation import HALF, in_dtype
+from datamodules.arguments import positive
+from lightning_modules.backbones.adaptation import HALF, in_dtype, with_gradient_checkpointing
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
 from lightning_modules.backbones.quantization import is_quantized
 
@@ -48,11 +49,7 @@ CONTROLS = {
 
 
 def check_family(name: str) -> None:
-    """Reject a model class whose family of networks has no supported ControlNet.
-
-    Raises:
-        ValueError: if the model class `name` has no supported ControlNet.
-    """
+    """Reject a model class whose family of networks has no supported ControlNet."""
     if name not in CONTROLS:
         raise ValueError(
             f"network must be TextToImage (Stable Diffusion, SDXL), StableDiffusion3 or Flux to train a ControlNet, "
@@ -66,18 +63,27 @@ def control_of(network: TextToImage) -> Control:
     return CONTROLS["SDXL" if network.is_xl else type(network).__name__]
 
 
-def new_controlnet(network: TextToImage, num_layers: int | None, num_single_layers: int | None) -> nn.Module:
-    """Build a float32 ControlNet whose blocks are copies of the network's blocks, and whose outputs are initially zero.
+@dataclass(frozen=True)
+class CopiedBlocks:
+    """Blocks of a network that a ControlNet copies.
 
     Args:
-        network: text-to-image model.
         num_layers: number of transformer blocks to copy. None copies as many blocks as diffusers does by default, or
-            all suitable blocks if there are fewer.
+            all suitable blocks if there are fewer, and is required for U-Nets.
         num_single_layers: like `num_layers`, but for the blocks of FLUX.1 that process image and text as one sequence.
-
-    Raises:
-        ValueError: if the network has fewer blocks than requested, or if its weights are quantised.
+        gradient_checkpointing: recompute the ControlNet's activations in the backward pass instead of storing them.
     """
+
+    num_layers: int | None = None
+    num_single_layers: int | None = None
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        positive(num_layers=self.num_layers, num_single_layers=self.num_single_layers)
+
+
+def new_controlnet(network: TextToImage, blocks: CopiedBlocks) -> nn.Module:
+    """Build a float32 ControlNet of copies of the network's blocks, whose outputs are initially zero."""
     if is_quantized(network.network):
         raise ValueError(QUANTIZED)
     control, base = control_of(network), network.network
@@ -87,7 +93,7 @@ def new_controlnet(network: TextToImage, num_layers: int | None, num_single_laye
         controlnet = kind.from_unet(base, conditioning_embedding_out_channels=CHANNELS[: 1 + halvings])
     else:
         defaults = inspect.signature(kind.from_transformer).parameters
-        given = {"num_layers": num_layers, "num_single_layers": num_single_layers}
+        given = {"num_layers": blocks.num_layers, "num_single_layers": blocks.num_single_layers}
         options: dict[str, Any] = {}
         for key in given.keys() & defaults.keys():
             # The last block of Stable Diffusion 3 cannot be copied, because it has no output for the text.
@@ -108,6 +114,8 @@ def new_controlnet(network: TextToImage, num_layers: int | None, num_single_laye
             controlnet.register_to_config(force_zeros_for_pooled_projection=False)
     if base.dtype in HALF:  # the pipeline of a half-precision network passes half-precision inputs
         in_dtype(controlnet, "float32")
+    if blocks.gradient_checkpointing:
+        with_gradient_checkpointing(controlnet)
     return controlnet.train()
 
 

@@ -20,7 +20,7 @@ from torchmetrics import MeanMetric
 
 from datamodules.arguments import at_least, only_with, positive, within
 from datamodules.batches import CaptionedImageBatch
-from lightning_modules.backbones.adaptation import with_gradient_checkpointing
+from lightning_modules.backbones.diffusion.guidance import Sampling
 from lightning_modules.backbones.diffusion.pipelines import family_of
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage, families
 from lightning_modules.diffusion.finetuning.caption_dropout import CaptionDropout
@@ -28,6 +28,7 @@ from lightning_modules.diffusion.finetuning.controlled_network import (
     FLUX,
     QUANTIZED,
     ControlledNetwork,
+    CopiedBlocks,
     check_family,
     control_of,
     controlled_pipeline,
@@ -53,9 +54,7 @@ class ControlNet(FineTuningSteps, MethodModule):
 
     Args:
         network: a frozen `TextToImage` (Stable Diffusion or SDXL), `StableDiffusion3` or `Flux`.
-        num_layers: number of transformer blocks to copy. None uses the default of diffusers, and is required for
-            U-Nets.
-        num_single_layers: like `num_layers`, but for the blocks of FLUX.1 that process image and text as one sequence.
+        blocks: which blocks of the network the ControlNet copies, and how it stores their activations.
         min_snr_gamma: gamma of the Min-SNR weights; None gives all timesteps the same weight. Must be None for
             flow-matching models.
         flow: distribution of times and loss weights of flow matching; None uses the defaults of `FlowMatching`. Allowed
@@ -64,10 +63,8 @@ class ControlNet(FineTuningSteps, MethodModule):
             probability for each text encoder.
         average_decay: maximum decay of the averaged weights, in [0, 1). With 0, no average is computed, and the weights
             of the last step are used.
-        gradient_checkpointing: recompute the ControlNet's activations in the backward pass instead of storing them.
         prompts: texts that `sample` cycles through; the default is the empty text.
-        num_inference_steps: number of sampling steps.
-        guidance_scale: scale of classifier-free guidance in sampling; 1 disables guidance.
+        sampling: number of steps and guidance scale of sampling.
         optimizer: optimizer of the ControlNet's parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
         loss: settings of offset noise and mask weights; None uses the defaults of `LossOptions`.
@@ -76,40 +73,35 @@ class ControlNet(FineTuningSteps, MethodModule):
     def __init__(
         self,
         network: TextToImage,
-        num_layers: int | None = None,
-        num_single_layers: int | None = None,
+        blocks: CopiedBlocks = CopiedBlocks(),
         min_snr_gamma: float | None = None,
         flow: FlowMatching | None = None,
         caption_dropout: float | Sequence[float] = 0.0,
         average_decay: float = 0.0,
-        gradient_checkpointing: bool = False,
         prompts: Sequence[str] = ("",),
-        num_inference_steps: int = 50,
-        guidance_scale: float = 7.5,
+        sampling: Sampling = Sampling(),
         optimizer: OptimizerCallable = adamw,
         lr_scheduler: LRSchedulerCallable = constant,
         loss: LossOptions | None = None,
     ) -> None:
         super().__init__()
-        positive(min_snr_gamma=min_snr_gamma, num_layers=num_layers, num_single_layers=num_single_layers)
+        positive(min_snr_gamma=min_snr_gamma)
         within(0, 1, "[)", average_decay=average_decay)
-        at_least(1, num_inference_steps=num_inference_steps, num_prompts=len(prompts))
+        at_least(1, num_prompts=len(prompts))
         control = control_of(network)
-        only_with("a transformer", control.sees_latents, ControlNet, num_layers=num_layers)
-        only_with("FLUX.1", control.residuals == FLUX, ControlNet, num_single_layers=num_single_layers)
+        only_with("a transformer", control.sees_latents, CopiedBlocks, num_layers=blocks.num_layers)
+        only_with("FLUX.1", control.residuals == FLUX, CopiedBlocks, num_single_layers=blocks.num_single_layers)
         if trainable_parameters(network):
             raise ValueError("network must have tuning: frozen, because only the ControlNet is trained")
         self.dropout = CaptionDropout(caption_dropout)
         self.dropout.check(network)
         self.network = network
-        self.controlnet: Any = new_controlnet(network, num_layers, num_single_layers)
-        if gradient_checkpointing:
-            with_gradient_checkpointing(self.controlnet)
+        self.controlnet: Any = new_controlnet(network, blocks)
         self.condition: Tensor | None = None
         self.prompts = prompts
         self.takes_prompts = self.generator_per_image = True
-        self.num_inference_steps = num_inference_steps
-        self.guidance_scale = guidance_scale
+        self.num_inference_steps = sampling.steps
+        self.guidance_scale = sampling.guidance_scale
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.objective = training_objective(network, min_snr_gamma, flow, loss or LossOptions(), ControlNet)

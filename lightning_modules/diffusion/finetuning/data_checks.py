@@ -21,9 +21,6 @@ def check_data(network: TextToImage | PixelSpace, data: Any, needs_captions: boo
         network: model to train.
         data: DataModule with the images.
         needs_captions: whether a text-to-image model requires the captions of the images.
-
-    Raises:
-        ValueError: if captions are missing, or if the network does not support the image size, buckets or class images.
     """
     if isinstance(data, CaptionedImages):
         if isinstance(network, TextToImage):
@@ -59,11 +56,7 @@ def warn_of_long_captions(network: TextToImage, data: Any) -> None:
 
 
 def reject_prior(data: Any, method: str) -> None:
-    """Reject class images; this check is for methods without prior preservation.
-
-    Raises:
-        ValueError: if the data include class images.
-    """
+    """Reject class images; this check is for methods without prior preservation."""
     if getattr(data, "prior", None) is not None:
         raise ValueError(f"data.prior must be null: {method} does not use prior preservation")
 
@@ -73,10 +66,6 @@ def check_sharding(module: Any) -> None:
 
     Args:
         module: `DiffusionFineTuning` module, attached to its trainer.
-
-    Raises:
-        ValueError: if averaged weights are on the CPU, if weights are quantised, if held-out images are in buckets, or
-            if class images must be generated.
     """
     data: Any = module.trainer.datamodule
     if module.average.host is not None:

@@ -21,11 +21,7 @@ class ExportsNetwork:
     """
 
     def exported(self: Any, sigma: float | None = None) -> Exported:
-        """Return the network with its averaged weights, for export; see `interfaces.Exportable`.
-
-        Raises:
-            ValueError: if the weights are quantised.
-        """
+        """Return the network with its averaged weights, for export; see `interfaces.Exportable`."""
         refuse_sigma(sigma, self)
         if is_quantized(self.network):
             raise ValueError(

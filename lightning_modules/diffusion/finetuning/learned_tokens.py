@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import diffusers
 import torch
@@ -30,14 +30,11 @@ TEMPLATES = {
 """Prompts for images without captions; `{}` is replaced with the new word."""
 
 
-def templates_of(learnable_property: Property, given: Sequence[str] | None) -> list[str]:
-    """Return the templates `given`, or the default templates of a property if `given` is None.
-
-    Raises:
-        ValueError: if the property is unknown, or a template does not contain `{}`.
-    """
-    one_of(get_args(Property), learnable_property=learnable_property)
-    found = list(TEMPLATES[learnable_property] if given is None else given)
+def templates_of(given: Property | Sequence[str]) -> list[str]:
+    """Return the templates `given`, or the default templates of a property."""
+    if isinstance(given, str):
+        one_of(TEMPLATES, templates=given)
+    found = list(TEMPLATES[given] if isinstance(given, str) else given)
     if wrong := [text for text in found or [""] if "{}" not in text]:
         raise ValueError(f"templates must contain {{}} for the new word, got {wrong[0]!r}")
     return found
@@ -70,11 +67,7 @@ def new_tokens(placeholder: str, count: int) -> list[str]:
 
 
 def check_tokens(tokenizers: Sequence[Any], placeholder: str, initializer: str, count: int) -> None:
-    """Reject a placeholder that a tokenizer already knows, and an initializer that is not exactly one token.
-
-    Raises:
-        ValueError: if a token is rejected; the message names the token.
-    """
+    """Reject a placeholder that a tokenizer already knows, and an initializer that is not exactly one token."""
     within(1, MOST_TOKENS, num_vectors=count)
     if not placeholder or placeholder.split() != [placeholder]:
         raise ValueError(f"placeholder_token must be one word without spaces, such as <cat>, got {placeholder!r}")
@@ -95,11 +88,7 @@ def check_tokens(tokenizers: Sequence[Any], placeholder: str, initializer: str, 
 
 
 def check_captions(captions: Sequence[str] | None, placeholder: str) -> None:
-    """Reject captions that do not contain the new word.
-
-    Raises:
-        ValueError: if a caption lacks the new word; the message quotes the caption.
-    """
+    """Reject captions that do not contain the new word."""
     if without := [text for text in captions or () if placeholder not in text]:
         raise ValueError(
             f"captions must contain placeholder_token {placeholder}, but one is {without[0]!r}: add the word, or "
@@ -108,11 +97,7 @@ def check_captions(captions: Sequence[str] | None, placeholder: str) -> None:
 
 
 def check_pipeline_class(name: str) -> None:
-    """Reject a pipeline class that cannot load learned embeddings.
-
-    Raises:
-        ValueError: if the class has no `load_textual_inversion`.
-    """
+    """Reject a pipeline class that cannot load learned embeddings."""
     if not hasattr(getattr(diffusers, name, None), "load_textual_inversion"):
         raise ValueError(
             f"network: diffusers cannot load a textual inversion into {name}; supported are Stable Diffusion, SDXL and "
@@ -130,9 +115,6 @@ def check_pipeline_files(network: Mapping[str, Any], placeholder: str, initializ
         placeholder: the new word, which is also the name of the first new token.
         initializer: existing token whose embedding initialises all vectors.
         count: number of new tokens, each with a trainable vector.
-
-    Raises:
-        ValueError: if a token is rejected, or if the pipeline class cannot load learned embeddings.
     """
     try:
         weights = network["weights"]
@@ -154,9 +136,6 @@ def add_tokens(network: TextToImage, placeholder: str, initializer: str, count: 
 
     Returns:
         The extended embedding layer of each CLIP text encoder, in the order of the pipeline's encoders.
-
-    Raises:
-        ValueError: if a token is rejected, or if the pipeline class cannot load learned embeddings.
     """
     pipeline = network.pipeline
     check_pipeline_class(type(pipeline).__name__)

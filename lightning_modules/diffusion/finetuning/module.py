@@ -13,6 +13,7 @@ from torchmetrics import MeanMetric
 from datamodules.arguments import at_least, positive, within
 from lightning_modules.backbones.diffusion.export import save_model
 from lightning_modules.backbones.diffusion.flow_transformer import FlowTransformer
+from lightning_modules.backbones.diffusion.guidance import Sampling
 from lightning_modules.backbones.diffusion.pipelines import family_of
 from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage, families
@@ -57,8 +58,7 @@ class DiffusionFineTuning(FineTuningSteps, ExportsNetwork, ChecksCheckpoints, Me
             removed from memory. Cached images are centre-cropped; with random flips, the latents of the mirrored images
             are cached as well. None computes latents and embeddings in each training step.
         prompts: texts that `sample` cycles through; the default is the empty text.
-        num_inference_steps: number of sampling steps.
-        guidance_scale: scale of classifier-free guidance in sampling; 1 disables guidance.
+        sampling: number of steps and guidance scale of sampling.
         optimizer: optimizer of the trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
         loss: settings of offset noise, class images and masks; None uses the defaults of `LossOptions`.
@@ -76,8 +76,7 @@ class DiffusionFineTuning(FineTuningSteps, ExportsNetwork, ChecksCheckpoints, Me
         average_decay: float = 0.9999,
         cache_dir: str | None = None,
         prompts: Sequence[str] = ("",),
-        num_inference_steps: int = 50,
-        guidance_scale: float = 7.5,
+        sampling: Sampling = Sampling(),
         optimizer: OptimizerCallable = adamw,
         lr_scheduler: LRSchedulerCallable = constant,
         loss: LossOptions | None = None,
@@ -91,7 +90,7 @@ class DiffusionFineTuning(FineTuningSteps, ExportsNetwork, ChecksCheckpoints, Me
             )
         positive(min_snr_gamma=min_snr_gamma)
         within(0, 1, "[)", average_decay=average_decay)
-        at_least(1, num_inference_steps=num_inference_steps, num_prompts=len(prompts))
+        at_least(1, num_prompts=len(prompts))
         self.dropout = CaptionDropout(caption_dropout)
         if isinstance(network, TextToImage):
             self.dropout.check(network)
@@ -106,8 +105,8 @@ class DiffusionFineTuning(FineTuningSteps, ExportsNetwork, ChecksCheckpoints, Me
         self.prompts = prompts
         self.takes_prompts = isinstance(network, TextToImage)
         self.generator_per_image = True
-        self.num_inference_steps = num_inference_steps
-        self.guidance_scale = guidance_scale
+        self.num_inference_steps = sampling.steps
+        self.guidance_scale = sampling.guidance_scale
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.objective = training_objective(network, min_snr_gamma, flow, loss or LossOptions(), DiffusionFineTuning)

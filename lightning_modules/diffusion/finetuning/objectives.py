@@ -42,9 +42,6 @@ class LossOptions:
         prior_weight: weight of the loss on the class images in `data.prior`.
         unmasked_weight: weight, in [0, 1], of the squared errors of those pixels whose mask is 0. Pixels whose mask is
             1 have the weight 1. The loss of an image is the weighted mean over its pixels.
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     noise_offset: float = 0.0
@@ -206,9 +203,6 @@ class FlowMatching:
             Qwen-Image.
         weighting: loss weight as a function of time t: `none` weights all times equally, `sigma_sqrt` is 1 / t^2, and
             `cosmap` is 2 / (pi (1 - 2 t + 2 t^2)).
-
-    Raises:
-        ValueError: if an argument is out of range.
     """
 
     density: Density = "logit_normal"
@@ -312,9 +306,6 @@ def training_objective(
     """Return the objective for a diffusion model or for a flow-matching model.
 
     An argument that applies only to the other kind of model must have its default value.
-
-    Raises:
-        ValueError: if an argument is not allowed for the model, and differs from its default value in `owner`.
     """
     flows = isinstance(network, FlowTransformer)
     only_with("a model of flow matching", flows, owner, flow=flow)

@@ -16,11 +16,6 @@ def prepare_text_to_image(module: Any, network: TextToImage) -> None:
     Args:
         module: `DiffusionFineTuning` module, attached to its trainer.
         network: the text-to-image model of `module`.
-
-    Raises:
-        TypeError: if latents are to be cached, but the DataModule is not `CaptionedImages`.
-        ValueError: if class images or cached latents do not match the settings; see `generate_class_images` and
-            `cache_latents`.
     """
     module.dropout.prepare(network)
     data = module.trainer.datamodule

@@ -39,9 +39,6 @@ def refuse_to_go_on(shared_out: bool, stage: Any) -> None:
 
     To load the optimizer state, PyTorch runs an optimizer step, and the averaged weights would count this step as an
     update.
-
-    Raises:
-        ValueError: if `stage` is fit and the weights are sharded.
     """
     if shared_out and stage == TrainerFn.FITTING:
         raise ValueError(

@@ -72,9 +72,6 @@ class FineTuningSteps:
         Args:
             batch: the batch.
             draw: function that samples standard normal noise with the shape of its argument.
-
-        Raises:
-            ValueError: if the model is a text-to-image model and the batch has no captions.
         """
         if isinstance(self.network, PixelSpace):
             return self.network.encode(batch["image"]), None

@@ -18,9 +18,10 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torchmetrics import MeanMetric
 
-from datamodules.arguments import at_least, only_with, positive
+from datamodules.arguments import at_least, positive
 from datamodules.batches import CaptionedImageBatch
 from datamodules.randomness.shared_batches import sample_rows
+from lightning_modules.backbones.diffusion.guidance import Sampling
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
 from lightning_modules.backbones.quantization import prepare_for_ddp
 from lightning_modules.diffusion.finetuning.data_checks import check_data, reject_prior
@@ -54,16 +55,14 @@ class TextualInversion(FineTuningSteps, MethodModule):
         initializer_token: existing word that is a single token, such as `cat`. Its embedding initialises the new
             embeddings.
         num_vectors: number of tokens that make up the new word; each token has its own embedding.
-        learnable_property: kind of the default templates: object or style.
-        templates: prompts for images without captions, in which `{}` marks the place of the new word; None uses the
-            default templates of `learnable_property`.
+        templates: prompts for images without captions, in which `{}` marks the place of the new word; `object` and
+            `style` use the default templates for a subject and for a style.
         min_snr_gamma: gamma of the Min-SNR weights; None gives all timesteps the same weight. Must be None for
             flow-matching models.
         flow: distribution of times and loss weights of flow matching; None uses the defaults of `FlowMatching`. Allowed
             only for flow-matching models.
         prompts: texts that `sample` cycles through; None uses one prompt, which asks for a photo of the new word.
-        num_inference_steps: number of sampling steps.
-        guidance_scale: scale of classifier-free guidance in sampling; 1 disables guidance.
+        sampling: number of steps and guidance scale of sampling.
         optimizer: optimizer of the new embeddings.
         lr_scheduler: learning-rate schedule, stepped every epoch.
         loss: settings of offset noise and mask weights; None uses the defaults of `LossOptions`.
@@ -77,22 +76,19 @@ class TextualInversion(FineTuningSteps, MethodModule):
         placeholder_token: str,
         initializer_token: str,
         num_vectors: int = 1,
-        learnable_property: Property = "object",
-        templates: Sequence[str] | None = None,
+        templates: Property | list[str] = "object",
         min_snr_gamma: float | None = None,
         flow: FlowMatching | None = None,
         prompts: Sequence[str] | None = None,
-        num_inference_steps: int = 50,
-        guidance_scale: float = 7.5,
+        sampling: Sampling = Sampling(),
         optimizer: OptimizerCallable = adamw,
         lr_scheduler: LRSchedulerCallable = constant,
         loss: LossOptions | None = None,
     ) -> None:
         super().__init__()
         positive(min_snr_gamma=min_snr_gamma)
-        at_least(1, num_vectors=num_vectors, num_inference_steps=num_inference_steps)
-        only_with("templates null", templates is None, TextualInversion, learnable_property=learnable_property)
-        self.templates = templates_of(learnable_property, templates)
+        at_least(1, num_vectors=num_vectors)
+        self.templates = templates_of(templates)
         if trainable_parameters(network) or "text_encoders" not in dict(network.named_children()):
             raise ValueError(
                 "network must have tuning: frozen and offload_text_encoders: false, because only embeddings are trained"
@@ -102,8 +98,8 @@ class TextualInversion(FineTuningSteps, MethodModule):
         self.placeholder_token = placeholder_token
         self.prompts = prompts or [f"a photo of {placeholder_token}"]
         self.takes_prompts = self.generator_per_image = True
-        self.num_inference_steps = num_inference_steps
-        self.guidance_scale = guidance_scale
+        self.num_inference_steps = sampling.steps
+        self.guidance_scale = sampling.guidance_scale
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.objective = training_objective(network, min_snr_gamma, flow, loss or LossOptions(), TextualInversion)
@@ -117,9 +113,6 @@ class TextualInversion(FineTuningSteps, MethodModule):
         Args:
             data: `CaptionedImages` DataModule, whose `setup` has not been called yet.
             settings: arguments of the constructor; objects are still configs, with `class_path` and `init_args`.
-
-        Raises:
-            ValueError: if a caption, the pipeline or a token is rejected.
         """
         reject_prior(data, "TextualInversion")
         token = settings["placeholder_token"]

@@ -112,11 +112,7 @@ class ImageReward(nn.Module):
 
 
 def released_file(weights: str, local_files_only: bool) -> Path:
-    """Return the path of the released weight file; the file is downloaded from the Hub if necessary.
-
-    Raises:
-        FileNotFoundError: if the file is neither on disk nor on the Hub.
-    """
+    """Return the path of the released weight file; the file is downloaded from the Hub if necessary."""
     path = Path(weights).expanduser()
     if path.exists() or path.suffix in SUFFIXES or not re.fullmatch(HUB_NAME, weights):
         return path
@@ -132,11 +128,7 @@ def released_file(weights: str, local_files_only: bool) -> Path:
 
 
 def configs(vision: Mapping[str, Tensor], text: Mapping[str, Tensor], path: Path) -> tuple[Any, Any]:
-    """Derive the configs of BLIP's image encoder and text encoder from the shapes of their weights.
-
-    Raises:
-        ValueError: if the weights are not the weights of BLIP.
-    """
+    """Derive the configs of BLIP's image encoder and text encoder from the shapes of their weights."""
     from transformers import BlipTextConfig, BlipVisionConfig
 
     try:

@@ -16,7 +16,7 @@ from datamodules.arguments import at_least, one_of
 from datamodules.batches import NoisePairBatch, PromptBatch
 from datamodules.prompts.noise_pairs import NoisePairs
 from lightning_modules.backbones.diffusion.flow_transformer import FlowTransformer
-from lightning_modules.backbones.diffusion.guidance import guided
+from lightning_modules.backbones.diffusion.guidance import Sampling, guided
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from lightning_modules.backbones.quantization import prepare_for_ddp
 from lightning_modules.diffusion.golden_noise.collection import FOLDER, CollectsPairs
@@ -57,8 +57,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
         pair_guidance: w_l, guidance scale of the DDIM step towards the image.
         inversion_guidance: w_w, guidance scale of the inversion step.
         official_offset: invert between the noise levels of the third and second timestep, as the authors' code does.
-        num_inference_steps: number of sampling steps for each image.
-        guidance_scale: guidance scale in sampling.
+        sampling: number of steps and guidance scale of sampling.
         prompts: texts that `sample` cycles through.
         optimizer: optimizer of NPNet's parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
@@ -78,8 +77,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
         pair_guidance: float = 5.5,
         inversion_guidance: float = 1.0,
         official_offset: bool = False,
-        num_inference_steps: int = 50,
-        guidance_scale: float = 5.5,
+        sampling: Sampling = Sampling(guidance_scale=5.5),
         prompts: Sequence[str] = ("",),
         optimizer: OptimizerCallable = adamw,
         lr_scheduler: LRSchedulerCallable = constant,
@@ -87,8 +85,8 @@ class GoldenNoise(CollectsPairs, MethodModule):
         super().__init__()
         one_of(get_args(Start), start=start)
         at_least(2 + official_offset, pair_steps=pair_steps)
-        at_least(0, pair_guidance=pair_guidance, inversion_guidance=inversion_guidance, guidance_scale=guidance_scale)
-        at_least(1, num_inference_steps=num_inference_steps, num_prompts=len(prompts))
+        at_least(0, pair_guidance=pair_guidance, inversion_guidance=inversion_guidance)
+        at_least(1, num_prompts=len(prompts))
         modules = {
             name: each if isinstance(each, nn.Module) else Called(each) for name, each in (rewards or {}).items()
         }
@@ -100,8 +98,8 @@ class GoldenNoise(CollectsPairs, MethodModule):
         self.pair_guidance = pair_guidance
         self.inversion_guidance = inversion_guidance
         self.official_offset = official_offset
-        self.num_inference_steps = num_inference_steps
-        self.guidance_scale = guidance_scale
+        self.num_inference_steps = sampling.steps
+        self.guidance_scale = sampling.guidance_scale
         self.prompts = prompts
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler

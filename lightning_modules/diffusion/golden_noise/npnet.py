@@ -171,10 +171,6 @@ def with_released_weights(network: NPNet, path: str) -> NPNet:
     Args:
         network: NPNet whose sizes match the weights, with `attention` and without `fixed_signs`.
         path: `.pth` file, such as the released `sdxl.pth`.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-        ValueError: if the file is damaged or its weights do not fit the network.
     """
     if network.alpha.is_meta:
         return network

@@ -163,11 +163,7 @@ class CrossModel(nn.Module):
 
 
 def cross_model(weights: Mapping[str, Tensor], source: str) -> CrossModel:
-    """Build the cross-attention blocks from their weights, whose shapes determine the sizes of the blocks.
-
-    Raises:
-        ValueError: if the weights are not the weights of such blocks.
-    """
+    """Build the cross-attention blocks from their weights, whose shapes determine the sizes of the blocks."""
     try:
         width, query = (weights[f"layers.0.0.fn.{name}.weight"] for name in ("to_kv", "to_q"))
         inside = weights["layers.0.0.fn.ff.2.weight"].shape[1]

@@ -141,11 +141,6 @@ class AestheticReward(CLIPReward):
             `sa_0_4_vit_l_14_linear.pth` and, for version 2 of the score, `sac+logos+ava1-l14-linearMSE.pth`. No
             activation function is applied between the layers.
         local_files_only: load CLIP only from the Hugging Face cache, without network access.
-
-    Raises:
-        ImportError: if transformers is not installed.
-        FileNotFoundError: if the model or the weights do not exist.
-        ValueError: if the weights are not those of such linear layers.
     """
 
     def __init__(self, name_or_path: str, weights: str, local_files_only: bool = False) -> None:
@@ -173,9 +168,6 @@ def linear_layers(weights: Mapping[str, Tensor], width: int, source: str) -> nn.
         weights: weights and biases of the layers, in order.
         width: number of inputs of the first layer.
         source: name of the weights, for error messages.
-
-    Raises:
-        ValueError: if the weights are not those of such linear layers.
     """
     matrices = [value for key, value in weights.items() if key.endswith("weight") and value.ndim == 2]
     biases = [value for key, value in weights.items() if key.endswith("bias") and value.ndim == 1]
@@ -232,11 +224,7 @@ class Called(nn.Module):
 
 @torch.no_grad()
 def scored(rewards: nn.ModuleDict, images: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
-    """Compute all rewards, each `[B]`, in float64.
-
-    Raises:
-        ValueError: if a reward model does not return one number for each image.
-    """
+    """Compute all rewards, each `[B]`, in float64."""
     found = {}
     for name, reward in rewards.items():
         score = reward(images, texts)

@@ -13,10 +13,10 @@ spherical interpolation under these conditions: gamma = 0, mu = alpha, nu = beta
 nothing is clipped. With gamma = 1, it equals SDEdit applied to a mixture of the two images.
 
 The paper does not state how to choose mu + nu, c and gamma. The defaults follow the authors' code, which encodes up to
-timestep t = 696, and adds the images at the noise level of the next step, t = 701 (`injection: next`). Departures:
-here, all positions lambda of a pair share the same noise e, whereas the authors' code samples new noise for each
-position. Angles are computed for each pair of a batch, whereas the authors' code always has batch size 1. The positions
-lambda = 0 and lambda = 1 are allowed. The bound c assumes noise of variance 1. For variance-exploding models,
+timestep t = 696, and adds the images at the noise level of the next step, t = 701 (`mixing.injection: next`).
+Departures: here, all positions lambda of a pair share the same noise e, whereas the authors' code samples new noise for
+each position. Angles are computed for each pair of a batch, whereas the authors' code always has batch size 1. The
+positions lambda = 0 and lambda = 1 are allowed. The bound c assumes noise of variance 1. For variance-exploding models,
 `lightning_modules.backbones.diffusion.variance_exploding.VarianceExploding` rescales the noisy images so that the noise
 has variance 1.
 

@@ -5,12 +5,39 @@ Latents and images have the shape `[B, C, H, W]`, positions lambda have the shap
 """
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
+from datamodules.arguments import one_of, positive, within
+
 ALMOST_ONE = 1 - 1e-7
 """Upper bound of the cosine between latents. For parallel latents, this bound avoids a division by sin(0)."""
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """Coefficients with which NoiseDiffusion mixes two latents with their images and with noise.
+
+    Args:
+        boundary: c, bound of the interval [-c, c] to which latents and mixtures are clipped, in standard deviations of
+            the noise.
+        gamma: weight of new noise, in [0, 1].
+        signal: mu + nu, sum of the weights of the two images z_A and z_B.
+        injection: noise level at which the two images are added. `encoded` is the noise level of the latents, and
+            `next` is the level after one more step towards noise, as in the authors' code.
+    """
+
+    boundary: float = 2.0
+    gamma: float = 0.0
+    signal: float = 1.2
+    injection: Literal["next", "encoded"] = "next"
+
+    def __post_init__(self) -> None:
+        one_of(("next", "encoded"), injection=self.injection)
+        positive(boundary=self.boundary)
+        within(0, 1, gamma=self.gamma)
 
 
 class Weights(NamedTuple):

@@ -22,7 +22,7 @@ from lightning_modules.diffusion.noise_diffusion.measures import (
     latent_statistics,
     nearest_distances,
 )
-from lightning_modules.diffusion.noise_diffusion.mixing import corrected_mixture, lerp, slerp
+from lightning_modules.diffusion.noise_diffusion.mixing import Mixing, corrected_mixture, lerp, slerp
 from lightning_modules.interfaces import ImageColumn, ReferenceImages, data_with
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
@@ -69,11 +69,7 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
             encoding them.
         num_steps: S, number of sampling steps of the full schedule from noise to image.
         encoded_steps: K, number of steps in which an image is encoded, and also decoded; at most S.
-        boundary: c, bound of the interval [-c, c] to which latents are clipped, in standard deviations of the noise.
-        gamma: weight of new noise, in [0, 1].
-        signal: mu + nu, sum of the weights of the two images z_A and z_B.
-        injection: noise level at which the two images are added. `encoded` is the noise level of the latents, and
-            `next` is the level after one more step towards noise, as in the authors' code.
+        mixing: coefficients with which `noise_diffusion` mixes latents, images and noise.
         positions: positions lambda of the interpolated images, in [0, 1]; position 0 is the first image.
         guidance_scale: w, guidance scale in decoding; encoding does not use guidance. The scale must be 1 for an
             unconditional model.
@@ -88,10 +84,7 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
         interpolation: Interpolation = "noise_diffusion",
         num_steps: int = 200,
         encoded_steps: int = 140,
-        boundary: float = 2.0,
-        gamma: float = 0.0,
-        signal: float = 1.2,
-        injection: Literal["next", "encoded"] = "next",
+        mixing: Mixing = Mixing(),
         positions: Sequence[float] = (0.17, 0.33, 0.5, 0.67, 0.83),
         guidance_scale: float = 1.0,
         negative_prompt: str = "",
@@ -100,10 +93,10 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
     ) -> None:
         super().__init__()
         one_of(get_args(Interpolation), interpolation=interpolation)
-        one_of(("next", "encoded"), injection=injection)
-        within(1, num_steps - (injection == "next"), encoded_steps=encoded_steps)
-        positive(boundary=boundary, num_positions=len(positions))
-        within(0, 1, gamma=gamma, **{f"positions[{k}]": position for k, position in enumerate(positions)})
+        later = int(mixing.injection == "next")
+        within(1, num_steps - later, encoded_steps=encoded_steps)
+        positive(num_positions=len(positions))
+        within(0, 1, **{f"positions[{k}]": position for k, position in enumerate(positions)})
         scheduler: Any = model.scheduler
         reject_flow_matching(scheduler, "NoiseDiffusion", "mixes noise at levels abar of a diffusion process")
         one_of(("epsilon", "v_prediction"), prediction_type=scheduler.config.prediction_type)
@@ -113,10 +106,7 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
         self.interpolation: Interpolation = interpolation
         self.num_steps = num_steps
         self.encoded_steps = encoded_steps
-        self.boundary = boundary
-        self.gamma = gamma
-        self.signal = signal
-        self.injection = injection
+        self.mixing = mixing
         self.positions = tuple(positions)
         self.guidance_scale = guidance_scale
         self.negative_prompt = negative_prompt
@@ -130,7 +120,7 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
             spaced = DDIMScheduler.from_config(scheduler.config, **spacing)
         rising = scheduler_path(spaced, num_steps)[::-1]
         self.path = rising[: encoded_steps + 1]
-        self.injected_abar = level(self.levels, rising[encoded_steps + (injection == "next")])
+        self.injected_abar = level(self.levels, rising[encoded_steps + later])
         self.means = nn.ModuleDict()
         self._reference: tuple[Tensor, int] | None = None
 
@@ -186,8 +176,9 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
             latents = self.encoded(torch.cat([first, second]), twice)
             ends = (latents[: len(first)], latents[len(first) :])
         if interpolation == "noise_diffusion":
+            boundary, gamma, signal = self.mixing.boundary, self.mixing.gamma, self.mixing.signal
             mixture = corrected_mixture(
-                *ends, first, second, noise, position, self.injected_abar, self.boundary, self.gamma, self.signal
+                *ends, first, second, noise, position, self.injected_abar, boundary, gamma, signal
             )
         else:
             mixture = (lerp if interpolation == "lerp" else slerp)(*ends, position)

@@ -26,9 +26,6 @@ def first_level(scheduler: Any, num_steps: int) -> float:
     """Return abar at the first timestep of a diffusers scheduler with `num_steps` sampling steps.
 
     The scheduler may be created on the meta device, as in the checks that `compare` makes before its runs.
-
-    Raises:
-        ValueError: if the scheduler is for flow matching.
     """
     reason = "corrects schedules that do not reach pure noise, which those of flow matching do"
     reject_flow_matching(scheduler, "OneMoreStep", reason)
@@ -54,10 +51,6 @@ def initial_latents(
             uses the maximum, as in DDPM's posterior for abar_S = 0.
         official_variance: multiply e by 1 - a and omit z, as the authors' code does; cannot be combined with
             `deviation`.
-
-    Raises:
-        ValueError: if `deviation` is out of range, is used without `start`, or is used together with
-            `official_variance`.
     """
     mean, greatest = math.sqrt(abar) * clean, math.sqrt(1 - abar)
     if deviation is None:
@@ -84,9 +77,6 @@ def zero_terminal_snr(scheduler: Any) -> DDIMScheduler:
 
     Source: Lin, Liu, Li and Yang, Common Diffusion Noise Schedules and Sample Steps Are Flawed, WACV 2024, arXiv
     2305.08891, without its fine-tuning.
-
-    Raises:
-        ValueError: if the model predicts epsilon, from which the image cannot be computed at zero SNR.
     """
     if scheduler.config.prediction_type == "epsilon":
         raise ValueError(

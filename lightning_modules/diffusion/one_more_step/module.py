@@ -17,7 +17,7 @@ from datamodules.distributed.collectives import run_seed
 from datamodules.prompts.captioned_set import captions_of
 from datamodules.randomness.generators import generator_of, sample_like
 from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
-from lightning_modules.backbones.diffusion.guidance import guided
+from lightning_modules.backbones.diffusion.guidance import Sampling, guided
 from lightning_modules.backbones.diffusion.pixel_model import PixelModel
 from lightning_modules.backbones.diffusion.text_to_image import Prompts
 from lightning_modules.backbones.quantization import prepare_for_ddp
@@ -60,8 +60,7 @@ class OneMoreStep(Prompted, MethodModule):
         start: kind of the initial latents in `test`. `one_more_step` is the method itself. `plain` is pure noise.
             `offset_noise` is noise with a random mean in each channel. `oracle` uses the real image instead of x~_0.
             `zero_terminal_snr` is pure noise, with the noise schedule rescaled to zero terminal SNR.
-        num_inference_steps: number of sampling steps of `model`.
-        guidance_scale: scale of classifier-free guidance if the model is a `TextToImage`.
+        sampling: number of sampling steps of `model`, and its guidance scale if it is a `TextToImage`.
         step_guidance_scale: w, guidance scale of One More Step itself; 1 uses only the conditional prediction.
         deviation: s, standard deviation of the new noise in the initial latents; None uses the maximum, sqrt(1 - a).
         official_variance: multiply the noise of the initial latents by 1 - a, as the authors' code does.
@@ -78,8 +77,7 @@ class OneMoreStep(Prompted, MethodModule):
         model: nn.Module,
         text_encoder: nn.Module | None = None,
         start: Start = "one_more_step",
-        num_inference_steps: int = 20,
-        guidance_scale: float = 7.5,
+        sampling: Sampling = Sampling(steps=20),
         step_guidance_scale: float = 1.0,
         deviation: float | None = None,
         official_variance: bool = False,
@@ -90,10 +88,9 @@ class OneMoreStep(Prompted, MethodModule):
     ) -> None:
         super().__init__()
         one_of(get_args(Start), start=start)
-        at_least(1, num_inference_steps=num_inference_steps)
-        at_least(0, guidance_scale=guidance_scale, step_guidance_scale=step_guidance_scale)
+        at_least(0, step_guidance_scale=step_guidance_scale)
         within(0, 1, "[)", caption_dropout=caption_dropout)
-        within(0, math.sqrt(1 - first_level(model.scheduler, num_inference_steps)), deviation=deviation)
+        within(0, math.sqrt(1 - first_level(model.scheduler, sampling.steps)), deviation=deviation)
         if official_variance and deviation is not None:
             raise ValueError(f"deviation must be None if official_variance is true, got {deviation}")
         self.rescaled = zero_terminal_snr(model.scheduler) if start == "zero_terminal_snr" else None
@@ -103,8 +100,8 @@ class OneMoreStep(Prompted, MethodModule):
         if self.encoder.encode_prompts([""]) is None:
             raise ValueError(f"text_encoder must be given, because {type(model).__name__} has no text encoder")
         self.start: Start = start
-        self.num_inference_steps = num_inference_steps
-        self.guidance_scale = guidance_scale
+        self.num_inference_steps = sampling.steps
+        self.guidance_scale = sampling.guidance_scale
         self.step_guidance_scale = step_guidance_scale
         self.deviation = deviation
         self.official_variance = official_variance

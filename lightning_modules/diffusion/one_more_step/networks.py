@@ -51,10 +51,6 @@ def released_unet(name_or_path: str, variant: Literal["fp16"] | None = None) -> 
         name_or_path: local folder of a released model, or its name on the Hugging Face Hub, such as
             `h1t/oms_b_openclip_15_21`. Only the subfolder `oms_module` is read.
         variant: fp16 loads the file with half-precision weights. The weights are always converted to float32.
-
-    Raises:
-        FileNotFoundError: if the model is neither on disk nor on the Hub.
-        ValueError: if a file is damaged, or if the weights do not match the config.
     """
     from diffusers import UNet2DConditionModel
 

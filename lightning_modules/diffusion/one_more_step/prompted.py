@@ -32,11 +32,7 @@ class Prompted:
         return texts if self.step_prompt is None else [self.step_prompt] * len(texts)
 
     def sample(self: Any, n: int, generator: torch.Generator | list[torch.Generator] | None = None) -> Tensor:
-        """Sample n images in [0, 1], for `prompts` in turn. If there are none, use random captions of the test set.
-
-        Raises:
-            ValueError: if `start` is `oracle`, which requires real images.
-        """
+        """Sample n images in [0, 1], for `prompts` in turn. If there are none, use random captions of the test set."""
         if self.start == "oracle":
             raise ValueError("model.start: oracle needs real images, so it cannot sample for FID: use another start")
         data = require_trainer(

@@ -8,6 +8,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.batches import LabelledImageBatch
+from datamodules.pixel_ranges import to_signed
 from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
 from lightning_modules.diffusion.score_sde.trained_levels import SMALLEST_TIME, TrainedLevels
 from lightning_modules.method_module import MethodModule
@@ -54,7 +55,7 @@ class NoiseConditionalClassifier(ClassifierSteps, MethodModule):
         self.metrics = accuracies(num_classes)
 
     def _logits(self, image: Tensor, t: Tensor, noise: Tensor | None) -> Tensor:
-        mean, deviation = self.levels.kernel(2 * image - 1 if self.centred else image, t)
+        mean, deviation = self.levels.kernel(to_signed(image) if self.centred else image, t)
         return self.classifier(mean if noise is None else mean + deviation.view(-1, 1, 1, 1) * noise, deviation)
 
     def forward(self, image: Tensor) -> Tensor:

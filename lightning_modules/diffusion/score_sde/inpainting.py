@@ -9,6 +9,7 @@ from datamodules.corruptions.operators import Grayscale, Inpainting
 from datamodules.corruptions.operators.inpainting import Masks
 from datamodules.corruptions.operators.interface import Operator
 from datamodules.distributed.collectives import run_seed
+from datamodules.pixel_ranges import to_unit
 from datamodules.randomness.counter import CounterRNG
 from datamodules.randomness.generators import drawing
 from lightning_modules.diffusion.measured_restoration import centred_measurements, measured_columns
@@ -58,7 +59,7 @@ class KnownParts(RestorerSteps):
             generator: random generator for all random numbers; None uses PyTorch's global generator.
         """
         self._check(operator)
-        known = (operator.pseudo_inverse(centred_measurements(measured, operator)) + 1) / 2
+        known = to_unit(operator.pseudo_inverse(centred_measurements(measured, operator)))
         return self._restored(known, operator, drawing(generator))
 
     def estimated(self: Any, batch: Any) -> Tensor:

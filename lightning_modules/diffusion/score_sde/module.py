@@ -12,6 +12,7 @@ from torchmetrics import MeanMetric
 
 from datamodules.arguments import at_least, within
 from datamodules.batches import LabelledImageBatch
+from datamodules.pixel_ranges import to_signed, to_unit
 from datamodules.randomness.generators import drawing
 from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
 from lightning_modules.diffusion.score_sde.conditions import ClassGuidance
@@ -98,11 +99,11 @@ class ScoreSDE(KnownParts, Latents, MethodModule):
 
     def data_of(self, image: Tensor) -> Tensor:
         """Rescale images from [0, 1] to the range in which they are diffused."""
-        return 2 * image - 1 if self.centred else image
+        return to_signed(image) if self.centred else image
 
     def image_of(self, data: Tensor) -> Tensor:
         """Apply the inverse of `data_of`, and clip the images to [0, 1]."""
-        return ((data + 1) / 2 if self.centred else data).clamp(0, 1)
+        return (to_unit(data) if self.centred else data).clamp(0, 1)
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
         """Evaluate the network, and return the score at x_t, `[B, C, H, W]`, and times t, `[B]`."""
@@ -170,9 +171,6 @@ class ScoreSDE(KnownParts, Latents, MethodModule):
         Args:
             noisy: images in [0, 1] plus noise, `[B, C, H, W]`, not clipped.
             sigma: standard deviation of the noise in pixel units: one number, or a tensor `[B]`; required.
-
-        Raises:
-            ValueError: if `sigma` is None.
         """
         if sigma is None:
             raise ValueError("sigma must be given: a score model needs the noise level")

@@ -41,11 +41,7 @@ def pretrained_process(name_or_path: str) -> Process:
 
 
 def _numbers(file: Path, config: dict[str, Any], *names: str) -> list[float]:
-    """Read the numbers that a config contains under the keys `names`.
-
-    Raises:
-        ValueError: if a number is missing, or is not a positive number below 1e9.
-    """
+    """Read the numbers that a config contains under the keys `names`."""
     for name in names:
         value: Any = config.get(name)
         if type(value) not in (int, float) or not 0 < value < 1e9:

@@ -27,9 +27,6 @@ class TrainedLevels(nn.Module):
     Args:
         process: diffusion process.
         num_levels: N, number of noise levels of a discrete model; None for a continuous model.
-
-    Raises:
-        ValueError: if `num_levels` is not None and no discrete model is defined for the process.
     """
 
     abar: Tensor

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.arguments import one_of
+from datamodules.pixel_ranges import to_signed, to_unit
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
 from lightning_modules.diffusion.stable_normal.control_encoders import (
     SemanticEncoder,
@@ -58,10 +59,10 @@ class PixelUNet(nn.Module):
         self.scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 
     def encode(self, image: Tensor) -> Tensor:
-        return 2 * image - 1
+        return to_signed(image)
 
     def decode(self, latent: Tensor) -> Tensor:
-        return (latent + 1) / 2
+        return to_unit(latent)
 
     def encode_prompts(self, texts: Sequence[str]) -> Prompts:
         return Prompts(torch.zeros(len(texts), 1, self.network.config.cross_attention_dim))

@@ -15,6 +15,7 @@ from datamodules.arguments import at_least, one_of, within
 from datamodules.batches import NormalMapBatch
 from datamodules.files.module_hash import hash_of_module
 from datamodules.files.whole_files import write_text
+from datamodules.pixel_ranges import to_unit
 from datamodules.randomness.generators import sample_like
 from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
 from lightning_modules.diffusion.stable_normal.angular_error import known
@@ -141,11 +142,7 @@ class StableNormal(NormalSteps, MethodModule):
         return {"yoso_target": self.yoso_target, "level": self.start}
 
     def refuse_other_target(self, trained_for: dict[str, Any], source: Any) -> None:
-        """Reject weights of the first stage that were trained for a different target or noise level.
-
-        Raises:
-            ValueError: if the target or the noise level differs.
-        """
+        """Reject weights of the first stage that were trained for a different target or noise level."""
         if self.yoso is not None and trained_for != self.trained_for:
             raise ValueError(
                 f"yoso of {source} was trained for {told(trained_for)}, but yoso_target {self.yoso_target} with steps "
@@ -162,7 +159,7 @@ class StableNormal(NormalSteps, MethodModule):
 
     def training_step(self, batch: NormalMapBatch, batch_idx: int) -> dict[str, Tensor]:
         with torch.no_grad():
-            image, clean = self.first.model.encode(batch["image"]), self.first.model.encode((batch["normal"] + 1) / 2)
+            image, clean = self.first.model.encode(batch["image"]), self.first.model.encode(to_unit(batch["normal"]))
         weight = latent_weight(batch["normal"], self.first.pixels_per_latent)
         losses = {}
         if self.yoso is not None:

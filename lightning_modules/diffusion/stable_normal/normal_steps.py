@@ -7,6 +7,7 @@ from torch import Tensor
 
 from datamodules.batches import NormalMapBatch
 from datamodules.distributed.collectives import run_seed
+from datamodules.pixel_ranges import to_unit
 from datamodules.randomness.generators import generator_of
 from lightning_modules.diffusion.stable_normal.angular_error import AngularErrors, angular_error, known, spread
 from lightning_modules.diffusion.stable_normal.processing import rendered
@@ -75,7 +76,7 @@ class NormalSteps(ImageWriter):
 
     def pixels(self: Any, batch: NormalMapBatch) -> Tensor:
         """Estimate the normals of a batch, and encode them as bytes, `[B, 3, H, W]`."""
-        return levels_of((self.estimated(batch) + 1) / 2, 255)
+        return levels_of(to_unit(self.estimated(batch)), 255)
 
     def image_columns(self: Any, batch: NormalMapBatch, outputs: Any) -> dict[str, Tensor | ImageColumn]:
         """Show images, normals as colours, and angular errors on a scale from 0 to 90 degrees.

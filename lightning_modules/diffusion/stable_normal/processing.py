@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from datamodules.pixel_ranges import to_unit
 from lightning_modules.diffusion.stable_normal.angular_error import unit
 
 
@@ -43,4 +44,4 @@ def unprocessed(normal: Tensor, filled: tuple[int, int], size: Sequence[int]) ->
 
 def rendered(normal: Tensor) -> Tensor:
     """Render normals, `[B, 3, H, W]`, as RGB colours in [0, 1]; pixels without a normal are black."""
-    return torch.where(normal.norm(dim=1, keepdim=True) > 0, (normal + 1) / 2, 0)
+    return torch.where(normal.norm(dim=1, keepdim=True) > 0, to_unit(normal), 0)

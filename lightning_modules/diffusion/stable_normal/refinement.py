@@ -31,9 +31,6 @@ def refinement_times(steps: int, num_train_timesteps: int = 1000, repeated: bool
         num_train_timesteps: T, number of timesteps in training.
         repeated: take the first half of the steps at one noise level; if false, the timesteps are those of plain DDIM,
             which start near pure noise.
-
-    Raises:
-        ValueError: if `steps` is out of range.
     """
     within(1, num_train_timesteps // 2, steps=steps)
     gap, repeats = num_train_timesteps // steps, steps // 2

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, within
 from datamodules.batches import UnpairedMaskBatch, loss_weight
+from datamodules.pixel_ranges import to_signed
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.interfaces import LabelStore, require
 from lightning_modules.losses.segmentation import noise_weighted_dice
@@ -102,7 +103,7 @@ class AnnotationEfficient(StructureSteps, MethodModule):
     def forward(self, image: Tensor) -> Tensor:
         if self.stages.total > self.stages.first_segmentation or self.translation is None:
             return self.network(image)
-        logits = self.translation(2 * image - 1)
+        logits = self.translation(to_signed(image))
         return torch.cat([torch.zeros_like(logits), logits], dim=1)
 
     @property

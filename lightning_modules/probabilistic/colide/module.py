@@ -1,6 +1,6 @@
 """The LightningModule of CoLiDE-EV, CoLiDE-NV and the least-squares baseline."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from datamodules.arguments import at_least, one_of, positive, within
+from datamodules.arguments import at_least, one_of
 from datamodules.batches import GraphBatch
 from datamodules.files.whole_files import write_text
 from lightning_modules.full_precision import require_double
@@ -36,14 +36,7 @@ class CoLiDE(MethodModule):
         variant: `ev` estimates one noise scale for all nodes, `nv` estimates one scale for each node, and `ls` is least
             squares without noise scales (DAGMA).
         penalty: weight lambda of the L1 penalty on W.
-        s: parameter s of h_s in each stage; a smaller s shrinks the domain of W.
-        mu: weight mu of the score and the L1 penalty in the objective of the first stage.
-        mu_factor: factor that multiplies mu from one stage to the next.
-        warm_iterations: maximum number of iterations of each stage except the last.
-        iterations: maximum number of iterations of the last stage.
-        learning_rate: learning rate of Adam at the start of a stage.
-        look_every: number of iterations between two checks of the objective; a stage ends early when the objective no
-            longer changes.
+        schedule: stages of the optimisation, their lengths and their learning rate.
         threshold: edges with absolute weights up to this value are removed after the last stage.
         iterations_per_step: number of iterations per training step; each training step logs once.
         solver: baseline that estimates the graph instead of CoLiDE; None selects CoLiDE. If a baseline is set, only the
@@ -57,13 +50,7 @@ class CoLiDE(MethodModule):
         nodes: int,
         variant: Variant = "ev",
         penalty: float = 0.05,
-        s: Sequence[float] = (1.0, 0.9, 0.8, 0.7),
-        mu: float = 1.0,
-        mu_factor: float = 0.1,
-        warm_iterations: int = 20_000,
-        iterations: int = 70_000,
-        learning_rate: float = 3e-4,
-        look_every: int = 1000,
+        schedule: Schedule = Schedule(),
         threshold: float = 0.3,
         iterations_per_step: int = 1000,
         solver: NOTEARS | GOLEM | None = None,
@@ -71,17 +58,12 @@ class CoLiDE(MethodModule):
         super().__init__()
         one_of(("ev", "nv", "ls"), variant=variant)
         at_least(0, penalty=penalty, threshold=threshold)
-        at_least(1, nodes=nodes, stages=len(s), warm_iterations=warm_iterations, iterations=iterations)
-        at_least(1, look_every=look_every, iterations_per_step=iterations_per_step)
-        positive(s=min(s), mu=mu, learning_rate=learning_rate)
-        within(0, 1, "(]", mu_factor=mu_factor)
+        at_least(1, nodes=nodes, iterations_per_step=iterations_per_step)
         self.automatic_optimization = False
         self.nodes = nodes
         self.threshold = threshold
         self.iterations_per_step = iterations_per_step
-        lengths = warm_iterations, iterations
-        schedule = Schedule(variant, penalty, tuple(s), mu, mu_factor, *lengths, learning_rate, look_every)
-        self.path = solver or RegularizationPath(schedule, nodes)
+        self.path = solver or RegularizationPath(nodes, variant, penalty, schedule)
         self.weight = nn.Parameter(torch.zeros(nodes, nodes, dtype=torch.float64))
         self.register_buffer("sigma", torch.ones(nodes, dtype=torch.float64))
         self.history: list[list[float]] = []

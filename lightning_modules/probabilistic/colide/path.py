@@ -3,12 +3,14 @@
 The state can be saved in a checkpoint after any iteration.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from datamodules.arguments import at_least, positive, within
 from lightning_modules.probabilistic.colide.score import (
     Array,
     Variant,
@@ -38,29 +40,32 @@ ARRAYS = ("weight", "sigma", "mean", "square", "direction", "start_weight", "sta
 
 @dataclass(frozen=True)
 class Schedule:
-    """Settings of the stages of a path.
+    """Stages of the optimisation.
 
     Args:
-        variant: `ev`, `nv` or `ls`; determines the score and the noise scales.
-        penalty: weight lambda of the L1 penalty on W.
-        s: parameter s of h_s in each stage.
-        mu: weight of the score and the L1 penalty in the first stage.
+        s: parameter s of h_s in each stage; a smaller s shrinks the domain of W.
+        mu: weight mu of the score and the L1 penalty in the objective of the first stage.
         mu_factor: factor that multiplies mu from one stage to the next.
         warm_iterations: maximum number of iterations of each stage except the last.
         iterations: maximum number of iterations of the last stage.
         learning_rate: learning rate of Adam at the start of a stage.
-        look_every: number of iterations between two checks of the objective.
+        look_every: number of iterations between two checks of the objective; a stage ends early when the objective no
+            longer changes.
     """
 
-    variant: Variant
-    penalty: float
-    s: tuple[float, ...]
-    mu: float
-    mu_factor: float
-    warm_iterations: int
-    iterations: int
-    learning_rate: float
-    look_every: int
+    s: Sequence[float] = (1.0, 0.9, 0.8, 0.7)
+    mu: float = 1.0
+    mu_factor: float = 0.1
+    warm_iterations: int = 20_000
+    iterations: int = 70_000
+    learning_rate: float = 3e-4
+    look_every: int = 1000
+
+    def __post_init__(self) -> None:
+        at_least(1, stages=len(self.s), warm_iterations=self.warm_iterations, iterations=self.iterations)
+        at_least(1, look_every=self.look_every)
+        positive(s=min(self.s), mu=self.mu, learning_rate=self.learning_rate)
+        within(0, 1, "(]", mu_factor=self.mu_factor)
 
     def length(self, stage: int) -> int:
         """Return the maximum number of iterations of a stage."""
@@ -71,11 +76,15 @@ class RegularizationPath:
     """Run the stages of a schedule, iteration by iteration.
 
     Args:
-        schedule: settings of the stages.
         nodes: number of nodes d of the graph.
+        variant: `ev`, `nv` or `ls`; determines the score and the noise scales.
+        penalty: weight lambda of the L1 penalty on W.
+        schedule: settings of the stages.
     """
 
-    def __init__(self, schedule: Schedule, nodes: int) -> None:
+    def __init__(self, nodes: int, variant: Variant, penalty: float, schedule: Schedule) -> None:
+        self.variant: Variant = variant
+        self.penalty = penalty
         self.schedule = schedule
         self.weight = np.zeros((nodes, nodes))
         self.sigma = np.ones(nodes)
@@ -109,14 +118,14 @@ class RegularizationPath:
         self.product, self.variance = explained(self.weight, cov, self.identity)
         if self.start is None:
             variance = cov.diagonal()
-            first = np.full_like(variance, variance.min()) if self.schedule.variant == "ev" else variance
-            self.sigma[:] = noise_scale(first, self.schedule.variant)
+            first = np.full_like(variance, variance.min()) if self.variant == "ev" else variance
+            self.sigma[:] = noise_scale(first, self.variant)
             self._begin_stage()
 
     def value(self) -> float:
         """Compute the current stage's objective, mu (S + lambda ||W||_1) + h_s(W), for the current W and sigma."""
-        fit = score(self.variance, self.sigma, self.schedule.variant)
-        return self.mu * (fit + self.schedule.penalty * float(np.abs(self.weight).sum())) + self.acyclicity()
+        fit = score(self.variance, self.sigma, self.variant)
+        return self.mu * (fit + self.penalty * float(np.abs(self.weight).sum())) + self.acyclicity()
 
     def acyclicity(self) -> float:
         """Compute h_s(W) with the s of the current stage."""
@@ -127,7 +136,7 @@ class RegularizationPath:
         if self.finished:
             return
         inverse = self._inverse()
-        while inverse.min() < OUTSIDE[self.schedule.variant]:
+        while inverse.min() < OUTSIDE[self.variant]:
             if self.iteration == 0 or self.s <= 0.9:
                 self._begin_stage_again()
                 return
@@ -140,7 +149,7 @@ class RegularizationPath:
             self._step()
             inverse = self._inverse()
         self.iteration += 1
-        self._turn(gradient(self.weight, self.product, self.sigma, inverse, self.mu, self.schedule.penalty))
+        self._turn(gradient(self.weight, self.product, self.sigma, inverse, self.mu, self.penalty))
         self._step()
         over = self.iteration == self.schedule.length(self.stage)
         if over or self.iteration % self.schedule.look_every == 0:
@@ -172,7 +181,7 @@ class RegularizationPath:
     def _fit(self) -> None:
         """Compute the residual variances for the current W, and set sigma to the minimiser of the score."""
         self.product, self.variance = explained(self.weight, self.cov, self.identity)
-        self.sigma[:] = noise_scale(self.variance, self.schedule.variant, self.floor)
+        self.sigma[:] = noise_scale(self.variance, self.variant, self.floor)
 
     def _begin_stage(self) -> None:
         self.iteration, self.objective = 0, FAR

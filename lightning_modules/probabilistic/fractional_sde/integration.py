@@ -39,11 +39,7 @@ class SolutionPath(NamedTuple):
 
 
 def check_step(gamma_max: float, interval: float, substeps: int) -> None:
-    """Reject step sizes for which the integration of the fastest process is unstable.
-
-    Raises:
-        ValueError: if the step size is too large; the message gives a sufficient number of substeps.
-    """
+    """Reject step sizes for which the integration of the fastest process is unstable."""
     if gamma_max * interval / substeps >= STABLE:
         enough = int(gamma_max * interval / STABLE) + 1
         raise ValueError(
@@ -60,9 +56,6 @@ def check_run(trainer: Any, noise: Noise, substeps: int) -> None:
 
     Mixed precision is accepted, because it only affects the networks. Paths, and the weights of the processes, are
     computed outside autocast.
-
-    Raises:
-        ValueError: if the precision or the step size is unsuitable; the message names the setting.
     """
     if trainer.precision in ("16-true", "bf16-true"):
         raise ValueError(

@@ -210,11 +210,7 @@ class MECO(MethodModule):
         return tables
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Sample n images `[n, C, H, W]` in [0, 1] by Langevin steps that start from samples of q.
-
-        Raises:
-            ValueError: if the data are not images.
-        """
+        """Sample n images `[n, C, H, W]` in [0, 1] by Langevin steps that start from samples of q."""
         if self.image_shape is None:
             raise ValueError("MECO can only sample images if it models a density of images, but image_shape is not set")
         draw = self._draw(generator or torch.default_generator)

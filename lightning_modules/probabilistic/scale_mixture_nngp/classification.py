@@ -186,9 +186,6 @@ def in_proportion(label: Tensor, num_classes: int, count: int) -> Tensor:
     Returns:
         The positions of the chosen images, `[count]`, sorted by class. The numbers of images per class are rounded so
         that they add up to `count`: the numbers with the largest fractional parts are rounded up, and all others down.
-
-    Raises:
-        ValueError: if there are fewer than `count` images in total.
     """
     if count > len(label):
         raise ValueError(f"inducing must be at most the number of training images, {len(label)}, got {count}")

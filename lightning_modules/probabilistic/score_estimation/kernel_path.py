@@ -21,9 +21,6 @@ class KernelPath:
     Args:
         kernel: kernel matrix H of the training points, `[N, N]`, float64.
         eta: step size for the loss 1/2 sum |f - y|^2; None means half of the maximum step size 1 / lambda_max(H).
-
-    Raises:
-        ValueError: if `eta` is larger than 1 / lambda_max(H).
     """
 
     def __init__(self, kernel: Tensor, eta: float | None = None) -> None:

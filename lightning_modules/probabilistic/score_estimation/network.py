@@ -18,9 +18,6 @@ class FrozenSignNetwork(nn.Module):
         in_features: number of inputs p.
         out_features: number of outputs d.
         width: number m of neurons, even.
-
-    Raises:
-        ValueError: if a size is too small, or if the width is odd.
     """
 
     signs: Tensor

@@ -161,11 +161,7 @@ class GlobalMoments(Bands):
 
 
 def suite_of(tests: bool | Literal["strips", "moments"], sigma: float, degree: int, target: Target = "normal") -> Bands:
-    """Return `Strips` for `strips`, `GlobalMoments` for `moments`, and `Bands` otherwise.
-
-    Raises:
-        ValueError: if `tests` does not support the target.
-    """
+    """Return `Strips` for `strips`, `GlobalMoments` for `moments`, and `Bands` otherwise."""
     if target != "normal" and not isinstance(tests, bool):
         raise ValueError(f"tests must be true or false with target {target}, got {tests}, which assumes N(0, I)")
     kind = {"strips": Strips, "moments": GlobalMoments}.get(str(tests), Bands)

@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from datamodules.arguments import at_least, within
+from datamodules.pixel_ranges import to_unit
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.robustness.attacks.ascent import Network, check_name, per_image, steepest_ascent
 
@@ -126,7 +127,7 @@ def carlini_wagner_objective(
     """
     tanh = w.tanh()
     with torch.enable_grad():
-        perturbed = ((tanh + 1) / 2).requires_grad_()
+        perturbed = to_unit(tanh).requires_grad_()
         logits = at_least_float32(network(perturbed))
         other = logits.scatter(1, label[:, None], -math.inf).amax(dim=1)
         margin = logits.gather(1, label[:, None])[:, 0] - other

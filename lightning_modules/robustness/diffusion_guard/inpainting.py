@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datamodules.arguments import within
+from datamodules.pixel_ranges import to_signed, to_unit
 from lightning_modules.backbones import adapted, frozen
 from lightning_modules.backbones.diffusion.pipelines import diffusers_pipeline
 
@@ -153,7 +154,7 @@ class PixelInpainter(Inpainter):
         return image.shape
 
     def encode(self, image: Tensor, draw: Tensor) -> Tensor:
-        return 2 * image - 1
+        return to_signed(image)
 
     def predicted_noise(self, noisy: Tensor, repaint: Tensor, blanked: Tensor, timestep: Tensor) -> Tensor:
         C, config = noisy.shape[1], getattr(self.network, "config", None)
@@ -171,7 +172,7 @@ class PixelInpainter(Inpainter):
         for timestep in self.scheduler.timesteps.to(image.device):
             predicted = self.noise_given(image, keep, sample, noise, timestep)
             sample = self.scheduler.step(predicted, timestep, sample).prev_sample
-        painted = ((sample + 1) / 2).clamp(0, 1)
+        painted = to_unit(sample).clamp(0, 1)
         return image * keep + painted * (1 - keep)
 
 
@@ -231,7 +232,7 @@ class StableDiffusionInpainter(Inpainter):
         return torch.Size((len(image), config.latent_channels, image.shape[2] // scale, image.shape[3] // scale))
 
     def encode(self, image: Tensor, draw: Tensor) -> Tensor:
-        posterior = self.vae.encode(2 * image - 1).latent_dist  # type: ignore[operator]
+        posterior = self.vae.encode(to_signed(image)).latent_dist  # type: ignore[operator]
         return self.vae.config.scaling_factor * (posterior.mean + posterior.std * draw)  # type: ignore[union-attr]
 
     def predicted_noise(self, noisy: Tensor, repaint: Tensor, blanked: Tensor, timestep: Tensor) -> Tensor:

@@ -31,6 +31,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from datamodules.pixel_ranges import to_signed
+
 LARGEST, SMALLEST = 80.0, 0.002
 DATA_DEVIATION = 0.5
 FEWEST_STEPS, MOST_STEPS = 20, 80
@@ -134,5 +136,5 @@ class NoiseConditionedClassifier(nn.Module):
         """
         num_levels = MOST_STEPS + 1
         t = noise_level(nearest_level(2 * (self.sigma if sigma is None else sigma), num_levels), num_levels)
-        [feature] = represent(self.encoder, [2 * noisy - 1], [t])
+        [feature] = represent(self.encoder, [to_signed(noisy)], [t])
         return self.head(feature)

@@ -17,6 +17,7 @@ from torchmetrics.utilities import dim_zero_cat
 from datamodules.arguments import at_least, positive, within
 from datamodules.batches import LabelledImageBatch, global_batch_size
 from datamodules.distributed.collectives import run_seed
+from datamodules.pixel_ranges import to_signed
 from datamodules.randomness.shared_batches import sample_rows_like
 from lightning_modules.distributed.global_rows import global_rows
 from lightning_modules.losses.contrastive import contrastive_loss
@@ -227,7 +228,7 @@ class RRCMPretraining(OwnLoaders, MethodModule):
 
     def forward(self, image: Tensor) -> Tensor:
         """Compute the features `[B, D]` of clean images `[B, C, H, W]` in [0, 1]."""
-        [feature] = represent(self.network, [2 * image - 1], [SMALLEST])
+        [feature] = represent(self.network, [to_signed(image)], [SMALLEST])
         return feature
 
     def levels(self) -> tuple[float, float]:
@@ -245,7 +246,7 @@ class RRCMPretraining(OwnLoaders, MethodModule):
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
         views = (batch["image"], self.first_view(batch["image"]), self.second_view(batch["image"]))
-        image, first, second = (2 * view - 1 for view in views)
+        image, first, second = (to_signed(view) for view in views)
         noise, size = self.noise(batch), global_batch_size(batch)
         first, second = first + SMALLEST * noise, second + SMALLEST * noise
         t, less = self.levels()

@@ -1,104 +1,31 @@
-"""Checks for every family of latent text-to-image models; the expected values come from plain diffusers calls."""
+"""The families of latent text-to-image transformers: what differs between them, written with plain diffusers calls."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
-from torch import Tensor
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
+from torch import Tensor, nn
+from torch.nn.functional import pixel_unshuffle, unfold
 
-from lightning_modules.backbones.diffusion.cached_latents import cache_latents
+from lightning_modules.backbones import diffusion
 from lightning_modules.backbones.diffusion.export import save_model
-from lightning_modules.backbones.diffusion.text_to_image import TextToImage, Weights
-from tests.diffusion.finetuning.models import captioned, tuning
+from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 
 CAPTIONS = ["a cat", "dog", "bird of prey"]
 """Captions of different lengths, so that the shorter ones are padded."""
+QWEN_MEAN, QWEN_DEVIATION = (torch.tensor(v).view(1, 4, 1, 1) for v in ([-0.7, 0.1, 0.9, 0.0], [2.8, 1.4, 0.7, 1.0]))
 
 
 def noise(model: TextToImage, n: int = 2, side: int | None = None, seed: int = 0) -> Tensor:
     """Sample noise in the shape of the latents of images with `side` rows and columns (default: the model's size)."""
     return torch.randn(model.latent_shape(n, side, side), generator=torch.Generator().manual_seed(seed))
-
-
-def assert_a_step_equals(
-    network: TextToImage,
-    alone: Any,
-    side: int,
-    expected: Callable[[Any, Tensor, list[str]], Tensor],
-    rtol: float = 1e-5,
-    **options: Any,
-) -> None:
-    """Compare the loss and gradient of a training step.
-
-    Args:
-        network: model whose parameters are all trainable.
-        alone: the same pipeline, loaded by plain diffusers.
-        side: height and width of the images.
-        expected: function that computes the loss from images in [0, 1] and captions by calls of `alone`. It must draw
-            the same random numbers as the training step, in the same order: for the autoencoder, the noise and the
-            times.
-        rtol: relative accuracy of the loss.
-        options: arguments of the training module.
-    """
-    module = tuning(network, **options)
-    module.log = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
-    image = torch.rand(3, 3, side, side, generator=torch.Generator().manual_seed(0))
-    batch: Any = {"image": image, "caption": CAPTIONS, "index": torch.arange(3), "global_batch_size": 3}
-    torch.manual_seed(5)
-    loss = module.training_step(batch, 0)["loss"]
-    loss.backward()
-    alone.transformer.train()
-    torch.manual_seed(5)
-    wanted = expected(alone, image, CAPTIONS)
-    wanted.backward()
-    torch.testing.assert_close(loss, wanted, rtol=rtol, atol=0)
-    theirs = dict(alone.transformer.named_parameters())
-    assert theirs
-    largest = max(float(each.grad.abs().max()) for each in theirs.values() if each.grad is not None)
-    assert largest > 0
-    for name, parameter in network.network.named_parameters():
-        found, gradient = parameter.grad, theirs[name].grad
-        assert (found is None) == (gradient is None), name
-        if gradient is not None:
-            torch.testing.assert_close(found, gradient, rtol=1e-3, atol=1e-5 * largest, msg=name)
-
-
-def train_on_one_image(model: TextToImage, side: int, steps: int = 25, rate: float = 0.02) -> None:
-    """Train adapters on one image with fixed times and noise, and check that the loss falls."""
-    module, many = tuning(model), 4
-    prompts = model.encode_prompts(["a cat"]).rows([0] * many)
-    shade = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        latent = model.encode(shade).expand(many, -1, -1, -1)
-    e = noise(model, many, side, seed=2)
-    t = module.objective.held_out_times(torch.arange(many))
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=rate)
-    losses: list[float] = []
-    for _ in range(steps):
-        optimizer.zero_grad()
-        loss = module.objective.errors(model, latent, prompts, e, t).mean()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    assert losses[-1] < 0.95 * losses[0], losses
-    model.eval()
-
-
-def assert_half_precision_is_inside(kind: type[TextToImage], folder: Path, side: int) -> None:
-    """Check that outputs are float32 with half-precision weights or adapters, and float64 for a float64 model."""
-    half: dict[str, Any] = {"weights": Weights(dtype="bfloat16")}
-    for tuned, options in ((False, half), (True, {**half, "tuning": "lora"}), (False, {})):
-        model = kind(str(folder), **options)  # type: ignore[arg-type]
-        wanted = torch.float32 if options else torch.float64
-        model = model if options else model.double()
-        prompts, given = model.encode_prompts(["a"]), noise(model, 1, side).to(wanted)
-        output = model(given, torch.tensor([5.0] if model.prediction == "flow" else [5]), prompts)
-        assert output.dtype == wanted
-        assert output.requires_grad == tuned
-        if options:
-            assert prompts.embedding.dtype == torch.bfloat16
-            assert model.generate(prompts, given, num_inference_steps=1, guidance_scale=2.0).dtype == torch.float32
 
 
 def exported(model: TextToImage, folder: Path) -> Path:
@@ -107,26 +34,248 @@ def exported(model: TextToImage, folder: Path) -> Path:
     return folder / "tuned"
 
 
-def assert_cached_equals_computed(network: TextToImage, folder: Path, side: int) -> None:
-    """Compare cached moments and embeddings, and their training loss, with values computed from the images directly."""
-    plain, data = (captioned(folder / "images", side) for _ in range(2))
-    for one in (plain, data):
-        one.setup("fit")
-    cache_latents(network, data, str(folder / "cache"), torch.device("cpu"))
-    assert plain.train_set is not None
-    assert data.train_set is not None
-    request = next(iter(plain.evaluation_loader(plain.train_set).sampler))
-    whole, cached = plain.train_set[request], data.train_set[request]
-    image = whole["image"].float() / 255
-    torch.testing.assert_close(cached["moments"], network.moments(image), atol=1e-5, rtol=1e-4)
-    prompts = network.encode_prompts(whole["caption"])
-    for field in network.prompt_fields:
-        expected = getattr(prompts, field)
-        torch.testing.assert_close(cached[field], expected, atol=1e-5, rtol=1e-4, msg=field)
-    module = tuning(network)
-    module.log = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
-    losses = []
-    for batch in ({**whole, "image": image}, cached):
-        torch.manual_seed(0)
-        losses.append(module.training_step({**batch, "global_batch_size": len(image)}, 0)["loss"].detach())
-    torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=0)
+def packed(latent: Tensor) -> Tensor:
+    """Pack 2 x 2 patches in row-major order; in a patch, the four pixels of a channel are adjacent."""
+    return unfold(latent, 2, stride=2).transpose(1, 2)
+
+
+def in_a_row(latent: Tensor) -> Tensor:
+    """Arrange the latent pixels in row-major order, `[B, h w, c]`."""
+    return latent.flatten(2).transpose(1, 2)
+
+
+# The functions below encode images, `clean`, and predict the target, `predict`, as the pipelines do.
+
+
+def encoded(alone: Any, image: Tensor, draw: Tensor) -> Tensor:
+    posterior, config = alone.vae.encode(2 * image - 1).latent_dist, alone.vae.config
+    return (posterior.mean + posterior.std * draw - (config.shift_factor or 0)) * config.scaling_factor
+
+
+def encoded_by_flux2(alone: Any, image: Tensor, draw: Tensor) -> Tensor:
+    posterior = alone.vae.encode(2 * image - 1).latent_dist
+    clean = pixel_unshuffle(posterior.mean, 2) + pixel_unshuffle(posterior.std, 2) * draw
+    mean, variance = (value.view(-1, 1, 1) for value in (alone.vae.bn.running_mean, alone.vae.bn.running_var))
+    return (clean - mean) / torch.sqrt(variance + alone.vae.config.batch_norm_eps)
+
+
+def encoded_by_qwen(alone: Any, image: Tensor, draw: Tensor) -> Tensor:
+    posterior = alone.vae.encode((2 * image - 1)[:, :, None]).latent_dist
+    return (posterior.mean[:, :, 0] + posterior.std[:, :, 0] * draw - QWEN_MEAN) / QWEN_DEVIATION
+
+
+def encoded_by_sana(alone: Any, image: Tensor, draw: Tensor) -> Tensor:
+    """The autoencoder is deterministic, so `draw` is not used."""
+    return alone.vae.encode(2 * image - 1).latent * 0.41407
+
+
+def predicted_by_stable_diffusion_3(alone: Any, noisy: Tensor, t: Tensor, captions: list[str]) -> Tensor:
+    embedding, _, pooled, _ = alone.encode_prompt(captions, None, None, do_classifier_free_guidance=False)
+    return alone.transformer(
+        hidden_states=noisy, timestep=1000 * t, encoder_hidden_states=embedding, pooled_projections=pooled,
+        joint_attention_kwargs=None, return_dict=False,
+    )[0]  # fmt: skip
+
+
+def predicted_by_flux(alone: Any, noisy: Tensor, t: Tensor, captions: list[str]) -> Tensor:
+    embedding, pooled, text_ids = alone.encode_prompt(captions, None)
+    _, image_ids = alone.prepare_latents(3, 4, 16, 16, torch.float32, torch.device("cpu"), None, packed(noisy))
+    return alone.transformer(
+        hidden_states=packed(noisy), timestep=t, guidance=torch.full([3], 1.5), pooled_projections=pooled,
+        encoder_hidden_states=embedding, txt_ids=text_ids, img_ids=image_ids, joint_attention_kwargs={},
+        return_dict=False,
+    )[0]  # fmt: skip
+
+
+def predicted_by_chroma(alone: Any, noisy: Tensor, t: Tensor, captions: list[str]) -> Tensor:
+    embedding, text_ids, mask, *_ = alone.encode_prompt(captions, do_classifier_free_guidance=False)
+    _, image_ids = alone.prepare_latents(3, 4, 16, 16, torch.float32, torch.device("cpu"), None, packed(noisy))
+    return alone.transformer(
+        hidden_states=packed(noisy), timestep=t, encoder_hidden_states=embedding, txt_ids=text_ids, img_ids=image_ids,
+        attention_mask=alone._prepare_attention_mask(3, 16, torch.float32, mask), joint_attention_kwargs={},
+        return_dict=False,
+    )[0]  # fmt: skip
+
+
+def predicted_by_flux2(alone: Any, noisy: Tensor, t: Tensor, captions: list[str]) -> Tensor:
+    embedding, text_ids = alone.encode_prompt(captions)
+    tokens, ids = alone.prepare_latents(3, 4, 16, 16, torch.float32, "cpu", None, noisy)
+    guidance = torch.full([3], 1.5) if alone.transformer.config.guidance_embeds else None
+    return alone.transformer(
+        hidden_states=tokens, timestep=t, guidance=guidance, encoder_hidden_states=embedding, txt_ids=text_ids,
+        img_ids=ids, joint_attention_kwargs=None, return_dict=False,
+    )[0]  # fmt: skip
+
+
+def predicted_by_qwen(alone: Any, noisy: Tensor, t: Tensor, captions: list[str]) -> Tensor:
+    embedding, mask = alone.encode_prompt(captions)
+    return alone.transformer(
+        hidden_states=packed(noisy), timestep=t, guidance=None, encoder_hidden_states_mask=mask,
+        encoder_hidden_states=embedding, img_shapes=[[(1, 4, 4)]] * 3, attention_kwargs={}, return_dict=False,
+    )[0]  # fmt: skip
+
+
+def predicted_by_sana(alone: Any, noisy: Tensor, t: Tensor, captions: list[str]) -> Tensor:
+    """The embeddings are those that the pipeline itself computes, which include its instruction."""
+    called: list[tuple[Tensor, Tensor]] = []
+    step = alone.encode_prompt
+    alone.encode_prompt = lambda *args, **kwargs: (called.append(step(*args, **kwargs)), called[-1])[1]
+    options: dict[str, Any] = {"use_resolution_binning": False, "output_type": "latent"}
+    alone(captions, height=32, width=32, num_inference_steps=1, guidance_scale=1.0, **options)
+    embedding, mask = called[0][:2]
+    return alone.transformer(
+        noisy, encoder_hidden_states=embedding, encoder_attention_mask=mask, timestep=1000 * t * 0.5, return_dict=False
+    )[0]
+
+
+def predicted_by_z_image(alone: Any, noisy: Tensor, t: Tensor, captions: list[str]) -> Tensor:
+    embedding, _ = alone.encode_prompt(list(captions), do_classifier_free_guidance=False)
+    given = list(noisy.unsqueeze(2).unbind(dim=0))
+    return -torch.stack(alone.transformer(given, 1 - t, embedding, return_dict=False)[0]).squeeze(2)
+
+
+def predicted_by_lumina2(alone: Any, noisy: Tensor, t: Tensor, captions: list[str]) -> Tensor:
+    embedding, mask, _, _ = alone.encode_prompt(captions, do_classifier_free_guidance=False)
+    return -alone.transformer(
+        hidden_states=noisy, timestep=1 - t, encoder_hidden_states=embedding, encoder_attention_mask=mask,
+        attention_kwargs=None, return_dict=False,
+    )[0]  # fmt: skip
+
+
+def predicted_by_pixart(alone: Any, noisy: Tensor, t: Tensor, captions: list[str]) -> Tensor:
+    embedding, mask, _, _ = alone.encode_prompt(captions, False)
+    return alone.transformer(
+        noisy, encoder_hidden_states=embedding, encoder_attention_mask=mask, timestep=t,
+        added_cond_kwargs={"resolution": None, "aspect_ratio": None}, return_dict=False,
+    )[0].chunk(2, dim=1)[0]  # fmt: skip
+
+
+def predicted_by_hunyuan_dit(alone: Any, noisy: Tensor, t: Tensor, captions: list[str]) -> Tensor:
+    """The transformer's additional arguments are those that are recorded while the pipeline runs."""
+    called: dict[str, Any] = {}
+    hook = alone.transformer.register_forward_pre_hook(
+        lambda network, args, kwargs: called.update(kwargs), with_kwargs=True
+    )
+    options: dict[str, Any] = {"use_resolution_binning": False, "output_type": "latent"}
+    alone(captions, height=64, width=64, num_inference_steps=1, guidance_scale=1.0, **options)
+    hook.remove()
+    return alone.transformer(noisy, t.float(), **called)[0].chunk(2, dim=1)[0]
+
+
+@dataclass(frozen=True)
+class Family:
+    """What differs between the families of models."""
+
+    model: type[TextToImage]
+    pipeline: Any
+    """The pipeline class of diffusers."""
+    sizes: tuple[int, int]
+    """The model's `image_size` and `size_multiple`."""
+    predict: Callable[..., Tensor]
+    """Predict the target from the pipeline, noisy latents, times and captions."""
+    side: int = 16
+    """Height and width of the images of these tests."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the model in the test of a training step."""
+    given: Mapping[str, Any] = field(default_factory=lambda: {"guidance_scale": 2.0})
+    """Arguments of the pipeline for the guidance scale 2 of this project, and its further arguments."""
+    unguided: Mapping[str, float] = field(default_factory=lambda: {"guidance_scale": 1.0})
+    """Argument of the pipeline that disables guidance."""
+    pack: Callable[[Tensor], Tensor] = lambda latent: latent
+    """Arrange latents as the pipeline does in its network's output."""
+    start: Callable[[Tensor], Tensor] | None = None
+    """Arrange latents as the pipeline's argument `latents`; None: as `pack`."""
+    shift: float | None = None
+    """Shift of the times of flow matching; None for the families that predict noise or v."""
+    clean: Callable[..., Tensor] = encoded
+    """Encode images with the pipeline, given noise for the autoencoder."""
+    steps: int = 25
+    """Training steps that lower the loss of one image."""
+    merged: bool = False
+    """Whether adapters are saved in the weights of the transformer, because the pipeline cannot load adapters."""
+
+    def loss(self, alone: Any, image: Tensor, captions: list[str], shape: tuple[int, ...]) -> Tensor:
+        """Compute the loss of a training step, with the random numbers of the step in the same order."""
+        draw, e = torch.randn(3, *shape), torch.randn(3, *shape)
+        if self.shift is not None:
+            u = torch.sigmoid(torch.normal(0.0, 1.0, (3,)))
+            t = self.shift * u / (1 + (self.shift - 1) * u)
+            clean, level = self.clean(alone, image, draw), t.view(-1, 1, 1, 1)
+            velocity = self.predict(alone, (1 - level) * clean + level * e, t, captions)
+            return (velocity - self.pack(e - clean)).square().mean()
+        t = torch.randint(1000, (3,))
+        abar = alone.scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
+        clean, ratio = self.clean(alone, image, draw), (abar / (1 - abar)).flatten()
+        output = self.predict(alone, abar.sqrt() * clean + (1 - abar).sqrt() * e, t, captions)
+        v = alone.scheduler.config.prediction_type == "v_prediction"
+        error = output - (abar.sqrt() * e - (1 - abar).sqrt() * clean if v else e)
+        return (ratio.clamp(max=5) / (ratio + v) * error.square().mean(dim=(1, 2, 3))).mean()
+
+    def images(self, alone: Any, latent: Tensor, **options: Any) -> Tensor:
+        """Generate images for the first two captions with plain diffusers, from these latents."""
+        sizes = {"height": self.side, "width": self.side, "output_type": "pt", "num_inference_steps": 2}
+        generator = torch.Generator().manual_seed(1)  # for stochastic schedulers
+        latents = (self.start or self.pack)(latent)
+        return alone(prompt=CAPTIONS[:2], latents=latents, generator=generator, **{**sizes, **self.given, **options})[0]
+
+    def loaded(self, folder: Path) -> Any:
+        """Load the pipeline with diffusers alone, and freeze all parts except the transformer."""
+        alone = self.pipeline.from_pretrained(folder)
+        for name, part in alone.components.items():
+            if isinstance(part, nn.Module) and name != "transformer":
+                part.requires_grad_(False)
+        return alone
+
+
+FLUX_SHIFT = math.exp(calculate_shift(16))  # for 16 tokens
+UNBINNED = {"guidance_scale": 2.0, "use_resolution_binning": False}
+WITH_GUIDANCE = {"training_guidance": 1.5}
+of_flux2 = partial(
+    Family, diffusion.Flux2, sizes=(256, 4), predict=predicted_by_flux2, pack=in_a_row, start=lambda latent: latent,
+    shift=math.exp(compute_empirical_mu(16, 50)), clean=encoded_by_flux2, steps=15,
+)  # fmt: skip
+FAMILIES = {
+    "stable_diffusion_3": Family(
+        diffusion.StableDiffusion3, diffusers.StableDiffusion3Pipeline, (16, 4), predicted_by_stable_diffusion_3,
+        shift=3.0,
+    ),
+    "flux": Family(
+        diffusion.Flux, diffusers.FluxPipeline, (256, 4), predicted_by_flux, options=WITH_GUIDANCE, pack=packed,
+        shift=FLUX_SHIFT,
+    ),
+    "chroma": Family(
+        diffusion.Chroma, diffusers.ChromaPipeline, (256, 4), predicted_by_chroma, pack=packed, shift=FLUX_SHIFT
+    ),
+    "flux2": of_flux2(diffusers.Flux2Pipeline, options=WITH_GUIDANCE),
+    "flux2_klein": of_flux2(diffusers.Flux2KleinPipeline),
+    "qwen_image": Family(
+        diffusion.QwenImage, diffusers.QwenImagePipeline, (512, 8), predicted_by_qwen, 32,
+        given={"true_cfg_scale": 2.0, "negative_prompt": ["", ""]}, unguided={"true_cfg_scale": 1.0}, pack=packed,
+        shift=math.exp(calculate_shift(16, max_shift=0.9)), clean=encoded_by_qwen, steps=15,
+    ),
+    "sana": Family(
+        diffusion.Sana, diffusers.SanaPipeline, (32, 32), predicted_by_sana, 32, given=UNBINNED, shift=3.0,
+        clean=encoded_by_sana,
+    ),
+    "z_image": Family(  # its guidance scale is that of this project minus 1
+        diffusion.ZImage, diffusers.ZImagePipeline, (1024, 4), predicted_by_z_image, given={"guidance_scale": 1.0},
+        unguided={"guidance_scale": 0.0}, shift=3.0,
+    ),
+    "lumina2": Family(
+        diffusion.Lumina2, diffusers.Lumina2Pipeline, (64, 16), predicted_by_lumina2, 32, shift=6.0
+    ),
+    "pixart_sigma": Family(
+        diffusion.PixArtSigma, diffusers.PixArtSigmaPipeline, (16, 4), predicted_by_pixart, merged=True,
+        given={**UNBINNED, "clean_caption": False},
+    ),
+    "hunyuan_dit": Family(
+        diffusion.HunyuanDiT, diffusers.HunyuanDiTPipeline, (64, 16), predicted_by_hunyuan_dit, 64, given=UNBINNED,
+        merged=True,
+    ),
+}  # fmt: skip
+"""The families by the name of their tiny pipeline in `tests/tiny_pipelines.py`."""
+
+
+def side_of(name: str) -> int:
+    """Return the height and width of the images for a tiny pipeline."""
+    return FAMILIES[name].side if name in FAMILIES else 16

@@ -15,11 +15,9 @@ from lightning_modules.backbones.diffusion.export import save_model
 from lightning_modules.backbones.diffusion.families import text_to_image_pipeline
 from lightning_modules.backbones.diffusion.pixel_space import pixel_pipeline
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
-from tests.backbones.diffusion.family_checks import noise
+from tests.backbones.diffusion.family_checks import FAMILIES, noise, side_of
 from tests.backbones.diffusion.test_export import moved
 
-FAMILIES = ("xl", "stable_diffusion_3", "flux", "pixart_sigma", "sana", "qwen_image", "z_image", "hunyuan_dit")
-SIDE = {"sana": 32, "hunyuan_dit": 64, "qwen_image": 32}
 ALL: dict[str, Any] = {"alpha": 3, "rslora": True, "dora": True}
 KINDS: list[dict[str, Any]] = [{"alpha": 3}, {"rslora": True}, {"dora": True}, ALL]
 METADATA = "lora_adapter_metadata"
@@ -46,7 +44,7 @@ def sampled(model: TextToImage, pipeline: Any, side: int) -> torch.Tensor:
 
 
 def assert_diffusers_alone_samples_the_same(fixture: str, folder: Path, output: Path, **options: Any) -> None:
-    side = SIDE.get(fixture, 16)
+    side = side_of(fixture)
     model = text_to_image_pipeline(str(folder), tuning="lora", adapters=Adapters(2, **options)).eval()
     before = sampled(model, model.pipeline, side)
     moved(model)
@@ -56,7 +54,7 @@ def assert_diffusers_alone_samples_the_same(fixture: str, folder: Path, output: 
     torch.testing.assert_close(sampled(model, alone(model, folder, output), side), found, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("fixture", FAMILIES)
+@pytest.mark.parametrize("fixture", ["xl", *FAMILIES])
 def test_diffusers_alone_loads_scaled_dora_of_each_family(
     fixture: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -1,10 +1,5 @@
-from pathlib import Path
-from typing import Any
-
-import pytest
-
 from lightning_modules.backbones.diffusion.pipelines import diffusers_pipeline
-from tests.rejections import Row, rejections
+from tests.rejections import Row, rejection_test
 
 # fmt: off
 REJECTED: list[Row] = [
@@ -19,8 +14,4 @@ REJECTED: list[Row] = [
 ]
 # fmt: on
 
-
-@rejections(*REJECTED)
-def test_what_is_rejected_is_named(called: Any, error: type[Exception], message: str, tmp_path: Path) -> None:
-    with pytest.raises(error, match=message):
-        called(tmp_path)
+test_what_is_rejected_is_named = rejection_test(*REJECTED)

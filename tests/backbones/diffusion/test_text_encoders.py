@@ -14,13 +14,10 @@ from lightning_modules.backbones.diffusion.families import text_to_image_pipelin
 from lightning_modules.backbones.diffusion.flux import Flux
 from lightning_modules.backbones.diffusion.text_encoders import Prompts
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage, Weights
-from tests.backbones.diffusion.family_checks import noise
+from tests.backbones.diffusion.family_checks import FAMILIES, noise, side_of
 from tests.diffusion.finetuning.models import captioned, trainer, tuning
 
-FAMILIES = ["text_to_image", "xl", "stable_diffusion_3", "flux", "pixart_sigma", "sana", "qwen_image", "z_image"]
-FAMILIES += ["flux2", "flux2_klein", "chroma", "lumina2"]
 FIRST = ("text_to_image", "flux", "qwen_image")
-SIDES = {"sana": 32, "qwen_image": 32, "lumina2": 32, "hunyuan_dit": 64}
 
 
 def assert_same(found: Prompts, expected: Prompts) -> None:
@@ -34,7 +31,7 @@ def assert_same(found: Prompts, expected: Prompts) -> None:
     "family",
     [
         *FIRST,
-        *(pytest.param(one, marks=pytest.mark.nightly) for one in (*FAMILIES, "hunyuan_dit") if one not in FIRST),
+        *(pytest.param(one, marks=pytest.mark.nightly) for one in ("xl", *FAMILIES) if one not in FIRST),
     ],
 )
 def test_freed_encoders_leave_known_prompts_and_the_pipeline_samples_from_them(
@@ -43,7 +40,7 @@ def test_freed_encoders_leave_known_prompts_and_the_pipeline_samples_from_them(
     model = text_to_image_pipeline(str(request.getfixturevalue(family)))
     texts = ["a cat", "dog"]
     expected, empty = model.encode_prompts(texts), model.empty_prompts(3)
-    latent = noise(model, 2, SIDES.get(family, 16))
+    latent = noise(model, 2, side_of(family))
 
     def sampled() -> torch.Tensor:
         generator = torch.Generator().manual_seed(0)
@@ -72,7 +69,7 @@ NEGATIVE = ("sana", "lumina2", "xl", "stable_diffusion_3", "pixart_sigma", "chro
     "family", [pytest.param(each, marks=[pytest.mark.nightly] * (at > 1)) for at, each in enumerate(NEGATIVE)]
 )
 def test_negative_prompts_are_embedded_as_the_pipeline_embeds_them(family: str, request: pytest.FixtureRequest) -> None:
-    folder, side = request.getfixturevalue(family), SIDES.get(family, 16)
+    folder, side = request.getfixturevalue(family), side_of(family)
     model, alone = text_to_image_pipeline(str(folder)), DiffusionPipeline.from_pretrained(folder)
     latent, prompts = noise(model, 1, side), ["a cat"]
     own: dict[str, Any] = {"use_resolution_binning": False} if family in ("sana", "pixart_sigma") else {}

@@ -3,15 +3,18 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor, nn
 from torch.optim import SGD
 
 from datamodules.classification.digits import Digits
 from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.prompts.captioned_set import CaptionedClasses
 from datamodules.prompts.folder_sets import CaptionedFolder
+from lightning_modules.backbones.diffusion.guidance import Sampling
 from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from lightning_modules.diffusion.finetuning import DiffusionFineTuning
@@ -41,7 +44,7 @@ def captioned(folder: Path, image_size: int = 16, **options: Any) -> CaptionedIm
 
 
 def tuning(network: TextToImage | PixelSpace, rate: float = 0.1, **options: Any) -> DiffusionFineTuning:
-    options = {"average_decay": 0.5, "num_inference_steps": 2, "optimizer": lambda p: SGD(p, lr=rate), **options}
+    options = {"average_decay": 0.5, "sampling": Sampling(2), "optimizer": lambda p: SGD(p, lr=rate), **options}
     return DiffusionFineTuning(network, **options)
 
 
@@ -51,3 +54,25 @@ def trainer(folder: Path, **options: Any) -> Trainer:
         accelerator="cpu", enable_model_summary=False, enable_progress_bar=False, use_distributed_sampler=False,
         num_sanity_val_steps=0, log_every_n_steps=1, enable_checkpointing=False, **given,
     )  # fmt: skip
+
+
+def loss_of_a_step(module: Any, batch: dict[str, Any]) -> Tensor:
+    """Take a training step without a Trainer from the random seed 5, and compute the gradients."""
+    module.log = lambda *args, **kwargs: None
+    torch.manual_seed(5)
+    count = len(batch["image"])
+    loss = module.training_step({"index": torch.arange(count), "global_batch_size": count, **batch}, 0)["loss"]
+    loss.backward()
+    return loss
+
+
+def assert_gradients_equal(own: nn.Module, other: nn.Module) -> None:
+    """Compare the gradients of all parameters with those of the same network of diffusers alone."""
+    theirs = {name: each.grad for name, each in other.named_parameters()}
+    largest = max(float(gradient.abs().max()) for gradient in theirs.values() if gradient is not None)
+    assert largest > 0
+    for name, parameter in own.named_parameters():
+        found, wanted = parameter.grad, theirs[name]
+        assert (found is None) == (wanted is None), name
+        if wanted is not None:
+            torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5 * largest, msg=name)

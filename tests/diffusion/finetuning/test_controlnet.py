@@ -21,12 +21,18 @@ from datamodules.files.pixels import read_pixels
 from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.prompts.folder_sets import CaptionedFolder
 from lightning_modules.backbones.diffusion.families import text_to_image_pipeline
+from lightning_modules.backbones.diffusion.guidance import Sampling
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage, Weights
 from lightning_modules.diffusion.finetuning import ControlNet
-from lightning_modules.diffusion.finetuning.controlled_network import ControlledNetwork, control_of, new_controlnet
-from tests.backbones.diffusion.test_flow_transformer import medium
+from lightning_modules.diffusion.finetuning.controlled_network import (
+    ControlledNetwork,
+    CopiedBlocks,
+    control_of,
+    new_controlnet,
+)
+from tests.backbones.diffusion.test_full_sizes import stable_diffusion_3_medium
 from tests.datamodules.image_folders import photograph, save
-from tests.diffusion.finetuning.models import captioned, trainer
+from tests.diffusion.finetuning.models import assert_gradients_equal, captioned, loss_of_a_step, trainer
 
 FAMILIES: dict[str, tuple[Any, str]] = {
     "text_to_image": (ControlNetModel, "StableDiffusionControlNetPipeline"),
@@ -41,7 +47,7 @@ def controlled(folder: Path, **options: Any) -> ControlNet:
     network = text_to_image_pipeline(str(folder))
     if type(network).__name__ == "Flux":
         network.pipeline.default_sample_size = 8
-    settings = {"num_inference_steps": 2, "guidance_scale": 2.0, **options}
+    settings = {"sampling": Sampling(2, 2.0), **options}
     return ControlNet(network, optimizer=lambda p: SGD(p, lr=0.2), **settings)
 
 
@@ -117,29 +123,17 @@ def test_a_steps_loss_and_gradient_are_those_of_calls_as_the_pipeline_makes_them
     family: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     folder: Path = request.getfixturevalue(family)
-    module = controlled(folder)
-    module.log = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
+    module = opened(controlled(folder))
     image, condition = torch.rand(2, 3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    batch: Any = {"image": image, "condition": condition, "caption": CAPTIONS, "index": torch.arange(3)}
-    batch["global_batch_size"] = 3
-    opened(module)
     module.controlnet.save_pretrained(tmp_path)
-    torch.manual_seed(5)
-    loss = module.training_step(batch, 0)["loss"]
-    loss.backward()
+    loss = loss_of_a_step(module, {"image": image, "condition": condition, "caption": CAPTIONS})
     alone: Any = DiffusionPipeline.from_pretrained(folder)
     other: Any = FAMILIES[family][0].from_pretrained(tmp_path).train()
     torch.manual_seed(5)
     expected = loss_alone(alone, family, other, image, condition)
     expected.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
-    theirs = dict(other.named_parameters())
-    largest = max(float(each.grad.abs().max()) for each in theirs.values() if each.grad is not None)
-    for name, parameter in module.controlnet.named_parameters():
-        found, wanted = parameter.grad, theirs[name].grad
-        assert (found is None) == (wanted is None), name
-        if found is not None:
-            torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5 * largest, msg=name)
+    assert_gradients_equal(module.controlnet, other)
     assert all(parameter.grad is None for parameter in module.network.parameters())
 
 
@@ -183,16 +177,16 @@ def test_the_first_prediction_is_the_networks_and_what_is_trained_is_loaded_by_d
 
 
 def test_a_small_transformer_controlnet_copies_the_first_blocks(flux: Path, stable_diffusion_3: Path) -> None:
-    module = controlled(stable_diffusion_3, num_layers=1)
+    module = controlled(stable_diffusion_3, blocks=CopiedBlocks(num_layers=1))
     assert len(module.controlnet.transformer_blocks) == 1
     assert module.network.network.config.num_layers == 2
     for name, value in module.controlnet.transformer_blocks[0].state_dict().items():
         assert torch.equal(value, module.network.network.transformer_blocks[0].state_dict()[name])
     with pytest.raises(ValueError, match="num_layers must be at most 1 for a ControlNet of this network, got 2"):
-        controlled(stable_diffusion_3, num_layers=2)
+        controlled(stable_diffusion_3, blocks=CopiedBlocks(num_layers=2))
     assert len(controlled(flux).controlnet.single_transformer_blocks) == 1
     with pytest.raises(ValueError, match=r"num_single_layers.*FLUX\.1"):
-        controlled(stable_diffusion_3, num_single_layers=1)
+        controlled(stable_diffusion_3, blocks=CopiedBlocks(num_single_layers=1))
 
 
 def test_crops_and_flips_of_images_and_conditions_are_alike(tmp_path: Path) -> None:
@@ -213,11 +207,11 @@ def test_crops_and_flips_of_images_and_conditions_are_alike(tmp_path: Path) -> N
 
 
 def test_half_precision_trains_a_controlnet_in_float32_and_samples(text_to_image: Path, tmp_path: Path) -> None:
-    module = ControlNet(TextToImage(str(text_to_image), weights=Weights(dtype="bfloat16")), gradient_checkpointing=True)
-    module.log = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
+    module = ControlNet(
+        TextToImage(str(text_to_image), weights=Weights(dtype="bfloat16")), CopiedBlocks(gradient_checkpointing=True)
+    )
     image = torch.rand(2, 3, 16, 16)
-    batch: Any = {"image": image, "condition": image, "caption": ["a", "b"], "index": torch.arange(2)}
-    module.training_step({**batch, "global_batch_size": 2}, 0)["loss"].backward()
+    loss_of_a_step(module, {"image": image, "condition": image, "caption": ["a", "b"]})
     assert {parameter.dtype for parameter in module.controlnet.parameters()} == {torch.float32}
     module.condition, module.num_inference_steps = image[:1], 1
     assert module.sample(1).dtype == torch.float32
@@ -229,8 +223,7 @@ def test_what_does_not_fit_is_rejected(
     for network, options, message in (
         (text_to_image_pipeline(str(pixart_sigma)), {}, "network must be TextToImage .* got PixArtSigma"),
         (TextToImage(str(text_to_image), tuning="lora"), {}, "network must have tuning: frozen"),
-        (TextToImage(str(text_to_image)), {"num_layers": 2}, "num_layers.*a transformer"),
-        (TextToImage(str(text_to_image)), {"average_decay": 1.0}, "average_decay must be in"),
+        (TextToImage(str(text_to_image)), {"blocks": CopiedBlocks(2)}, "num_layers.*a transformer"),
     ):
         with pytest.raises(ValueError, match=message):
             ControlNet(network, **options)
@@ -265,7 +258,7 @@ FULL: dict[str, Callable[[], Any]] = {
         transformer_layers_per_block=(1, 2, 10), use_linear_projection=True, addition_embed_type="text_time",
         addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816,
     ),
-    "stable_diffusion_3": lambda: medium("meta"),
+    "stable_diffusion_3": lambda: stable_diffusion_3_medium("meta"),
     "flux": lambda: diffusers.FluxTransformer2DModel(guidance_embeds=True),
 }  # fmt: skip
 """The networks of Stable Diffusion 1.5, SDXL, Stable Diffusion 3 Medium and FLUX.1-dev."""
@@ -288,7 +281,7 @@ def test_a_step_at_full_size_on_the_meta_device(
     network.pipeline.vae_scale_factor = 8
     with torch.device("meta"):
         network.network = FULL[family]().requires_grad_(False)
-        controlnet = new_controlnet(network, None, 4 if family == "flux" else None)
+        controlnet = new_controlnet(network, CopiedBlocks(num_single_layers=4 if family == "flux" else None))
         assert sum(parameter.numel() for parameter in controlnet.parameters()) == parameters
         size = condition[1] // 8 if condition[0] == 3 else 128
         z = torch.empty(2, 4 if condition[0] == 3 else 16, size, size)

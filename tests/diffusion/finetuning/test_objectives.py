@@ -10,21 +10,16 @@ from diffusers import (
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
-    StableDiffusion3Pipeline,
 )
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from diffusers.training_utils import compute_density_for_timestep_sampling
-from torch import Tensor
 
 from datamodules.classification.digits import Digits
 from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.prompts.captioned_set import CaptionedClasses
-from lightning_modules.backbones.adaptation import Adapters
 from lightning_modules.backbones.diffusion.flow_transformer import StableDiffusion3
 from lightning_modules.diffusion.finetuning.objectives import DiffusionObjective, FlowMatching, FlowObjective
-from lightning_modules.diffusion.finetuning.sharding import blocks
-from tests.backbones.diffusion.test_flow_transformer import medium
-from tests.diffusion.finetuning.models import captioned, pixel_space, trainer, tuning
+from tests.diffusion.finetuning.models import pixel_space, trainer, tuning
 
 
 @pytest.mark.parametrize("density", ["uniform", "logit_normal", "mode"])
@@ -90,109 +85,6 @@ def test_held_out_times_are_fixed_and_cover_all_levels() -> None:
     assert torch.equal(steps, (t.double() * 1000).long())
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_steps_loss_and_gradient_are_those_of_calls_as_the_pipeline_makes_them(
-    dtype: torch.dtype, stable_diffusion_3: Path
-) -> None:
-    torch.manual_seed(0)
-    network = StableDiffusion3(str(stable_diffusion_3), tuning="full")
-    module = tuning(network, flow=FlowMatching(weighting="cosmap", logit_mean=0.3)).to(dtype)
-    module.log = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
-    image = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=dtype)
-    captions = ["a cat", "dog", "bird"]
-    batch: Any = {"image": image, "caption": captions, "index": torch.arange(3), "global_batch_size": 3}
-    torch.manual_seed(5)
-    loss = module.training_step(batch, 0)["loss"]
-    loss.backward()
-
-    alone: Any = StableDiffusion3Pipeline.from_pretrained(stable_diffusion_3).to(dtype)
-    alone.transformer.train()
-    torch.manual_seed(5)
-    draw, noise = torch.randn(3, 4, 8, 8, dtype=dtype), torch.randn(3, 4, 8, 8, dtype=dtype)
-    u = torch.sigmoid(torch.normal(0.3, 1.0, (3,)))
-    t = 3 * u / (1 + 2 * u)
-    with torch.no_grad():
-        posterior = alone.vae.encode(2 * image - 1).latent_dist
-        clean = (posterior.mean + posterior.std * draw - 0.0609) * 1.5305
-        embedding, _, pooled, _ = alone.encode_prompt(captions, None, None, do_classifier_free_guidance=False)
-    level = t.to(dtype).view(-1, 1, 1, 1)
-    velocity = alone.transformer(
-        hidden_states=(1 - level) * clean + level * noise, timestep=1000 * t, encoder_hidden_states=embedding,
-        pooled_projections=pooled, joint_attention_kwargs=None, return_dict=False,
-    )[0]  # fmt: skip
-    weight = 2 / (math.pi * (1 - 2 * t + 2 * t**2))
-    expected = (weight * (velocity - (noise - clean)).square().mean(dim=(1, 2, 3))).mean()
-    expected.backward()
-    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
-    theirs = dict(alone.transformer.named_parameters())
-    assert theirs
-    for name, parameter in network.network.named_parameters():
-        found, wanted = parameter.grad, theirs[name].grad
-        assert (found is None) == (wanted is None), name
-        if wanted is not None:
-            torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5 * float(wanted.abs().max()), msg=name)
-
-
-def test_adapters_trained_on_one_image_lower_its_loss(stable_diffusion_3: Path) -> None:
-    torch.manual_seed(0)
-    network = StableDiffusion3(str(stable_diffusion_3), tuning="lora", adapters=Adapters(rank=4))
-    objective = FlowObjective(network.scheduler, FlowMatching())
-    prompts = network.encode_prompts(["a cat"]).rows([0] * 32)
-    latent = network.encode(torch.rand(1, 3, 16, 16)).expand(32, -1, -1, -1)
-
-    def loss(seed: int) -> Tensor:
-        torch.manual_seed(seed)
-        noise = torch.randn(latent.shape)
-        return objective.errors(network, latent, prompts, noise, objective.times(latent)).mean()
-
-    optimizer = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=0.02)
-    with torch.no_grad():
-        before = float(loss(0))
-    for step in range(1, 41):
-        optimizer.zero_grad()
-        loss(step).backward()
-        optimizer.step()
-    with torch.no_grad():
-        assert float(loss(0)) < 0.9 * before
-
-
-def losses(pipeline: Path, folder: Path, cache: bool) -> list[float]:
-    torch.manual_seed(0)
-    network = StableDiffusion3(str(pipeline), tuning="lora", adapters=Adapters(rank=2))
-    module = tuning(network, caption_dropout=0.5, cache_dir=str(folder / "cache") if cache else None)
-    module.on_train_batch_start = lambda batch, place: torch.manual_seed(place) and None  # type: ignore[method-assign]
-    found: list[float] = []
-    module.on_train_batch_end = lambda outputs, *_: found.append(float(outputs["loss"]))  # type: ignore[method-assign, assignment]
-    data, own = captioned(folder / "images"), trainer(folder / str(cache))
-    own.fit(module, data)
-    found.append(own.validate(module, data, verbose=False)[0]["val/loss"])
-    assert module.sample(3, torch.Generator().manual_seed(0)).shape == (3, 3, 16, 16)
-    assert (folder / str(cache) / "run" / "pipeline" / "pytorch_lora_weights.safetensors").is_file()
-    return found
-
-
-def test_training_on_cached_latents_equals_training_on_images(stable_diffusion_3: Path, tmp_path: Path) -> None:
-    one, other = (losses(stable_diffusion_3, tmp_path, cache) for cache in (False, True))
-    assert len(one) == 2
-    assert one == pytest.approx(other, rel=1e-4)
-
-
-def test_a_step_of_the_medium_transformer_runs_on_the_meta_device() -> None:
-    network = medium("meta")
-    objective = FlowObjective(FlowMatchEulerDiscreteScheduler(shift=3.0), FlowMatching())
-    embedding, pooled = torch.empty(2, 333, 4096, device="meta"), torch.empty(2, 2048, device="meta")
-
-    def model(latent: Tensor, t: Tensor, prompts: Any) -> Tensor:
-        return network(latent, timestep=t, encoder_hidden_states=embedding, pooled_projections=pooled).sample
-
-    latent = torch.empty(2, 16, 128, 128, device="meta")
-    error = objective.errors(model, latent, None, torch.empty_like(latent), torch.empty(2, device="meta"))
-    error.mean().backward()
-    assert error.shape == (2,)
-    assert all(parameter.grad is not None for parameter in network.parameters())
-    assert len(blocks(network)) == 24
-
-
 def test_what_does_not_fit_is_refused(stable_diffusion_3: Path, tmp_path: Path) -> None:
     network = StableDiffusion3(str(stable_diffusion_3), tuning="lora")
     for given, options, message in (
@@ -205,14 +97,6 @@ def test_what_does_not_fit_is_refused(stable_diffusion_3: Path, tmp_path: Path) 
     ):
         with pytest.raises(ValueError, match=message):
             tuning(given, **options)  # type: ignore[arg-type]
-    for options, message in (
-        ({"density": "cosine"}, "density must be one of uniform, logit_normal, mode, got 'cosine'"),
-        ({"weighting": "snr"}, "weighting must be one of none, sigma_sqrt, cosmap, got 'snr'"),
-        ({"shift": 0.0}, "shift must be positive"),
-        ({"logit_std": -1.0}, "logit_std must be positive"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            FlowMatching(**options)  # type: ignore[arg-type]
     data = CaptionedImages(CaptionedClasses(Digits(image_size=10)))
     with pytest.raises(ValueError, match=r"images of 10 x 10 pixels, but height and width must be multiples of 4: ch"):
         trainer(tmp_path).fit(tuning(network), data)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from datamodules.prompts.noise_pairs import NoisePairs
 from datamodules.prompts.prompt_sets import Prompt, PromptSet
+from lightning_modules.backbones.diffusion.guidance import Sampling
 from lightning_modules.backbones.diffusion.pixel_model import PixelModel
 from lightning_modules.backbones.diffusion.text_to_image import Prompts
 from lightning_modules.diffusion.golden_noise import GoldenNoise, NPNet
@@ -74,7 +75,7 @@ def module(**more: Any) -> GoldenNoise:
     network = npnet(1, **{"prompt_features": 6}).float()
     encoder, denoiser = HashedWords(features=6, length=1), PromptedImageMLP(64, 6, width=16, depth=1)
     model = PixelModel(denoiser, DDIMScheduler(**STABLE_DIFFUSION), encoder)
-    options = {"rewards": {"brightness": brightness}, "num_inference_steps": 3, "guidance_scale": 2.0, **more}
+    options = {"rewards": {"brightness": brightness}, "sampling": Sampling(3, 2.0), **more}
     return GoldenNoise(network, model, **options)
 
 

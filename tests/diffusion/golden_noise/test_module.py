@@ -13,6 +13,7 @@ from callbacks.generation.fid import FID
 from datamodules.classification.digits import Digits
 from lightning_modules.backbones import with_weights
 from lightning_modules.backbones.diffusion import HunyuanDiT, TextToImage
+from lightning_modules.backbones.diffusion.guidance import Sampling
 from lightning_modules.backbones.diffusion.text_to_image import Prompts
 from lightning_modules.diffusion.golden_noise import GoldenNoise
 from tests.command import ROOT
@@ -58,9 +59,8 @@ def test_an_unmodified_pipeline_begins_with_golden_noise(
     sampler: Any = {"sampler": "DPMSolverMultistepScheduler"}
     model = HunyuanDiT(folder, **sampler) if kind == "hunyuan_dit" else TextToImage(folder, **sampler)
     network, steps = npnet(prompt_features=width).float(), {"num_inference_steps": 2, "guidance_scale": 2.0}
-    method = GoldenNoise(
-        network, model, {"brightness": brightness}, optimizer=lambda p: torch.optim.SGD(p, 0.1), **steps
-    )  # type: ignore[arg-type]
+    optimizer: Any = lambda p: torch.optim.SGD(p, 0.1)  # noqa: E731
+    method = GoldenNoise(network, model, {"brightness": brightness}, sampling=Sampling(2, 2.0), optimizer=optimizer)
     trainer = quiet(default_root_dir=tmp_path, max_epochs=2, enable_checkpointing=True)
     trainer.fit(method, data(margin=None))
     assert sorted(path.suffix for path in (tmp_path / "noise_pairs").iterdir()) == [".json", ".jsonl", *[".npz"] * 7]
@@ -85,7 +85,7 @@ def test_an_unmodified_pipeline_begins_with_golden_noise(
 
 def test_with_the_identity_for_npnet_it_is_the_standard_image_to_the_bit(xl: Path) -> None:
     model = TextToImage(str(xl))
-    method = GoldenNoise(Identity(), model, {"brightness": brightness}, num_inference_steps=2)
+    method = GoldenNoise(Identity(), model, {"brightness": brightness}, sampling=Sampling(2))
     images = method.images(method.latents_for(noise(), ["a", "b"]), ["a", "b"])
     assert torch.equal(images, method.images(noise(), ["a", "b"]))
 
@@ -106,7 +106,7 @@ def test_few_step_pipelines_begin_with_golden_noise(
     model, texts = TextToImage(str(folder), **options), ["a cat", "dog"]
     if guided_unet := options["sampler"] == "LCMScheduler":  # the network takes the guidance scale as an input
         model.pipeline.unet = conditional_unet(time_cond_proj_dim=8)
-    method = GoldenNoise(Identity(), model, num_inference_steps=2, guidance_scale=guidance)
+    method = GoldenNoise(Identity(), model, sampling=Sampling(2, guidance))
     alone: Any = DiffusionPipeline.from_pretrained(str(folder))
     if guided_unet:
         alone.unet = model.pipeline.unet

@@ -2,7 +2,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from diffusers import DDIMScheduler
 from torch import nn
@@ -15,7 +14,7 @@ from tests.diffusion.golden_noise.small import Texts, data, module, npnet, randn
 from tests.diffusion.golden_noise.test_collection import predict
 from tests.diffusion.golden_noise.test_npnet import prompts, released, small_swin
 from tests.diffusion.golden_noise.test_rewards import images
-from tests.rejections import Row, rejections
+from tests.rejections import Row, rejection_test
 from tests.trainers import quiet
 
 
@@ -89,8 +88,4 @@ REJECTED: list[Row] = [
 ]
 # fmt: on
 
-
-@rejections(*REJECTED)
-def test_what_is_rejected_is_named(called: Any, error: type[Exception], message: str, tmp_path: Path) -> None:
-    with pytest.raises(error, match=message):
-        called(tmp_path)
+test_what_is_rejected_is_named = rejection_test(*REJECTED)

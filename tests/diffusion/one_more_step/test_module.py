@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from datamodules.distributed.collectives import run_seed
 from datamodules.files.module_hash import hash_of_module
 from datamodules.randomness.generators import generator_of, sample_like
+from lightning_modules.backbones.diffusion.guidance import Sampling
 from lightning_modules.backbones.diffusion.pixel_model import PixelModel
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
 from lightning_modules.diffusion.hash_embedding import HashedWords
@@ -162,12 +163,12 @@ def test_a_schedule_without_signal_at_its_end_is_used_by_samples_alone() -> None
     """Without signal, v = -x_0, so a single step from any noise gives x_0; with the usual schedule, it does not."""
     trained = DDIMScheduler(beta_start=0.00085, beta_end=0.007, prediction_type="v_prediction")
     network = NoSignal()
-    module = built(model=PixelModel(network, trained), start="zero_terminal_snr", num_inference_steps=1)
+    module = built(model=PixelModel(network, trained), start="zero_terminal_snr", sampling=Sampling(1))
     torch.testing.assert_close(module.sampled(batch()), torch.full((4, 1, 4, 4), 0.65))
     assert network.asked == [999]
     assert module.model.scheduler is trained
     assert (module.sampled(batch(), "plain") - 0.65).abs().max() > 0.01
-    first_steps = built(model=PixelModel(NoSignal(), trained), start="zero_terminal_snr", num_inference_steps=4)
+    first_steps = built(model=PixelModel(NoSignal(), trained), start="zero_terminal_snr", sampling=Sampling(4))
     first_steps.sampled(batch())
     assert first_steps.model.network.asked == [999, 749, 499, 249]
 
@@ -232,7 +233,7 @@ def test_a_saved_pipeline_is_trained_for_and_left_alone(kind: str, request: pyte
     folder: Path = request.getfixturevalue(kind)
     model = TextToImage(str(folder))
     width = 32 if kind == "xl" else 16
-    module = built(TimeFreeUNet(conditional_unet(width=width)), model=model, text_encoder=None, num_inference_steps=2)
+    module = built(TimeFreeUNet(conditional_unet(width=width)), model=model, text_encoder=None, sampling=Sampling(2))
     before, data = hash_of_module(model), batch(2, 16, 3)
     [optimizer], _ = module.configure_optimizers()
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}

@@ -1,14 +1,12 @@
 from pathlib import Path
-from typing import Any
 
-import pytest
 from torch import nn
 
 from lightning_modules.backbones import frozen
 from lightning_modules.backbones.diffusion.pixel_model import PixelModel
 from lightning_modules.diffusion.one_more_step import TimeFreeUNet
 from tests.diffusion.one_more_step.test_module import SCHEDULER, batch, built
-from tests.rejections import Row, rejections
+from tests.rejections import Row, rejection_test
 
 
 def images_without_captions(_: Path) -> object:
@@ -32,8 +30,4 @@ REJECTED: list[Row] = [
 ]
 # fmt: on
 
-
-@rejections(*REJECTED)
-def test_what_is_rejected_is_named(called: Any, error: type[Exception], message: str, tmp_path: Path) -> None:
-    with pytest.raises(error, match=message):
-        called(tmp_path)
+test_what_is_rejected_is_named = rejection_test(*REJECTED)

@@ -1,7 +1,6 @@
 from pathlib import Path
 from typing import Any
 
-import pytest
 from diffusers import DDPMScheduler
 from torch import nn
 
@@ -14,7 +13,7 @@ from lightning_modules.sde.flow import ProbabilityFlow
 from lightning_modules.sde.processes import VE, SubVP
 from lightning_modules.sde.samplers import PredictorCorrector
 from tests.diffusion.score_sde.test_inpainting import PREDICTED, GaussianPixels, data, module
-from tests.rejections import Row, rejections
+from tests.rejections import Row, rejection_test
 from tests.trainers import quiet
 
 
@@ -60,8 +59,4 @@ REJECTED: list[Row] = [
 ]
 # fmt: on
 
-
-@rejections(*REJECTED)
-def test_what_is_rejected_is_named(called: Any, error: type[Exception], message: str, tmp_path: Path) -> None:
-    with pytest.raises(error, match=message):
-        called(tmp_path)
+test_what_is_rejected_is_named = rejection_test(*REJECTED)

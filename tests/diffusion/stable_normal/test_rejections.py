@@ -1,12 +1,10 @@
 from pathlib import Path
-from typing import Any
 
-import pytest
 from diffusers import UNet2DConditionModel
 
 from lightning_modules.diffusion.stable_normal import PixelUNet
 from tests.diffusion.stable_normal.small import module
-from tests.rejections import Row, rejections
+from tests.rejections import Row, rejection_test
 
 
 def other_channels(_: Path) -> object:
@@ -28,8 +26,4 @@ REJECTED: list[Row] = [
 ]
 # fmt: on
 
-
-@rejections(*REJECTED)
-def test_what_is_rejected_is_named(called: Any, error: type[Exception], message: str, tmp_path: Path) -> None:
-    with pytest.raises(error, match=message):
-        called(tmp_path)
+test_what_is_rejected_is_named = rejection_test(*REJECTED)

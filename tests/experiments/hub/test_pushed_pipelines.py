@@ -31,7 +31,7 @@ def fitted(home: Path, pipeline: Path, config_name: str, run_name: str) -> Path:
         settings: dict[str, Any] = {
             "--config": config, "--run_directory": run, "--model.network.pipeline": pipeline,
             "--model.cache_dir": "null", "--model.average_decay": 0.5, "--model.optimizer.lr": 1,
-            "--model.num_inference_steps": 2, "--data.images.data_dir": home / "my_subject",
+            "--model.sampling.steps": 2, "--data.images.data_dir": home / "my_subject",
             "--data.images.image_size": 16, "--data.images.prompt": "a cat", "--data.validation_fraction": 0,
             "--data.num_workers": 0, "--data.batch_size": 3, "--trainer.max_steps": 2, "--trainer.precision": "32",
             "--trainer.accelerator": "cpu", "--trainer.callbacks": "null",

@@ -10,7 +10,7 @@ import torch
 from lightning_modules.probabilistic.colide.path import FLOOR, RegularizationPath, Schedule
 from lightning_modules.probabilistic.colide.score import Array, Variant, covariance, gradient
 
-SHORT = Schedule("ev", 0.05, (1.0, 0.9), 1.0, 0.1, 300, 400, 3e-3, 100)
+SHORT = Schedule((1.0, 0.9), 1.0, 0.1, 300, 400, 3e-3, 100)
 
 
 def data(seed: int = 0, nodes: int = 5) -> Array:
@@ -19,8 +19,12 @@ def data(seed: int = 0, nodes: int = 5) -> Array:
     return covariance(random.standard_normal((500, nodes)) @ np.linalg.inv(np.eye(nodes) - weight))
 
 
+def new_path(nodes: int, variant: Variant = "ev", penalty: float = 0.05, **changes: Any) -> RegularizationPath:
+    return RegularizationPath(nodes, variant, penalty, replace(SHORT, **changes))
+
+
 def followed(cov: Array, iterations: int = 10_000, **changes: Any) -> RegularizationPath:
-    path = RegularizationPath(replace(SHORT, **changes), len(cov))
+    path = new_path(len(cov), **changes)
     path.observe(cov)
     for _ in range(iterations):
         path.iterate()
@@ -105,7 +109,7 @@ def test_a_stage_that_halving_ends_goes_on_with_the_fit_of_the_weights_that_it_k
     np.testing.assert_allclose(path.variance, (residual.T @ cov @ residual).diagonal(), rtol=0, atol=1e-12)
     np.testing.assert_allclose(path.sigma, np.sqrt(path.variance.mean()), rtol=1e-12)
     path._inverse = inverse  # type: ignore[method-assign]
-    resumed = RegularizationPath(SHORT, 5)
+    resumed = new_path(5)
     resumed.load_state_dict(path.state_dict())
     resumed.observe(cov)
     for each in (path, resumed):
@@ -115,9 +119,7 @@ def test_a_stage_that_halving_ends_goes_on_with_the_fit_of_the_weights_that_it_k
 
 def test_a_scale_stays_above_its_floor() -> None:
     cov = np.ones((2, 2))  # the second column equals the first
-    path = RegularizationPath(
-        replace(SHORT, variant="nv", penalty=0.0, s=(3.0,), mu=1e6, iterations=5000, look_every=5000), 2
-    )
+    path = new_path(2, "nv", 0.0, s=(3.0,), mu=1e6, iterations=5000, look_every=5000)
     path.observe(cov)
     least = []
     for _ in range(2000):
@@ -128,7 +130,7 @@ def test_a_scale_stays_above_its_floor() -> None:
 
 
 def test_it_goes_on_from_its_state() -> None:
-    whole, half, rest = followed(data(), 500), followed(data(), 350), RegularizationPath(SHORT, 5)
+    whole, half, rest = followed(data(), 500), followed(data(), 350), new_path(5)
     rest.load_state_dict(half.state_dict())
     rest.observe(data())
     for _ in range(150):

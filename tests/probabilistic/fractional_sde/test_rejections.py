@@ -1,8 +1,6 @@
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 from torch import nn
 
 from datamodules.sequences.bridge_paths import BridgePaths
@@ -11,7 +9,7 @@ from datamodules.sequences.sequences import Sequences
 from lightning_modules.probabilistic.fractional_sde import FractionalBridge, FractionalLatentSDE, FractionalNoise
 from lightning_modules.probabilistic.fractional_sde.integration import check_run, check_step
 from lightning_modules.probabilistic.fractional_sde.networks import FrameDecoder, FrameEncoder
-from tests.rejections import Row, rejections
+from tests.rejections import Row, rejection_test
 from tests.trainers import quiet
 
 
@@ -62,8 +60,4 @@ REJECTED: list[Row] = [
 ]
 # fmt: on
 
-
-@rejections(*REJECTED)
-def test_what_is_rejected_is_named(called: Any, error: type[Exception], message: str, tmp_path: Path) -> None:
-    with pytest.raises(error, match=message):
-        called(tmp_path)
+test_what_is_rejected_is_named = rejection_test(*REJECTED)

@@ -112,8 +112,6 @@ def test_proportions_are_those_of_the_classes() -> None:
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="scale must be InverseGamma or FixedScale for classification, got Burr"):
         classifier(Burr())
-    with pytest.raises(ValueError, match="draws must be at least 1, got 0"):
-        classifier(draws=0)
     module = classifier()
     module.trainer = standing(precision="32-true")
     with pytest.raises(ValueError, match=r"trainer.precision must be 64-true for ScaleMixtureClassifier, got 32-true"):

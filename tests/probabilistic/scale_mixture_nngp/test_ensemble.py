@@ -1,7 +1,6 @@
 import math
 from typing import Any
 
-import pytest
 import scipy.stats
 import torch
 import torch.nn.functional as F
@@ -67,19 +66,6 @@ def test_each_member_is_a_network_of_its_own_and_its_variance_is_the_kernels() -
             torch.testing.assert_close(together[..., member], alone, rtol=1e-10, atol=1e-12)
         expected = NetworkKernel(ConvolutionalNetwork(2), 1.0, 0.3).diagonal(x)
     torch.testing.assert_close(together.square().mean(dim=(1, 2)), expected, rtol=0.15, atol=0)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"input_shape": [4, 4]}, "length_of_input_shape must be one of 1, 3, got 2"),
-        ({"alpha": 0.0}, "alpha must be positive, got 0"),
-        ({"members": 0}, "members must be at least 1, got 0"),
-    ],
-)
-def test_arguments_out_of_range_are_named(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        FiniteNetworks(**{"members": 2, "input_shape": [3], "outputs": 1, **arguments})
 
 
 def test_members_have_the_gradients_that_they_have_alone() -> None:

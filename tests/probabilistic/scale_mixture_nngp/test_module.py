@@ -142,18 +142,6 @@ def test_runs_that_cannot_be_are_refused_at_setup(trainer: dict[str, Any], messa
         module.setup("fit")
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"formulas": "published"}, "formulas must be one of clean, released, got 'published'"),
-        ({"shift": 0.0}, "shift must be positive, got 0"),
-    ],
-)
-def test_arguments_out_of_range_are_named(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        regression(**options)
-
-
 @pytest.mark.data
 @pytest.mark.parametrize(
     "name", ["bostonHousing", "concrete", "energy", "kin8nm", "power-plant", "wine-quality-red", "yacht"]
