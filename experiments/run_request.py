@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.claims.arms import Arm, layers_of
-from experiments.config_files import PROJECT, RENAMED_KEYS, dotted, located, parsed, text_of, with_base
+from experiments.config_files import PROJECT, dotted, located, parsed, text_of, with_base
 
 RESERVED = {
     "seed_everything": "--seeds",
@@ -190,7 +190,6 @@ def _settings(content: Mapping[str, Any]) -> dict[str, Any]:
     settings["command"] = content.get("command", "fit")
     for name, text in {"": content["config"], **content["layers"]}.items():
         leaves = dotted(parsed(text, Path("request.json")))
-        leaves = {RENAMED_KEYS.get(key, key): value for key, value in leaves.items()}  # for runs of version 0.1
         settings |= {f"{name}: {key}" if name else key: value for key, value in leaves.items()}
     key = ""
     for override in content["overrides"]:

@@ -14,9 +14,7 @@ from datamodules.files.image_files import opened_image
 from datamodules.files.text_files import read_json_object
 from datamodules.files.whole_files import whole_file, write_text
 from experiments.calls.parse import CALL_ONLY
-from experiments.config_files import with_new_keys
 from experiments.hub.portable_settings import portable, private_texts, without_paths
-from experiments.parsing.guards import from_list
 from experiments.run_directory import WEIGHTS, read_checkpoint
 from experiments.strangers import settings_of_run
 
@@ -74,7 +72,7 @@ def write_folder(run: Path, folder: Path, checkpoint: str | None = None, picture
     config = run / "config.yaml"
     if not config.is_file():
         raise FileNotFoundError(f"{run} is not a run directory: {config} does not exist")
-    saved = with_new_keys(from_list(settings_of_run(run, CALL_ONLY, []), config))
+    saved = settings_of_run(run, CALL_ONLY, [])
     chosen = checkpoint or (saved.get("checkpoint") or {}).get("test_checkpoint") or "last"
     weights = read_checkpoint(run / "checkpoints" / f"{chosen}.ckpt")
     settings, named = portable(saved)
