@@ -29,7 +29,12 @@ def names() -> list[str]:
 
 def summary(name: str) -> str:
     """Return the first line of a command's docstring."""
-    spec = find_spec(f"{__name__}.{name}")
+    return first_line(f"{__name__}.{name}")
+
+
+def first_line(module: str) -> str:
+    """Return the first line of a module's docstring, without importing the module."""
+    spec = find_spec(module)
     assert spec is not None
     assert spec.origin is not None
     with open(spec.origin, encoding="utf-8") as file:

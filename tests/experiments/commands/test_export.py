@@ -325,7 +325,7 @@ def test_what_cannot_be_exported_says_so_in_one_sentence(
     assert "may have at most 268435456 values" in error(elr, "--image_shape", "1", "1000000", "1000000")
     assert "does not exist" in error(str(tmp_path / "nowhere"))
     assert "best.ckpt" in error(str(run_of(runs, "score_sde/demo")), "--checkpoint", "best")
-    monkeypatch.setattr("experiments.exporting.folder.find_spec", lambda name: None)
+    monkeypatch.setattr("experiments.exporting.formats.find_spec", lambda name: None)
     assert "--format onnx needs onnx and onnxscript: pip install 'noiseworks[onnx]'" in error(elr, "--format", "onnx")
 
 
