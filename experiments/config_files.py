@@ -59,11 +59,7 @@ def similar_file(path: Path) -> str:
 
 
 def text_of(path: Path) -> str:
-    """Read a text file.
-
-    Raises:
-        ValueError: if the file is not UTF-8.
-    """
+    """Read a text file in UTF-8."""
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -71,11 +67,7 @@ def text_of(path: Path) -> str:
 
 
 def parsed(text: str, path: Path) -> Any:
-    """Parse the text of a YAML file.
-
-    Raises:
-        ValueError: if the text is not valid YAML, or its aliases expand to too many values. The message names the file.
-    """
+    """Parse the text of a YAML file whose aliases expand to at most `MOST_VALUES` values."""
     try:
         content = load_yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -91,11 +83,7 @@ def parsed(text: str, path: Path) -> Any:
 
 
 def mapping_of(path: Path) -> dict[str, Any]:
-    """Read a configuration file.
-
-    Raises:
-        ValueError: if the file is not a YAML mapping.
-    """
+    """Read a configuration file."""
     content = parsed(text_of(path), path)
     if not isinstance(content, dict):
         raise ValueError(
@@ -106,12 +94,7 @@ def mapping_of(path: Path) -> dict[str, Any]:
 
 
 def base_of(path: Path) -> Path | None:
-    """Return the path of the base of a configuration, or None if it has no base.
-
-    Raises:
-        FileNotFoundError: if the base does not exist.
-        ValueError: if the base is not allowed, or the file is not a configuration.
-    """
+    """Return the path of the base of a configuration, or None if it has no base."""
     content = mapping_of(path)
     if "base" not in content:
         return None

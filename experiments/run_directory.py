@@ -48,11 +48,7 @@ def new_run_directory(configs: list[str], root: str = "runs") -> Path:
 
 
 def latest_run(config: str | None, root: str = "runs") -> Path:
-    """Find the most recently started run of `fit`, among all runs or among the runs of one configuration file.
-
-    Raises:
-        FileNotFoundError: if there is no run. The message names the searched folder.
-    """
+    """Find the most recently started run of `fit`, among all runs or among the runs of one configuration file."""
     below = Path(root) if config is None else new_run_directory([config], root).parent
     found = sorted(
         below.glob("*/*/*/config.yaml" if config is None else "*/config.yaml"), key=lambda path: path.parts[-2]
@@ -64,11 +60,7 @@ def latest_run(config: str | None, root: str = "runs") -> Path:
 
 
 def make_directory(directory: Path) -> None:
-    """Create a run directory and check that it is writable.
-
-    Raises:
-        OSError: if the directory cannot be created or written. The message names the directory and the reason.
-    """
+    """Create a run directory and check that it is writable."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         probe = directory / ".writable"
@@ -81,11 +73,7 @@ def make_directory(directory: Path) -> None:
 
 
 def writing(directory: Path) -> AbstractContextManager[int]:
-    """Return a context manager that locks a run directory, so that no other process writes to it.
-
-    Raises:
-        ValueError: on entering, if another process writes to the directory.
-    """
+    """Return a context manager that locks a run directory, so that no other process writes to it."""
     return owned_folder(directory, remedy="set another --run_directory")
 
 
@@ -110,9 +98,6 @@ def refuse_fewer_epochs(path: Path, max_epochs: int | None) -> None:
     """Raise an error if training has fewer epochs than the checkpoint has completed.
 
     This is checked before anything in the run directory changes.
-
-    Raises:
-        ValueError: if `max_epochs` is too small, or if the checkpoint has no training progress.
     """
     try:
         done = int(read_checkpoint(path)["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
@@ -138,10 +123,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint with memory-mapped tensors, without unpickling code.
 
     The safetensors file of a pushed run is read as a checkpoint that has no training progress.
-
-    Raises:
-        FileNotFoundError: if the checkpoint does not exist.
-        ValueError: if the file is not a checkpoint or is damaged.
     """
     if not path.is_file():
         raise FileNotFoundError(f"the checkpoint {path} does not exist")
@@ -229,11 +210,7 @@ def _what_is_wrong(checkpoint: Any) -> str | None:
 
 
 def latest_checkpoint(directory: Path) -> Path:
-    """Return the checkpoint from which to resume: the one with the most training steps.
-
-    Raises:
-        FileNotFoundError: if the run has not saved a checkpoint yet.
-    """
+    """Return the checkpoint from which to resume: the one with the most training steps."""
     found = [path for name in ("last", "step") if (path := directory / "checkpoints" / f"{name}.ckpt").is_file()]
     if not found and (best := directory / "checkpoints/best.ckpt").is_file():
         return best  # of the first epoch: the run was killed before it wrote last.ckpt
@@ -243,12 +220,7 @@ def latest_checkpoint(directory: Path) -> Path:
 
 
 def check_checkpoint(path: Path, model: LightningModule) -> None:
-    """Reject a checkpoint with a different model class or different tensor shapes, before it is loaded.
-
-    Raises:
-        FileNotFoundError: if the checkpoint does not exist.
-        ValueError: if the checkpoint does not match the model. The message names the class or the tensors that differ.
-    """
+    """Reject a checkpoint with a different model class or different tensor shapes, before it is loaded."""
     checkpoint = read_checkpoint(path)
     expected = f"{type(model).__module__}.{type(model).__qualname__}"
     found = checkpoint.get("class_path", expected)

@@ -186,12 +186,7 @@ def claim_directory(parsed: Parsed, runs: bool) -> None:
 
 
 def protect_what_is_there(parsed: Parsed) -> None:
-    """Reject training in the directory of a different run, and resuming with a different model, dataset or seed.
-
-    Raises:
-        ValueError: if the directory contains a different run, or if a setting differs. The message names the
-            directory, or the first key that differs and both values.
-    """
+    """Reject training in the directory of a different run, and resuming with a different model, dataset or seed."""
     if parsed.resumed is None:
         if has_checkpoint(path := parsed.folder.path):
             raise ValueError(

@@ -248,12 +248,7 @@ def parse(args: list[str]) -> Parsed:
 
 
 def check_file(file: str) -> None:
-    """Reject a value of `--config` that is not a configuration, before anything is loaded.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-        ValueError: if the value is a URL or a different kind of file.
-    """
+    """Reject a value of `--config` that is not a configuration, before anything is loaded."""
     path = located(Path(file))
     if os.path.isfile(path):
         for each in with_base(path):  # rejects other YAML files

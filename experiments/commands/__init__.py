@@ -42,11 +42,7 @@ def first_line(module: str) -> str:
 
 
 def parse(name: str, argv: Sequence[str]) -> Namespace:
-    """Parse the arguments of a command.
-
-    Raises:
-        ValueError: if an argument is invalid. The message names the argument.
-    """
+    """Parse the arguments of a command."""
     command = _imported(name)
     parser = ArgumentParser(f"{PROGRAM} {name}", command.__doc__)
     command.arguments(parser)

@@ -85,10 +85,6 @@ def trace(module: nn.Module, exported: Any, sizes: Mapping[str, int]) -> Traced:
         exported: a `lightning_modules.interfaces.Exported`. Its context manager, which loads the weights to be
             exported, must be active.
         sizes: sizes of the fixed dimensions, and default height and width, by name.
-
-    Raises:
-        ValueError: if the function cannot be traced or uses random numbers, or if the outputs of graph and function
-            differ. The message names the module.
     """
     name = type(module).__name__
     module.requires_grad_(False)

@@ -14,11 +14,7 @@ BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def refuse_options(module: LightningModule, trainer: Trainer) -> None:
-    """Reject unsupported options, before Lightning rejects them with less specific messages.
-
-    Raises:
-        ValueError: if an option is not supported. The message names the key, its value and the allowed values.
-    """
+    """Reject unsupported options, before Lightning rejects them with less specific messages."""
     name = type(module).__name__
     if not module.automatic_optimization:
         if trainer.gradient_clip_val:

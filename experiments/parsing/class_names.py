@@ -15,11 +15,7 @@ ELSEWHERE = ("torch.optim", "torch.optim.lr_scheduler", "lightning.pytorch.callb
 
 
 def with_full_names(args: Sequence[str]) -> list[str]:
-    """Replace short class names after options such as `--model.help` and `--data.help` with class paths.
-
-    Raises:
-        ValueError: if several classes have the same short name.
-    """
+    """Replace short class names after options such as `--model.help` and `--data.help` with class paths."""
     full = list(args)
     for place, flag in enumerate(args):
         option, equals, value = flag.partition("=")

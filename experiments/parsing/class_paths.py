@@ -27,9 +27,6 @@ def check_class_paths(key: str, hint: Any, value: Any) -> None:
         key: name of the argument.
         hint: type hint of the argument.
         value: parsed value of the argument.
-
-    Raises:
-        TypeError: if a class path does not match the type. The message names the class path.
     """
     classes = tuple(_classes(hint))
     for path in _class_paths(value):

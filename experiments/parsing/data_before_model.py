@@ -25,10 +25,6 @@ def count_classes(config: Namespace) -> None:
     Args:
         config: parsed configuration with `model` and `data`. It is changed in place. If it has no placeholder, the
             DataModule is not built.
-
-    Raises:
-        ValueError: if the DataModule does not know the number of classes before it reads the data, or has only one
-            class.
     """
     if not _replaced(config.get("model"), None):
         return
@@ -51,11 +47,6 @@ def check_captioned_images(config: Namespace) -> None:
     Args:
         config: parsed configuration with `model`, `data` and `trainer`. The DataModule is built, but no image is
             decoded.
-
-    Raises:
-        FileNotFoundError: if images or captions are missing.
-        ValueError: if captions and images do not match, if a file is not an image, if the model does not support the
-            image size, or if a bucket has fewer images than there are ranks.
     """
     model, data = config.get("model"), config.get("data")
     if not model or not data or not hasattr(imported(data.class_path), "require_captions"):

@@ -119,11 +119,7 @@ class MetricsTable(Logger):
         """Do nothing, because config.yaml contains the hyperparameters."""
 
     def refuse_removed(self) -> None:
-        """Raise an error if the run directory was removed, so that it is not recreated without the earlier files.
-
-        Raises:
-            FileNotFoundError: if the directory is missing. The message names the directory.
-        """
+        """Raise an error if the run directory was removed, so that it is not recreated without the earlier files."""
         directory = self.path.parent
         if not (directory / "config.yaml").is_file() or (self._columns and not self.path.is_file()):
             raise FileNotFoundError(

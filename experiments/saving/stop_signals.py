@@ -56,11 +56,7 @@ class StopSignals(SignalConnector):
         return bool(before[0])
 
     def stop(self) -> None:
-        """End the run in this process.
-
-        Raises:
-            SIGTERMException: always.
-        """
+        """End the run in this process."""
         self.asked, self.in_step = True, False
         raise SIGTERMException
 

@@ -19,11 +19,7 @@ def names() -> list[str]:
 
 
 def load_format(name: str) -> Any:
-    """Import a format.
-
-    Raises:
-        ValueError: if the format needs a package that is not installed. The message names the package.
-    """
+    """Import a format, if the packages that it needs are installed."""
     chosen = import_module(f"{__name__}.{name}")
     if missing := [each for each in getattr(chosen, "NEEDS", ()) if find_spec(each) is None]:
         raise ValueError(f"--format {name} needs {' and '.join(missing)}: pip install 'noiseworks[{name}]'")
