@@ -81,11 +81,7 @@ SECTIONS: dict[str, type] = {"guards": Guards, "checkpoint": Checkpoints, "train
 
 
 class Grammar(LightningCLI):
-    """The arguments of one subcommand, as `LightningCLI` defines them. The constructor only builds the parser.
-
-    Args:
-        subcommand: fit, validate, test or predict.
-    """
+    """The arguments of one subcommand, as `LightningCLI` defines them. The constructor only builds the parser."""
 
     def __init__(self, subcommand: str) -> None:
         if not DEFAULTS.is_file():
@@ -165,11 +161,7 @@ class Grammar(LightningCLI):
 
 
 class RunFolder:
-    """A run directory that is not created yet.
-
-    Args:
-        path: run directory.
-    """
+    """A run directory that is not created yet."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -203,7 +195,11 @@ class Parsed:
 
     @contextmanager
     def imports(self) -> Iterator[None]:
-        """Context manager in which the `config.yaml` of a run can name only what is known or named by the user."""
+        """Context manager in which the `config.yaml` of a run can name only what is known or named by the user.
+
+        The limit holds for the whole process. Each of the three calls therefore sets it and removes it again: between
+        the calls, a Python program does its own work.
+        """
         with ExitStack() as stack:
             if self.resumed is not None and self.trusted is not None:
                 stack.enter_context(known_imports(*self.trusted, Path(self.resumed)))
