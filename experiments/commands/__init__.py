@@ -50,15 +50,9 @@ def parse(name: str, argv: Sequence[str]) -> Namespace:
 
 
 def run(name: str, argv: Sequence[str], *more: Any) -> int:
-    """Run a command.
+    """Run a command, and return its exit status: 2 for invalid input, which is reported in one sentence.
 
-    Args:
-        name: name of the command, one of `names`.
-        argv: command-line arguments of the command.
-        more: additional arguments for the `run` function of the command.
-
-    Returns:
-        The exit status of the command. It is 2 for invalid input, which is reported in one sentence on standard error.
+    `more` are additional arguments for the `run` function of the command.
     """
     command = _imported(name)
     if not hasattr(command, "arguments"):

@@ -59,13 +59,7 @@ class CardOptions:
 
 
 def model_card(pushed: Pushed, folder: Path, options: CardOptions) -> str:
-    """Return the model card of a folder that `write_folder` wrote.
-
-    Args:
-        pushed: contents of the folder.
-        folder: path of the folder, from which metrics are read.
-        options: information about the model that the user provides.
-    """
+    """Return the model card of a folder that `write_folder` wrote. Metrics are read from the folder."""
     from huggingface_hub import ModelCard, ModelCardData
 
     method = method_of(pushed.class_path)

@@ -44,12 +44,7 @@ NOT_IN_HALF = (
 
 
 def of_an_option(error: BaseException, precision: object) -> str | None:
-    """Describe an error in one sentence if a Trainer option caused it. Return None for other errors.
-
-    Args:
-        error: exception that ended the run.
-        precision: value of `trainer.precision`.
-    """
+    """Describe an error in one sentence if a Trainer option caused it. Return None for other errors."""
     text = str(error)
     if not isinstance(error, RuntimeError | TypeError):
         return None
