@@ -195,8 +195,8 @@ def _values_to_check(checkpoint: Any) -> Iterator[tuple[str, Any, Any]]:
         yield from ((f"{key}.state[{name}]", own, dict) for name, own in each["state"].items())
     table = checkpoint.get("metrics_table", {"kept": 0, "digest": "", "rows": [], "means": {}})
     yield "metrics_table", table, dict
-    for key, kind in {"kept": int, "digest": str, "rows": list, "means": dict}.items():
-        yield f"metrics_table.{key}", table.get(key), kind
+    for key, expected in {"kept": int, "digest": str, "rows": list, "means": dict}.items():
+        yield f"metrics_table.{key}", table.get(key), expected
     for row in table["rows"]:
         yield "a row of metrics_table", row, dict
         for name, value in row.items():
