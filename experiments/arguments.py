@@ -65,11 +65,7 @@ LARGEST_SEED = 2**32 - 1  # the limit of NumPy
 
 
 def seed(text: str) -> int:
-    """Parse a seed for all random number generators.
-
-    Raises:
-        argparse.ArgumentTypeError: if `text` is not a whole number from 0 to `LARGEST_SEED`.
-    """
+    """Parse a seed for all random number generators."""
     value = whole_number(text)
     if value > LARGEST_SEED:
         raise argparse.ArgumentTypeError(f"{value} is more than {LARGEST_SEED}")
@@ -92,11 +88,7 @@ def finite(value: object) -> float | None:
 
 
 def whole_number(text: str) -> int:
-    """Parse a count that may be 0.
-
-    Raises:
-        argparse.ArgumentTypeError: if `text` is not a whole number of at least 0.
-    """
+    """Parse a count that may be 0."""
     try:
         value = int(text)
     except ValueError:
@@ -107,11 +99,7 @@ def whole_number(text: str) -> int:
 
 
 def positive_number(text: str) -> int:
-    """Parse a count that must be at least 1.
-
-    Raises:
-        argparse.ArgumentTypeError: if `text` is not a whole number of at least 1.
-    """
+    """Parse a count that must be at least 1."""
     value = whole_number(text)
     if value == 0:
         raise argparse.ArgumentTypeError("0 is less than 1")

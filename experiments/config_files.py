@@ -15,27 +15,6 @@ import yaml
 
 PROJECT = Path(__file__).resolve().parents[1]
 MOST_VALUES = 1_000_000
-MOVED = {
-    "configs/dds": "configs/denoised_smoothing",
-    "configs/diffusionguard": "configs/diffusion_guard",
-    "configs/diffusion_finetuning": "configs/finetuning",
-    "configs/lsa/cifar10_asymmetric.yaml": "configs/lsa/cifar10.yaml with --data.label_noise.class_path "
-    "datamodules.corruptions.label_noise.AsymmetricCIFAR10",
-    "configs/lsa/cifar100_asymmetric.yaml": "configs/lsa/cifar100.yaml with --data.label_noise.class_path "
-    "datamodules.corruptions.label_noise.BlocksCIFAR100",
-    "configs/lsa/cifar100_web_noise.yaml": "configs/lsa/cifar100_web_noise_plus.yaml with "
-    "--model.class_path lightning_modules.noisy_labels.lsa.PLSLSA --data.passes_per_epoch 1",
-    "configs/lsa/webvision_pls.yaml": "configs/lsa/webvision.yaml with --model.detectors [loss]",
-    "configs/score_sde/cifar10_subvp.yaml": "configs/score_sde/cifar10_vp.yaml with "
-    "--model.process.class_path lightning_modules.sde.processes.SubVP",
-    "configs/score_sde/cifar10_ve_discrete.yaml": "configs/score_sde/cifar10_ve.yaml with --model.num_levels 1000 "
-    "--model.network.embedding positional --model.network.divide_by_level false",
-    "configs/score_sde/cifar10_vp_discrete.yaml": "configs/score_sde/cifar10_vp.yaml with --model.num_levels 1000 "
-    "--model.likelihood_repeats 0 --model.sampler.predictor ancestral",
-}
-"""Map from paths of configurations and folders in version 0.1 to their paths in version 0.2."""
-RENAMED_KEYS = {"checkpoint.tested": "checkpoint.test_checkpoint"}
-"""Map from keys of version 0.1 to keys of version 0.2."""
 BASE_LINE = re.compile(r"^base:[^\n]*$", re.MULTILINE)
 # libyaml is several times as fast as PyYAML's loader and dumper in Python
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -64,24 +43,10 @@ def relative(path: Path) -> Path:
 
 
 def located(path: Path) -> Path:
-    """Find a configuration file at its path or, for `configs/...`, among the configurations in the package.
-
-    Raises:
-        FileNotFoundError: if the file does not exist. If the file was renamed after version 0.1, the message gives its
-            new name.
-    """
+    """Find a configuration file at its path or, for `configs/...`, among the configurations in the package."""
     ours = PROJECT / path
     # os.path returns False if a string is too long for a path
-    if path.parts[:1] != ("configs",) or os.path.exists(path):
-        return path
-    if os.path.isfile(ours):
-        return ours
-    for each in (path, path.parent):
-        if now := MOVED.get(each.as_posix()):
-            raise FileNotFoundError(
-                f"{path} has been called {now}{'' if each == path else f'/{path.name}'} since version 0.2"
-            )
-    return path
+    return ours if path.parts[:1] == ("configs",) and not os.path.exists(path) and os.path.isfile(ours) else path
 
 
 def similar_file(path: Path) -> str:
@@ -94,11 +59,7 @@ def similar_file(path: Path) -> str:
 
 
 def text_of(path: Path) -> str:
-    """Read a text file.
-
-    Raises:
-        ValueError: if the file is not UTF-8.
-    """
+    """Read a text file in UTF-8."""
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -106,11 +67,7 @@ def text_of(path: Path) -> str:
 
 
 def parsed(text: str, path: Path) -> Any:
-    """Parse the text of a YAML file.
-
-    Raises:
-        ValueError: if the text is not valid YAML, or its aliases expand to too many values. The message names the file.
-    """
+    """Parse the text of a YAML file whose aliases expand to at most `MOST_VALUES` values."""
     try:
         content = load_yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -126,11 +83,7 @@ def parsed(text: str, path: Path) -> Any:
 
 
 def mapping_of(path: Path) -> dict[str, Any]:
-    """Read a configuration file.
-
-    Raises:
-        ValueError: if the file is not a YAML mapping.
-    """
+    """Read a configuration file."""
     content = parsed(text_of(path), path)
     if not isinstance(content, dict):
         raise ValueError(
@@ -141,12 +94,7 @@ def mapping_of(path: Path) -> dict[str, Any]:
 
 
 def base_of(path: Path) -> Path | None:
-    """Return the path of the base of a configuration, or None if it has no base.
-
-    Raises:
-        FileNotFoundError: if the base does not exist.
-        ValueError: if the base is not allowed, or the file is not a configuration.
-    """
+    """Return the path of the base of a configuration, or None if it has no base."""
     content = mapping_of(path)
     if "base" not in content:
         return None
@@ -188,26 +136,6 @@ def dotted(value: Any, prefix: str = "") -> dict[str, Any]:
 def plain(key: str) -> str:
     """Remove `init_args` from a dotted name."""
     return ".".join(part for part in key.split(".") if part not in ("", "init_args"))
-
-
-def reject_old_keys(settings: dict[str, Any], path: object) -> None:
-    """Raise an error if a configuration contains a key of version 0.1.
-
-    Raises:
-        ValueError: if the configuration contains an old key. The message names the file, the key and its new name.
-    """
-    for old in RENAMED_KEYS.keys() & dotted(settings).keys():
-        raise ValueError(f"{path}: since version 0.2, {old} is called {RENAMED_KEYS[old]}")
-
-
-def with_new_keys(settings: dict[str, Any]) -> dict[str, Any]:
-    """Rename nested keys in a `config.yaml` of version 0.1 to the keys of version 0.2."""
-    new = dict(settings)
-    for section, values in settings.items():
-        if isinstance(values, dict):
-            names = {key: RENAMED_KEYS.get(f"{section}.{key}", f"{section}.{key}") for key in values}
-            new[section] = {names[key].removeprefix(f"{section}."): value for key, value in values.items()}
-    return new
 
 
 def settings_of(path: Path) -> dict[str, Any]:

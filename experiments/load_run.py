@@ -60,11 +60,6 @@ def load_built(
     Returns:
         The run, with the attributes `model` (in evaluation mode, with the weights of the checkpoint),
         `datamodule` and `trainer`.
-
-    Raises:
-        FileNotFoundError: if the run or the checkpoint does not exist, or if the Hub cannot be reached.
-        PermissionError: if the run on the Hub is gated.
-        ValueError: if the checkpoint does not match the configuration, or if a setting or an argument is rejected.
     """
     with ExitStack() as stack:
         run, weights = str(directory), None

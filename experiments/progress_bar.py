@@ -12,7 +12,7 @@ from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from experiments.results import duration, validation_metric
-from experiments.throughput import Throughput, seconds_left, share_done
+from experiments.throughput import Throughput
 
 SECONDS = 0.5
 """Seconds between two reads of the loss. Each read makes the host wait for the device."""
@@ -21,7 +21,7 @@ SECONDS = 0.5
 class WholeRun(RichProgressBar):
     """Progress bar with the last step's loss, the last validation metric, and the remaining time of the whole run.
 
-    If the trainer has the callback `Throughput`, the samples per second over all ranks are also shown.
+    The trainer's callback `Throughput` measures the time and the samples per second over all ranks.
 
     Args:
         monitor: validation metric to show. None selects a metric automatically.
@@ -44,12 +44,13 @@ class WholeRun(RichProgressBar):
             StageColumn("[progress.description]{task.description}"),
             BarColumn(bar_width=16),
             batches,
-            TimeLeft(self, trainer),
+            TimeLeft(self),
         ]
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_train_start(trainer, pl_module)
-        self._started, self._done_before = time.monotonic(), share_done(trainer)
+    @property
+    def throughput(self) -> Throughput | None:
+        """The callback of the run that measures its speed."""
+        return next((each for each in self.trainer.callbacks if isinstance(each, Throughput)), None)  # type: ignore[attr-defined]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -65,21 +66,14 @@ class WholeRun(RichProgressBar):
             self._shown = dict(trainer.progress_bar_metrics)
             if isinstance(self._loss, torch.Tensor):
                 self._shown["loss"] = self._loss.item()
-            self._rate = self._rate if trainer.validating else self._samples_per_second(trainer)
+            if self.throughput is not None and not trainer.validating:
+                self._rate = self.throughput.recent_rate()
             if self._rate is not None:
                 self._shown["samples/s"] = self._rate
             if name := validation_metric(trainer.callback_metrics, self.monitor):
                 note = " on given labels" if self.given_labels else ""
                 self._shown[name + note] = trainer.callback_metrics[name].item()
         return self._shown
-
-    def seconds_left(self, trainer: Trainer) -> float | None:
-        """Estimate the remaining time of the whole run from the progress of this process."""
-        return seconds_left(self._started, self._done_before, share_done(trainer))
-
-    def _samples_per_second(self, trainer: Trainer) -> float | None:
-        measured = [each for each in trainer.callbacks if isinstance(each, Throughput)]  # type: ignore[attr-defined]
-        return measured[0].recent_rate() if measured else None
 
 
 class StageColumn(TextColumn):
@@ -96,11 +90,12 @@ class TimeLeft(ProgressColumn):
 
     max_refresh = SECONDS
 
-    def __init__(self, bar: WholeRun, trainer: Trainer) -> None:
+    def __init__(self, bar: WholeRun) -> None:
         super().__init__()
         self.bar = bar
-        self.trainer = trainer
 
     def render(self, task: Task) -> Text:
-        fitting = self.trainer.state.fn == "fit"
-        return Text(f"{duration(self.bar.seconds_left(self.trainer) if fitting else task.time_remaining)} left")
+        trainer, throughput = self.bar.trainer, self.bar.throughput
+        if throughput is not None and trainer.state.fn == "fit":
+            return Text(f"{duration(throughput.seconds_left(trainer))} left")
+        return Text(f"{duration(task.time_remaining)} left")

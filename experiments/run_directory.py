@@ -17,7 +17,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
@@ -48,11 +48,7 @@ def new_run_directory(configs: list[str], root: str = "runs") -> Path:
 
 
 def latest_run(config: str | None, root: str = "runs") -> Path:
-    """Find the most recently started run of `fit`, among all runs or among the runs of one configuration file.
-
-    Raises:
-        FileNotFoundError: if there is no run. The message names the searched folder.
-    """
+    """Find the most recently started run of `fit`, among all runs or among the runs of one configuration file."""
     below = Path(root) if config is None else new_run_directory([config], root).parent
     found = sorted(
         below.glob("*/*/*/config.yaml" if config is None else "*/config.yaml"), key=lambda path: path.parts[-2]
@@ -64,11 +60,7 @@ def latest_run(config: str | None, root: str = "runs") -> Path:
 
 
 def make_directory(directory: Path) -> None:
-    """Create a run directory and check that it is writable.
-
-    Raises:
-        OSError: if the directory cannot be created or written. The message names the directory and the reason.
-    """
+    """Create a run directory and check that it is writable."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         probe = directory / ".writable"
@@ -81,11 +73,7 @@ def make_directory(directory: Path) -> None:
 
 
 def writing(directory: Path) -> AbstractContextManager[int]:
-    """Return a context manager that locks a run directory, so that no other process writes to it.
-
-    Raises:
-        ValueError: on entering, if another process writes to the directory.
-    """
+    """Return a context manager that locks a run directory, so that no other process writes to it."""
     return owned_folder(directory, remedy="set another --run_directory")
 
 
@@ -110,9 +98,6 @@ def refuse_fewer_epochs(path: Path, max_epochs: int | None) -> None:
     """Raise an error if training has fewer epochs than the checkpoint has completed.
 
     This is checked before anything in the run directory changes.
-
-    Raises:
-        ValueError: if `max_epochs` is too small, or if the checkpoint has no training progress.
     """
     try:
         done = int(read_checkpoint(path)["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
@@ -138,10 +123,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint with memory-mapped tensors, without unpickling code.
 
     The safetensors file of a pushed run is read as a checkpoint that has no training progress.
-
-    Raises:
-        FileNotFoundError: if the checkpoint does not exist.
-        ValueError: if the file is not a checkpoint or is damaged.
     """
     if not path.is_file():
         raise FileNotFoundError(f"the checkpoint {path} does not exist")
@@ -172,68 +153,65 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 def _what_is_wrong(checkpoint: Any) -> str | None:
     """Describe the first value in a checkpoint whose type is invalid, or return None if all types are valid."""
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
-        return "it contains no state_dict"
-    for key, value in checkpoint["state_dict"].items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            return f"state_dict has a {type(value).__name__} at {str(key)[:100]!r}"
-        if value.layout != torch.strided or value.is_meta:
+    for key, value, kind in _values_to_check(checkpoint):
+        if kind is int and (type(value) is not int or not 0 <= value < 2**62):
+            return f"{key} is {str(value)[:100]!r}, but must be a count"
+        if not isinstance(value, kind):
+            return f"{key[:100]} is a {type(value).__name__}, but must be a {getattr(kind, '__name__', kind)}"
+        if isinstance(value, Tensor) and (value.layout != torch.strided or value.is_meta):
             return f"{key} is a tensor that has no values of its own"
-    # Types are checked first, so that no tensor is used as a bool.
-    counts = {"global_step": checkpoint.get("global_step"), "epoch": checkpoint.get("epoch", 0)}
-    table = checkpoint.get("metrics_table", {"rows": [], "means": {}})
-    if isinstance(table, dict):
-        counts["metrics_table.kept"] = table.get("kept", 0)
-    waiting: list[tuple[str, Any]] = [("loops", checkpoint.get("loops", {}))]
+    version = checkpoint.get("pytorch-lightning_version", "2.0")
+    return None if re.fullmatch(r"\d+(\.\d+)+[\w.+-]*", version) else f"it is of version {version[:100]!r} of Lightning"
+
+
+def _values_to_check(checkpoint: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the key, the value and the type of all values whose type matters. `int` means a count.
+
+    A value is checked before the values that it contains are yielded.
+    """
+    yield "it", checkpoint, dict
+    yield "state_dict", checkpoint.get("state_dict"), dict
+    for name, tensor in checkpoint["state_dict"].items():
+        yield f"the name {name!r} in state_dict", name, str
+        yield f"state_dict.{name}", tensor, Tensor
+    yield "global_step", checkpoint.get("global_step"), int
+    yield "epoch", checkpoint.get("epoch", 0), int
+    plain = {"callbacks": dict, "loops": dict, "lr_schedulers": list, "pytorch-lightning_version": str}
+    for key, kind in plain.items():
+        yield key, checkpoint.get(key, kind()), kind
+    waiting = [("loops", checkpoint.get("loops", {}))]
     while waiting:
         key, value = waiting.pop()
         if isinstance(value, dict):
             waiting += [(f"{key}.{name}", each) for name, each in value.items()]
         elif "progress." in key and key.endswith(("ready", "started", "processed", "completed")):
-            counts[key] = value
-    for key, value in counts.items():
-        if type(value) is not int or not 0 <= value < 2**62:
-            return f"{key} is {str(value)[:100]!r}, but must be a count"
-    kinds: dict[str, tuple[Any, type]] = {
-        "loops": (checkpoint.get("loops", {}), dict),
-        "callbacks": (checkpoint.get("callbacks", {}), dict),
-        "optimizer_states": (checkpoint.get("optimizer_states", []), list),
-        "lr_schedulers": (checkpoint.get("lr_schedulers", []), list),
-        "pytorch-lightning_version": (checkpoint.get("pytorch-lightning_version", ""), str),
-        "metrics_table": (table, dict),
-    }
-    if isinstance(table, dict):
-        kinds |= {"metrics_table.rows": (table.get("rows"), list), "metrics_table.means": (table.get("means"), dict)}
-        kinds["metrics_table.digest"] = (table.get("digest", ""), str)
-        for each in table["rows"] if isinstance(table.get("rows"), list) else ():
-            if not isinstance(each, dict) or not all(
-                isinstance(name, str) and isinstance(value, str | int | float | None) for name, value in each.items()
-            ):
-                return "a row of metrics_table is not one of names and numbers"
-        means = table["means"].values() if isinstance(table.get("means"), dict) else ()
-        if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in means):
-            return "metrics_table.means contains values other than sums and counts"
-        if not all(isinstance(each, Tensor) and each.numel() == 1 for pair in means for each in pair):
-            return "metrics_table.means contains values other than sums and counts"
-    for index, each in enumerate(checkpoint.get("optimizer_states") or ()):
-        state, groups = (each.get("state"), each.get("param_groups")) if isinstance(each, dict) else (None, None)
-        kinds |= {f"optimizer_states[{index}].state": (state, dict)}
-        kinds |= {f"optimizer_states[{index}].param_groups": (groups, list)}
-        for name, own in state.items() if isinstance(state, dict) else ():
-            kinds[f"optimizer_states[{index}].state[{name}]"] = (own, dict)
-    for key, (value, kind) in kinds.items():
-        if not isinstance(value, kind):
-            return f"{key} is a {type(value).__name__}, but must be a {kind.__name__}"
-    version = checkpoint.get("pytorch-lightning_version", "2.0")
-    return None if re.fullmatch(r"\d+(\.\d+)+[\w.+-]*", version) else f"it is of version {version[:100]!r} of Lightning"
+            yield key, value, int
+    states = checkpoint.get("optimizer_states", [])
+    yield "optimizer_states", states, list
+    for key, each in ((f"optimizer_states[{index}]", each) for index, each in enumerate(states)):
+        yield key, each, dict
+        yield f"{key}.param_groups", each.get("param_groups"), list
+        yield f"{key}.state", each.get("state"), dict
+        yield from ((f"{key}.state[{name}]", own, dict) for name, own in each["state"].items())
+    table = checkpoint.get("metrics_table", {"kept": 0, "digest": "", "rows": [], "means": {}})
+    yield "metrics_table", table, dict
+    for key, expected in {"kept": int, "digest": str, "rows": list, "means": dict}.items():
+        yield f"metrics_table.{key}", table.get(key), expected
+    for row in table["rows"]:
+        yield "a row of metrics_table", row, dict
+        for name, value in row.items():
+            yield "a name in a row of metrics_table", name, str
+            yield f"a value in a row of metrics_table, {name},", value, str | int | float | None
+    for name, pair in table["means"].items():
+        yield f"metrics_table.means.{name}", pair, tuple | list
+        total, count = pair  # another length is an error, as is a tensor of several values
+        for each in (total, count):
+            yield f"a value of metrics_table.means.{name}", each, Tensor
+            each.item()
 
 
 def latest_checkpoint(directory: Path) -> Path:
-    """Return the checkpoint from which to resume: the one with the most training steps.
-
-    Raises:
-        FileNotFoundError: if the run has not saved a checkpoint yet.
-    """
+    """Return the checkpoint from which to resume: the one with the most training steps."""
     found = [path for name in ("last", "step") if (path := directory / "checkpoints" / f"{name}.ckpt").is_file()]
     if not found and (best := directory / "checkpoints/best.ckpt").is_file():
         return best  # of the first epoch: the run was killed before it wrote last.ckpt
@@ -243,12 +221,7 @@ def latest_checkpoint(directory: Path) -> Path:
 
 
 def check_checkpoint(path: Path, model: LightningModule) -> None:
-    """Reject a checkpoint with a different model class or different tensor shapes, before it is loaded.
-
-    Raises:
-        FileNotFoundError: if the checkpoint does not exist.
-        ValueError: if the checkpoint does not match the model. The message names the class or the tensors that differ.
-    """
+    """Reject a checkpoint with a different model class or different tensor shapes, before it is loaded."""
     checkpoint = read_checkpoint(path)
     expected = f"{type(model).__module__}.{type(model).__qualname__}"
     found = checkpoint.get("class_path", expected)

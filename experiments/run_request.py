@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.claims.arms import Arm, layers_of
-from experiments.config_files import PROJECT, RENAMED_KEYS, dotted, located, parsed, text_of, with_base
+from experiments.config_files import PROJECT, dotted, located, parsed, text_of, with_base
 
 RESERVED = {
     "seed_everything": "--seeds",
@@ -95,9 +95,6 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
     """Shorten paths to distinct names with the same number of parts.
 
     For example, a single path becomes `demo`, and two paths become `elr/demo` and `adele/demo`.
-
-    Raises:
-        ValueError: if two of the paths are the same.
     """
     resolved = [path.resolve() for path in paths]
     repeated = next((path for i, path in enumerate(resolved) if path in resolved[:i]), None)
@@ -115,10 +112,6 @@ def load_experiments(configs: Sequence[Path | Arm], overrides: Sequence[str] = (
     Args:
         configs: configurations, with or without their own overrides.
         overrides: overrides of all configurations.
-
-    Raises:
-        FileNotFoundError: if a config does not exist.
-        ValueError: if a config is not a YAML mapping or is given twice, or if an override sets a reserved key.
     """
     arms = [each if isinstance(each, Arm) else Arm(each) for each in configs]
     for override in (text for given in (*(each.overrides for each in arms), overrides) for text in given):
@@ -190,7 +183,6 @@ def _settings(content: Mapping[str, Any]) -> dict[str, Any]:
     settings["command"] = content.get("command", "fit")
     for name, text in {"": content["config"], **content["layers"]}.items():
         leaves = dotted(parsed(text, Path("request.json")))
-        leaves = {RENAMED_KEYS.get(key, key): value for key, value in leaves.items()}  # for runs of version 0.1
         settings |= {f"{name}: {key}" if name else key: value for key, value in leaves.items()}
     key = ""
     for override in content["overrides"]:
@@ -203,13 +195,7 @@ def _settings(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check(run: Run) -> None:
-    """Check that the directory of a run is empty or contains this run.
-
-    Raises:
-        NotADirectoryError: if the directory or one of its parents is a file.
-        ValueError: if the directory contains other files or a different run. The message names the first key that
-            differs.
-    """
+    """Check that the directory of a run is empty or contains this run."""
     for path in (run.directory, *run.directory.parents):
         if path.exists() and not path.is_dir():
             raise NotADirectoryError(f"{path} is a file, so the directory {run.directory} cannot be created")

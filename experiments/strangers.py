@@ -59,9 +59,6 @@ def settings_of_run(directory: Path, leaves_out: Iterable[str], arguments: list[
         directory: the run directory.
         leaves_out: keys that apply only to a single call. They are removed from the settings.
         arguments: command-line arguments. The keys that they set are also removed from the settings.
-
-    Raises:
-        ValueError: if a key or a link is rejected. The message names the key or the link.
     """
     _refuse_links(directory)
     if (drawing := Path("matplotlibrc")).exists() and _within(drawing, directory):
@@ -106,9 +103,6 @@ def known_imports(content: Any, said: Collection[str], directory: Path) -> Itera
         content: settings in a run directory.
         said: texts that come from the user: command-line arguments and contents of configurations.
         directory: run directory. Nothing is imported from it.
-
-    Raises:
-        ValueError: if an argument names a module to import that the user does not name. The message names the argument.
     """
     modules = {name for text in said for name in re.findall(r"[\w.]+:[\w./-]+", text)}
     for key, value in _walk(content):

@@ -30,6 +30,7 @@ class Throughput(Callback):
         self._logged: deque[tuple[float, int]] = deque(maxlen=2)
         self._shown: deque[tuple[float, int]] = deque(maxlen=SHOWN)
         self._paused, self._pause_began = 0.0, 0.0
+        self._started, self._done_before = 0.0, 0.0  # read during the sanity check, too
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started, self._done_before = time.monotonic(), share_done(trainer)
@@ -62,8 +63,14 @@ class Throughput(Callback):
         self._shown.append(self._now())
         return rate(self._shown)
 
+    def seconds_left(self, trainer: Trainer) -> float | None:
+        """Estimate the remaining time of the whole run from the progress of this process."""
+        done = share_done(trainer)
+        new = done - self._done_before
+        return None if new <= 0 else (time.monotonic() - self._started) * max(1 - done, 0) / new
+
     def _log(self, trainer: Trainer) -> None:
-        left = seconds_left(self._started, self._done_before, share_done(trainer))
+        left = self.seconds_left(trainer)
         found = {"samples_per_second": rate(self._logged), "hours_left": None if left is None else left / 3600}
         values = {f"throughput/{name}": value for name, value in found.items() if value is not None}
         for logger in trainer.loggers:
@@ -80,18 +87,6 @@ def rate(points: deque[tuple[float, int]]) -> float | None:
     if len(points) < 2 or points[-1][0] <= points[0][0] or points[-1][1] == points[0][1]:
         return None
     return (points[-1][1] - points[0][1]) / (points[-1][0] - points[0][0])
-
-
-def seconds_left(started: float, done_before: float, done: float) -> float | None:
-    """Estimate the remaining time of a run from the progress of this process.
-
-    Args:
-        started: value of `time.monotonic` at the start of training in this process.
-        done_before: fraction of the run that was completed at this time.
-        done: fraction of the run that is completed now.
-    """
-    new = done - done_before
-    return None if new <= 0 else (time.monotonic() - started) * max(1 - done, 0) / new
 
 
 def share_done(trainer: Trainer) -> float:

@@ -71,7 +71,8 @@ def test_the_citation_is_of_this_version() -> None:
 def test_the_wheel_holds_every_source_and_configuration(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         inside = {name for name in archive.namelist() if ".dist-info/" not in name}
-    ours = [path for package in PACKAGES for end in ("py", "yaml") for path in (ROOT / package).rglob(f"*.{end}")]
+    ends = ("py", "yaml", "jinja")
+    ours = [path for package in PACKAGES for end in ends for path in (ROOT / package).rglob(f"*.{end}")]
     assert inside == {path.relative_to(ROOT).as_posix() for path in ours} | {"train.py"}
 
 

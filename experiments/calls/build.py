@@ -186,12 +186,7 @@ def claim_directory(parsed: Parsed, runs: bool) -> None:
 
 
 def protect_what_is_there(parsed: Parsed) -> None:
-    """Reject training in the directory of a different run, and resuming with a different model, dataset or seed.
-
-    Raises:
-        ValueError: if the directory contains a different run, or if a setting differs. The message names the
-            directory, or the first key that differs and both values.
-    """
+    """Reject training in the directory of a different run, and resuming with a different model, dataset or seed."""
     if parsed.resumed is None:
         if has_checkpoint(path := parsed.folder.path):
             raise ValueError(
@@ -216,14 +211,7 @@ def differing(
     """Find changed settings among those that a resumed run must keep: model, data and seed.
 
     Keys that are missing in the saved configuration belong to newer arguments. They are ignored.
-
-    Args:
-        saved: settings of the run.
-        now: settings of this call.
-        may_change: see `changeable`.
-
-    Returns:
-        The saved and the current value of each changed key, such as `data.init_args.batch_size`.
+    The result has the saved and the current value of each changed key, such as `data.batch_size`.
     """
     found: dict[str, tuple[Any, Any]] = {}
 
@@ -243,21 +231,14 @@ def differing(
 def changeable(settings: dict[str, Any]) -> dict[str, Collection[str]]:
     """Return the keys of model and data that may change when a run is resumed, as their classes declare them.
 
-    Args:
-        settings: settings whose class paths are checked, unlike those in the `config.yaml` of a run.
+    The class paths in `settings` must have been checked, unlike those in the `config.yaml` of a run.
     """
     named = {key: imported(settings[key]["class_path"]) for key in ("model", "data") if settings.get(key)}
     return {key: kind.resume_may_change for key, kind in named.items() if isinstance(kind, Resumable)}
 
 
 def trainer_of(parsed: Parsed, built: Namespace, data: Any) -> Trainer:
-    """Build the trainer with its loggers, callbacks and guards.
-
-    Args:
-        parsed: settings.
-        built: settings in which classes are instantiated.
-        data: DataModule of the run.
-    """
+    """Build the trainer with its loggers, callbacks and guards; `built` are settings with instances of the classes."""
     path, fits, options = parsed.folder.path, parsed.subcommand == "fit", {**built.trainer}
     begins = fits and parsed.resumed is None and built.ckpt_path is None
     table = MetricsTable(path, continued=not fits or parsed.resumed is not None)

@@ -147,11 +147,7 @@ def say_where(run: BuiltRun) -> None:
 
 
 def choose_checkpoint(run: BuiltRun) -> None:
-    """Choose the checkpoint to load. If a run directory is given, its configuration selects the checkpoint.
-
-    Raises:
-        ValueError: if no checkpoint is given and the module has trainable weights but no pre-trained weights.
-    """
+    """Choose the checkpoint to load. If a run directory is given, its configuration selects the checkpoint."""
     resumed = run.parsed.resumed
     if run.checkpoint == "none":
         run.checkpoint = None

@@ -6,12 +6,12 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace, set_dumper
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from experiments.arguments import PROGRAM
@@ -20,11 +20,9 @@ from experiments.config_files import (
     dump_yaml,
     located,
     mapping_of,
-    reject_old_keys,
     similar_file,
     text_of,
     with_base,
-    with_new_keys,
 )
 from experiments.parsing.call_arguments import (
     config_files,
@@ -34,7 +32,6 @@ from experiments.parsing.call_arguments import (
     with_restart,
 )
 from experiments.parsing.class_names import with_full_names
-from experiments.parsing.guards import Guards, check_guards, from_list
 from experiments.parsing.parser import Parser
 from experiments.run_directory import new_run_directory
 from experiments.saving.checkpoints import Checkpoints
@@ -53,12 +50,38 @@ UNHELPFUL = (  # warnings of every run, about which the user cannot do anything
 )
 
 
-class Grammar(LightningCLI):
-    """The arguments of one subcommand, as `LightningCLI` defines them. The constructor only builds the parser.
+@dataclass
+class Guards:
+    """Callbacks that every run has. They are called before those in `trainer.callbacks`. null disables a callback.
 
     Args:
-        subcommand: fit, validate, test or predict.
+        seed_every_batch: seeds all random number generators before each batch. The seed depends on the run and on the
+            batch.
+        sanity_checks: checks before training starts that model, data and trainer are compatible.
+        finite_loss: stops a run whose training loss is NaN or infinite.
+        write_predictions: writes the class probabilities of `predict` to disk.
+        figures_to_loggers: logs the run's figures to its loggers.
     """
+
+    seed_every_batch: Callback | None = None
+    sanity_checks: Callback | None = None
+    finite_loss: Callback | None = None
+    write_predictions: Callback | None = None
+    figures_to_loggers: Callback | None = None
+
+    @property
+    def callbacks(self) -> list[Callback]:
+        """The enabled callbacks, in the order in which they are called."""
+        given = [getattr(self, field.name) for field in fields(self)]
+        return [each for each in given if each is not None]
+
+
+SECTIONS: dict[str, type] = {"guards": Guards, "checkpoint": Checkpoints, "trainer": Trainer}
+"""Sections of a configuration that are mappings without a `class_path`, and the classes of their arguments."""
+
+
+class Grammar(LightningCLI):
+    """The arguments of one subcommand, as `LightningCLI` defines them. The constructor only builds the parser."""
 
     def __init__(self, subcommand: str) -> None:
         if not DEFAULTS.is_file():
@@ -138,11 +161,7 @@ class Grammar(LightningCLI):
 
 
 class RunFolder:
-    """A run directory that is not created yet.
-
-    Args:
-        path: run directory.
-    """
+    """A run directory that is not created yet."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -176,7 +195,11 @@ class Parsed:
 
     @contextmanager
     def imports(self) -> Iterator[None]:
-        """Context manager in which the `config.yaml` of a run can name only what is known or named by the user."""
+        """Context manager in which the `config.yaml` of a run can name only what is known or named by the user.
+
+        The limit holds for the whole process. Each of the three calls therefore sets it and removes it again: between
+        the calls, a Python program does its own work.
+        """
         with ExitStack() as stack:
             if self.resumed is not None and self.trusted is not None:
                 stack.enter_context(known_imports(*self.trusted, Path(self.resumed)))
@@ -203,7 +226,8 @@ def parse(args: list[str]) -> Parsed:
         if not os.path.isfile(config):
             raise FileNotFoundError(f"{resumed} cannot be resumed: {config} does not exist")
         began_from = mapping_of(config).get("ckpt_path")
-        settings = with_new_keys(from_list(settings_of_run(Path(resumed), CALL_ONLY, args[1:]), config))
+        settings = settings_of_run(Path(resumed), CALL_ONLY, args[1:])
+        check_sections(settings, config)
     files = config_files(args)
     for file in files:
         check_file(file)
@@ -220,21 +244,22 @@ def parse(args: list[str]) -> Parsed:
 
 
 def check_file(file: str) -> None:
-    """Reject a value of `--config` that is not a configuration, before anything is loaded.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-        ValueError: if the value is a URL or a different kind of file.
-    """
+    """Reject a value of `--config` that is not a configuration, before anything is loaded."""
     path = located(Path(file))
     if os.path.isfile(path):
         for each in with_base(path):  # rejects other YAML files
-            check_guards(mapping_of(each), each)
-            reject_old_keys(mapping_of(each), each)
+            check_sections(mapping_of(each), each)
     elif re.match(r"\w+:(//|:)", file):
         raise ValueError(f"--config {file} is a URL: download the file and give its path")
     elif ":" not in file and not os.path.exists(path):  # not inline YAML
         raise FileNotFoundError(f"--config {file} does not exist (working directory: {Path.cwd()}){similar_file(path)}")
+
+
+def check_sections(settings: dict[str, Any], path: object) -> None:
+    """Reject a section that is not a mapping, which jsonargparse accepts."""
+    for key in SECTIONS.keys() & settings.keys():
+        if not isinstance(settings[key], dict):
+            raise ValueError(f"{path}: {key} is {settings[key]!r}, but must be a mapping of its arguments")
 
 
 def quiet_warnings() -> None:

@@ -29,7 +29,12 @@ def names() -> list[str]:
 
 def summary(name: str) -> str:
     """Return the first line of a command's docstring."""
-    spec = find_spec(f"{__name__}.{name}")
+    return first_line(f"{__name__}.{name}")
+
+
+def first_line(module: str) -> str:
+    """Return the first line of a module's docstring, without importing the module."""
+    spec = find_spec(module)
     assert spec is not None
     assert spec.origin is not None
     with open(spec.origin, encoding="utf-8") as file:
@@ -37,11 +42,7 @@ def summary(name: str) -> str:
 
 
 def parse(name: str, argv: Sequence[str]) -> Namespace:
-    """Parse the arguments of a command.
-
-    Raises:
-        ValueError: if an argument is invalid. The message names the argument.
-    """
+    """Parse the arguments of a command."""
     command = _imported(name)
     parser = ArgumentParser(f"{PROGRAM} {name}", command.__doc__)
     command.arguments(parser)
@@ -49,15 +50,9 @@ def parse(name: str, argv: Sequence[str]) -> Namespace:
 
 
 def run(name: str, argv: Sequence[str], *more: Any) -> int:
-    """Run a command.
+    """Run a command, and return its exit status: 2 for invalid input, which is reported in one sentence.
 
-    Args:
-        name: name of the command, one of `names`.
-        argv: command-line arguments of the command.
-        more: additional arguments for the `run` function of the command.
-
-    Returns:
-        The exit status of the command. It is 2 for invalid input, which is reported in one sentence on standard error.
+    `more` are additional arguments for the `run` function of the command.
     """
     command = _imported(name)
     if not hasattr(command, "arguments"):

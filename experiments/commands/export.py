@@ -7,10 +7,6 @@ with the run's metrics and an example. A program computes the method's complete 
 averaged weights, ensembles and the smoothing of smoothed classifiers. It accepts images in [0, 1] and any batch size,
 and any height and width if the method allows this. For a diffusion model, only the network is exported. The outputs of
 the program are compared with those of the model. The formats are:
-
-    torch        model.pt2, loaded by torch.export.load; needs only PyTorch
-    onnx         model.onnx; requires the `onnx` extra
-    safetensors  only weights; timm and diffusers load the weights of their networks; other networks need their code
 """
 
 import math
@@ -19,13 +15,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from experiments.commands import first_line
+from experiments.exporting import formats
+
 MOST_VALUES = 1 << 28
 """Largest number of values of an image with which a model is traced: 1 GiB in float32."""
 
 
 def arguments(parser: ArgumentParser) -> None:
+    lines = [f"    {name:12} {first_line(f'{formats.__name__}.{name}')}" for name in formats.names()]
+    parser.description = "\n".join([str(parser.description).rstrip() + "\n", *lines])
     parser.add_argument("run", type=Path, help="run directory")
-    parser.add_argument("--format", choices=("torch", "onnx", "safetensors"), default="torch", help="default: torch")
+    parser.add_argument("--format", choices=formats.names(), default="torch", help="default: torch")
     parser.add_argument("--output", type=Path, help="new folder; default: export_<format> in the run directory")
     parser.add_argument("--checkpoint", choices=("best", "last"), help="default: the one that the run tested")
     parser.add_argument(
@@ -37,14 +38,14 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     from datamodules.files.whole_files import check_new
-    from experiments.exporting.folder import check_packages, write_folder
+    from experiments.exporting.folder import Export, write_folder
     from experiments.exporting.preprocessing import preprocessing
     from experiments.exporting.program import trace
     from experiments.load_run import load_run
     from lightning_modules.interfaces import CroppedImageSource, Exportable, FixedImageShape
 
     output = options.output or options.run / f"export_{options.format}"
-    check_packages(options.format)
+    chosen = formats.load_format(options.format)
     check_new(output)
     module, data = load_run(options.run, options.checkpoint)
     if not isinstance(module, Exportable):
@@ -69,8 +70,8 @@ def run(options: Namespace) -> int:
         sizes |= dict(zip("CHW", shape, strict=True))
     with exported.weights:
         traced = trace(module, exported, sizes)
-        names, state = _class_names(data), _plain(module)
-        write_folder(output, options.format, options.run, module, exported, traced, names, state, preprocessed)
+        export = Export(module, exported, traced, _plain(module), _class_names(data), preprocessed)
+        write_folder(output, chosen, options.run, export)
     print(f"written: {output}")
     if traced.multiple == 0 and {"H", "W"} <= sizes.keys():
         size = f"{sizes['H']} x {sizes['W']}"

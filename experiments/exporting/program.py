@@ -85,10 +85,6 @@ def trace(module: nn.Module, exported: Any, sizes: Mapping[str, int]) -> Traced:
         exported: a `lightning_modules.interfaces.Exported`. Its context manager, which loads the weights to be
             exported, must be active.
         sizes: sizes of the fixed dimensions, and default height and width, by name.
-
-    Raises:
-        ValueError: if the function cannot be traced or uses random numbers, or if the outputs of graph and function
-            differ. The message names the module.
     """
     name = type(module).__name__
     module.requires_grad_(False)
@@ -174,14 +170,9 @@ def _rounded(size: int, multiple: int) -> int:
 def _traced(module: nn.Module, exported: Any, sizes: Mapping[str, int], multiple: int, limited: bool) -> Traced:
     """Trace a function of a module.
 
-    Args:
-        module: module to which the function belongs.
-        exported: a `lightning_modules.interfaces.Exported`.
-        sizes: sizes of the fixed dimensions, and default height and width, by name.
-        multiple: see `Traced`.
-        limited: whether to trace with an upper limit on the batch size. The limit is removed from the graph afterwards.
-            It is needed because upsampling in diffusers has a branch for batches of 64 or more images. The branch
-            changes only the memory layout.
+    If `limited`, it is traced with an upper limit on the batch size. The limit is removed from the graph afterwards. It
+    is needed because upsampling in diffusers has a branch for batches of 64 or more images. The branch changes only the
+    memory layout.
     """
     sizes = {**sizes, "B": 2, "N": 2}
     if multiple:

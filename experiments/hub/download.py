@@ -20,11 +20,6 @@ def download_run(address: str) -> Path:
 
     Returns:
         Folder with `config.yaml` and `model.safetensors`. The two files may be symbolic links.
-
-    Raises:
-        FileNotFoundError: if the repository or a file does not exist, or the Hub cannot be reached.
-        PermissionError: if the repository is gated.
-        ValueError: if the address is invalid.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError

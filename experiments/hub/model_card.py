@@ -37,8 +37,6 @@ UNKNOWN_LICENCE = "unknown"
 MOST_METRICS = 30
 SHOWN = ("max_epochs", "max_steps", "precision", "accumulate_grad_batches", "gradient_clip_val", "callbacks")
 """Trainer settings that the card shows. All settings are in config.yaml."""
-OF_DIFFUSERS = {ADAPTERS, "model_index.json", f"{CONTROLNET}/config.json", EMBEDDINGS[0]}
-"""Files whose presence means that diffusers can load a pipeline."""
 
 
 @dataclass(frozen=True)
@@ -61,37 +59,63 @@ class CardOptions:
 
 
 def model_card(pushed: Pushed, folder: Path, options: CardOptions) -> str:
-    """Return the model card of a folder that `write_folder` wrote.
-
-    Args:
-        pushed: contents of the folder.
-        folder: path of the folder, from which metrics are read.
-        options: information about the model that the user provides.
-    """
-    from huggingface_hub import ModelCardData
+    """Return the model card of a folder that `write_folder` wrote. Metrics are read from the folder."""
+    from huggingface_hub import ModelCard, ModelCardData
 
     method = method_of(pushed.class_path)
     base = options.base_model or base_model(pushed.settings)
-    adapters = ADAPTERS in pushed.pipeline
-    beside = bool(OF_DIFFUSERS - {"model_index.json"} & {*pushed.pipeline})
+    diffusers, part = _loaded_by_diffusers(pushed)
+    relation = "adapter" if diffusers in ("adapters", "controlnet", "embeddings") else "finetune"
     metadata = ModelCardData(
         base_model=base,
-        base_model_relation=None if base is None else "adapter" if beside else "finetune",
+        base_model_relation=None if base is None else relation,
         datasets=list(options.datasets) or hub_datasets(pushed.settings) or None,
         license=options.licence or UNKNOWN_LICENCE,
-        library_name="diffusers" if OF_DIFFUSERS & {*pushed.pipeline} or merged_network(pushed) else "noiseworks",
+        library_name="diffusers" if diffusers else "noiseworks",
         pipeline_tag=task(pushed.settings, method),
-        tags=["noiseworks", *([method.folder] if method else []), *(["lora"] if adapters else [])],
+        tags=["noiseworks", *([method.folder] if method else []), *(["lora"] if diffusers == "adapters" else [])],
     )
-    parts = [
-        f"---\n{metadata.to_yaml()}\n---\n\n# {options.name.rpartition('/')[2]}\n",
-        *_about(pushed, method, base, options),
-        *_metrics(folder),
-        *_claims(method),
-        *_use(pushed, folder, base, options),
-        f"## Settings\n\n```yaml\n{_shown(pushed.settings)}```\n",
-    ]
-    return "\n".join(parts)
+    docstring = "" if method is None else options.docstring or method.docstring
+    card = ModelCard.from_template(
+        metadata,
+        str(Path(__file__).with_suffix(".md.jinja")),
+        markdown=markdown,
+        title=options.name.rpartition("/")[2],
+        name=options.name,
+        on_hub="/" in options.name,
+        class_name=pushed.class_path.rpartition(".")[2],
+        equation=first_equation(docstring),
+        paper=_paper(method, docstring),
+        facts=_facts(pushed, base, options),
+        picture=pushed.picture,
+        metrics=_metrics(folder),
+        most_metrics=MOST_METRICS,
+        measured_claims=(measured := _measured_claims(method)),
+        claims=claims_of(method, PROJECT) if method and not measured else [],
+        needed=", ".join(f"`{key}` (`{name}`)" for key, name in pushed.named.items()),
+        diffusers=diffusers,
+        part=part,
+        part_class=part and _class_name(folder, part),
+        base=base or "BASE_MODEL",
+        adapters=ADAPTERS,
+        embeddings=[file for file in EMBEDDINGS if file in pushed.pipeline],
+        new_word=(pushed.settings["model"].get("init_args") or {}).get("placeholder_token"),
+        settings=_shown(pushed.settings),
+    )
+    return str(card)
+
+
+def _loaded_by_diffusers(pushed: Pushed) -> tuple[str | None, str | None]:
+    """Return what diffusers can load from `pipeline/`, or None, and the folder of the network if it is only a part."""
+    if network := merged_network(pushed):
+        return "network", network
+    if ADAPTERS in pushed.pipeline:
+        return "adapters", None
+    if f"{CONTROLNET}/config.json" in pushed.pipeline:
+        return "controlnet", CONTROLNET
+    if EMBEDDINGS[0] in pushed.pipeline:
+        return "embeddings", None
+    return ("pipeline" if "model_index.json" in pushed.pipeline else None), None
 
 
 def method_of(class_path: str) -> Method | None:
@@ -163,123 +187,47 @@ def _classes(value: Any) -> Iterator[dict[str, Any]]:
             yield from _classes(inner)
 
 
-def _about(pushed: Pushed, method: Method | None, base: str | None, options: CardOptions) -> Iterator[str]:
-    name = pushed.class_path.rpartition(".")[2]
-    yield f"Trained by noiseworks with {name}.\n"
-    if method is not None:
-        docstring = options.docstring or method.docstring
-        paper = parse_source(docstring) or method.paper
-        link = f"[arXiv {paper.arxiv}](https://arxiv.org/abs/{paper.arxiv})" if paper.arxiv else ""
-        cited = ", ".join(filter(None, (paper.authors, f"*{paper.title}*" if paper.title else "", paper.venue, link)))
-        yield "\n\n".join(filter(None, (first_equation(docstring), f"Paper: {cited}" if cited else ""))) + "\n"
-    rows = [["checkpoint", f"{pushed.checkpoint}, after {pushed.step} steps"]]
+def _paper(method: Method | None, docstring: str) -> str:
+    if method is None:
+        return ""
+    paper = parse_source(docstring) or method.paper
+    link = f"[arXiv {paper.arxiv}](https://arxiv.org/abs/{paper.arxiv})" if paper.arxiv else ""
+    return ", ".join(filter(None, (paper.authors, f"*{paper.title}*" if paper.title else "", paper.venue, link)))
+
+
+def _facts(pushed: Pushed, base: str | None, options: CardOptions) -> list[list[str]]:
     local = ", ".join(f"local, `{name}`" for key, name in pushed.named.items() if key.startswith("model."))
-    rows += [["base model", f"[{base}](https://huggingface.co/{base})" if base else local or "none"]]
-    rows += [["data", ", ".join(f"`{path}`" for path in _paths(pushed.settings.get("data")))]]
-    rows += [["licence", options.licence or "not stated"]]
-    yield markdown(["", ""], rows)
-    if pushed.picture:
-        yield f"![{name}: {Path(pushed.picture).stem}]({pushed.picture})\n"
+    return [
+        ["checkpoint", f"{pushed.checkpoint}, after {pushed.step} steps"],
+        ["base model", f"[{base}](https://huggingface.co/{base})" if base else local or "none"],
+        ["data", ", ".join(f"`{path}`" for path in _paths(pushed.settings.get("data")))],
+        ["licence", options.licence or "not stated"],
+    ]
 
 
-def _metrics(folder: Path) -> Iterator[str]:
-    """Yield the table of the test metrics or, if the run was not tested, of the last validation metrics."""
+def _metrics(folder: Path) -> list[list[str]]:
+    """Return the rows of the test metrics or, if the run was not tested, of the last validation metrics."""
     metrics: Mapping[str, float] = {}
     if (folder / "test_metrics.csv").is_file():
         metrics = read_test_metrics(folder / "test_metrics.csv")
     elif (folder / "metrics.csv").is_file():
         curves = read_curves(folder / "metrics.csv")
         metrics = {name: curve[max(curve)] for name, curve in curves.items() if name.startswith("val/") and curve}
-    rows = [[f"{name}{arrow(name)}", f"{value:.4g}"] for name, value in metrics.items() if math.isfinite(value)]
-    if rows:
-        left = f"\n{len(rows) - MOST_METRICS} more are in `test_metrics.csv`.\n" if len(rows) > MOST_METRICS else ""
-        yield f"## Metrics\n\n{markdown(['metric', 'value'], rows[:MOST_METRICS])}{left}"
+    return [[f"{name}{arrow(name)}", f"{value:.4g}"] for name, value in metrics.items() if math.isfinite(value)]
 
 
-def _claims(method: Method | None) -> Iterator[str]:
-    """Yield the claims about a method. They include the measured values if the documentation is installed."""
-    if method is None:
-        return
-    paths, file = {str(config.path) for config in method.configs}, PROJECT / "docs" / "claims.csv"
-    measured = read_csv(file)
-    rows = [
+def _measured_claims(method: Method | None) -> list[list[str]]:
+    """Return the rows of the claims about a method, with the measured values if the documentation is installed."""
+    paths = {str(config.path) for config in method.configs} if method else set()
+    return [
         [row["paper"], row["metric"], _mean(row, "method"), _mean(row, "baseline"), row["verdict"]]
-        for row in measured
+        for row in read_csv(PROJECT / "docs" / "claims.csv")
         if row["method"] in paths
     ]
-    if rows:
-        yield "## Claims of the method\n\nMeasured by demos on bundled data with several seeds, not by this run.\n"
-        yield markdown(["claim", "metric", "method", "baseline", "verdict"], rows)
-    elif claims := claims_of(method, PROJECT):
-        yield "## Claims of the method\n\n" + "".join(f"- {claim}\n" for claim in claims)
 
 
 def _mean(row: Mapping[str, str], side: str) -> str:
     return mean_and_std(float(row[f"{side}_mean"]), math.nan) if row[f"{side}_mean"] else "-"
-
-
-def _use(pushed: Pushed, folder: Path, base: str | None, options: CardOptions) -> Iterator[str]:
-    on_hub = "/" in options.name
-    address = f"hf://{options.name}" if on_hub else options.name
-    yield (
-        "## Use\n\n```python\nfrom experiments.load_run import load_run  # of the package noiseworks\n\n"
-        f'model, data = load_run("{address}")\n```\n'
-    )
-    if pushed.named:
-        needed = ", ".join(f"`{key}` (`{name}`)" for key, name in pushed.named.items())
-        yield f"These settings were local paths, and need yours: {needed}; pass them to `load_run` as `arguments`.\n"
-    network = merged_network(pushed)
-    if not (OF_DIFFUSERS & {*pushed.pipeline} or network):
-        return
-    yield "Without noiseworks:\n"
-    started = base or "BASE_MODEL"
-    if network:
-        named = _class_name(folder, network)
-        yield (
-            f"```python\nfrom diffusers import DiffusionPipeline, {named}\n\n"
-            f'{network} = {named}.from_pretrained("{options.name}", subfolder="pipeline/{network}")\n'
-            f'pipeline = DiffusionPipeline.from_pretrained("{started}", {network}={network})\n```\n\n'
-            f"The adapters are merged into the {network}, as this pipeline of diffusers has no `load_lora_weights`.\n"
-        )
-        return
-    if ADAPTERS in pushed.pipeline:
-        yield (
-            "```python\nfrom diffusers import DiffusionPipeline\n\n"
-            f'pipeline = DiffusionPipeline.from_pretrained("{started}")\n'
-            f'pipeline.load_lora_weights("{options.name}", subfolder="pipeline", weight_name="{ADAPTERS}")\n```\n'
-        )
-        return
-    if f"{CONTROLNET}/config.json" in pushed.pipeline:
-        named = _class_name(folder, CONTROLNET)
-        yield (
-            f"```python\nfrom diffusers import AutoPipelineForText2Image, {named}\n\n"
-            f'controlnet = {named}.from_pretrained("{options.name}", subfolder="pipeline/{CONTROLNET}")\n'
-            f'pipeline = AutoPipelineForText2Image.from_pretrained("{started}", controlnet=controlnet)\n```\n'
-        )
-        return
-    if EMBEDDINGS[0] in pushed.pipeline:
-        second = ", text_encoder=pipeline.text_encoder_2, tokenizer=pipeline.tokenizer_2"
-        first = ", text_encoder=pipeline.text_encoder, tokenizer=pipeline.tokenizer"
-        lines = [
-            f'pipeline.load_textual_inversion("{options.name}", subfolder="pipeline", weight_name="{file}"{parts})\n'
-            for file, parts in zip(EMBEDDINGS, (first, second), strict=True)
-            if file in pushed.pipeline
-        ]
-        yield (
-            "```python\nfrom diffusers import DiffusionPipeline\n\n"
-            f'pipeline = DiffusionPipeline.from_pretrained("{started}")\n{"".join(lines)}```\n'
-        )
-        word = (pushed.settings["model"].get("init_args") or {}).get("placeholder_token")
-        yield f"The new word is `{word}`.\n"
-        return
-    place = (
-        f'snapshot_download("{options.name}", allow_patterns="pipeline/*") + "/pipeline"' if on_hub else '"pipeline"'
-    )
-    imported = "from huggingface_hub import snapshot_download\n" if on_hub else ""
-    yield (
-        f"```python\nfrom diffusers import DiffusionPipeline\n{imported}\n"
-        f"pipeline = DiffusionPipeline.from_pretrained({place})\n```\n"
-    )
 
 
 def _class_name(folder: Path, network: str) -> str:

@@ -14,9 +14,7 @@ from datamodules.files.image_files import opened_image
 from datamodules.files.text_files import read_json_object
 from datamodules.files.whole_files import whole_file, write_text
 from experiments.calls.parse import CALL_ONLY
-from experiments.config_files import with_new_keys
 from experiments.hub.portable_settings import portable, private_texts, without_paths
-from experiments.parsing.guards import from_list
 from experiments.run_directory import WEIGHTS, read_checkpoint
 from experiments.strangers import settings_of_run
 
@@ -66,15 +64,11 @@ def write_folder(run: Path, folder: Path, checkpoint: str | None = None, picture
         folder: the folder, which is created if it does not exist.
         checkpoint: `best` or `last`. None selects the checkpoint that the run sets as `checkpoint.test_checkpoint`.
         picture: name of a PNG file in `figures/`. None selects a picture automatically.
-
-    Raises:
-        FileNotFoundError: if the run, its checkpoint or the picture does not exist.
-        ValueError: if the run contains a file that is damaged or rejected.
     """
     config = run / "config.yaml"
     if not config.is_file():
         raise FileNotFoundError(f"{run} is not a run directory: {config} does not exist")
-    saved = with_new_keys(from_list(settings_of_run(run, CALL_ONLY, []), config))
+    saved = settings_of_run(run, CALL_ONLY, [])
     chosen = checkpoint or (saved.get("checkpoint") or {}).get("test_checkpoint") or "last"
     weights = read_checkpoint(run / "checkpoints" / f"{chosen}.ckpt")
     settings, named = portable(saved)
@@ -168,12 +162,7 @@ def remove_paths(pipeline: Path) -> None:
 
 
 def refuse_private(folder: Path, run: Path) -> None:
-    """Raise an error if a file in a folder contains a local path or a secret.
-
-    Raises:
-        ValueError: if a file contains a local path or a secret. The message names the file and describes what it
-            contains.
-    """
+    """Raise an error if a file in a folder contains a local path or a secret."""
     private = [
         (what, re.compile(rb"(?<![\w.~-])" + re.escape(text) + rb"(?![\w-])")) for what, text in private_texts(run)
     ]
@@ -185,11 +174,7 @@ def refuse_private(folder: Path, run: Path) -> None:
 
 
 def _header(file: Path) -> bytes:
-    """Read the header of a safetensors file, which contains names and metadata but no values.
-
-    Raises:
-        ValueError: if the file is damaged. The message names the file.
-    """
+    """Read the header of a safetensors file, which contains names and metadata but no values, if it is whole."""
     with file.open("rb") as stream:
         if (length := int.from_bytes(stream.read(8), "little")) > file.stat().st_size:
             raise ValueError(f"{file} is not a readable file of weights: it declares a header of {length} bytes")

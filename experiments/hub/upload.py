@@ -7,11 +7,7 @@ from experiments.hub.model_card import HUB_NAME
 
 
 def check_repo_id(repo_id: str) -> None:
-    """Raise an error if the Hub does not allow a repository name.
-
-    Raises:
-        ValueError: if the name is not `owner/name` with letters, digits, `-`, `_` and `.`.
-    """
+    """Raise an error if the Hub does not allow a repository name."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
@@ -43,11 +39,6 @@ def upload(folder: Path, repo_id: str, private: bool, revision: str | None) -> s
 
     Returns:
         URL of the commit.
-
-    Raises:
-        PermissionError: if the user is not logged in, or may not write to the repository.
-        FileNotFoundError: if the branch does not exist.
-        ConnectionError: if the Hub cannot be reached.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RevisionNotFoundError

@@ -14,11 +14,7 @@ BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def refuse_options(module: LightningModule, trainer: Trainer) -> None:
-    """Reject unsupported options, before Lightning rejects them with less specific messages.
-
-    Raises:
-        ValueError: if an option is not supported. The message names the key, its value and the allowed values.
-    """
+    """Reject unsupported options, before Lightning rejects them with less specific messages."""
     name = type(module).__name__
     if not module.automatic_optimization:
         if trainer.gradient_clip_val:
@@ -48,12 +44,7 @@ NOT_IN_HALF = (
 
 
 def of_an_option(error: BaseException, precision: object) -> str | None:
-    """Describe an error in one sentence if a Trainer option caused it. Return None for other errors.
-
-    Args:
-        error: exception that ended the run.
-        precision: value of `trainer.precision`.
-    """
+    """Describe an error in one sentence if a Trainer option caused it. Return None for other errors."""
     text = str(error)
     if not isinstance(error, RuntimeError | TypeError):
         return None

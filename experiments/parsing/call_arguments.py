@@ -23,9 +23,6 @@ def with_latest(args: list[str]) -> list[str]:
 
     If `--config` contains a model, only runs of this configuration file are considered. Such a `--config` is then
     dropped, because the settings of the run are used. A `--config` without a model is kept.
-
-    Raises:
-        FileNotFoundError: if no run is found.
     """
     if value_of(args, "--resume") != "latest":
         return args
@@ -53,10 +50,6 @@ def with_restart(args: list[str]) -> list[str]:
     torchrun restarts the same command, and the run directory contains the settings of the run. torchrun's restart count
     cannot be used to detect a restart, because it remains 0 on a node whose processes were ended by the failure of a
     different node.
-
-    Raises:
-        ValueError: if `--run_directory`, which identifies the run, is missing, or if ranks would rendezvous in
-            torchrun's store. This store keeps the addresses of dead ranks, so a restarted rank can hang.
     """
     restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
     if args[0] != "fit" or restarts == "0":
@@ -94,11 +87,7 @@ def with_folder_of_logger(args: list[str]) -> list[str]:
 
 
 def value_of(args: list[str], flag: str) -> str | None:
-    """Return the value of an option, or None if the option is not given.
-
-    Raises:
-        ValueError: if the option has no value.
-    """
+    """Return the value of an option, or None if the option is not given."""
     for position, arg in enumerate(args):
         if arg.startswith(flag + "="):
             return arg.split("=", 1)[1]

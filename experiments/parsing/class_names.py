@@ -1,4 +1,4 @@
-"""Resolve short, misspelt and renamed class names in arguments and configurations."""
+"""Resolve short and misspelt class names in arguments and configurations."""
 
 import difflib
 import re
@@ -15,11 +15,7 @@ ELSEWHERE = ("torch.optim", "torch.optim.lr_scheduler", "lightning.pytorch.callb
 
 
 def with_full_names(args: Sequence[str]) -> list[str]:
-    """Replace short class names after options such as `--model.help` and `--data.help` with class paths.
-
-    Raises:
-        ValueError: if several classes have the same short name.
-    """
+    """Replace short class names after options such as `--model.help` and `--data.help` with class paths."""
     full = list(args)
     for place, flag in enumerate(args):
         option, equals, value = flag.partition("=")
@@ -50,29 +46,6 @@ def _project_names(kinds: str) -> Iterator[tuple[str, str]]:
                 yield name, f"{folder}.{name}" if f'"{name}"' in exported else f"{folder}.{file.stem}.{name}"
 
 
-RENAMED = {
-    "callbacks.BakedWeights": "ExportEffectiveWeights",
-    "callbacks.Contracts": "SanityChecks",
-    "callbacks.ImageQuality": "ImageMetricsTable",
-    "callbacks.Measurements": "SaveTables",
-    "callbacks.SpeechQuality": "SpeechMetricsTable",
-    "datamodules.classification.ForeignImages": "OpenSetLabelNoise",
-    "datamodules.corruptions.operators.BlockMean": "AverageDownsampling",
-    "datamodules.corruptions.operators.ChannelMean": "Grayscale",
-    "datamodules.corruptions.operators.FourierMagnitude": "PhaseRetrieval",
-    "datamodules.corruptions.operators.Mask": "Inpainting",
-    "datamodules.corruptions.value_noise.Gaussian": "GaussianValues",
-    "datamodules.restoration.raw_pairs.ELD": "ELDPairs",
-    "datamodules.tables.noised_points.Wine": "StandardisedWine",
-    "lightning_modules.diffusion.PixelModelTraining": "DDPM",
-    "lightning_modules.optimization.monna.Attack": "ByzantineAttack",
-    "lightning_modules.optimization.optimistic_omd.OnlineLearning": "OnlineConvexOptimization",
-    "lightning_modules.probabilistic.meco.UniformNoise": "UniformDistribution",
-    "lightning_modules.probabilistic.meco.UnnormalizedModel": "MECO",
-    "lightning_modules.probabilistic.scale_mixture_nngp.Fixed": "FixedScale",
-    "lightning_modules.robustness.certificates.Fixed": "FixedSampling",
-}
-"""Map from package and class name in version 0.1 to class name in version 0.2."""
 SINGLE_ARGUMENTS = {
     "attack_steps": "attack.steps",
     "average_decay": "averages.decay",
@@ -147,15 +120,8 @@ def new_names(argument: str) -> list[str]:
 
 
 def did_you_mean(path: str) -> str:
-    """Suggest a class or function for an unknown class path.
-
-    The suggestion is the new name of a renamed class, or otherwise a similar name.
-    """
+    """Suggest a class or function of a similar name for an unknown class path."""
     module, _, name = path.rpartition(".")
-    for old, new in RENAMED.items():
-        package, _, was = old.rpartition(".")
-        if name == was and path.startswith(f"{package}."):
-            return f"; since version 0.2 it is {dict(project_classes())[new]}"
     moved = [other for each, other in _project_names("class|def") if each == name and path.startswith(PACKAGES)]
     if len(moved) == 1:
         return f"; did you mean {moved[0]}?"

@@ -21,16 +21,7 @@ resolve_stubs_without_a_process()
 
 
 def check_class_paths(key: str, hint: Any, value: Any) -> None:
-    """Check the class paths in the value of an argument, except those inside `init_args`.
-
-    Args:
-        key: name of the argument.
-        hint: type hint of the argument.
-        value: parsed value of the argument.
-
-    Raises:
-        TypeError: if a class path does not match the type. The message names the class path.
-    """
+    """Check the class paths in the value of an argument of a type, except those inside `init_args`."""
     classes = tuple(_classes(hint))
     for path in _class_paths(value):
         named = imported(path)

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
@@ -22,15 +23,10 @@ def with_placeholder(text: str) -> str:
 def count_classes(config: Namespace) -> None:
     """Replace all placeholders in the model's configuration with the number of classes of the data.
 
-    Args:
-        config: parsed configuration with `model` and `data`. It is changed in place. If it has no placeholder, the
-            DataModule is not built.
-
-    Raises:
-        ValueError: if the DataModule does not know the number of classes before it reads the data, or has only one
-            class.
+    If there is no placeholder, the DataModule is not built.
     """
-    if not _replaced(config.get("model"), None):
+    auto = [*_placeholders(config.get("model"))]
+    if not auto:
         return
     data = data_of(config)
     number = getattr(data, "num_classes", None)
@@ -42,20 +38,14 @@ def count_classes(config: Namespace) -> None:
             f"num_classes: auto finds one class in the data, {names[0]}, but a classifier needs at least two; each "
             f"class is a folder of images"
         )
-    _replaced(config.model, number)
+    for each in auto:
+        each["num_classes"] = number
 
 
 def check_captioned_images(config: Namespace) -> None:
-    """Check the images and captions for a model that needs captions, before the model is built.
+    """Check images, captions and ranks for a model that needs captions, before the model is built.
 
-    Args:
-        config: parsed configuration with `model`, `data` and `trainer`. The DataModule is built, but no image is
-            decoded.
-
-    Raises:
-        FileNotFoundError: if images or captions are missing.
-        ValueError: if captions and images do not match, if a file is not an image, if the model does not support the
-            image size, or if a bucket has fewer images than there are ranks.
+    The DataModule is built, but no image is decoded.
     """
     model, data = config.get("model"), config.get("data")
     if not model or not data or not hasattr(imported(data.class_path), "require_captions"):
@@ -101,21 +91,11 @@ def data_of(config: Namespace) -> LightningDataModule:
     return parser.instantiate(parser.parse_object({"data": config.data.as_dict()})).data
 
 
-def _replaced(settings: Any, number: int | None) -> bool:
-    """Replace the placeholder with a number, and return whether there was a placeholder.
-
-    If the number is None, nothing is replaced.
-    """
-    if isinstance(settings, list):
-        return max([_replaced(each, number) for each in settings], default=False)
-    if not isinstance(settings, dict | Namespace):
-        return False
-    found = False
-    for key, value in (settings if isinstance(settings, dict) else vars(settings)).copy().items():
-        if key == "num_classes" and value == COUNTED:
-            found = True
-            if number is not None:
-                settings[key] = number
-        else:
-            found = _replaced(value, number) or found
-    return found
+def _placeholders(settings: Any) -> Iterator[Any]:
+    """Yield the mappings in settings whose number of classes is the placeholder."""
+    if isinstance(settings, dict | Namespace):
+        if settings.get("num_classes") == COUNTED:
+            yield settings
+        settings = [*(settings if isinstance(settings, dict) else vars(settings)).values()]
+    for each in settings if isinstance(settings, list) else ():
+        yield from _placeholders(each)

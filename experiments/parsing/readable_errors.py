@@ -13,11 +13,12 @@ import sys
 
 from jsonargparse import ArgumentParser
 
-from experiments.config_files import RENAMED_KEYS
+from experiments.calls.parse import SECTIONS
 from experiments.parsing.class_names import did_you_mean, new_names
 
 KEY = r'Parser key "([^"]+)"'
 GIVEN = r"Given value: (?!NestedArg|Namespace)(.+)"
+SUBTYPES = r"Subtypes: \[(.*)\]"
 TYPE = r"<class '([\w.]+)'>"
 NO_REASONS = (
     *("Does not validate against any", "Subtypes:", "Errors:", "Given value", "Parser key", "Expected a path but"),
@@ -37,9 +38,8 @@ ANOTHER_TYPE = r"Expected a [\w.]+$"
 CALLABLE = r"Type typing\.\S.*? expects a function or a callable class: "
 DENIED = r"Importing '(\S+)' is not allowed, denied by the '(\S+)' entry .* to allow it\."
 NOT_ACCEPTED = r"class_path '([\w.]+)'(?:.*?Option '(\w+)' is not accepted|: unrecognized arguments: --(\w+)\.)"
-UNKNOWN_OPTION = r"unrecognized arguments: --trainer\.(\w+)"
+UNKNOWN_OPTION = r"(?:unrecognized arguments: (--)|does not accept option ')(\w+)\.(\w+)"
 BARE_FILE = r"unrecognized arguments: (?:.* )?([^- ]\S*\.ya?ml)\b"
-OLD_KEY = rf"(?:unrecognized arguments: --|does not accept option ')({'|'.join(map(re.escape, RENAMED_KEYS))})\b"
 REQUIRED = r"^the following arguments are required: \w+\.(data|model)\b"
 SYMBOLS = ("alpha", "beta", "gamma", "delta", "epsilon", "eta", "kappa", "lambda", "mu", "rho", "sigma", "tau", "theta")
 
@@ -60,13 +60,16 @@ def readable(error: BaseException) -> str:
             reasons.append(reason)
             where = ".".join(name for _, name in keys) or where
     meant = [reason for reason in reasons if not re.match(ANOTHER_CLASS, reason)]
-    if not all(reason.startswith("Expected a") for reason in meant):
+    if any(not reason.startswith("Expected a") and not reason.endswith("':") for reason in meant):
         reasons = meant
     if any(reason.startswith("Requirement ") for reason in reasons):  # a package is not installed
         reasons = [reason for reason in reasons if not re.match(ANOTHER_TYPE, re.sub(TYPE, r"\1", reason))]
     while reasons and reasons[-1].endswith("':"):  # drops alternatives without details
         reasons.pop()
-    message = "; ".join(reasons).replace(":;", ":") or " ".join(text.split())
+    message = "; ".join(reasons).replace(":;", ":")
+    if not message:
+        where = ".".join(name for _, name in keys)
+        message = f"Expected one of {allowed[1]}" if (allowed := re.search(SUBTYPES, text)) else " ".join(text.split())
     given = re.findall(GIVEN, text)
     unknown = next(filter(None, (re.search(pattern, message) for pattern in NO_CLASS)), None)
     if unknown:
@@ -82,7 +85,7 @@ def readable(error: BaseException) -> str:
         "is rejected: the config.yaml of a run may not name classes of other packages; "
         "if the run is yours, also give its original configuration by --config FILE",
     )
-    message += _accepted(message) + _new_key(message) + _option_meant(message) + _needs_config(message)
+    message += _accepted(message) + _option_meant(message) + _needs_config(message)
     return f"{where}: {message}" if where and where not in message else message
 
 
@@ -108,12 +111,6 @@ def _accepted(message: str) -> str:
     return (f"; did you mean {close[0]}?" if close else ".") + f" It accepts {', '.join(names) or 'none'}"
 
 
-def _new_key(message: str) -> str:
-    """Return a text that names the key that replaces a key of version 0.1."""
-    found = re.search(OLD_KEY, message)
-    return f"; since version 0.2 it is {RENAMED_KEYS[found[1]]}" if found else ""
-
-
 def _of_this_symbol(option: str, docstring: str, names: list[str]) -> list[str]:
     """Find the argument whose description contains a symbol of the paper, such as `lambda`, if it is the only one."""
     symbol = difflib.get_close_matches(option, SYMBOLS, 1, 0.8)
@@ -123,14 +120,12 @@ def _of_this_symbol(option: str, docstring: str, names: list[str]) -> list[str]:
 
 
 def _option_meant(message: str) -> str:
-    """Suggest the Trainer option that is most similar to an unknown option."""
+    """Suggest the most similar option of the trainer, the guards or the checkpoints for an unknown option."""
     found = re.search(UNKNOWN_OPTION, message)
-    if not found:
+    if not found or found[2] not in SECTIONS:
         return ""
-    from lightning.pytorch import Trainer
-
-    close = difflib.get_close_matches(found[1], inspect.signature(Trainer).parameters, 1)
-    return f"; did you mean --trainer.{close[0]}?" if close else ""
+    close = difflib.get_close_matches(found[3], inspect.signature(SECTIONS[found[2]]).parameters, 1)
+    return f"; did you mean {found[1] or ''}{found[2]}.{close[0]}?" if close else ""
 
 
 def _needs_config(message: str) -> str:

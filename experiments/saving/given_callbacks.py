@@ -17,9 +17,6 @@ def fit_in(callbacks: Sequence[Callback], directory: Path) -> None:
     Args:
         callbacks: callbacks in `trainer.callbacks`, and those that every run has.
         directory: run directory.
-
-    Raises:
-        ValueError: if two callbacks have the same key in a checkpoint.
     """
     seen: set[str] = set()
     for callback in callbacks:

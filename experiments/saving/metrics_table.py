@@ -119,11 +119,7 @@ class MetricsTable(Logger):
         """Do nothing, because config.yaml contains the hyperparameters."""
 
     def refuse_removed(self) -> None:
-        """Raise an error if the run directory was removed, so that it is not recreated without the earlier files.
-
-        Raises:
-            FileNotFoundError: if the directory is missing. The message names the directory.
-        """
+        """Raise an error if the run directory was removed, so that it is not recreated without the earlier files."""
         directory = self.path.parent
         if not (directory / "config.yaml").is_file() or (self._columns and not self.path.is_file()):
             raise FileNotFoundError(
@@ -153,9 +149,9 @@ class MetricsTable(Logger):
             saved: state of the table that is stored in the checkpoint.
             checkpoint: path of the checkpoint. Its run directory contains the table.
         """
-        kept = saved.get("kept", 0)  # checkpoints of earlier versions contain all rows
+        kept = saved["kept"]
         folders = dict.fromkeys((self.path.parent, *checkpoint.absolute().parents[:2]))
-        before = first_rows([*folders], kept, saved.get("digest"))
+        before = first_rows([*folders], kept, saved["digest"])
         if before is None:
             rank_zero_info(
                 f"no metrics.csv near {checkpoint} begins with the {kept} rows that it had when the checkpoint was "
@@ -185,7 +181,7 @@ class MetricsTable(Logger):
         """
         for path in self.path.parent.glob("checkpoints/*.ckpt"):
             with suppress(ValueError, FileNotFoundError):
-                if read_checkpoint(path).get("metrics_table", {}).get("kept", 0) > kept:
+                if read_checkpoint(path).get("metrics_table", {"kept": 0})["kept"] > kept:
                     return True
         return False
 
@@ -267,8 +263,8 @@ class ResumableMetrics(Callback):
 
     def _complete(self, trainer: Trainer) -> None:
         """Log the last row if the run was killed after its last checkpoint but before this row was logged."""
-        saved = self._saved or {"rows": []}
-        if not saved["rows"] or self.table.written.count >= saved.get("kept", 0) + len(saved["rows"]):
+        saved = self._saved or {"rows": [], "kept": 0}
+        if not saved["rows"] or self.table.written.count >= saved["kept"] + len(saved["rows"]):
             return
         row = dict(saved["rows"][-1])
         self.table.restore(saved, self._checkpoint)

@@ -20,11 +20,7 @@ from experiments.lightning_internals import SignalConnector, handle_signals
 
 
 class StopSignals(SignalConnector):
-    """Signal handler that records the signals that stop a run.
-
-    Args:
-        trainer: trainer whose signal handling is replaced.
-    """
+    """Signal handler of a trainer that records the signals that stop a run."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.asked = False
@@ -56,11 +52,7 @@ class StopSignals(SignalConnector):
         return bool(before[0])
 
     def stop(self) -> None:
-        """End the run in this process.
-
-        Raises:
-            SIGTERMException: always.
-        """
+        """End the run in this process."""
         self.asked, self.in_step = True, False
         raise SIGTERMException
 

@@ -118,8 +118,6 @@ def test_checkpoint_of_another_class_or_shape_is_refused(finished: Path) -> None
 
 BAD_INPUT = {
     "unknown key": (["--model.strenght", "3"], "did you mean strength"),
-    "wrong type": (["--trainer.max_epochs", "many"], "trainer.max_epochs: Expected a int, got many"),
-    "wrong type inside": (["--model.strength", "abc"], "model.strength: Problem with given class_path"),
     "unknown key inside": (["--data.label_noise.noise_rat", "0.5"], "did you mean noise_rate? It accepts noise_rate"),
     "unknown part": (["--model.optimiser.lr", "1"], "did you mean optimizer? It accepts network"),
     "abbreviated key": (["--trainer.max_epoch", "3"], "did you mean --trainer.max_epochs?"),
@@ -134,10 +132,6 @@ BAD_INPUT = {
         "model: there is no class lightning_modules.noisy_labels.elr.ERL; did you mean lightning_modules.noisy_labels",
     ),
     "missing callback": (["--trainer.callbacks+", "Memorisation"], "did you mean callbacks.labels.Memorization"),
-    "callback's argument": (
-        ["--trainer.callbacks+", "{class_path: callbacks.shifted_accuracy.ShiftedAccuracy, init_args: {a: 1}}"],
-        "Option 'a' is not accepted",
-    ),
     "key of the last callback": (
         ["--trainer.callbacks+=callbacks.labels.Memorization", "--trainer.callbacks.foo", "1"],
         "'callbacks.labels.Memorization': Option 'foo' is not accepted. It accepts none",
@@ -151,7 +145,6 @@ BAD_INPUT = {
         "checkpoint.monitor is val/accuracy, but there are no validation samples",
     ),
     "seed": (["--seed_everything", "-1"], "seed_everything must be in 0 ... 4294967295, got -1"),
-    "noise rate": (["--data.label_noise.noise_rate", "1.0"], "noise_rate must be in [0, 1), got 1.0"),
     "batch larger than the set": (["--data.batch_size", "2000"], "batch_size is 2000, more than the 1170 samples"),
     "number of classes": (["--model.num_classes", "7"], "model.num_classes is 7, but LabelledImages has 10 classes"),
     "network's input": (["--model.network.in_features", "65"], "does not accept images of shape [1, 8, 8]"),
@@ -164,10 +157,6 @@ BAD_INPUT = {
     ),
     "missing data": (
         ["--data.images", "datamodules.classification.cifar.CIFAR10", "--data.images.data_dir", "nowhere"],
-        "does not exist",
-    ),
-    "empty data_dir": (
-        ["--data.images", "datamodules.classification.cifar.CIFAR10", "--data.images.data_dir", "docs_empty"],
         "does not exist",
     ),
 }
@@ -332,24 +321,11 @@ def test_in_half_precision_and_with_clipped_gradients_the_loss_falls(tmp_path: P
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize(
-    ("config", "status"), [("elr/demo.yaml", 0), ("elr/demo_baseline.yaml", 0), ("elr_plus/demo.yaml", 1)]
-)
-def test_accumulation_works_or_is_refused_by_name(
-    config: str,
-    status: int,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    arguments = ["fit", "--config", f"configs/{config}", "--trainer.max_epochs", "1", *QUIET]
-    result = train.main([*arguments, "--run_directory", str(tmp_path), "--trainer.accumulate_grad_batches", "3"])
-    assert result == status
-    if status:
-        assert "accumulate_grad_batches" in capsys.readouterr().err
-    else:
-        assert "makes an optimizer step of 384 samples: the global batch size is 128" in caplog.text
-        assert read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 4  # an epoch has 10 batches
+def test_accumulated_gradients_are_one_step_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    arguments = [*DEMO, "--trainer.max_epochs", "1", "--run_directory", str(tmp_path)]
+    assert train.main([*arguments, "--trainer.accumulate_grad_batches", "3"]) == 0
+    assert "makes an optimizer step of 384 samples: the global batch size is 128" in caplog.text
+    assert read_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 4  # an epoch has 10 batches
 
 
 def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(

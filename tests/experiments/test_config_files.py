@@ -8,7 +8,7 @@ import yaml
 
 import train
 from experiments.calls.parse import parse
-from experiments.config_files import MOVED, dotted, dump_yaml, load_yaml, mapping_of, settings_of, with_base
+from experiments.config_files import dotted, dump_yaml, load_yaml, mapping_of, settings_of, with_base
 from experiments.load_run import load_run
 from experiments.run_request import Run, load_experiments, request
 from tests.command import ROOT
@@ -98,19 +98,6 @@ def test_another_base_is_refused_in_one_sentence(
         assert error.startswith(f"error: {file}: {said}")
 
 
-@pytest.mark.parametrize("gone", MOVED)
-def test_what_a_configuration_of_version_0_1_is_called_now_is_said(
-    gone: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert not (ROOT / gone).exists()
-    assert (ROOT / MOVED[gone].split()[0]).exists()
-    file = gone if gone.endswith(".yaml") else f"{gone}/demo.yaml"
-    now = MOVED[gone] if gone == file else f"{MOVED[gone]}/demo.yaml"
-    for subcommand in (["fit", "--config", file], ["compare", file, "--seeds", "0"]):
-        assert train.main(subcommand) in (1, 2)
-        assert capsys.readouterr().err == f"error: {file} has been called {now} since version 0.2\n"
-
-
 def test_a_changed_base_is_another_run(folder: Path) -> None:
     demo = DEMO.read_text().replace("seed_everything: 0\n", "")
     (folder / "elr/demo.yaml").write_text(demo)
@@ -162,14 +149,3 @@ def test_references_to_references_are_bounded(tmp_path: Path) -> None:
     (tmp_path / "bomb.yaml").write_text("\n".join(lines))
     with pytest.raises(ValueError, match=r"bomb\.yaml expands to more than 1000000 values"):
         mapping_of(tmp_path / "bomb.yaml")
-
-
-@pytest.mark.parametrize("text", ["checkpoint: {tested: last}\n", "checkpoint.tested: last\n"])
-def test_a_key_of_version_0_1_is_named_as_it_is_called_now(
-    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    layer = tmp_path / "layer.yaml"
-    layer.write_text(text)
-    assert train.main(["fit", "--config", str(DEMO), "--config", str(layer)]) == 1
-    said = "since version 0.2, checkpoint.tested is called checkpoint.test_checkpoint"
-    assert capsys.readouterr().err == f"error: {layer}: {said}\n"

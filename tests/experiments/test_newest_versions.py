@@ -14,7 +14,7 @@ from tests.command import ROOT
 TESTS = [
     "tests/experiments/test_lightning_internals.py",
     "tests/experiments/test_texts_of_jsonargparse.py",
-    "tests/experiments/test_guards.py",
+    "tests/experiments/calls/test_guards.py",
     "tests/experiments/test_config_files.py",
     "tests/experiments/saving",
     "tests/training/test_own_loaders.py",

@@ -9,7 +9,8 @@ from rich.console import Console
 from torch.utils.data import DataLoader
 
 import train
-from experiments.progress_bar import WholeRun, share_done
+from experiments.progress_bar import WholeRun
+from experiments.throughput import Throughput, share_done
 
 
 class Line(LightningModule):
@@ -45,8 +46,8 @@ def fitted(
 ) -> tuple[Line, Trainer]:
     model = Line()
     trainer = Trainer(
-        **limits, accelerator="cpu", logger=CSVLogger(directory), callbacks=[bar] if bar else [],
-        enable_progress_bar=bar is not None, enable_model_summary=False, log_every_n_steps=1, num_sanity_val_steps=0,
+        **limits, accelerator="cpu", logger=CSVLogger(directory), callbacks=[bar, Throughput()] if bar else [],
+        enable_progress_bar=bar is not None, enable_model_summary=False, log_every_n_steps=1, num_sanity_val_steps=1,
     )  # fmt: skip
     loader = DataLoader(torch.ones(5, 1))
     trainer.fit(model, loader, loader, ckpt_path=resume)
@@ -67,7 +68,7 @@ def test_the_bar_shows_loss_validation_and_the_time_left_of_all_epochs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bar = WholeRun(given_labels=True)
-    monkeypatch.setattr(WholeRun, "seconds_left", lambda self, trainer: 3700.0 * (1 - share_done(trainer)))
+    monkeypatch.setattr(Throughput, "seconds_left", lambda self, trainer: 3700.0 * (1 - share_done(trainer)))
     model, _ = fitted(tmp_path, bar=bar, max_epochs=2)
     [line] = [line for line in model.seen[0].splitlines() if "Epoch 0/1" in line]
     assert re.search(r"Epoch 0/1  ━+ 5/5 0:30:50 left", line)
@@ -77,14 +78,14 @@ def test_the_bar_shows_loss_validation_and_the_time_left_of_all_epochs(
     assert 0 < float(str(shown["loss"])) < 1
 
 
-def test_time_left_counts_what_this_process_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bar = WholeRun()
-    bar._started, bar._done_before = 100.0, 0.5
-    monkeypatch.setattr("experiments.progress_bar.time.monotonic", lambda: 110.0)
-    monkeypatch.setattr("experiments.progress_bar.share_done", lambda trainer: 0.6)
-    assert bar.seconds_left(Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")) == pytest.approx(40.0)
-    bar._done_before = 0.6
-    assert bar.seconds_left(Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")) is None
+def test_time_left_counts_what_this_process_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    throughput, trainer = Throughput(), Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    throughput._started, throughput._done_before = 100.0, 0.5
+    monkeypatch.setattr("experiments.throughput.time.monotonic", lambda: 110.0)
+    monkeypatch.setattr("experiments.throughput.share_done", lambda trainer: 0.6)
+    assert throughput.seconds_left(trainer) == pytest.approx(40.0)
+    throughput._done_before = 0.6
+    assert throughput.seconds_left(trainer) is None
 
 
 def test_the_last_lines_of_fit_are_the_final_metrics(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,21 +48,6 @@ def test_other_overrides_are_refused_and_a_comment_is_not_another_config(
     assert commands.run("compare", [*arguments, "--", "--trainer.max_epochs", "2"], fit) == 0
 
 
-def test_a_comparison_of_version_0_1_goes_on_under_the_new_names_of_keys(
-    config: Config, fit: list[str], tmp_path: Path
-) -> None:
-    path, out = config("a", start=0.9), tmp_path / "out"
-    content = json.loads(path.read_text())
-    arguments = [str(path), "--seeds", "0", "--output", str(out)]
-    path.write_text(json.dumps({**content, "checkpoint": {"test_checkpoint": "last"}}))
-    assert commands.run("compare", arguments, fit) == 0
-    for value, status in (("last", 0), ("best", 2)):
-        note = json.loads((out / "a/seed_0/request.json").read_text())
-        note["config"] = json.dumps({**content, "checkpoint": {"tested": value}})
-        (out / "a/seed_0/request.json").write_text(json.dumps(note))
-        assert commands.run("compare", arguments, fit) == status
-
-
 def test_a_layered_config_is_part_of_what_was_asked_for(
     config: Config, fit: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

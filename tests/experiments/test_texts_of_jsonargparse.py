@@ -22,8 +22,8 @@ WRONG: dict[str, tuple[str, ...]] = {
     "class in a list": ("--trainer.callbacks", "[{class_path: callbacks.nothing.X}]"),
     "denied": ("--model.optimizer", "os.system"),
     "unknown": ("--trainer.max_epoch", "3"),
-    "key of version 0.1": ("--checkpoint.tested", "last"),
-    "key of version 0.1 in a mapping": ("--checkpoint", "{tested: last}"),
+    "unknown in a mapping": ("--checkpoint", "{monitr: last}"),
+    "no alternative": ("--trainer.callbacks", "[3]"),
     "file without its flag": ("a.yaml",),
     "required": (),
 }
@@ -63,8 +63,8 @@ def test_a_text_that_is_read_is_one_that_is_said(text: str) -> None:
         ("no class", "there is no class nothing"),
         ("optimizer that does not exist", "there is no class torch.optim.Nothing"),
         ("class in a list", "there is no class callbacks.nothing.X"),
-        ("key of version 0.1", "--checkpoint.tested last; since version 0.2 it is checkpoint.test_checkpoint"),
-        ("key of version 0.1 in a mapping", "'checkpoint.tested'; since version 0.2 it is checkpoint.test_checkpoint"),
+        ("unknown in a mapping", "'checkpoint.monitr'; did you mean checkpoint.monitor?"),
+        ("no alternative", "trainer.callbacks: Expected one of list["),
         ("denied", "os.system is rejected: configurations may not name what is in os"),
     ],
 )

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from datamodules.arguments import at_least, within
-from datamodules.pixel_ranges import to_unit
+from datamodules.pixel_ranges import to_signed, to_unit
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.robustness.attacks.ascent import Network, check_name, per_image, steepest_ascent
 
@@ -246,7 +246,7 @@ class CarliniWagner(MinimalAttack):
         if len(left) == 0:
             return result
         x, y = image[left], label[left]
-        start = torch.atanh((2 * x - 1) * INSIDE)
+        start = torch.atanh(to_signed(x) * INSIDE)
         c = torch.full(
             (len(x),), self.initial_constant, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device
         )

@@ -1,4 +1,4 @@
-"""An export folder appears complete or not at all, and its README omits characters that a page would interpret."""
+"""An export replaces nothing, and its README omits characters that a page would interpret."""
 
 from pathlib import Path
 
@@ -8,22 +8,6 @@ from datamodules.files.whole_files import new_folder
 from experiments.exporting.folder import readme
 
 CONFIG = {"method": "ELR", "kind": "classifier", "inputs": {}, "outputs": {}}
-
-
-def write_half(output: Path) -> None:
-    with new_folder(output) as folder:
-        (folder / "model.pt2").write_bytes(b"half")
-        raise OSError("full")
-
-
-def test_a_folder_appears_only_when_it_is_complete(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="full"):
-        write_half(tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
-    with new_folder(tmp_path / "out") as folder:
-        (folder / "model.pt2").write_bytes(b"whole")
-        assert not (tmp_path / "out").exists()
-    assert [path.name for path in tmp_path.rglob("*")] == ["out", "model.pt2"]
 
 
 def test_files_links_and_folders_are_not_replaced(tmp_path: Path) -> None:

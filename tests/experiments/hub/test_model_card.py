@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from experiments.hub.model_card import CardOptions, method_of, model_card, task
-from experiments.hub.pushed_folder import Pushed
+from experiments.hub.pushed_folder import EMBEDDINGS, Pushed
 from lightning_modules.diffusion.finetuning import DiffusionFineTuning
 
 
@@ -47,56 +47,61 @@ def test_the_card_has_the_loss_of_the_model(network: str, flows: bool, tmp_path:
     assert ("sqrt(1 - abar_t) e" in card) == ("arxiv.org/abs/2303.09556" in card) == (not flows)
 
 
-@pytest.mark.parametrize("name", ["HunyuanDiT2DModel", "x; import os"])
-def test_the_card_of_a_merged_network_says_how_diffusers_loads_it(name: str, tmp_path: Path) -> None:
-    (tmp_path / "pipeline" / "transformer").mkdir(parents=True)
-    (tmp_path / "pipeline" / "transformer" / "config.json").write_text(json.dumps({"_class_name": name}))
-    files = ("transformer/config.json", "transformer/diffusion_pytorch_model.safetensors")
-    method = "lightning_modules.diffusion.finetuning.DiffusionFineTuning"
-    pushed = Pushed({"model": {"class_path": method}}, {}, "last", method, 3, None, files)
-    options = CardOptions("me/mine", base_model="them/theirs")
-    if not name.isidentifier():
-        with pytest.raises(
-            ValueError, match=r"pipeline/transformer/config\.json names no class of diffusers, got 'x; "
-        ):
-            model_card(pushed, tmp_path, options)
-        return
-    card = model_card(pushed, tmp_path, options)
-    assert 'HunyuanDiT2DModel.from_pretrained("me/mine", subfolder="pipeline/transformer")' in card
-    assert 'DiffusionPipeline.from_pretrained("them/theirs", transformer=transformer)' in card
-    assert "library_name: diffusers" in card
+FINETUNING = "lightning_modules.diffusion.finetuning"
+CARDS: dict[str, tuple[tuple[str, ...], list[str], str]] = {
+    "a merged network": (
+        ("transformer/config.json", "transformer/diffusion_pytorch_model.safetensors"),
+        [
+            'FluxModel.from_pretrained("me/mine", subfolder="pipeline/transformer")',
+            'DiffusionPipeline.from_pretrained("them/theirs", transformer=transformer)',
+        ],
+        "finetune",
+    ),
+    "a ControlNet": (
+        ("controlnet/config.json", "controlnet/diffusion_pytorch_model.safetensors"),
+        [
+            'FluxModel.from_pretrained("me/mine", subfolder="pipeline/controlnet")',
+            'AutoPipelineForText2Image.from_pretrained("them/theirs", controlnet=controlnet)',
+        ],
+        "adapter",
+    ),
+    **{
+        f"a new word of {len(files)} encoders": (
+            files,
+            [
+                'DiffusionPipeline.from_pretrained("them/theirs")',
+                *(
+                    f'load_textual_inversion("me/mine", subfolder="pipeline", weight_name="{file}", '
+                    f"text_encoder=pipeline.text_encoder{end}, tokenizer=pipeline.tokenizer{end})"
+                    for file, end in zip(files, ("", "_2"), strict=False)
+                ),
+                "`<x>`",
+            ],
+            "adapter",
+        )
+        for files in (EMBEDDINGS[:1], EMBEDDINGS)
+    },
+}
+"""Files of the pipeline, what the card says, and the relation to the base model."""
 
 
-@pytest.mark.parametrize("kind", ["ControlNetModel", "FluxControlNetModel", "x; import os"])
-def test_the_card_of_a_controlnet_says_how_diffusers_loads_it(kind: str, tmp_path: Path) -> None:
-    (tmp_path / "pipeline" / "controlnet").mkdir(parents=True)
-    (tmp_path / "pipeline" / "controlnet" / "config.json").write_text(json.dumps({"_class_name": kind}))
-    files = ("controlnet/config.json", "controlnet/diffusion_pytorch_model.safetensors")
-    method = "lightning_modules.diffusion.finetuning.ControlNet"
-    pushed = Pushed({"model": {"class_path": method}}, {}, "last", method, 3, None, files)
-    options = CardOptions("me/mine", base_model="them/theirs")
-    if not kind.isidentifier():
-        with pytest.raises(ValueError, match=r"pipeline/controlnet/config\.json names no class of diffusers, got 'x; "):
-            model_card(pushed, tmp_path, options)
-        return
-    card = model_card(pushed, tmp_path, options)
-    assert f'{kind}.from_pretrained("me/mine", subfolder="pipeline/controlnet")' in card
-    assert 'AutoPipelineForText2Image.from_pretrained("them/theirs", controlnet=controlnet)' in card
-    assert "library_name: diffusers" in card
-    assert "base_model_relation: adapter" in card
-
-
-@pytest.mark.parametrize("encoders", [1, 2])
-def test_the_card_of_a_new_word_says_how_diffusers_loads_it(encoders: int, tmp_path: Path) -> None:
-    files = ("learned_embeds.safetensors", "learned_embeds_2.safetensors")[:encoders]
-    method = "lightning_modules.diffusion.finetuning.TextualInversion"
-    pushed = Pushed(
-        {"model": {"class_path": method, "init_args": {"placeholder_token": "<x>"}}}, {}, "last", method, 3, None, files
+@pytest.mark.parametrize(("files", "said", "relation"), CARDS.values(), ids=CARDS)
+def test_the_card_says_how_diffusers_loads_it(
+    files: tuple[str, ...], said: list[str], relation: str, tmp_path: Path
+) -> None:
+    config = tmp_path / "pipeline" / files[0]
+    config.parent.mkdir(parents=True)
+    config.write_text(json.dumps({"_class_name": "FluxModel"}))
+    method = f"{FINETUNING}.DiffusionFineTuning"
+    settings = {"model": {"class_path": method, "init_args": {"placeholder_token": "<x>"}}}
+    pushed, options = (
+        Pushed(settings, {}, "last", method, 3, None, files),
+        CardOptions("me/mine", base_model="them/theirs"),
     )
-    card = model_card(pushed, tmp_path, CardOptions("me/mine", base_model="them/theirs"))
-    assert 'DiffusionPipeline.from_pretrained("them/theirs")' in card
-    named = 'load_textual_inversion("me/mine", subfolder="pipeline", weight_name="learned_embeds.safetensors"'
-    assert named in card
-    assert ("text_encoder=pipeline.text_encoder_2, tokenizer=pipeline.tokenizer_2" in card) == (encoders == 2)
-    assert "`<x>`" in card
-    assert "library_name: diffusers" in card
+    card = model_card(pushed, tmp_path, options)
+    for text in (*said, "library_name: diffusers", f"base_model_relation: {relation}"):
+        assert text in card
+    if files[0].endswith("config.json"):
+        config.write_text(json.dumps({"_class_name": "x; import os"}))
+        with pytest.raises(ValueError, match=rf"pipeline/{files[0]} names no class of diffusers, got 'x; import os'"):
+            model_card(pushed, tmp_path, options)

@@ -49,12 +49,6 @@ def test_what_a_method_does_not_take_is_one_sentence(
     assert error == f"error: {sentence}"
 
 
-def test_a_module_without_a_network_is_not_compiled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    more = ("--compile", "eager", "--run_directory", str(tmp_path / "run"))
-    assert train.main(["fit", "--config", "configs/subgm/demo.yaml", *more]) == 1
-    assert "error: compile needs a module with model.network, and SubGM has none" in capsys.readouterr().err
-
-
 def test_a_run_that_was_compiled_is_tested(tmp_path: Path) -> None:
     more = ("--compile", "eager", "--trainer.limit_train_batches", "1", "--trainer.enable_progress_bar", "false")
     call = ("--config", "configs/elr/demo.yaml", "--run_directory", str(tmp_path), *more)

@@ -182,11 +182,6 @@ def test_of_alternative_classes_the_one_that_was_meant_gives_the_reason(
         ),
         ((*LORA, "--model.network.dtype", "bfloat16"), "not accepted; since version 0.2 it is weights.dtype"),
         ((*SPARSE, "--model.way", "ste"), "'way' is not accepted; since version 0.2 it is flow.way"),
-        ((*ELR, "--checkpoint.tested", "last"), "--checkpoint.tested last; since version 0.2 it is checkpoint.test_"),
-        (
-            (*ELR, "--checkpoint", "{tested: last}"),
-            "'checkpoint.tested'; since version 0.2 it is checkpoint.test_check",
-        ),
         ((*ELR, "--trainer.logger", "MLFlowLogger"), "`pip install -U 'mlflow>=1.0.0'`"),
     ],
 )

@@ -3,7 +3,6 @@
 import csv
 import os
 import pickle
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-import train
 from experiments.saving.metrics_table import MetricsTable, ResumableMetrics, RowsSoFar, first_rows
-from tests.experiments.test_run_directory import QUIET
 
 ROWS = [{"epoch": epoch, "step": 10 * epoch + 9, "train/loss": 1 / (epoch + 3)} for epoch in range(5)]
 
@@ -132,27 +129,6 @@ def test_a_table_of_something_else_is_kept_and_said(
     assert read(tmp_path) == content(ROWS[-1:])
     aside = [path.read_text() for path in tmp_path.glob("metrics_*.csv")]
     assert aside == ([] if change == "missing" else [changed[change]])
-
-
-def test_a_checkpoint_of_an_earlier_version_has_its_rows_itself(tmp_path: Path) -> None:
-    """Resuming from such a checkpoint, and starting another run from it, lead to the table of an uninterrupted run."""
-    whole, resumed, fork = tmp_path / "whole", tmp_path / "resumed", tmp_path / "fork"
-    demo = ("fit", "--config", "configs/elr/demo_baseline.yaml", *QUIET)
-    assert train.main([*demo, "--trainer.max_epochs", "2", "--run_directory", str(whole)]) == 0
-    shutil.copytree(whole, resumed)
-    last = resumed / "checkpoints/last.ckpt"
-    state = torch.load(last, weights_only=True)  # not memory-mapped, because it is overwritten
-    rows = [dict(row) for row in csv.DictReader((resumed / "metrics.csv").open())]
-    assert state["metrics_table"]["kept"] == len(rows) - 1
-    state["metrics_table"] = {"means": {}, "rows": [{k: v for k, v in row.items() if v} for row in rows]}
-    torch.save(state, last)
-    for directory in (whole, resumed):
-        assert train.main(["fit", "--resume", str(directory), "--trainer.max_epochs", "3", *QUIET]) == 0
-    assert (whole / "metrics.csv").read_bytes() == (resumed / "metrics.csv").read_bytes()
-    begin = ("--ckpt_path", str(whole / "checkpoints/last.ckpt"), "--run_directory", str(fork))
-    assert train.main([*demo, "--trainer.max_epochs", "4", *begin]) == 0
-    assert train.main(["fit", "--resume", str(whole), "--trainer.max_epochs", "4", *QUIET]) == 0
-    assert (whole / "metrics.csv").read_bytes() == (fork / "metrics.csv").read_bytes()
 
 
 def test_a_pipe_in_a_run_directory_is_not_read_as_its_table(tmp_path: Path) -> None:

@@ -1,38 +1,24 @@
-"""Export weights as safetensors, in the layout of timm or diffusers if the network is from one of these libraries."""
+"""only weights; timm and diffusers load the weights of their networks; other networks need their code"""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
+
+from experiments.exporting.folder import Export
+from experiments.exporting.preprocessing import timm_keys
 
 WEIGHTS = "model.safetensors"
 
 
-def write_weights(
-    folder: Path,
-    module: nn.Module,
-    used: Collection[str],
-    shape: Mapping[str, int],
-    state: Mapping[str, Tensor] | None = None,
-) -> tuple[dict[str, Any], str]:
-    """Write the weights that a function uses.
-
-    Args:
-        folder: output folder.
-        module: module to which the function belongs.
-        used: names of the parameters and buffers that the function uses.
-        shape: sizes C, H and W of an image, by name.
-        state: weights that the method uses, if they differ from the network's parameters because adapters are merged or
-            weights are quantised. None means the network's state dict.
-
-    Returns:
-        Keys for `config.json`, and the Python code that loads the weights.
-    """
-    parts = {name.partition(".")[0] for name in used}
+def write(folder: Path, export: Export) -> str:
+    """Write the weights that the function uses, in the layout of timm or diffusers for a network of these libraries."""
+    module = export.module
+    parts = {name.partition(".")[0] for name in export.traced.weights}
     network: Any = module
     config: dict[str, Any] = {}
     if parts == {"network"}:
@@ -43,7 +29,7 @@ def write_weights(
             }
             network = network.network  # unwraps normalisation, scheduler or pipeline
         config["network"] = f"{type(network).__module__}.{type(network).__qualname__}"
-        tensors = dict(network.state_dict() if state is None else state)
+        tensors = dict(network.state_dict() if export.state is None else export.state)
     else:
         tensors = {name: value for name, value in module.state_dict().items() if name.partition(".")[0] in parts}
     tensors = {name: value.detach().contiguous().clone() for name, value in tensors.items()}
@@ -52,13 +38,15 @@ def write_weights(
         plain.load_state_dict(tensors)
         plain.save_pretrained(folder)
         kind = type(network).__name__
-        return {}, f'from diffusers import {kind}\n\nnetwork = {kind}.from_pretrained(".")\n'
+        return f'from diffusers import {kind}\n\nnetwork = {kind}.from_pretrained(".")\n'
     save_file(tensors, folder / WEIGHTS)
-    if timm_config := _timm_config(network, tensors, shape):
+    if timm_config := _timm_config(network, tensors, export.traced.sizes):
         timm_config["pretrained_cfg"] |= {key: config[key] for key in ("mean", "std") if key in config}
-        code = 'import timm\n\nnetwork = timm.create_model("local-dir:.", pretrained=True).eval()  # scaled images\n'
-        return config | timm_config, code
-    return config, f'from safetensors.torch import load_file\n\nweights = load_file("{WEIGHTS}")  # tensors by name\n'
+        timm_config["pretrained_cfg"] |= timm_keys(export.preprocessed)
+        export.config |= config | timm_config | {"label_names": export.config["class_names"]}
+        return 'import timm\n\nnetwork = timm.create_model("local-dir:.", pretrained=True).eval()  # scaled images\n'
+    export.config |= config
+    return f'from safetensors.torch import load_file\n\nweights = load_file("{WEIGHTS}")  # tensors by name\n'
 
 
 def _timm_config(network: Any, tensors: Mapping[str, Tensor], shape: Mapping[str, int]) -> dict[str, Any]:
