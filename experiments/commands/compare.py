@@ -36,7 +36,7 @@ from pathlib import Path
 from experiments.arguments import ArgumentParser, seed
 from experiments.claims.arms import arm
 from experiments.compare import collect, default_output, plan, show
-from experiments.launching.launchers import add_arguments, launcher, resources
+from experiments.launching.launchers import add_arguments, launcher
 from experiments.launching.preflight import PREFLIGHT, preflight
 from experiments.launching.run_queue import TRAIN, lock, print_failures, run_all
 from experiments.results import chosen, summarise, table, terminal, write_csv
@@ -90,7 +90,7 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN, preflight_comman
     parts = parts_of(options.average, experiments)
     output = options.output or default_output(options.configs)
     runs = plan(experiments, options.seeds, output)
-    engine = launcher(resources(options), experiments, output / "slurm")
+    engine = launcher(options, experiments, output / "slurm")
     if preflight_command or run_command is TRAIN:
         preflight(runs, preflight_command or PREFLIGHT, engine)
     if options.metrics:

@@ -96,7 +96,7 @@ def _list(runs: Sequence[ListedRun], metrics: Sequence[str], form: str) -> None:
 
 def printable(text: str) -> str:
     """Replace characters that could control a terminal."""
-    return "".join(each if each.isprintable() else "?" for each in text)
+    return text if text.isprintable() else "".join(each if each.isprintable() else "?" for each in text)
 
 
 def _show(directory: Path) -> int:

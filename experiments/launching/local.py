@@ -67,7 +67,7 @@ class Local:
         return self._prepare(runs)
 
     def ask(self, script: Path, arguments: Sequence[str], given: str, runs: int) -> str | None:
-        """Run a script in a process forked from the server. The server then also imports the modules of the script.
+        """Run a script in a process forked from the server, which then also imports the modules of the script.
 
         Args:
             script: Python file to run.
@@ -146,12 +146,7 @@ def start_process(
 ) -> subprocess.Popen[bytes]:
     """Start a process in a new process group. The process appends its output to a log, and ends when its parent ends.
 
-    Args:
-        command: command to run.
-        log: log file.
-        environment: environment variables of the process.
-        pass_fds: file descriptors that the process inherits.
-        ignored: signal that the process ignores because its parent handles it.
+    It inherits the file descriptors `pass_fds`, and ignores the signal `ignored`, which its parent handles.
     """
 
     def prepare() -> None:

@@ -126,9 +126,6 @@ class RayTasks:
         cpus: number of CPU cores per run. None means one.
         wanted: number of GPUs per run that the configurations request.
         no_fork: whether to start each run as a new process.
-
-    Raises:
-        ValueError: if Ray is not installed, if the cluster cannot be reached, or if it lacks the requested resources.
     """
 
     def __init__(self, jobs: int | None, gpus: float | None, cpus: int | None, wanted: int, no_fork: bool) -> None:

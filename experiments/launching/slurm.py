@@ -103,9 +103,6 @@ class Slurm:
         gpus: number of GPUs per run. None requests no GPUs.
         cpus: number of CPU cores per run. None requests no cores explicitly.
         parameters: additional sbatch parameters.
-
-    Raises:
-        ValueError: if submitit or SLURM is not installed, or if a parameter is unknown or missing.
     """
 
     def __init__(

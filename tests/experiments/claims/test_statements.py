@@ -13,10 +13,10 @@ from experiments import commands
 from experiments.claims import verdicts
 from experiments.claims.arms import Arm
 from experiments.claims.statements import Claim, load_claims, place
-from experiments.claims.verdicts import judge, read_claims, verdict
+from experiments.claims.verdicts import judge, verdict
 from experiments.launching import preflight
 from experiments.launching.dry_run import errors_of
-from experiments.results import Result, latest
+from experiments.results import Result, latest, read_csv
 from tests.command import ROOT
 from tests.experiments.conftest import Config, Journal, table
 
@@ -207,8 +207,8 @@ def test_a_record_keeps_the_latest_figures_of_every_claim(config: Config, fit: l
     record = tmp_path / "claims.csv"
     both = stated(folder / "claim.yaml", {"name": "first"}, {"name": "second", "baseline": "demo_broken.yaml"})
     assert commands.run("claim", [str(both), "--output", str(tmp_path / "out"), "--record", str(record)], fit) == 1
-    first, second = read_claims(record)
-    assert first == read_claims(tmp_path / "out/claims.csv")[0]
+    first, second = read_csv(record)
+    assert first == read_csv(tmp_path / "out/claims.csv")[0]
     assert "did not run" in second["verdict"]
     text = verdicts.claims_table([first, second])
     assert text == (tmp_path / "out/claims.md").read_text()
@@ -230,7 +230,7 @@ def test_a_record_keeps_the_latest_figures_of_every_claim(config: Config, fit: l
     assert " cores)" in text
     again = stated(folder / "claim.yaml", name="second", margin=0.1)
     assert commands.run("claim", [str(again), "--output", str(tmp_path / "out"), "--record", str(record)], fit) == 0
-    kept, changed = read_claims(record)
+    kept, changed = read_csv(record)
     assert kept == first
     assert (changed["verdict"], changed["margin"]) == ("holds", "0.1")
     assert latest([first, second, {**first, "verdict": "did not run", "method_mean": ""}], ["claim"]) == [first, second]

@@ -8,8 +8,8 @@ import yaml
 from experiments import commands
 from experiments.claims.arms import Arm
 from experiments.claims.statements import Claim, load_claims
-from experiments.claims.verdicts import cells, reached, read_claims, reproduced_page
-from experiments.results import latest
+from experiments.claims.verdicts import cells, reached, reproduced_page
+from experiments.results import latest, read_csv
 from tests.command import ROOT
 from tests.experiments.conftest import Config, Journal
 
@@ -62,8 +62,8 @@ def test_runs_are_compared_recorded_and_kept(config: Config, fit: list[str], jou
     for _ in range(2):
         assert commands.run("claim", command, fit) == 0
         assert len([line for line in journal() if line[2] == "started"]) == 2
-    [row] = read_claims(record)
-    assert read_claims(out / "claims.csv") == [row]
+    [row] = read_csv(record)
+    assert read_csv(out / "claims.csv") == [row]
     assert float(row["method_mean"]) == pytest.approx(0.9)
     assert (row["verdict"], row["seeds"]) == ("reproduced", "0 1")
     assert row["method"] == f"{file.with_name('demo.yaml')} --trainer.max_epochs 2"
@@ -84,7 +84,7 @@ def test_an_exponent_is_fitted_over_a_varied_key(
     record = tmp_path / "claims.csv"
     command = [str(file), "--output", str(tmp_path / "out"), "--record", str(record)]
     assert commands.run("claim", command, fit) == (verdict == "not reached")
-    [row] = read_claims(record)
+    [row] = read_csv(record)
     assert (row["metric"], row["verdict"]) == ("exponent of test/risk in width", verdict)
     assert (row["method"], row["seeds"]) == (f"{file.with_name('demo.yaml')} --vary model.width=1,2,4,16", "0 1")
     assert (tmp_path / "out/demo/width=4/seed_1/test_metrics.csv").is_file()
@@ -102,7 +102,7 @@ def test_a_method_without_training_is_tested(
     command = [str(file), "--output", str(out)]
     assert commands.run("claim", command, fit) == 0
     assert [line[2] for line in journal() if line[2] in ("started", "epoch", "finished")] == ["started", "finished"] * 2
-    [row] = read_claims(out / "claims.csv")
+    [row] = read_csv(out / "claims.csv")
     assert (row["verdict"], float(row["method_mean"])) == ("reproduced", pytest.approx(0.9))
     stated(file)
     assert commands.run("claim", command, fit) == 2
@@ -119,7 +119,7 @@ def test_a_number_that_is_not_reached_stays_and_the_status_says_so(
         file = stated(folder / f"{name}_claim.yaml", method=f"{name}.yaml", name=name)
         command = [str(file), "--output", str(tmp_path / "out"), "--record", str(record)]
         assert commands.run("claim", command, fit) == 1
-    first, second = read_claims(record)
+    first, second = read_csv(record)
     assert (first["verdict"], second["verdict"]) == ("not reached", "did not run")
     assert (second["method_mean"], second["published"]) == ("", "0.9")
     assert latest([first, second, {**first, "method_mean": "", "verdict": "did not run"}], ["claim"]) == [first, second]
@@ -177,7 +177,7 @@ def test_every_record_is_of_its_statement(monkeypatch: pytest.MonkeyPatch) -> No
     every = [one for file in sorted(ROOT.glob("configs/*/claim.yaml")) for one in load_claims(file.relative_to(ROOT))]
     claims = {one.name: one for one in every}
     assert len(claims) == len(every)
-    rows = read_claims(ROOT / "docs/claims.csv")
+    rows = read_csv(ROOT / "docs/claims.csv")
     assert len({row["claim"] for row in rows}) == len(rows)
     for row in rows:
         if (claim := claims.get(row["claim"])) is None:

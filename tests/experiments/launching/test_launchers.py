@@ -96,7 +96,7 @@ def test_a_job_whose_time_is_over_saves_and_comes_again(
         (2, ["--gpus_per_job", "-1"], "--gpus_per_job"),
         (2, ["--launcher", "flux"], "invalid choice: 'flux'"),
         (2, ["--slurm", "partition=gpu"], "--slurm needs --launcher slurm, got local"),
-        (2, ["--launcher", "slurm", "--slurm", "partition"], "'partition' is not KEY=VALUE"),
+        (2, ["--launcher", "slurm", "--slurm", "partition"], "'partition' is not of the form NAME=VALUE"),
         (2, ["--launcher", "slurm"], "srun is not installed"),
     ],
 )
