@@ -88,11 +88,7 @@ class Picture:
 
 
 def pictured(methods: Sequence[Method], project: Path) -> Iterator[Picture]:
-    """Yield the pictures whose first arm is a configuration of the methods.
-
-    Raises:
-        ValueError: if a figure has a missing or unknown key. The message names the claim file and the key.
-    """
+    """Yield the pictures whose first arm is a configuration of the methods."""
     paths = [config.path for method in methods for config in method.configs]
     for folder in dict.fromkeys(path.parent for path in paths):
         if not (file := project / folder / "claim.yaml").is_file():
@@ -125,13 +121,7 @@ def _picture(entry: Mapping[str, Any], folder: Path, where: str, project: Path) 
 
 
 def make_picture(picture: Picture, runs: Path, project: Path) -> None:
-    """Make a picture from its runs in a folder, and start the runs if they do not exist.
-
-    Raises:
-        FileNotFoundError: if a run lacks the file `source`.
-        ValueError: if the number of lines differs from the number of runs.
-        subprocess.CalledProcessError: if a run fails.
-    """
+    """Make a picture from its runs in a folder, and start the runs if they do not exist."""
     # relative, as a user would write it, so that existing runs are found
     arms = [replace(each, config=Path(os.path.relpath(project / each.config))) for each in picture.arms]
     folders = [runs / each.config.parent.name / each.directory for each in arms]

@@ -137,9 +137,6 @@ def chosen(results: Sequence[Result], metrics: Sequence[str]) -> list[Result]:
         results: results of all runs.
         metrics: names with or without a stage, such as `test/accuracy` or `accuracy`. If empty, all metrics are
             selected.
-
-    Raises:
-        ValueError: if no run has one of the metrics. The message names the metric.
     """
     known = dict.fromkeys(beside(result.metric)[0] for result in results)
     for metric in metrics if results else ():

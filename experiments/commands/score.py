@@ -27,10 +27,11 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--prompts", nargs="+", help="texts, or one file; default: those in images.parquet")
     names = "clip_score (default), pick_score, hpsv2, mps, image_reward, aesthetic"
     parser.add_argument("--scores", nargs="+", default=["clip_score"], help=names)
-    pairs = {"nargs": "+", "default": [], "type": named_value}
-    parser.add_argument("--models", **pairs, metavar="SCORE=MODEL", help="folder or Hub name of CLIP")
-    weights = "for hpsv2, mps, image_reward and aesthetic"
-    parser.add_argument("--weights", **pairs, metavar="SCORE=FILE", help=weights)
+    for name, metavar, about in (
+        ("--models", "SCORE=MODEL", "folder or Hub name of CLIP"),
+        ("--weights", "SCORE=FILE", "for hpsv2, mps, image_reward and aesthetic"),
+    ):
+        parser.add_argument(name, nargs="+", default=[], type=named_value, metavar=metavar, help=about)
     parser.add_argument("--local_files_only", action="store_true", help="look for Hub names in the local cache only")
     parser.add_argument("--output", type=Path, help="table of all images; default: scores.csv in the folder")
     parser.add_argument("--batch_size", type=int, default=50, help="images per batch; default: 50")

@@ -86,13 +86,10 @@ class ForkServer:
     Args:
         script: script that every process runs.
         environment: environment variables of the server and its processes.
-        pass_fds: file descriptors that the server and its processes inherit.
         imports: modules that the server imports at its start.
     """
 
-    def __init__(
-        self, script: Path, environment: Mapping[str, str], pass_fds: Sequence[int] = (), imports: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, script: Path, environment: Mapping[str, str], imports: Sequence[str] = ()) -> None:
         self.ended: dict[int, int] = {}
         self.forked = 0
         self.unsafe = ""
@@ -107,7 +104,6 @@ class ForkServer:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 env={**environment, WITHOUT_OPENING: "1"},
-                pass_fds=pass_fds,
                 process_group=0,  # Ctrl-C is sent only to the queue
                 preexec_fn=end_with_parent,
             )

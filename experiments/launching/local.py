@@ -81,7 +81,7 @@ class Local:
         if not self.forks:
             return None
         self._prepare(runs)
-        server = self._server = self._server or ForkServer(Path(TRAIN[1]), self._environment, imports=IMPORTS)
+        server = self._server = self._server or ForkServer(Path(TRAIN[1]), self._environment, IMPORTS)
         with tempfile.TemporaryDirectory() as directory:
             said, text = Path(directory, "said"), Path(directory, "given")
             said.touch()
@@ -118,7 +118,8 @@ class Local:
         if self.forks and program == sys.executable and len(script) == 1:
             if self._server is None or self._server.gone:
                 imports = IMPORTS if job.command == TRAIN else ()
-                self._server = ForkServer(Path(script[0]), self._environment, self._locks, imports)
+                self._server = ForkServer(Path(script[0]), self._environment, imports)
+                self._server.hold(self._locks)
             if forked := self._server.fork(job.arguments, job.log, own):
                 return forked
             self.forks = False

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
+from unittest.mock import patch
 
 from experiments.launching.local import Local
 from experiments.launching.run_queue import GRACE_SECONDS, Job
@@ -80,16 +81,9 @@ def _of_this_machine_alone() -> Iterator[None]:
     """
     from ray._private import ray_constants as constants
 
-    name, before = constants.ENABLE_RAY_CLUSTERS_ENV_VAR, constants.ENABLE_RAY_CLUSTER
-    given = os.environ.get(name)
-    os.environ[name], constants.ENABLE_RAY_CLUSTER = "0", False
-    try:
+    variable = {constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
+    with patch.dict(os.environ, variable), patch.object(constants, "ENABLE_RAY_CLUSTER", False):
         yield
-    finally:
-        constants.ENABLE_RAY_CLUSTER = before
-        os.environ.pop(name)
-        if given is not None:
-            os.environ[name] = given
 
 
 class Task:

@@ -22,7 +22,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from datamodules.files.whole_files import owned_folder, write_text
 from experiments.config_files import dotted, mapping_of, text_of
-from experiments.listing.runs import last_metrics
+from experiments.listing import last_metrics
 from experiments.results import duration, validation_metric
 from experiments.run_request import (
     PROJECT,

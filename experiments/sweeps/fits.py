@@ -40,9 +40,6 @@ def keys_to_fit(wanted: Sequence[str], variations: Sequence[Variation]) -> list[
     Args:
         wanted: dotted names of the keys, or the last parts of their dotted names.
         variations: varied keys and their values.
-
-    Raises:
-        ValueError: if a key does not vary, or if its values do not allow a fit. The message names the key.
     """
     short = short_names([each.key for each in variations])
     found = []

@@ -15,7 +15,7 @@ import train
 from experiments.calls.build import build
 from experiments.calls.execute import execute
 from experiments.calls.parse import parse
-from experiments.listing.runs import read_run, run_directories
+from experiments.listing import read_run, run_directories
 from tests.command import ROOT
 
 DEMO = str(ROOT / "configs/elr/demo.yaml")
