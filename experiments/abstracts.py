@@ -22,7 +22,7 @@ from itertools import groupby
 from pathlib import Path
 
 from experiments.catalogue import Method, field_title
-from experiments.claims.verdicts import HOLDS, Row, number
+from experiments.claims.verdicts import HOLDS, Row, format_number
 from experiments.results import markdown, read_csv
 
 KINDS = {
@@ -173,7 +173,9 @@ def _claim(row: Row, name: str, measured: Mapping[str, Row]) -> str:
     if name not in measured:
         raise ValueError(f"docs/abstracts.csv: {_name(row)} names {name!r}, which is not a claim in docs/claims.csv")
     claim = measured[name]
-    here, there = (number(claim, f"{which}_mean", f"{which}_std", "no number") for which in ("method", "baseline"))
+    here, there = (
+        format_number(claim, f"{which}_mean", f"{which}_std", "no number") for which in ("method", "baseline")
+    )
     numbers = f"*{name}*, {claim['metric'].partition('/')[2]} {here} against {there}"
     if claim["verdict"] == HOLDS:
         return f"holds{'' if claim['predicted'] == HOLDS else ', which was not predicted'}: {numbers}"

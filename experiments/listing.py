@@ -82,7 +82,8 @@ def run_directories(folder: Path) -> Iterator[Path]:
 def read_run(directory: Path) -> ListedRun:
     """Read what a run is, its state and its last metrics. Unreadable parts are left out."""
     run = ListedRun(directory)
-    config, run.started = _read(directory, "config.yaml")
+    config, started = _read(directory, "config.yaml")
+    run.started = started or 0.0
     blocks = dict(BLOCK.findall(config))
     if model := CLASS.findall(blocks.get("model", "")):
         run.method = model[0]
@@ -92,17 +93,17 @@ def read_run(directory: Path) -> ListedRun:
     run.epoch, step, last, written = last_metrics(directory)
     test_metrics, tested = _test_metrics(directory)
     run.metrics = last | test_metrics
-    run.ended = max(run.started, written, tested)
+    run.ended = max(run.started, written, tested or 0.0)
     epochs = 0 if run.epoch is None else run.epoch + 1
     trained = epochs >= limits.get("max_epochs", math.inf) or step >= limits.get("max_steps", math.inf)
     trace, failed = _read(directory, "traceback.txt", end=True)
     if is_written(directory):
         run.state = "running"
-    elif failed and failed >= run.ended:
+    elif failed is not None and failed >= run.ended:
         run.state, run.ended = "failed", failed
         said = [line for line in trace.split("\n") if line.strip() and not line.startswith(" ")]
         run.reason = said[-1][:300] if said else ""
-    elif tested or trained:
+    elif tested is not None or trained:
         run.state = "finished"
     return run
 
@@ -155,11 +156,11 @@ def last_metrics(directory: Path) -> tuple[int | None, int, dict[str, float], fl
         if len(values) == len(header):
             break
     epoch, step = values.pop("epoch", math.nan), values.pop("step", 0.0)
-    return int(epoch) if math.isfinite(epoch) else None, int(step) if math.isfinite(step) else 0, values, written
+    return int(epoch) if math.isfinite(epoch) else None, int(step) if math.isfinite(step) else 0, values, written or 0.0
 
 
-def _test_metrics(directory: Path) -> tuple[dict[str, float], float]:
-    """Read the metrics of the test, and the time of writing."""
+def _test_metrics(directory: Path) -> tuple[dict[str, float], float | None]:
+    """Read the metrics of the test, and the time of writing. The time is None if the run was not tested."""
     text, written = _read(directory, "test_metrics.csv")
     values: dict[str, float] = {}
     for row in csv.reader(text.split("\n")[1:]):
@@ -169,10 +170,10 @@ def _test_metrics(directory: Path) -> tuple[dict[str, float], float]:
     return values, written
 
 
-def _read(directory: Path, name: str, end: bool = False) -> tuple[str, float]:
+def _read(directory: Path, name: str, end: bool = False) -> tuple[str, float | None]:
     """Read the beginning or the end of a regular file, and the time at which it was written.
 
-    Links are not followed, and pipes are not waited for. Without a regular file, the text is empty, and the time 0.
+    Links are not followed, and pipes are not waited for. Without a regular file, the text is empty, and the time None.
     """
     with suppress(OSError):
         descriptor = os.open(f"{directory}/{name}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
@@ -183,4 +184,4 @@ def _read(directory: Path, name: str, end: bool = False) -> tuple[str, float]:
                 return content.decode(errors="replace").replace("\r\n", "\n"), status.st_mtime
         finally:
             os.close(descriptor)
-    return "", 0.0
+    return "", None

@@ -144,8 +144,6 @@ def make_picture(picture: Picture, runs: Path, project: Path) -> None:
             source = _draw_tables(files, picture, run / "picture.png")
         elif picture.lines or picture.rows:
             source = _put_together(files, picture, run / "picture.png")
-    if source.suffix == ".csv":
-        source = _draw_tables({"": [source]}, picture, run / "picture.png")
     shrink(source, project / f"docs/images/{picture.name}.png")
 
 

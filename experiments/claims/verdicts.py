@@ -288,14 +288,17 @@ def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     ]  # fmt: skip
 
 
-def number(row: Row, mean: str, std: str, missing: str = "-") -> str:
+def format_number(row: Row, mean: str, std: str, missing: str = "-") -> str:
     """Format the mean and standard deviation in two columns of a row, or return `missing` if there is no mean."""
     return mean_and_std(float(row[mean]), float(row[std] or "nan")) if row[mean] else missing
 
 
 def _numbers(row: Row) -> list[str]:
     """Format the numbers of the method, of the baseline and of its best epoch, and the difference."""
-    shown = {name: number(row, f"{name}_mean", f"{name}_std") for name in ("method", "baseline", "baseline_best_epoch")}
+    shown = {
+        name: format_number(row, f"{name}_mean", f"{name}_std")
+        for name in ("method", "baseline", "baseline_best_epoch")
+    }
     for name in ("method", "baseline"):
         if row[f"{name}_name"] and shown[name] != "-":
             shown[name] = f"{row[f'{name}_name']}: {shown[name]}"
@@ -303,7 +306,7 @@ def _numbers(row: Row) -> list[str]:
         uncertainty = f" ± {row['uncertainty']}" if row["uncertainty"] else ""
         shown["baseline"] = f"published: {row['published']}{uncertainty}"
     p = f" (p = {float(row['p']):.2g})" if row["p"] else ""
-    return [*shown.values(), number(row, "difference", "difference_std") + p]
+    return [*shown.values(), format_number(row, "difference", "difference_std") + p]
 
 
 def reproduced_page(rows: Sequence[Row], papers: Mapping[str, str]) -> str:
