@@ -253,7 +253,7 @@ def test_a_metric_that_is_not_there_is_said_after_the_first_run(
     ("changes", "said"),
     [
         ({"claimed": "no"}, "claimed must be true or false, got 'no'"),
-        ({"margins": 0.1}, "unknown key margins; did you mean margin?"),
+        ({"margins": 0.1}, "unknown key margins; did you mean margin? The keys are paper"),
         ({"paper": None}, "paper is missing"),
         ({"seeds": None}, "seeds is missing"),
         ({"paper": "  "}, "paper must be a text"),
