@@ -104,3 +104,15 @@ def positive_number(text: str) -> int:
     if value == 0:
         raise argparse.ArgumentTypeError("0 is less than 1")
     return value
+
+
+def named_value(text: str) -> tuple[str, str]:
+    """Parse an argument of the form `NAME=VALUE`.
+
+    Raises:
+        argparse.ArgumentTypeError: if a part is missing.
+    """
+    name, _, value = text.partition("=")
+    if not name or not value:
+        raise argparse.ArgumentTypeError(f"'{text}' is not of the form NAME=VALUE")
+    return name, value

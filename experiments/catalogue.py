@@ -85,6 +85,11 @@ class Method:
         return self.module.split(".")[2]
 
     @property
+    def page(self) -> str:
+        """Section of the method in docs/."""
+        return f"{self.field}.md#{self.folder}"
+
+    @property
     def names(self) -> set[str]:
         """Lower-case names by which the method can be selected on the command line."""
         demos = (config.path.parent.name for config in self.configs if config.path.stem == "demo")
@@ -201,6 +206,10 @@ def _about(text: str) -> str:
 def _comment(text: str) -> list[str]:
     lines = (line.strip() for line in text.splitlines() if line.strip())
     return list(itertools.takewhile(lambda line: line.startswith("#"), lines))
+
+
+def field_title(field: str) -> str:
+    return field.replace("_", " ").capitalize()
 
 
 def one_line(methods: Sequence[Method]) -> Iterator[str]:

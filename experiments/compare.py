@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.table import Table
 
 from datamodules.files.whole_files import write_text
 from experiments.claims.arms import Arm
@@ -13,6 +14,7 @@ from experiments.method_table import Places, by_metric, method_table, places, sw
 from experiments.results import (
     DIVERGED,
     Result,
+    Summary,
     arrow,
     chosen,
     grid,
@@ -45,11 +47,7 @@ def default_output(arms: Sequence[Arm]) -> Path:
 
 
 def plan(experiments: Sequence[Experiment], seeds: Sequence[int], output: Path) -> list[Run]:
-    """Plan all runs, ordered by seed, so that configs can be compared early.
-
-    Raises:
-        ValueError, NotADirectoryError: if the output directory contains other runs.
-    """
+    """Plan all runs, ordered by seed, so that configs can be compared early, and check the output directory."""
     runs = [Run(each, seed, output / each.name / f"seed_{seed}") for seed in seeds for each in experiments]
     for run in runs:
         check(run)
@@ -105,7 +103,9 @@ def provenance(runs: Sequence[Run]) -> str:
     return ", ".join(parts) + "."
 
 
-def write(runs: Sequence[Run], output: Path, metrics: Sequence[str] = (), fit: Sequence[str] = ()) -> list[Path]:
+def write(
+    runs: Sequence[Run], output: Path, metrics: Sequence[str] = (), fit: Sequence[str] = ()
+) -> tuple[list[Table], list[Path]]:
     """Write tables and figures of the finished runs. The tables runs.csv and summary.csv always contain all metrics.
 
     Args:
@@ -115,29 +115,28 @@ def write(runs: Sequence[Run], output: Path, metrics: Sequence[str] = (), fit: S
         fit: short names of the keys for which power laws are fitted.
 
     Returns:
-        The paths of the figures.
+        The tables for the terminal, and the paths of the figures.
     """
     from experiments.figures import draw_comparison, draw_curves
     from experiments.sweeps.figures import draw_exponents
 
     found = collect(runs, metrics)
-    summaries = summarise(found)
     experiments = list(dict.fromkeys(run.experiment for run in runs))
-    place = places(experiments)
     names = {each.title: each.name for each in experiments}
-    write_csv(
-        output / "runs.csv",
-        ["config", "metric", "seed", "value"],
-        [(names[r.config], r.metric, r.seed, r.value) for r in found],
-    )
+    rows: list[Sequence[object]] = [(names[r.config], r.metric, r.seed, r.value) for r in found]
+    write_csv(output / "runs.csv", ["config", "metric", "seed", "value"], rows)
     columns = ["metric", "mean", "std", "seeds", "diverged", "not_finite"]
-    rows = [(names[each.config], *(getattr(each, name) for name in columns)) for each in summaries]
+    rows = [(names[each.config], *(getattr(each, name) for name in columns)) for each in summarise(found)]
     write_csv(output / "summary.csv", ["config", *columns], rows)
     found = chosen(found, metrics)
     summaries = without_repetition(summarise(found))
+    place = places(experiments)
     done = [run for run in runs if run.finished]
     pictures = []
-    if not place and any(math.isfinite(result.value) for result in found):
+    if place and summaries:
+        _draw_sweep(found, experiments, place, output / "table.png")
+        pictures.append(output / "table.png")
+    elif not place and any(math.isfinite(result.value) for result in found):
         draw_comparison(found, output / "comparison.png")
         pictures.append(output / "comparison.png")
     files: dict[str, list[Path]] = {}
@@ -146,43 +145,41 @@ def write(runs: Sequence[Run], output: Path, metrics: Sequence[str] = (), fit: S
     methods = {each.title: each.label for each in experiments}
     if len(files) <= MAX_CONFIGS and draw_curves(files, output / "curves.png", metrics, methods):
         pictures.append(output / "curves.png")
-    lines = ["No run is finished.\n"]
+    tables: list[Table] = []
+    lines = [] if summaries else ["No run is finished.\n"]
+    over = f"mean ± std over {_seeds(summaries)}"
     if place and summaries:
-        header, rows_of_metrics = method_table(summaries, place)
-        write_csv(output / "table.csv", ["metric", *header], rows_of_metrics)
-        _draw_sweep(found, experiments, place, output / "table.png")
-        pictures.insert(0, output / "table.png")
-        lines = [
-            "".join(
-                f"## {metric}{arrow(metric)}\n\n{markdown(header, rows)}\n"
-                for metric, rows in by_metric(rows_of_metrics)
-            )
-        ]
+        header, cells_of_metrics = method_table(summaries, place)
+        write_csv(output / "table.csv", ["metric", *header], cells_of_metrics)
+        for metric, own in by_metric(cells_of_metrics):
+            tables.append(table(f"{metric}{arrow(metric)}, {over}", header, own))
+            lines.append(f"## {metric}{arrow(metric)}\n\n{markdown(header, own)}\n")
     elif summaries:
-        lines = [markdown(*grid(summaries))]
+        tables.append(table(over, *grid(summaries)))
+        lines.append(markdown(*grid(summaries)))
+    lines.append("\n")
     if laws := fits(found, experiments, fit):
         write_fits(laws, output / "exponents.csv")
+        tables.append(table("fitted exponents ± standard error", HEADER, cells(laws)))
         lines.append(f"## Exponents\n\n{markdown(HEADER, cells(laws))}\n")
         if any(each.law for each in laws):
             draw_exponents(laws, output / "exponents.png")
             pictures.append(output / "exponents.png")
     for experiment in experiments:
-        own = [run for run in runs if run.experiment == experiment]
-        seeds = ", ".join(str(run.seed) for run in own if run.finished) or "none"
+        seeds = ", ".join(str(run.seed) for run in done if run.experiment == experiment) or "none"
         lines.append(
             f"- {experiment.title}: `{' '.join([str(experiment.config), *experiment.overrides])}`, seeds {seeds}\n"
         )
     if done:
         lines.append(f"\nMean ± standard deviation (n - 1) over seeds. {provenance(done)}\n")
     lines += [f"\n![]({picture.name})\n" for picture in pictures]
-    write_text(output / "summary.md", lines[0] + "\n" + "".join(lines[1:]))
-    return pictures
+    write_text(output / "summary.md", "".join(lines))
+    return tables, pictures
 
 
 def _draw_sweep(found: Sequence[Result], experiments: Sequence[Experiment], place: Places, path: Path) -> None:
     """Draw lines if one key varies, heat maps if two keys vary, and otherwise a figure of methods over settings."""
-    from experiments.figures import draw_table
-    from experiments.sweeps.figures import draw_heat_maps, draw_lines
+    from experiments.sweeps.figures import draw_heat_maps, draw_lines, draw_table
 
     keys = swept_keys(experiments)
     if len(keys) == 1:
@@ -193,25 +190,17 @@ def _draw_sweep(found: Sequence[Result], experiments: Sequence[Experiment], plac
         draw_table(found, place, path)
 
 
+def _seeds(summaries: Sequence[Summary]) -> str:
+    counts = sorted({each.runs for each in summaries})
+    return " to ".join(map(str, dict.fromkeys((*counts[:1], *counts[-1:])))) + (" seed" if counts == [1] else " seeds")
+
+
 def show(
     runs: Sequence[Run], output: Path, console: Console, metrics: Sequence[str] = (), fit: Sequence[str] = ()
 ) -> None:
     """Write tables and figures of the finished runs, and print the tables and the file names."""
-    pictures = write(runs, output, metrics, fit)
-    found = chosen(collect(runs, metrics), metrics)
-    summaries = without_repetition(summarise(found))
-    if summaries:
-        counts = sorted({each.runs for each in summaries})
-        seeds = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))) + (" seed" if counts == [1] else " seeds")
-        experiments = list(dict.fromkeys(run.experiment for run in runs))
-        place = places(experiments)
-        if place:
-            header, rows = method_table(summaries, place)
-            for metric, own in by_metric(rows):
-                console.print(table(f"{metric}{arrow(metric)}, mean ± std over {seeds}", header, own))
-        else:
-            console.print(table(f"mean ± std over {seeds}", *grid(summaries)))
-        if laws := fits(found, experiments, fit):
-            console.print(table("fitted exponents ± standard error", HEADER, cells(laws)))
+    tables, pictures = write(runs, output, metrics, fit)
+    for each in tables:
+        console.print(each)
     for path in [output / "summary.csv", *pictures]:
         console.print(str(path), markup=False, soft_wrap=True)

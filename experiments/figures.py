@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.results import BEST_EPOCH, Curves, Result, arrow, read_curves
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 NAMES: Mapping[str, str] = {}
@@ -68,56 +69,7 @@ def draw_comparison(results: Sequence[Result], path: Path, words: Mapping[str, s
         note += "; white dots: the best epoch's checkpoint"
     if len(metrics) > len(shown):
         note += f"; the first {len(shown)} of {len(metrics)} metrics"
-    figure.supxlabel(note, fontsize=8, color="0.35")
-    figure.savefig(path, dpi=150)
-
-
-def draw_table(results: Sequence[Result], place: Mapping[str, tuple[str, str]], path: Path) -> None:
-    """Draw one panel per metric, with mean ± std of each method over the settings. Each method has one colour.
-
-    Args:
-        results: results of all runs.
-        place: method and setting of each config.
-        path: output file.
-    """
-    import numpy as np
-
-    rows, columns = (list(dict.fromkeys(names)) for names in zip(*place.values(), strict=True))
-    metrics = list(dict.fromkeys(r.metric for r in results if not r.metric.startswith(BEST_EPOCH)))
-    shown = metrics[:MAX_METRICS]
-    figure, axes = panels(max(len(shown), 1), width=1.6 + 0.55 * len(columns), height=3.0)
-    for metric, ax in zip(shown, axes, strict=False):
-        for number, row in enumerate(rows):
-            values: dict[int, list[float]] = {}
-            for result in results:
-                if result.metric == metric and place[result.config][0] == row and math.isfinite(result.value):
-                    values.setdefault(columns.index(place[result.config][1]), []).append(result.value)
-            beside = (number - (len(rows) - 1) / 2) * 0.08
-            for part, own in enumerate(_connected(columns, sorted(values))):
-                mean = [np.mean(values[each]) for each in own]
-                std = [np.std(values[each], ddof=1) if len(values[each]) > 1 else 0.0 for each in own]
-                ax.errorbar(
-                    np.array(own) + beside, mean, yerr=std, color=colour(number), marker="o", markersize=4.5,
-                    linewidth=1.2, capsize=3, label=row if part == 0 else None,
-                )  # fmt: skip
-        ax.set_title(metric + arrow(metric), fontsize=10, loc="left")
-        ax.set_xticks(range(len(columns)), columns, rotation=30, ha="right", fontsize=8)
-        ax.grid(axis="y", alpha=0.3)
-    legend_above(figure, axes[0])
-    note = "mean ± std over seeds"
-    if len(metrics) > len(shown):
-        note += f"; the first {len(shown)} of {len(metrics)} metrics"
-    figure.supxlabel(note, fontsize=8, color="0.35")
-    figure.savefig(path, dpi=150)
-
-
-def _connected(columns: Sequence[str], numbers: Sequence[int]) -> list[list[int]]:
-    """Group columns that differ only in the value of one key; a line connects the points of a group."""
-    groups: dict[str, list[int]] = {}
-    for number in numbers:
-        key, _, _ = columns[number].rpartition(" ")
-        groups.setdefault(key or columns[number], []).append(number)
-    return list(groups.values())
+    save_with_note(figure, note, path)
 
 
 def draw_curves(
@@ -140,7 +92,7 @@ def draw_curves(
     Returns:
         Whether a figure was drawn. It is false if the configs have no metric in common.
     """
-    import numpy as np
+    import pandas as pd
 
     curves = {config: [read_curves(file) for file in files] for config, files in metrics.items() if files}
     shared = shared_curves(curves)
@@ -151,18 +103,9 @@ def draw_curves(
     colours = colours_of({config: (methods or {}).get(config, config) for config in curves})
     for name, ax in zip(names, axes, strict=False):
         for config, runs in curves.items():
-            columns = [run[name] for run in runs if name in run]
-            epochs = sorted({epoch for column in columns for epoch in column})
-            values = np.array([[column.get(epoch, math.nan) for epoch in epochs] for column in columns])
-            present = np.isfinite(values)
-            count = present.sum(axis=0)
-            mean = np.where(present, values, 0).sum(axis=0) / np.where(count, count, np.nan)
-            few = {"marker": "o", "markersize": 3.5} if len(epochs) < 5 else {}  # shows single points
-            ax.plot(epochs, mean, color=colours[config], linewidth=1.6, label=config, **few)
-            if len(columns) > 1:
-                squares = np.where(present, (values - mean) ** 2, 0).sum(axis=0)
-                std = np.sqrt(squares / np.where(count > 1, count - 1, np.nan))
-                ax.fill_between(epochs, mean - std, mean + std, color=colours[config], alpha=0.2, linewidth=0)
+            values = pd.DataFrame({seed: pd.Series(run[name]) for seed, run in enumerate(runs) if name in run})
+            few = {"marker": "o", "markersize": 3.5} if len(values) < 5 else {}  # shows single points
+            draw_mean(ax, values.sort_index(), color=colours[config], linewidth=1.6, label=config, **few)
         title = name.removesuffix("_epoch")
         ax.set_title(TITLES.get(title, title), fontsize=10, loc="left")
         ax.grid(alpha=0.3)
@@ -173,6 +116,15 @@ def draw_curves(
     figure.supxlabel("epoch" + (f" (mean and ± std over {seeds} seeds)" if seeds > 1 else ""), fontsize=9)
     figure.savefig(path, dpi=150)
     return True
+
+
+def draw_mean(ax: Any, values: "pd.DataFrame", **style: Any) -> None:
+    """Draw the mean over the columns (seeds) of a table, with a band of ± std. Infinite values are left out."""
+    finite = values.where(values.abs() < math.inf)
+    mean, std = finite.mean(axis=1), finite.std(axis=1)
+    ax.plot(mean.index, mean, **style)
+    if values.shape[1] > 1:
+        ax.fill_between(mean.index, mean - std, mean + std, color=style["color"], alpha=0.2, linewidth=0)
 
 
 def shared_curves(curves: Mapping[str, Sequence[Curves]]) -> list[str]:
@@ -204,6 +156,12 @@ def panels(count: int, width: float, height: float, sharey: bool = False) -> tup
     for ax in axes[count:]:
         ax.set_visible(False)
     return figure, axes
+
+
+def save_with_note(figure: "Figure", note: str, path: Path) -> None:
+    """Write a figure with a note below its panels."""
+    figure.supxlabel(note, fontsize=8, color="0.35")
+    figure.savefig(path, dpi=150)
 
 
 def legend_above(figure: "Figure", ax: Any) -> None:

@@ -1,6 +1,5 @@
 """Generate pages in docs/ and sections of README.md from docstrings, configurations and docs/claims.csv."""
 
-import csv
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -10,17 +9,10 @@ from pathlib import Path
 from datamodules.files.text_files import read_text
 from datamodules.files.whole_files import write_text
 from experiments.abstracts import abstracts_page, read_abstracts
-from experiments.catalogue import PROJECT, Method, find_methods
-from experiments.claims.verdicts import (
-    HOLDS,
-    Row,
-    claims_table,
-    read_claims,
-    reproduced_page,
-    reproductions,
-)
+from experiments.catalogue import PROJECT, Method, field_title, find_methods
+from experiments.claims.verdicts import HOLDS, Row, claims_table, reproduced_page, reproductions
 from experiments.pictures import make_picture, pictured
-from experiments.results import markdown, mean_and_std
+from experiments.results import markdown, mean_and_std, read_csv
 
 STRIP = ("sdap", "noise_diffusion", "subgm", "monna", "denoised_smoothing", "tract")
 """Names of the pictures that README.md shows."""
@@ -36,10 +28,10 @@ def sections(methods: Sequence[Method]) -> Iterator[tuple[str, str, list[Method]
 def generated(project: Path = PROJECT) -> dict[Path, str]:
     """Generate the texts of the pages and of README.md. Return a dict from path to text."""
     methods = find_methods(project)
-    rows = read_claims(project / "docs/claims.csv")
+    rows = read_csv(project / "docs/claims.csv")
     claims = reproductions(rows, published=False)
     pages = {
-        project / f"docs/{field}.md": "".join([f"# {_title(field)}\n\n{NOTE}", *_sections_of(own, claims, project)])
+        project / f"docs/{field}.md": f"# {field_title(field)}\n\n{NOTE}" + "".join(_sections_of(own, claims, project))
         for field, own in groupby(methods, key=lambda method: method.field)
     }
     pages[project / "docs/gallery.md"] = f"# Gallery\n\n{NOTE}" + "".join(
@@ -75,13 +67,9 @@ def _strip(methods: Sequence[Method], project: Path) -> str:
 
 
 def _problems(methods: Sequence[Method], claims: Sequence[Row], path: Path) -> str:
-    """Build the table of problems. Each row has a problem, a method, and the numbers of one claim about the method.
-
-    Raises:
-        ValueError: if a claim has no numbers. The message names the claim.
-    """
+    """Build the table of problems. Each row has a problem, a method, and the numbers of one claim about the method."""
     measured, rows = {row["claim"]: row for row in claims}, []
-    for problem in csv.DictReader(read_text(path).splitlines()):
+    for problem in read_csv(path):
         claim = measured.get(problem["claim"])
         method = next((each for each in methods if claim and _claims_of([each], [claim])), None)
         if claim is None or method is None:
@@ -96,11 +84,7 @@ def _problems(methods: Sequence[Method], claims: Sequence[Row], path: Path) -> s
 
 
 def _linked(method: Method, folder: str = "") -> str:
-    return f"[{method.name}]({folder}{method.field}.md#{method.folder})"
-
-
-def _title(field: str) -> str:
-    return field.replace("_", " ").capitalize()
+    return f"[{method.name}]({folder}{method.page})"
 
 
 def _names(methods: Sequence[Method]) -> str:
@@ -155,9 +139,8 @@ def _table(methods: Sequence[Method], claims: Sequence[Row]) -> str:
         verdicts = [row["verdict"] for row in _claims_of([method], claims)]
         one = len(verdicts) == 1
         verdict = f"{verdicts.count(HOLDS)} of {len(verdicts)} {'claim holds' if one else 'claims hold'}"
-        page = f"{method.field}.md#{method.folder}"
         venue = f"{link}, {paper.venue}" if paper.venue else link
-        rows.append([f"[{method.name}]({page})", _title(method.field), venue, verdict if verdicts else "-"])
+        rows.append([_linked(method), field_title(method.field), venue, verdict if verdicts else "-"])
     return markdown(["method", "field", "paper", "verdict"], rows)
 
 
@@ -168,10 +151,6 @@ def make_pictures(runs: Path, names: Sequence[str] = (), project: Path = PROJECT
         runs: folder of the runs.
         names: names of the pictures to make. If empty, all pictures are made.
         project: folder that contains configs/, lightning_modules/ and docs/.
-
-    Raises:
-        FileNotFoundError: if a run lacks a picture. The message names the picture.
-        ValueError: if there is no picture with one of the names.
     """
     found = [
         picture
@@ -195,10 +174,6 @@ def split_readme(path: Path, section: str, current: str | None = None) -> tuple[
         path: path of the file.
         section: name of the section in the markers.
         current: text that is split instead of the text of the file.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-        ValueError: if the two markers do not occur exactly once each, in this order.
     """
     begin, end = BEGIN % section, END % section
     if not path.is_file():
@@ -213,9 +188,6 @@ def with_section(path: Path, section: str, text: str, current: str | None = None
     """Return the text of a file in which `text` replaces the content of a section. `text` must end with a newline.
 
     If `current` is given, it is used instead of the text of the file.
-
-    Raises:
-        FileNotFoundError, ValueError: if the file or a marker is missing.
     """
     before, after = split_readme(path, section, current)
     return f"{before}\n{text}{after}"

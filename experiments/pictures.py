@@ -17,15 +17,13 @@ overrides, DATA means the NOISEWORKS_DATA directory. An entry with the keys `met
 A table (.csv) is plotted with one colour per run, in the order of `lines`. `axes` lists the column of the horizontal
 axis, and then one column per panel. If the display name of a column ends in `(log scale)`, its axis is logarithmic.
 `rows` selects rows of the table. For `metrics.csv`, the columns are `epoch` and metrics. For `certification.csv`, they
-are `radius` and `certified accuracy`. For `test_metrics.csv`, they are `level` and metrics without their level: for
-example, `retrieval` has the values of `test/retrieval_0.25` and `test/retrieval_0.50`. Figures (.png) of the runs are
-placed below or next to each other. `rows: {height: 40 %}` keeps only the upper part of figures. For `table.png` and
-`comparison.png`, `axes` sets the display names of keys and metrics, and `lines` those of methods.
+are `radius` and `certified accuracy`. Figures (.png) of the runs are placed below or next to each other.
+`rows: {height: 40 %}` keeps only the upper part of figures. For `table.png` and `comparison.png`, `axes` sets the
+display names of keys and metrics, and `lines` those of methods.
 """
 
 import itertools
 import os
-import re
 import shlex
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -90,11 +88,7 @@ class Picture:
 
 
 def pictured(methods: Sequence[Method], project: Path) -> Iterator[Picture]:
-    """Yield the pictures whose first arm is a configuration of the methods.
-
-    Raises:
-        ValueError: if a figure has a missing or unknown key. The message names the claim file and the key.
-    """
+    """Yield the pictures whose first arm is a configuration of the methods."""
     paths = [config.path for method in methods for config in method.configs]
     for folder in dict.fromkeys(path.parent for path in paths):
         if not (file := project / folder / "claim.yaml").is_file():
@@ -112,7 +106,7 @@ def _picture(entry: Mapping[str, Any], folder: Path, where: str, project: Path) 
         raise ValueError(f"{where}: figure must be a mapping with the keys {', '.join(KEYS)}, got {figure!r}")
     for key in (*figure, *KEYS[:3]):
         if key not in KEYS:
-            raise ValueError(f"{where}: figure has the unknown key {key}{choose_from(str(key), KEYS)}")
+            raise ValueError(f"{where}: figure has the unknown key {key}{choose_from(str(key), KEYS, 'keys')}")
         if key not in figure:
             raise ValueError(f"{where}: figure lacks the key {key}")
     named = figure.get("lines", {"": "method"})
@@ -127,13 +121,7 @@ def _picture(entry: Mapping[str, Any], folder: Path, where: str, project: Path) 
 
 
 def make_picture(picture: Picture, runs: Path, project: Path) -> None:
-    """Make a picture from its runs in a folder, and start the runs if they do not exist.
-
-    Raises:
-        FileNotFoundError: if a run lacks the file `source`.
-        ValueError: if the number of lines differs from the number of runs.
-        subprocess.CalledProcessError: if a run fails.
-    """
+    """Make a picture from its runs in a folder, and start the runs if they do not exist."""
     # relative, as a user would write it, so that existing runs are found
     arms = [replace(each, config=Path(os.path.relpath(project / each.config))) for each in picture.arms]
     folders = [runs / each.config.parent.name / each.directory for each in arms]
@@ -156,8 +144,6 @@ def make_picture(picture: Picture, runs: Path, project: Path) -> None:
             source = _draw_tables(files, picture, run / "picture.png")
         elif picture.lines or picture.rows:
             source = _put_together(files, picture, run / "picture.png")
-    if source.suffix == ".csv":
-        source = _draw_tables({"": [source]}, picture, run / "picture.png")
     shrink(source, project / f"docs/images/{picture.name}.png")
 
 
@@ -231,7 +217,7 @@ def _draw_tables(files: Mapping[str, Sequence[Path]], picture: Picture, path: Pa
     """
     import pandas as pd
 
-    from experiments.figures import legend_above, panels
+    from experiments.figures import draw_mean, legend_above, panels
 
     across, *columns = picture.axes
     figure, axes = panels(len(columns), width=3.9 if len(columns) > 1 else 5.4, height=2.9)
@@ -242,16 +228,12 @@ def _draw_tables(files: Mapping[str, Sequence[Path]], picture: Picture, path: Pa
             style = styles.setdefault(text, STYLES[len(styles) % len(STYLES)])
             for column, ax in zip(columns, axes, strict=False):
                 values = pd.concat([each.set_index(across)[column].dropna() for each in seeds], axis=1)
-                mean, colour = values.mean(axis=1), f"C{number}"
-                label = line if line and text == by_text[0][0] else None
                 # the first run (the method) is drawn as a thin line in front, so that an identical line behind it
                 # remains visible
                 front: dict[str, Any] = {"linewidth": 2.4 if number else 1.7, "zorder": 3 - 0.1 * number}
-                front |= {"marker": "o", "markersize": 5} if len(mean) < FEW else {}
-                ax.plot(mean.index, mean, style, color=colour, label=label, **front)
-                if len(seeds) > 1:
-                    std = values.std(axis=1)
-                    ax.fill_between(mean.index, mean - std, mean + std, color=colour, alpha=0.2, linewidth=0)
+                front |= {"marker": "o", "markersize": 5} if len(values) < FEW else {}
+                front["label"] = line if line and text == by_text[0][0] else None
+                draw_mean(ax, values, linestyle=style, color=f"C{number}", **front)
     for column, ax in zip(columns, axes, strict=False):
         ax.set_xlabel(picture.axes[across].removesuffix(LOG), fontsize=10)
         ax.set_title(picture.axes[column].removesuffix(LOG), fontsize=10, loc="left")
@@ -298,8 +280,6 @@ def _table(file: Path, picture: Picture) -> "pd.DataFrame":
         return table[list(picture.axes)]
     if file.name == "certification.csv":
         return _certified(file)
-    if file.name == "test_metrics.csv":
-        return _by_level(file, picture)
     table = pd.read_csv(file)
     for name, value in picture.rows.items():
         table = table[table[name].astype(str) == value].drop(columns=name)
@@ -310,18 +290,6 @@ def _existing(file: Path, picture: Picture) -> Path:
     if not file.is_file():
         raise FileNotFoundError(f"{file} does not exist; the picture {picture.name} needs it")
     return file
-
-
-def _by_level(file: Path, picture: Picture) -> "pd.DataFrame":
-    """Return a table of the test metrics whose names end in a number (the level), with one row per level."""
-    import pandas as pd
-
-    found: dict[float, dict[str, float]] = {}
-    for name, value in pd.read_csv(file).itertuples(index=False):
-        stem, _, level = name.removeprefix("test/").rpartition("_")
-        if stem in picture.axes and re.fullmatch(r"[\d.]+", level):
-            found.setdefault(float(level), {})[stem] = value
-    return pd.DataFrame(found).T.rename_axis("level").sort_index().reset_index()
 
 
 def _certified(file: Path) -> "pd.DataFrame":

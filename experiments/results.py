@@ -137,9 +137,6 @@ def chosen(results: Sequence[Result], metrics: Sequence[str]) -> list[Result]:
         results: results of all runs.
         metrics: names with or without a stage, such as `test/accuracy` or `accuracy`. If empty, all metrics are
             selected.
-
-    Raises:
-        ValueError: if no run has one of the metrics. The message names the metric.
     """
     known = dict.fromkeys(beside(result.metric)[0] for result in results)
     for metric in metrics if results else ():
@@ -162,12 +159,12 @@ def misspelt(name: str, known: Iterable[str]) -> bool:
     return bool(difflib.get_close_matches(name, list(known), 1, cutoff=0.8))
 
 
-def choose_from(name: str, known: Iterable[str]) -> str:
-    """Return the end of an error message about an unknown metric: a similar name if there is one, and all names."""
+def choose_from(name: str, known: Iterable[str], what: str = "metrics") -> str:
+    """Return the end of an error message about an unknown name: a similar name if there is one, and all names."""
     names = list(known)
     close = difflib.get_close_matches(name, names, 1)
     meant = f"; did you mean {close[0]}?" if close else "."
-    return f"{meant} The metrics are {', '.join(names)}"
+    return f"{meant} The {what} are {', '.join(names)}"
 
 
 def without_repetition(summaries: Sequence[Summary]) -> list[Summary]:

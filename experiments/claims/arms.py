@@ -91,10 +91,6 @@ def stated_arm(value: object, folder: Path, where: str) -> Arm:
         value: name of a configuration, or mapping with `config` and overrides.
         folder: folder to which the name is relative.
         where: place of the arm in error messages.
-
-    Raises:
-        FileNotFoundError: if the configuration does not exist.
-        ValueError: if the value is not an arm. The message names the key and its value.
     """
     content = {"config": value} if isinstance(value, str) else value
     if not isinstance(content, Mapping) or not isinstance(content.get("config"), str) or not content["config"].strip():

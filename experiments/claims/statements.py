@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from experiments.arguments import are_seeds, finite
 from experiments.claims.arms import Arm, stated_arm
@@ -29,27 +30,9 @@ ABOVE = Path("runs/claims")
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement of a claim file. Paths are relative to the working directory.
+    """A statement of a claim file, with the keys that `train.py claim --help` describes.
 
-    Args:
-        name: unique name of the statement.
-        paper: sentence, table or figure of the paper.
-        method: configuration with overrides.
-        baseline: configuration with overrides, or None if the method is compared with a published number.
-        metric: metric of the method, such as `test/accuracy`.
-        direction: `higher` or `lower`; for a published number, also `equal`.
-        margin: least difference from the baseline. For a published number, how much worse the mean may be.
-        seeds: seeds of the runs.
-        claimed: whether it is claimed, after the runs, that the statement holds.
-        predicted: whether it was predicted, before the runs, that the statement holds.
-        planned_seeds: seeds that were stated before the runs, if the runs have others.
-        baseline_metric: metric of the baseline if it differs.
-        published: number in the paper.
-        uncertainty: standard deviation of the published number, or error of reading a figure.
-        printed: whether a paper prints the number, for an experiment of the same size. Otherwise, it is a constant or
-            an exponent of a theorem.
-        vary: key that varies. The compared number is then the exponent of the metric in this key.
-        tried: remark on attempts to reach the published number.
+    Paths are relative to the working directory. A method that is compared with a published number has no baseline.
     """
 
     name: str
@@ -78,12 +61,7 @@ class Claim:
 
 
 def entries_of(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
-    """Yield the entries of a claim file, each with its place in error messages.
-
-    Raises:
-        FileNotFoundError: if the file does not exist.
-        ValueError: if an entry is not a mapping, or if the file has no entry.
-    """
+    """Yield the entries of a claim file, each with its place in error messages."""
     if not path.is_file():
         raise FileNotFoundError(f"claim file {path} {'is not a file' if path.exists() else 'does not exist'}")
     content = parsed(text_of(path), path)
@@ -98,12 +76,7 @@ def entries_of(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
 
 
 def load_claims(path: Path) -> list[Claim]:
-    """Read the statements of a claim file. Entries that have only a figure are left out.
-
-    Raises:
-        FileNotFoundError: if the file, or a config that it names, does not exist.
-        ValueError: if a key is missing, unknown or has an invalid value. The message names the key.
-    """
+    """Read and check the statements of a claim file. Entries that have only a figure are left out."""
     return [_claim(entry, path, where) for where, entry in entries_of(path) if set(entry) != {"method", "figure"}]
 
 
@@ -112,14 +85,14 @@ def _claim(entry: Mapping[str, object], path: Path, where: str) -> Claim:
     allowed = REQUIRED + (OF_PUBLISHED if published else OF_BASELINE) + OPTIONAL
     for key in entry:
         if key not in allowed:
-            raise ValueError(f"{where}: unknown key {key}{choose_from(str(key), allowed)}")
+            raise ValueError(f"{where}: unknown key {key}{choose_from(str(key), allowed, 'keys')}")
     for key in (*REQUIRED, *([] if published else ["baseline"])):
         if key not in entry:
             either = " (or published)" if key == "baseline" else ""
             raise ValueError(f"{where}: {key}{either} is missing; a claim has the keys {', '.join(allowed)}")
-    values = dict(entry)
+    values: dict[str, Any] = dict(entry)
     for key in (key for key in TEXTS if key in entry):
-        if not isinstance(values[key], str) or not str(values[key]).strip():
+        if not isinstance(values[key], str) or not values[key].strip():
             raise ValueError(f"{where}: {key} must be a text, got {values[key]!r}")
     directions = ("higher", "lower", "equal") if published else ("higher", "lower")
     if values["direction"] not in directions:
@@ -130,7 +103,7 @@ def _claim(entry: Mapping[str, object], path: Path, where: str) -> Claim:
         values[key] = finite(entry[key])
         if values[key] is None:
             raise ValueError(f"{where}: {key} must be a number, got {entry[key]!r}")
-        if published and key != "published" and float(str(values[key])) < 0:
+        if published and key != "published" and values[key] < 0:
             raise ValueError(f"{where}: {key} must be at least 0, got {entry[key]!r}")
     for key, fewest in (("seeds", 1 if published else 2), ("planned_seeds", 1)):
         seeds = values.get(key, [0])
@@ -146,11 +119,8 @@ def _claim(entry: Mapping[str, object], path: Path, where: str) -> Claim:
     if "vary" in entry:
         values["vary"] = _variation(entry["vary"], where)
     own = f"{path.resolve().parent.name}/{arms['method'].directory}"
-    values |= {"baseline": None, "name": own, **arms}
-    if "name" in entry:
-        values["name"] = entry["name"]
     values.pop("figure", None)
-    return Claim(**values)  # type: ignore[arg-type]
+    return Claim(**{"name": own, "baseline": None, **values, **arms})
 
 
 def _variation(entry: object, where: str) -> Variation:
@@ -186,16 +156,11 @@ class Place:
         own = {each for arm, _ in claim.sides for each in self.experiments[arm, claim.vary]}
         return [run for run in self.runs if run.experiment in own and run.seed in claim.seeds]
 
-    def batches(self) -> Iterator[tuple[list[Run], Path | None]]:
-        """Yield the runs that are compared with a baseline, and then the runs of each arm with a published number.
-
-        The second value is the file with the CPU seconds of the runs.
-        """
-        compared = [run for claim in self.claims if claim.baseline for run in self.runs_of(claim)]
-        yield [run for run in self.runs if run in compared], None
-        for claim in self.claims:
-            if claim.published is not None and (own := self.runs_of(claim)):
-                yield own, self.cpu_seconds(claim)
+    @property
+    def compared(self) -> list[Run]:
+        """Runs that are compared with a baseline, which the tables of `compare` show."""
+        own = [run for claim in self.claims if claim.baseline for run in self.runs_of(claim)]
+        return [run for run in self.runs if run in own]
 
     def cpu_seconds(self, claim: Claim) -> Path:
         """Return the file with the CPU seconds of the runs of a claim."""
@@ -209,11 +174,7 @@ class Place:
 
 
 def place(claims: Sequence[Claim], output: Path) -> Place:
-    """Plan the runs of the claims in a folder. A run that several claims share is planned only once.
-
-    Raises:
-        ValueError, NotADirectoryError: if the output directory contains other runs.
-    """
+    """Plan the runs of the claims in a folder, and check the output directory. Shared runs are planned only once."""
     arms = list(dict.fromkeys(arm for claim in claims for arm, _ in claim.sides))
     loaded = dict(zip(arms, load_experiments(arms), strict=True))
     experiments: dict[tuple[Arm, Variation | None], list[Experiment]] = {}
@@ -239,11 +200,7 @@ def place(claims: Sequence[Claim], output: Path) -> Place:
 
 
 def check_metrics(run: Run, places: Sequence[Place]) -> None:
-    """Raise an error if a finished run lacks the metric of a claim. Call this function before other runs start.
-
-    Raises:
-        ValueError: if a metric is missing. The message names the claim and the available metrics.
-    """
+    """Raise an error if a finished run lacks the metric of a claim. Call this function before other runs start."""
     for found in (place for place in places if run in place.runs):
         for claim in found.claims:
             for arm, metric in claim.sides:
@@ -264,9 +221,6 @@ def try_metrics(places: Sequence[Place], metrics_of: Callable[[Sequence[str]], C
             them. Methods that are not trained are skipped, too.
         metrics_of: function that runs `fit` with the given arguments for a short time and returns the names of the
             metrics, or None if the run failed.
-
-    Raises:
-        ValueError: if a metric seems misspelt. The message names the claim and the available metrics.
     """
     known: dict[Experiment, Collection[str] | None] = {}
     for found in places:
@@ -285,11 +239,7 @@ def try_metrics(places: Sequence[Place], metrics_of: Callable[[Sequence[str]], C
 
 
 def select(named: Sequence[str]) -> dict[Path, list[Claim]]:
-    """Read the claims of files, or single claims by their names, by the folder of their file.
-
-    Raises:
-        FileNotFoundError, ValueError: if a claim file is missing or invalid, or if no claim has a name.
-    """
+    """Read the claims of files, or single claims by their names, by the folder of their file."""
     claims: dict[Path, list[Claim]] = {}
     for each in named:
         file = located(Path(each))
@@ -306,11 +256,7 @@ def select(named: Sequence[str]) -> dict[Path, list[Claim]]:
 
 
 def plan(named: Sequence[str | Path], output: Path | None) -> list[Place]:
-    """Read claims and plan their runs, with one `Place` per folder.
-
-    Raises:
-        FileNotFoundError, ValueError: if a claim file is missing or invalid. The error is raised before any run starts.
-    """
+    """Read claims and plan their runs, with one `Place` per folder."""
     claims = select([str(each) for each in named])
     if output and len(claims) == 1:
         return [place(each, output) for each in claims.values()]
@@ -323,9 +269,7 @@ def commands_of(claims: Sequence[Claim], program: str) -> Iterator[str]:
     for claim in claims:
         yield f"# {claim.name}"
         for arm, _ in claim.sides:
-            more = ["--seed_everything", str(claim.seeds[0])]
-            more += ["--test_after_fit", "true"] if arm.command == "fit" else []
-            alone = " ".join([program, arm.command, "--config", str(arm), *more])
-            each = claim.vary
-            varied_keys = [" ".join(f"--{key} {value}" for key in each.keys) for value in each.values] if each else [""]
-            yield from (f"{alone} {keys}".rstrip() for keys in varied_keys)
+            tested = " --test_after_fit true" * (arm.command == "fit")
+            alone = f"{program} {arm.command} --config {arm} --seed_everything {claim.seeds[0]}{tested}"
+            for value in claim.vary.values if claim.vary else [""]:
+                yield " ".join([alone, *(f"--{key} {value}" for key in (claim.vary.keys if claim.vary else ()))])

@@ -16,11 +16,10 @@ from experiments.results import (
     Summary,
     markdown,
     mean_and_std,
-    read_csv,
     summarise,
     write_csv,
 )
-from experiments.run_request import Experiment, Run
+from experiments.run_request import Experiment
 from experiments.sweeps.fits import fits, keys_to_fit
 
 HOLDS, FAILS, MISSING = "holds", "does not hold", DID_NOT_RUN
@@ -89,12 +88,7 @@ def judge(claim: Claim, method: Sequence[float], baseline: Sequence[float]) -> t
 
 
 def paired_p_value(better: Sequence[float], worse: Sequence[float]) -> float:
-    """Compute the p-value of the one-sided paired t-test. It is 0 or 1 if all pairs have the same difference.
-
-    Args:
-        better: values that are expected to be greater, one per seed.
-        worse: values that are expected to be smaller, one per seed, in the same order.
-    """
+    """Compute the p-value of the one-sided paired t-test. It is 0 or 1 if all pairs have the same difference."""
     from scipy.stats import ttest_rel
 
     differences = {a - b for a, b in zip(better, worse, strict=True)}
@@ -240,11 +234,6 @@ def decide(place: Place, failures: Sequence[Failure]) -> tuple[list[Verdict], li
     return verdicts, rows_of(verdicts, place)
 
 
-def read_claims(path: Path) -> list[Row]:
-    """Read claims.csv, or return no rows if the file does not exist."""
-    return read_csv(path)
-
-
 def write_claims(path: Path, rows: Sequence[Row]) -> None:
     """Write claims.csv."""
     write_csv(path, COLUMNS, [[row[name] for name in COLUMNS] for row in rows])
@@ -271,8 +260,7 @@ def claims_table(rows: Sequence[Row]) -> str:
             row["claim"],
             row["paper"],
             f"{row['metric']} ({row['direction']})",
-            *(_cell(row, which) for which in ("method", "baseline", "baseline_best_epoch")),
-            _difference(row),
+            *_numbers(row),
             row["margin"],
             f"**{row['verdict']}**"
             + (", not predicted" if row["predicted"] == OPEN else "")
@@ -293,29 +281,32 @@ def _seeds(row: Row) -> str:
 
 def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Return the header and the rows of the table that is printed in the terminal."""
-    header = ["claim", "metric", "method", HEADER[4], HEADER[5], HEADER[6], "margin", "verdict"]
-    return header, [
-        [row["claim"], row["metric"], *(_cell(row, which) for which in ("method", "baseline", "baseline_best_epoch")),
-         _difference(row), f"{row['margin']} {row['direction']}",
+    return ["claim", "metric", *HEADER[3:9]], [
+        [row["claim"], row["metric"], *_numbers(row), f"{row['margin']} {row['direction']}",
          ": ".join(filter(None, (row["verdict"], row["reason"])))]
         for row in rows
     ]  # fmt: skip
 
 
-def _cell(row: Row, which: str) -> str:
-    if which == "baseline" and row["published"]:
-        return "published: " + row["published"] + (f" ± {row['uncertainty']}" if row["uncertainty"] else "")
-    if not row[f"{which}_mean"]:
-        return "-"
-    figure = mean_and_std(float(row[f"{which}_mean"]), float(row[f"{which}_std"] or "nan"))
-    return f"{row[f'{which}_name']}: {figure}" if row.get(f"{which}_name") else figure
+def format_number(row: Row, mean: str, std: str, missing: str = "-") -> str:
+    """Format the mean and standard deviation in two columns of a row, or return `missing` if there is no mean."""
+    return mean_and_std(float(row[mean]), float(row[std] or "nan")) if row[mean] else missing
 
 
-def _difference(row: Row) -> str:
-    if not row["difference"]:
-        return "-"
-    figure = mean_and_std(float(row["difference"]), float(row["difference_std"] or "nan"))
-    return f"{figure} (p = {float(row['p']):.2g})" if row["p"] else figure
+def _numbers(row: Row) -> list[str]:
+    """Format the numbers of the method, of the baseline and of its best epoch, and the difference."""
+    shown = {
+        name: format_number(row, f"{name}_mean", f"{name}_std")
+        for name in ("method", "baseline", "baseline_best_epoch")
+    }
+    for name in ("method", "baseline"):
+        if row[f"{name}_name"] and shown[name] != "-":
+            shown[name] = f"{row[f'{name}_name']}: {shown[name]}"
+    if row["published"]:
+        uncertainty = f" ± {row['uncertainty']}" if row["uncertainty"] else ""
+        shown["baseline"] = f"published: {row['published']}{uncertainty}"
+    p = f" (p = {float(row['p']):.2g})" if row["p"] else ""
+    return [*shown.values(), format_number(row, "difference", "difference_std") + p]
 
 
 def reproduced_page(rows: Sequence[Row], papers: Mapping[str, str]) -> str:
@@ -349,8 +340,3 @@ def write(rows: Sequence[Row], output: Path) -> None:
     """Write claims.csv and claims.md."""
     write_claims(output / "claims.csv", rows)
     write_text(output / "claims.md", claims_table(rows))
-
-
-def finished_runs(place: Place) -> list[Run]:
-    """Return the runs that are compared with a baseline, which the tables of `compare` show."""
-    return next(place.batches())[0]

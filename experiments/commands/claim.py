@@ -52,12 +52,13 @@ from pathlib import Path
 from datamodules.files.whole_files import owned_path
 from experiments.arguments import PROGRAM
 from experiments.claims.statements import ABOVE, check_metrics, commands_of, plan, select, try_metrics
-from experiments.claims.verdicts import Row, cells, decide, finished_runs, read_claims, write, write_claims
+from experiments.claims.verdicts import Row, cells, decide, write, write_claims
 from experiments.compare import show
-from experiments.launching.launchers import add_arguments, launcher, resources
+from experiments.launching.launchers import add_arguments, launcher
 from experiments.launching.preflight import metrics_of_short_run, preflight
 from experiments.launching.run_queue import GRACE_SECONDS, TRAIN, Failure, lock, print_failures, run_all
-from experiments.results import latest, table, terminal
+from experiments.results import latest, read_csv, table, terminal
+from experiments.run_request import Run
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -92,7 +93,7 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
     places = plan(options.claims, options.output)
     runs = [run for each in places for run in each.runs]
     experiments = list(dict.fromkeys(run.experiment for run in runs))
-    engine = launcher(resources(options), experiments, (options.output or ABOVE) / "slurm")
+    engine = launcher(options, experiments, (options.output or ABOVE) / "slurm")
     if run_command is TRAIN:
         preflight(runs, engine=engine)
         try_metrics(places, partial(metrics_of_short_run, engine=engine))
@@ -101,8 +102,13 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
     try:
         above = [options.output or ABOVE] if len(places) > 1 else []
         with lock([*above, *(each.output for each in places)]) as locks:
-            compared = [run for each in places for run in finished_runs(each)]
-            batches = [(compared, None), *(batch for each in places for batch in list(each.batches())[1:])]
+            batches: list[tuple[list[Run], Path | None]] = [([run for each in places for run in each.compared], None)]
+            batches += [
+                (each.runs_of(claim), each.cpu_seconds(claim))
+                for each in places
+                for claim in each.claims
+                if claim.published is not None
+            ]
             for own, cpu_seconds in batches:
                 begun = _children()
                 try:
@@ -113,8 +119,8 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
                         with cpu_seconds.open("a", encoding="utf-8") as file:
                             file.write(f"{used:.1f}\n")
             for each in places:
-                if comparison := finished_runs(each):
-                    show(comparison, each.output, console)
+                if each.compared:
+                    show(each.compared, each.output, console)
                 decided, rows = decide(each, failures)
                 write(rows, each.output)
                 verdicts += decided
@@ -123,7 +129,7 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
                 write(every, folder)
         if options.record:
             with owned_path(options.record, GRACE_SECONDS, "choose another --record"):
-                write_claims(options.record, latest([*read_claims(options.record), *every], ["claim"]))
+                write_claims(options.record, latest([*read_csv(options.record), *every], ["claim"]))
     except KeyboardInterrupt:
         done = sum(run.finished for run in runs)
         print(f"interrupted: {done} of {len(runs)} runs are finished; repeat the command to continue", file=sys.stderr)

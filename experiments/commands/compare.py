@@ -28,22 +28,25 @@ table.csv and table.png; with --fit, exponents.csv and exponents.png; and with -
 a run is <config>/seed_<seed>/ or <config>/<key>=<value>/seed_<seed>/.
 """
 
+import math
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiments.arguments import ArgumentParser, seed
 from experiments.claims.arms import arm
 from experiments.compare import collect, default_output, plan, show
-from experiments.launching.launchers import add_arguments, launcher, resources
+from experiments.launching.launchers import add_arguments, launcher
 from experiments.launching.preflight import PREFLIGHT, preflight
 from experiments.launching.run_queue import TRAIN, lock, print_failures, run_all
-from experiments.results import chosen, summarise, table, terminal, write_csv
-from experiments.run_request import load_experiments
-from experiments.sweeps.averages import averages, parts_of
+from experiments.results import Result, chosen, summarise, table, terminal, write_csv
+from experiments.run_request import Experiment, load_experiments
 from experiments.sweeps.fits import keys_to_fit
 from experiments.sweeps.variations import variation, varied
+
+Parts = Mapping[str, Sequence[str]]
+"""Names of metrics, by the name of their configuration."""
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -90,7 +93,7 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN, preflight_comman
     parts = parts_of(options.average, experiments)
     output = options.output or default_output(options.configs)
     runs = plan(experiments, options.seeds, output)
-    engine = launcher(resources(options), experiments, output / "slurm")
+    engine = launcher(options, experiments, output / "slurm")
     if preflight_command or run_command is TRAIN:
         preflight(runs, preflight_command or PREFLIGHT, engine)
     if options.metrics:
@@ -113,3 +116,49 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN, preflight_comman
         return 1
     print_failures(failures, console)
     return 1 if failures else 0
+
+
+def parts_of(texts: Sequence[str], experiments: Sequence[Experiment]) -> Parts:
+    """Parse texts of the form `CONFIG:METRIC` or `CONFIG:METRIC+METRIC`."""
+    parts: dict[str, Sequence[str]] = {}
+    known = list(dict.fromkeys(each.config_name for each in experiments))
+    for text in texts:
+        config, _, metrics = text.rpartition(":")
+        if config not in known or config in parts or not all(metrics.split("+")):
+            raise ValueError(
+                f"--average {text} must be CONFIG:METRIC or CONFIG:METRIC+METRIC, where each CONFIG is given "
+                f"once and is one of {', '.join(known)}"
+            )
+        parts[config] = metrics.split("+")
+    return parts
+
+
+def averages(results: Sequence[Result], experiments: Sequence[Experiment], parts: Parts) -> list[Result]:
+    """Average over configurations, for each setting of the varied keys and each seed with results of all configs.
+
+    If a configuration has several metrics, they are averaged first.
+
+    Args:
+        results: metrics of finished runs.
+        experiments: compared experiments.
+        parts: metrics of each configuration, with or without a stage.
+
+    Returns:
+        Results of the metric `average`. The `config` of a result is the setting of the varied keys.
+    """
+    values = {(result.config, result.metric, result.seed): result.value for result in results}
+    found: dict[tuple[str, int], list[float]] = {}
+    for each in experiments:
+        names = {metric for config, metric, _ in values if config == each.title}
+        own = [one if one in names else f"test/{one}" for one in parts.get(each.config_name, ())]
+        if missing := [one for one in own if names and one not in names]:
+            raise ValueError(f"--average: {each.name} has no {missing[0]}; it has {', '.join(sorted(names))}")
+        setting = ", ".join(f"{key} {value}" for key, value in each.setting)
+        for one in dict.fromkeys(result.seed for result in results if own and result.config == each.title):
+            numbers = [values.get((each.title, metric, one), math.nan) for metric in own]
+            found.setdefault((setting, one), []).append(sum(numbers) / len(numbers))
+    return [
+        Result(setting, "average", one, sum(numbers) / len(numbers))
+        for (setting, one), numbers in found.items()
+        if len(numbers) == len(parts)
+    ]

@@ -106,11 +106,7 @@ def run(options: Namespace) -> int:
 
 
 def of_run(options: Namespace, settings: Any) -> tuple[Any, Any]:
-    """Load the model of a run as an image generator, with the precision of the run.
-
-    Raises:
-        ValueError: if the run cannot be loaded, or if its model does not generate images.
-    """
+    """Load the model of a run as an image generator, with the precision of the run."""
     from argparse import ArgumentError
 
     from lightning.fabric.utilities.exceptions import MisconfigurationException

@@ -19,6 +19,14 @@ CONTRAST = 6
 """Factor by which a contrast-enhanced frame multiplies differences from the mean."""
 SHOWN = 24
 """Number of sequences on the contact sheet."""
+BOUNDS = {
+    "size": (64, "side of a window, in pixels"),
+    "max_variance": (50.0, "maximal variance of a frame's grey levels"),
+    "min_mean": (0.0, "minimal mean of a frame's grey levels"),
+    "max_variance_change": (50.0, "maximal variance of the frames' variances"),
+    "max_mean_change": (50.0, "maximal variance of the frames' means"),
+}
+"""Arguments of the test of a window: default, and help."""
 
 
 def contact_sheet(names: Sequence[str], frames: "NDArray[np.uint8]", path: Path) -> None:
@@ -48,18 +56,9 @@ def contact_sheet(names: Sequence[str], frames: "NDArray[np.uint8]", path: Path)
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("videos", type=Path, help="folder of clips: folders of frames, or video files")
     parser.add_argument("library", type=Path, help="new folder")
-    parser.add_argument("--size", type=int, default=64, help="side of a window, in pixels; default: 64")
     parser.add_argument("--frames", type=int, help="frames per sequence (longer clips are split); default: all")
-    parser.add_argument(
-        "--max_variance", type=float, default=50.0, help="maximal variance of a frame's grey levels; default: 50"
-    )
-    parser.add_argument("--min_mean", type=float, default=0.0, help="minimal mean of a frame's grey levels; default: 0")
-    parser.add_argument(
-        "--max_variance_change", type=float, default=50.0, help="maximal variance of the frames' variances; default: 50"
-    )
-    parser.add_argument(
-        "--max_mean_change", type=float, default=50.0, help="maximal variance of the frames' means; default: 50"
-    )
+    for name, (default, about) in BOUNDS.items():
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=f"{about}; default: {default:g}")
     parser.add_argument("--grey", action="store_true", help="write grey frames")
 
 
@@ -72,8 +71,7 @@ def run(options: Namespace) -> int:
     from datamodules.video.noise_windows import WindowTest, collected
 
     at_least(1, frames=options.frames)
-    bounds = ("size", "max_variance", "min_mean", "max_variance_change", "max_mean_change")
-    test = WindowTest(**{name: getattr(options, name) for name in bounds})
+    test = WindowTest(**{name: getattr(options, name) for name in BOUNDS})
     names: list[str] = []
     shown: list[NDArray[np.uint8]] = []
     with new_folder(options.library, remedy="choose another folder") as library:

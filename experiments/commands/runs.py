@@ -11,14 +11,34 @@ ended with an error, and otherwise killed. Runs are only read: nothing that a ru
 executed.
 """
 
+import csv
 import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import suppress
+from html import escape
 from pathlib import Path
 
 from experiments.arguments import ArgumentParser
-from experiments.listing.runs import STATES, ListedRun, changed_settings, is_written, read_run, run_directories
+from experiments.listing import STATES, ListedRun, changed_settings, is_written, read_run, run_directories
+from experiments.results import Curves, duration, read_curves, table, terminal, validation_metric
+
+WIDTH, HEIGHT = 160, 48
+"""Size of a curve in pixels."""
+MOST_CURVES = 500
+"""Maximum number of runs whose curves are drawn."""
+HEAD = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>Runs</title>
+<style>
+body { font: 14px/1.4 system-ui, sans-serif; margin: 1rem; }
+td, th { padding: 2px 10px 2px 0; text-align: left; vertical-align: top; overflow-wrap: anywhere; }
+polyline { fill: none; stroke: #0072b2; stroke-width: 1.5; }
+</style>
+"""
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -70,8 +90,6 @@ def _sorted(runs: Sequence[ListedRun], key: str) -> list[ListedRun]:
 
 
 def _list(runs: Sequence[ListedRun], metrics: Sequence[str], form: str) -> None:
-    from experiments.results import duration, table, terminal
-
     shown = list(metrics) or list(dict.fromkeys(name for run in runs for name in run.metrics if "test/" in name))[:1]
     header = ["run", "method", "data", "state", "epoch", *shown, "started", "duration", "continue or reason"]
 
@@ -85,18 +103,46 @@ def _list(runs: Sequence[ListedRun], metrics: Sequence[str], form: str) -> None:
     if form == "table":
         terminal().print(table(f"{len(runs)} runs", header, [cells(run, ".4g") for run in runs]))
     elif form == "csv":
-        import csv
-
         csv.writer(sys.stdout, lineterminator="\n").writerows([header, *(cells(run, "") for run in runs)])
     else:
-        from experiments.listing.page import page
-
         print(page(header, [cells(run, ".4g") for run in runs], [run.directory for run in runs]))
+
+
+def page(header: Sequence[str], rows: Sequence[Sequence[str]], directories: Sequence[Path]) -> str:
+    """Return an HTML page with a row for each run: its cells, and the curve of its validation metric or loss."""
+    lines = [HEAD, "<table>", _row("th", [escape(name) for name in [*header, "curve"]])]
+    for number, (cells, directory) in enumerate(zip(rows, directories, strict=True)):
+        curve = _curve(directory) if number < MOST_CURVES else ""
+        lines.append(_row("td", [*map(escape, cells), curve]))
+    return "\n".join([*lines, "</table>", "</html>"])
+
+
+def _row(tag: str, cells: Sequence[str]) -> str:
+    return f"<tr>{''.join(f'<{tag}>{cell}</{tag}>' for cell in cells)}</tr>"
+
+
+def _curve(directory: Path) -> str:
+    curves: Curves = {}
+    with suppress(OSError, ValueError, KeyError, TypeError, OverflowError):
+        curves = read_curves(directory / "metrics.csv") if (directory / "metrics.csv").is_file() else {}
+    name = validation_metric(curves, None) or next(iter(curves), None)
+    points = [(x, y) for x, y in sorted(curves[name].items()) if abs(y) < 1e300] if name else []
+    if len(points) < 2 or name is None:
+        return ""
+    (left, right), values = (points[0][0], points[-1][0]), [y for _, y in points]
+    low, high = min(values), max(values)
+    drawn = " ".join(
+        f"{(x - left) / (right - left) * WIDTH:.1f},{HEIGHT - (y - low) / ((high - low) or 1) * HEIGHT:.1f}"
+        for x, y in points
+    )
+    return (
+        f'<svg width="{WIDTH}" height="{HEIGHT}"><polyline points="{drawn}"/></svg><br>{escape(name)} {values[-1]:.4g}'
+    )
 
 
 def printable(text: str) -> str:
     """Replace characters that could control a terminal."""
-    return "".join(each if each.isprintable() else "?" for each in text)
+    return text if text.isprintable() else "".join(each if each.isprintable() else "?" for each in text)
 
 
 def _show(directory: Path) -> int:

@@ -16,42 +16,22 @@ prompts. The published checkpoint of MPS is a pickle: its tensors are read, but 
 prints the mean of each score with the standard error, and writes all scores to scores.csv.
 """
 
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-
-def name_and_value(text: str) -> tuple[str, str]:
-    """Parse an argument of the form NAME=VALUE.
-
-    Raises:
-        ArgumentTypeError: if a part is missing.
-    """
-    name, _, value = text.partition("=")
-    if not name or not value:
-        raise ArgumentTypeError(f"'{text}' is not of the form SCORE=PATH")
-    return name, value
+from experiments.arguments import named_value
 
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, help="folder of images, written by `generate` or otherwise")
     parser.add_argument("--prompts", nargs="+", help="texts, or one file; default: those in images.parquet")
-    parser.add_argument(
-        "--scores",
-        nargs="+",
-        default=["clip_score"],
-        help="clip_score (default), pick_score, hpsv2, mps, image_reward, aesthetic",
-    )
-    parser.add_argument(
-        "--models", nargs="+", default=[], type=name_and_value, metavar="SCORE=MODEL", help="folder or Hub name of CLIP"
-    )
-    parser.add_argument(
-        "--weights",
-        nargs="+",
-        default=[],
-        type=name_and_value,
-        metavar="SCORE=FILE",
-        help="for hpsv2, mps, image_reward and aesthetic",
-    )
+    names = "clip_score (default), pick_score, hpsv2, mps, image_reward, aesthetic"
+    parser.add_argument("--scores", nargs="+", default=["clip_score"], help=names)
+    for name, metavar, about in (
+        ("--models", "SCORE=MODEL", "folder or Hub name of CLIP"),
+        ("--weights", "SCORE=FILE", "for hpsv2, mps, image_reward and aesthetic"),
+    ):
+        parser.add_argument(name, nargs="+", default=[], type=named_value, metavar=metavar, help=about)
     parser.add_argument("--local_files_only", action="store_true", help="look for Hub names in the local cache only")
     parser.add_argument("--output", type=Path, help="table of all images; default: scores.csv in the folder")
     parser.add_argument("--batch_size", type=int, default=50, help="images per batch; default: 50")

@@ -67,20 +67,13 @@ def shares(gpus: Sequence[str], jobs: int | None, per_job: float, exclusive: boo
 
     Returns:
         The GPUs that are visible to each run.
-
-    Raises:
-        ValueError: if there are too few GPUs, or if runs would share a GPU that cannot be shared.
     """
     if per_job > 1 and any(name.startswith("MIG-") for name in gpus):
-        raise ValueError(
-            f"--gpus_per_job {per_job:g}: a process can use one MIG instance at most, and GPUs of this "
-            f"machine are MIG instances"
-        )
+        reason = "a process can use one MIG instance at most, and GPUs of this machine are MIG instances"
+        raise ValueError(f"--gpus_per_job {per_job:g}: {reason}")
     if per_job < 1 and exclusive:
-        raise ValueError(
-            f"--gpus_per_job {per_job:g}: runs cannot share a GPU, because a GPU of this machine is in compute "
-            f"mode Exclusive_Process"
-        )
+        mode = "a GPU of this machine is in compute mode Exclusive_Process"
+        raise ValueError(f"--gpus_per_job {per_job:g}: runs cannot share a GPU, because {mode}")
     room = int(len(gpus) / per_job + 1e-9)
     if room < (jobs or 1):
         needed = f"{jobs or 1} runs at a time need {(jobs or 1) * per_job:g} GPUs with {per_job:g} each"

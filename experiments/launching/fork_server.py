@@ -45,6 +45,7 @@ from typing import Any
 LARGEST_MESSAGE = 2**17
 MOST_HELD = 64
 """Maximum number of file descriptors in a message."""
+CLOSE_SECONDS = 10.0
 AVAILABLE = sys.platform == "linux"
 """Whether a process can fork after many imports. On macOS, it cannot, because system libraries start threads."""
 WITHOUT_OPENING = "PYTORCH_NVML_BASED_CUDA_CHECK"
@@ -58,12 +59,7 @@ def end_with_parent() -> None:
 
 
 class Forked:
-    """A process that was forked by a server.
-
-    Args:
-        server: server that forked the process and reports its exit status.
-        pid: ID of the process and of its process group.
-    """
+    """A process that was forked by a server. It leads the process group with its ID."""
 
     waiting, said = False, ""
 
@@ -90,13 +86,10 @@ class ForkServer:
     Args:
         script: script that every process runs.
         environment: environment variables of the server and its processes.
-        pass_fds: file descriptors that the server and its processes inherit.
         imports: modules that the server imports at its start.
     """
 
-    def __init__(
-        self, script: Path, environment: Mapping[str, str], pass_fds: Sequence[int] = (), imports: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, script: Path, environment: Mapping[str, str], imports: Sequence[str] = ()) -> None:
         self.ended: dict[int, int] = {}
         self.forked = 0
         self.unsafe = ""
@@ -111,7 +104,6 @@ class ForkServer:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 env={**environment, WITHOUT_OPENING: "1"},
-                pass_fds=pass_fds,
                 process_group=0,  # Ctrl-C is sent only to the queue
                 preexec_fn=end_with_parent,
             )
@@ -124,18 +116,14 @@ class ForkServer:
         script: Path | None = None,
         given: Path | None = None,
     ) -> Forked | None:
-        """Run a script in a forked process.
+        """Run a script in a forked process, or return None if the server cannot be forked or has ended.
 
         Args:
             arguments: arguments of the script.
             log: file to which standard output and standard error are appended.
-            environment: environment variables to set or change. The process inherits all other variables from the
-                server.
+            environment: environment variables to set or change. All others are those of the server.
             script: script to run. None means the script of the server.
             given: file for standard input. None means empty input.
-
-        Returns:
-            The process, or None if the server cannot be forked or has ended.
         """
         request: dict[str, Any] = {"arguments": list(arguments), "log": str(log.absolute())}
         request |= {"environment": {**self.own, **environment}, "given": str(given.absolute() if given else os.devnull)}
@@ -178,21 +166,17 @@ class ForkServer:
         self.gone = True
         self.channel.close()
         self.process.kill()
-        self.process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it may wait for a disk
+            self.process.wait(CLOSE_SECONDS)
 
 
 # server side
 
 
 def serve(channel: socket.socket, imports: Sequence[str]) -> dict[str, Any] | None:
-    """Fork a process for each request, and report the exit statuses to the client.
+    """Fork a process for each request of the client, and report the exit statuses.
 
-    Args:
-        channel: socket that is connected to the client.
-        imports: modules to import at the start.
-
-    Returns:
-        In a forked process, the request that it must process. In the server, None after the client has ended.
+    Return the request in the forked process that must process it, and None in the server after the client has ended.
     """
     notes: dict[int, int] = {}  # file to which each process writes its imports, by process ID
     unsafe, learnt = "", [*imports]
@@ -249,11 +233,7 @@ def _ended() -> Iterator[tuple[int, int]]:
 
 
 def learn(names: Sequence[str]) -> str:
-    """Import modules that a run has imported.
-
-    Returns:
-        The reason why this process can no longer be forked, or an empty string if it can be forked.
-    """
+    """Import modules that a run has imported, and return the reason if this process can no longer be forked."""
     for name in names:
         if name not in sys.modules:
             with contextlib.suppress(Exception, SystemExit):  # fails, for example, for a module that the run created

@@ -67,7 +67,7 @@ class Local:
         return self._prepare(runs)
 
     def ask(self, script: Path, arguments: Sequence[str], given: str, runs: int) -> str | None:
-        """Run a script in a process forked from the server. The server then also imports the modules of the script.
+        """Run a script in a process forked from the server, which then also imports the modules of the script.
 
         Args:
             script: Python file to run.
@@ -81,7 +81,7 @@ class Local:
         if not self.forks:
             return None
         self._prepare(runs)
-        server = self._server = self._server or ForkServer(Path(TRAIN[1]), self._environment, imports=IMPORTS)
+        server = self._server = self._server or ForkServer(Path(TRAIN[1]), self._environment, IMPORTS)
         with tempfile.TemporaryDirectory() as directory:
             said, text = Path(directory, "said"), Path(directory, "given")
             said.touch()
@@ -118,7 +118,8 @@ class Local:
         if self.forks and program == sys.executable and len(script) == 1:
             if self._server is None or self._server.gone:
                 imports = IMPORTS if job.command == TRAIN else ()
-                self._server = ForkServer(Path(script[0]), self._environment, self._locks, imports)
+                self._server = ForkServer(Path(script[0]), self._environment, imports)
+                self._server.hold(self._locks)
             if forked := self._server.fork(job.arguments, job.log, own):
                 return forked
             self.forks = False
@@ -146,12 +147,7 @@ def start_process(
 ) -> subprocess.Popen[bytes]:
     """Start a process in a new process group. The process appends its output to a log, and ends when its parent ends.
 
-    Args:
-        command: command to run.
-        log: log file.
-        environment: environment variables of the process.
-        pass_fds: file descriptors that the process inherits.
-        ignored: signal that the process ignores because its parent handles it.
+    It inherits the file descriptors `pass_fds`, and ignores the signal `ignored`, which its parent handles.
     """
 
     def prepare() -> None:

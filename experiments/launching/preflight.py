@@ -29,12 +29,7 @@ def preflight(runs: Sequence[Run], command: Sequence[str] = PREFLIGHT, engine: L
     Args:
         runs: all runs, including finished runs. An experiment is instantiated only once for all its seeds.
         command: command that instantiates the experiments.
-        engine: launcher of the runs. A launcher that forks runs also forks the separate process, so that imports are
-            shared.
-
-    Raises:
-        ValueError: if experiments cannot be instantiated. The message names these experiments and gives the first
-            error.
+        engine: launcher of the runs. If it forks runs, it also forks the separate process, which shares its imports.
     """
     unfinished = [run for run in runs if not run.finished]
     waiting = list(dict.fromkeys(run.experiment for run in unfinished))

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
+from unittest.mock import patch
 
 from experiments.launching.local import Local
 from experiments.launching.run_queue import GRACE_SECONDS, Job
@@ -80,16 +81,9 @@ def _of_this_machine_alone() -> Iterator[None]:
     """
     from ray._private import ray_constants as constants
 
-    name, before = constants.ENABLE_RAY_CLUSTERS_ENV_VAR, constants.ENABLE_RAY_CLUSTER
-    given = os.environ.get(name)
-    os.environ[name], constants.ENABLE_RAY_CLUSTER = "0", False
-    try:
+    variable = {constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
+    with patch.dict(os.environ, variable), patch.object(constants, "ENABLE_RAY_CLUSTER", False):
         yield
-    finally:
-        constants.ENABLE_RAY_CLUSTER = before
-        os.environ.pop(name)
-        if given is not None:
-            os.environ[name] = given
 
 
 class Task:
@@ -126,9 +120,6 @@ class RayTasks:
         cpus: number of CPU cores per run. None means one.
         wanted: number of GPUs per run that the configurations request.
         no_fork: whether to start each run as a new process.
-
-    Raises:
-        ValueError: if Ray is not installed, if the cluster cannot be reached, or if it lacks the requested resources.
     """
 
     def __init__(self, jobs: int | None, gpus: float | None, cpus: int | None, wanted: int, no_fork: bool) -> None:

@@ -6,7 +6,6 @@ queue is killed, repeating the command therefore continues it.
 
 import contextlib
 import json
-import os
 import shlex
 import signal
 import sys
@@ -22,7 +21,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from datamodules.files.whole_files import owned_folder, write_text
-from experiments.config_files import parsed, text_of
+from experiments.config_files import dotted, mapping_of, text_of
+from experiments.listing import last_metrics
 from experiments.results import duration, validation_metric
 from experiments.run_request import (
     PROJECT,
@@ -152,12 +152,8 @@ class Child:
 def lock(directories: Sequence[Path]) -> Iterator[tuple[int, ...]]:
     """Context manager that locks directories, so that no other queue uses them.
 
-    Yields:
-        File descriptors of the locks. Runs inherit them, so a directory remains locked as long as one of these runs
-        exists.
-
-    Raises:
-        ValueError: if another process still holds a lock after a waiting time in which runs can terminate.
+    It waits for a while for the runs of another queue to terminate. It yields the file descriptors of the locks, which
+    runs inherit, so that a directory remains locked as long as one of its runs exists.
     """
     with contextlib.ExitStack() as stack:
         yield tuple(stack.enter_context(owned_folder(each, GRACE_SECONDS)) for each in dict.fromkeys(directories))
@@ -183,17 +179,13 @@ def run_all(
         look_at: function that is called with each finished run. If it raises an exception, all runs are stopped.
 
     Returns:
-        The failed runs. A failed run does not stop other runs.
-
-    Raises:
-        KeyboardInterrupt: on Ctrl-C or SIGTERM, after the runs have been terminated.
+        The failed runs. A failed run does not stop other runs. Ctrl-C and SIGTERM terminate all runs.
     """
     waiting = deque(run for run in runs if not run.finished)
     code = code_fingerprint()
     _say_what_is_kept(runs, code, console)
-    for run in runs:
-        if run.finished:
-            look_at(run)
+    for run in (run for run in runs if run.finished):
+        look_at(run)
     if not waiting:
         return []
     children: list[Child] = []
@@ -219,9 +211,9 @@ def run_all(
                     children.append(child)
                     if not console.is_terminal:
                         verb = "handed over" if child.process.waiting else "continued" if child.resumed else "started"
-                        console.print(f"{child.run.title}: {verb}", markup=False)
+                        _say(console, f"{child.run.title}: {verb}")
                 if launcher.note:
-                    console.print(f"note: {launcher.note}", markup=False, soft_wrap=True)
+                    _say(console, f"note: {launcher.note}")
                     launcher.note = ""
                 for child in [child for child in children if child.process.poll() is not None]:
                     children.remove(child)
@@ -236,7 +228,7 @@ def run_all(
                         took.append(seconds)
                         left = duration(_all_left(children, len(waiting), took, room))
                         of_all = f"; {left} left for all runs" if waiting or children else ""
-                        console.print(f"{child.run.title}: finished in {seconds:.0f} s{of_all}", markup=False)
+                        _say(console, f"{child.run.title}: finished in {seconds:.0f} s{of_all}")
                 for child in children:
                     if child.process.waiting:
                         child.started = time.monotonic()
@@ -254,7 +246,7 @@ def run_all(
                 if children and (not waiting or len(children) == room):
                     launcher.wait(POLL_SECONDS)
         finally:
-            _terminate(children)
+            _terminate(children, console)
     return failures
 
 
@@ -265,17 +257,11 @@ def _all_left(children: Sequence[Child], waiting: int, took: Sequence[float], jo
 
 
 def _say_what_is_kept(runs: Sequence[Run], code: str, console: Console) -> None:
-    kept = [run for run in runs if run.finished]
-    if kept:
-        console.print(f"{len(kept)} of {len(runs)} runs are already finished and kept", markup=False)
-    other = [run for run in kept if record(run).get("code") != code]
-    if other:
-        console.print(
-            f"note: the code has changed since {len(other)} of them were run, such as "
-            f"{other[0].directory}; remove those that should run again",
-            markup=False,
-            soft_wrap=True,
-        )
+    if kept := [run for run in runs if run.finished]:
+        _say(console, f"{len(kept)} of {len(runs)} runs are already finished and kept")
+    if other := [run for run in kept if record(run).get("code") != code]:
+        changed = f"the code has changed since {len(other)} of them were run, such as {other[0].directory}"
+        _say(console, f"note: {changed}; remove those that should run again")
 
 
 def _changed(run: Run) -> bool:
@@ -314,17 +300,22 @@ def _end(child: Child) -> Failure | None:
 
 
 def _fail(failure: Failure, console: Console) -> Failure:
-    console.print(f"{failure.run.title}: failed, {failure.reason}", markup=False, soft_wrap=True)
+    _say(console, f"{failure.run.title}: failed, {failure.reason}")
     return failure
 
 
 def print_failures(failures: Sequence[Failure], console: Console) -> None:
     """Print the failed runs, each with the last lines and the path of its log."""
     for failure in failures:
-        title = f"\n{failure.run.title} failed ({failure.reason}); its log is {failure.run.directory / 'log.txt'}"
-        console.print(title, markup=False, soft_wrap=True)
+        log = failure.run.directory / "log.txt"
+        _say(console, f"\n{failure.run.title} failed ({failure.reason}); its log is {log}")
         for line in failure.log.splitlines():
-            console.print(f"  | {line}", markup=False, soft_wrap=True)
+            _say(console, f"  | {line}")
+
+
+def _say(console: Console, text: str) -> None:
+    """Print a text that contains no markup, without breaking its lines."""
+    console.print(text, markup=False, soft_wrap=True)
 
 
 def _show(child: Child, progress: Progress, console: Console) -> None:
@@ -334,50 +325,29 @@ def _show(child: Child, progress: Progress, console: Console) -> None:
     child.reported = now
     if child.max_epochs is None:
         child.max_epochs = _max_epochs(child.run.directory)
-    epochs, validation = _seen(child.run.directory)
-    if epochs is None:
+    epoch, _, metrics, _ = last_metrics(child.run.directory)
+    if epoch is None:
         return
+    epochs = epoch + 1
     child.see(epochs, now)
     text = f"epoch {epochs}/{child.max_epochs}" if child.max_epochs else f"epoch {epochs}"
-    text = f"{text}, {duration(child.seconds_left(now))} left{validation}"
-    if child.max_epochs and epochs > child.max_epochs:
+    text = f"{text}, {duration(child.seconds_left(now))} left"
+    if name := validation_metric(metrics, None):
+        text = f"{text}, {name} {metrics[name]:.4g}"
+    if epochs == child.max_epochs:
         text = "testing"
     if child.task is None:
-        console.print(f"{child.run.title}: {text}", markup=False)
+        _say(console, f"{child.run.title}: {text}")
     else:
         progress.update(child.task, total=child.max_epochs, completed=epochs, unit=text)
 
 
 def _max_epochs(directory: Path) -> int | None:
-    """Read `trainer.max_epochs` from the configuration of a run.
-
-    Return None if the configuration does not exist yet, or if the number of steps limits the run.
-    """
+    """Read `trainer.max_epochs`. Return None if the configuration does not exist yet or limits the number of steps."""
     with contextlib.suppress(OSError, ValueError):
-        path = directory / "config.yaml"
-        value = parsed(path.read_text(encoding="utf-8"), path)
-        for key in ("trainer", "max_epochs"):
-            value = value.get(key) if isinstance(value, dict) else None
+        value = dotted(mapping_of(directory / "config.yaml")).get("trainer.max_epochs")
         return value if isinstance(value, int) and value > 0 else None
     return None
-
-
-def _seen(directory: Path) -> tuple[int | None, str]:
-    """Read the number of finished epochs and the last validation metric from `metrics.csv`.
-
-    The number of epochs is None if the file has no rows.
-    """
-    with contextlib.suppress(OSError, ValueError), (directory / "metrics.csv").open("rb") as file:
-        columns = file.readline().decode().strip().split(",")
-        start = file.tell()
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(start, end - 2**16))
-        cells = [line.split(",") for line in file.read().decode(errors="replace").splitlines()]
-        rows = [dict(zip(columns, row, strict=True)) for row in cells if len(row) == len(columns)]
-        name = validation_metric(columns, None)
-        last = next((row[name] for row in reversed(rows) if name and row[name]), "")
-        return (int(float(rows[-1]["epoch"])) + 1 if rows else None), f", {name} {float(last):.4g}" if last else ""
-    return None, ""
 
 
 @contextlib.contextmanager
@@ -392,17 +362,23 @@ def _sigterm_is_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _terminate(children: Sequence[Child]) -> None:
-    """Send SIGTERM to the runs and their child processes, and after a waiting time or a second Ctrl-C, send SIGKILL."""
+def _terminate(children: Sequence[Child], console: Console) -> None:
+    """Send SIGTERM to the runs and their child processes, and after a waiting time or a second Ctrl-C, send SIGKILL.
+
+    A process that waits for a disk or a cluster may not end in time; it is named and left.
+    """
     try:
-        for child in children:
-            child.process.signal(signal.SIGTERM)
-        deadline = time.monotonic() + GRACE_SECONDS
-        while any(child.process.poll() is None for child in children) and time.monotonic() < deadline:
-            time.sleep(POLL_SECONDS)
+        _signal(children, signal.SIGTERM)
     finally:
-        for child in children:
-            child.process.signal(signal.SIGKILL)
-        deadline = time.monotonic() + GRACE_SECONDS
-        while any(child.process.poll() is None for child in children) and time.monotonic() < deadline:
-            time.sleep(POLL_SECONDS)  # a process that waits for a disk or a cluster may end later
+        for child in _signal(children, signal.SIGKILL):
+            _say(console, f"{child.run.title} has not ended after SIGKILL and may wait for a disk: end it by hand")
+
+
+def _signal(children: Sequence[Child], number: signal.Signals) -> list[Child]:
+    """Send a signal, and return the runs that do not end within a waiting time."""
+    for child in children:
+        child.process.signal(number)
+    deadline = time.monotonic() + GRACE_SECONDS
+    while (left := [child for child in children if child.process.poll() is None]) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+    return left

@@ -12,9 +12,10 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import yaml
 
@@ -103,9 +104,6 @@ class Slurm:
         gpus: number of GPUs per run. None requests no GPUs.
         cpus: number of CPU cores per run. None requests no cores explicitly.
         parameters: additional sbatch parameters.
-
-    Raises:
-        ValueError: if submitit or SLURM is not installed, or if a parameter is unknown or missing.
     """
 
     def __init__(
@@ -151,8 +149,10 @@ class Slurm:
         executor.update_parameters(**{"name": "noiseworks", **self.parameters})
         live = self._live(jobs)
         new = [job for job in jobs if job not in live]
+        # jobs inherit these variables: they import this package, and nothing from the working directory
+        paths = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
         try:
-            with _importable():
+            with patch.dict(os.environ, PYTHONPATH=paths, PYTHONSAFEPATH="1"):
                 submitted = executor.map_array(RunJob(), new) if new else []
         except Exception as error:  # submitit defines exception classes for sbatch errors
             raise OSError(f"SLURM rejected the jobs: {' '.join(str(error).split())}") from error
@@ -182,18 +182,3 @@ class Slurm:
         time.sleep(max(seconds, 1.0) if CLUSTER == "slurm" else seconds)
 
     def close(self) -> None: ...
-
-
-@contextlib.contextmanager
-def _importable() -> Iterator[None]:
-    """Add this package to the `PYTHONPATH` that jobs inherit, and keep the working directory off their import path."""
-    before = {name: os.environ.get(name) for name in ("PYTHONPATH", "PYTHONSAFEPATH")}
-    paths = os.pathsep.join(filter(None, (str(PROJECT), before["PYTHONPATH"])))
-    os.environ.update(PYTHONPATH=paths, PYTHONSAFEPATH="1")
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value

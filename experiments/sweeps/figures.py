@@ -5,14 +5,14 @@ means that the value is missing for a different reason, for example because a th
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.figures import MAX_METRICS, NAMES, colour, legend_above, panels
-from experiments.method_table import swept_keys
+from experiments.figures import MAX_METRICS, NAMES, colour, legend_above, panels, save_with_note
+from experiments.method_table import Places, swept_keys
 from experiments.results import BEST_EPOCH, DIVERGED, Result, Summary, arrow, summarise
 from experiments.run_request import Experiment
 from experiments.sweeps.fits import Fit, line_of
@@ -39,8 +39,6 @@ def draw_lines(
 ) -> None:
     """Draw one panel per metric, with one line per config over the values of the varied key.
 
-    Dots show the values of individual seeds, and error bars show mean ± std.
-
     Args:
         results: results of all runs.
         experiments: experiments of these runs.
@@ -48,36 +46,94 @@ def draw_lines(
         words: display names of keys, metrics and labels of configs. Names without a display name are kept.
     """
     [key] = swept_keys(experiments)
-    places, numeric = in_place([dict(each.setting)[key] for each in experiments])
-    labels = list(dict.fromkeys(line_of(each, key) for each in experiments))
+    positions, numeric = in_place([dict(each.setting)[key] for each in experiments])
+    lines: dict[str, list[dict[float, str]]] = {}
+    for each in experiments:
+        lines.setdefault(line_of(each, key), [{}])[0][positions[dict(each.setting)[key]]] = each.title
+
+    def draw_axis(ax: Any) -> None:
+        _axis(ax, positions, numeric)
+        ax.set_xlabel(words.get(key, key), fontsize=9)
+
+    _draw_panels(results, lines, path, draw_axis, words)
+
+
+def draw_table(results: Sequence[Result], place: Places, path: Path) -> None:
+    """Draw one panel per metric, with the settings next to each other and one colour per method.
+
+    Args:
+        results: results of all runs.
+        place: method and setting of each config.
+        path: output file.
+    """
+    rows, columns = (list(dict.fromkeys(names)) for names in zip(*place.values(), strict=True))
+    lines: dict[str, list[dict[float, str]]] = {}
+    for i, row in enumerate(rows):
+        titles = {columns.index(column): title for title, (own, column) in place.items() if own == row}
+        beside = (i - (len(rows) - 1) / 2) * 0.08
+        lines[row] = [{x + beside: titles[x] for x in group} for group in _connected(columns, sorted(titles))]
+
+    def draw_axis(ax: Any) -> None:
+        ax.set_xticks(range(len(columns)), columns, rotation=30, ha="right", fontsize=8)
+
+    _draw_panels(results, lines, path, draw_axis, width=1.6 + 0.55 * len(columns))
+
+
+def _draw_panels(
+    results: Sequence[Result],
+    lines: Mapping[str, Sequence[Mapping[float, str]]],
+    path: Path,
+    draw_axis: Callable[[Any], None],
+    words: Mapping[str, str] = NAMES,
+    width: float = 4.2,
+) -> None:
+    """Draw one panel per metric. Dots show the values of individual seeds, and error bars show mean ± std.
+
+    Args:
+        results: results of all runs.
+        lines: for each label, groups of points that a line connects. A group maps positions to titles of experiments.
+        path: output file.
+        draw_axis: function that draws the horizontal axis of a panel.
+        words: display names of metrics and labels.
+        width: width of a panel, in inches.
+    """
     metrics = _metrics(results)
-    figure, axes = panels(max(len(metrics), 1), width=4.2, height=3.0)
+    figure, axes = panels(max(len(metrics), 1), width, height=3.0)
     lost = False
     for metric, ax in zip(metrics, axes, strict=False):
-        for row, label in enumerate(labels):
-            own = {places[dict(e.setting)[key]]: e.title for e in experiments if line_of(e, key) == label}
-            found = {s.config: s for s in summarise([r for r in results if r.metric == metric])}
-            points = [(x, found[own[x]]) for x in sorted(own) if own[x] in found]
-            for result in results:
-                if result.metric == metric and result.config in own.values() and math.isfinite(result.value):
-                    x = next(x for x, title in own.items() if title == result.config)
-                    ax.plot(x, result.value, "o", color=colour(row), alpha=0.35, markersize=3, markeredgewidth=0)
-            drawn = [(x, s.mean, 0.0 if math.isnan(s.std) else s.std) for x, s in points if s.seeds]
-            if drawn:
-                at, mean, std = zip(*drawn, strict=True)
-                ax.errorbar(at, mean, yerr=std, color=colour(row), marker="o", markersize=4.5, linewidth=1.2, capsize=3)
-            for x, summary in points:
-                lost |= _mark(ax, x, summary, colour(row), row)
+        shown = [result for result in results if result.metric == metric]
+        found = {summary.config: summary for summary in summarise(shown)}
+        for row, (label, groups) in enumerate(lines.items()):
+            for group in groups:
+                points = [(x, found[group[x]]) for x in sorted(group) if group[x] in found]
+                positions = {title: x for x, title in group.items()}
+                for result in shown:
+                    if result.config in positions and math.isfinite(result.value):
+                        dot = {"alpha": 0.35, "markersize": 3, "markeredgewidth": 0}
+                        ax.plot(positions[result.config], result.value, "o", color=colour(row), **dot)
+                drawn = [(x, s.mean, 0.0 if math.isnan(s.std) else s.std) for x, s in points if s.seeds]
+                if drawn:
+                    at, mean, std = zip(*drawn, strict=True)
+                    bar = {"marker": "o", "markersize": 4.5, "linewidth": 1.2, "capsize": 3}
+                    ax.errorbar(at, mean, yerr=std, color=colour(row), **bar)
+                for x, summary in points:
+                    lost |= _mark(ax, x, summary, colour(row), row)
             ax.plot([], [], color=colour(row), marker="o", markersize=4.5, linewidth=1.2, label=words.get(label, label))
-        _axis(ax, places, numeric)
-        ax.set_xlabel(words.get(key, key), fontsize=9)
+        draw_axis(ax)
         ax.set_title(words.get(metric, metric + arrow(metric)), fontsize=10, loc="left", pad=14)
         ax.grid(alpha=0.3)
-    if len(labels) > 1:
+    if len(lines) > 1:
         legend_above(figure, axes[0])
-    note = "dots: seeds; bars: mean ± std over them" + (f"; {NOTE}" if lost else "")
-    figure.supxlabel(note, fontsize=8, color="0.35")
-    figure.savefig(path, dpi=150)
+    save_with_note(figure, "dots: seeds; bars: mean ± std over them" + (f"; {NOTE}" if lost else ""), path)
+
+
+def _connected(columns: Sequence[str], numbers: Sequence[int]) -> list[list[int]]:
+    """Group columns that differ only in the value of one key; a line connects the points of a group."""
+    groups: dict[str, list[int]] = {}
+    for each in numbers:
+        key, _, _ = columns[each].rpartition(" ")
+        groups.setdefault(key or columns[each], []).append(each)
+    return list(groups.values())
 
 
 def _metrics(results: Sequence[Result]) -> list[str]:
@@ -171,8 +227,7 @@ def draw_heat_maps(
         note += "; x: some or all diverged, ▲: not finite"
     if len(shown) < len(metrics) * len(labels):
         note += f"; the first {len(shown)} of {len(metrics) * len(labels)} panels"
-    figure.supxlabel(note, fontsize=8, color="0.35")
-    figure.savefig(path, dpi=150)
+    save_with_note(figure, note, path)
 
 
 def _short(value: float) -> str:
@@ -242,5 +297,4 @@ def draw_exponents(fits: Sequence[Fit], path: Path) -> None:
         ax.grid(alpha=0.3)
     note = "dots: seeds; lines: exponent ± standard error"
     note += f"; white dots: left out of the fit; {NOTE}" if left_out else ""
-    figure.supxlabel(note, fontsize=8, color="0.35")
-    figure.savefig(path, dpi=150)
+    save_with_note(figure, note, path)

@@ -40,9 +40,6 @@ def keys_to_fit(wanted: Sequence[str], variations: Sequence[Variation]) -> list[
     Args:
         wanted: dotted names of the keys, or the last parts of their dotted names.
         variations: varied keys and their values.
-
-    Raises:
-        ValueError: if a key does not vary, or if its values do not allow a fit. The message names the key.
     """
     short = short_names([each.key for each in variations])
     found = []
@@ -116,29 +113,20 @@ HEADER = ["config", "metric", "key", "exponent", "95 % interval", "seeds", "note
 
 def cells(found: Sequence[Fit]) -> list[list[str]]:
     """Build the rows of a table of exponents ± standard errors, with the columns `HEADER`."""
-    return [
-        [
-            each.line,
-            each.metric,
-            each.key,
-            f"{each.law.exponent:.3g} ± {each.law.error:.1g}" if each.law else "-",
-            f"{each.law.low:.3g} to {each.law.high:.3g}" if each.law else "-",
-            str(each.law.seeds) if each.law else "-",
-            each.note,
-        ]
-        for each in found
-    ]
+    rows = []
+    for each in found:
+        shown = ["-"] * 3
+        if law := each.law:
+            shown = [f"{law.exponent:.3g} ± {law.error:.1g}", f"{law.low:.3g} to {law.high:.3g}", str(law.seeds)]
+        rows.append([each.line, each.metric, each.key, *shown, each.note])
+    return rows
 
 
 def write_fits(found: Sequence[Fit], path: Path) -> None:
     """Write the fits to a CSV file without rounding their numbers."""
-    header = ["config", "metric", "key", "exponent", "error", "low", "high", "factor", "seeds", "note"]
+    numbers = ["exponent", "error", "low", "high", "factor", "seeds"]
     rows = [
-        [
-            *(each.line, each.metric, each.key),
-            *((law.exponent, law.error, law.low, law.high, law.factor, law.seeds) if (law := each.law) else [None] * 6),
-            each.note,
-        ]
+        [each.line, each.metric, each.key, *(getattr(each.law, name, None) for name in numbers), each.note]
         for each in found
     ]
-    write_csv(path, header, rows)
+    write_csv(path, ["config", "metric", "key", *numbers, "note"], rows)

@@ -52,11 +52,7 @@ class Variation:
 
 
 def variation(text: str) -> Variation:
-    """Parse a text of the form `[CONFIG:]KEY=VALUE,VALUE,...`.
-
-    Raises:
-        ValueError: if the text is malformed, repeats a value, or names a key that `compare` sets.
-    """
+    """Parse a text of the form `[CONFIG:]KEY=VALUE,VALUE,...`."""
     name, _, listed = text.partition("=")
     pattern, _, key = name.rpartition(":")
     try:
@@ -89,10 +85,6 @@ def varied(
         experiments: experiments to vary. A variation replaces their own overrides of its keys.
         variations: keys and values.
         fixed: overrides of all experiments, whose keys cannot vary.
-
-    Raises:
-        ValueError: if a variation applies to no config, has values of the wrong type, or varies a key that `fixed`
-            sets.
     """
     for each in variations:
         if not any(each.applies_to(experiment.config) for experiment in experiments):

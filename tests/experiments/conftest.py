@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from experiments import commands
+
 Config = Callable[..., Path]
 """The fixture `config`."""
 Journal = Callable[..., list[list[str]]]
 """The fixture `journal`."""
+Rejected = Callable[[str, list[str], str], None]
+"""The fixture `rejected`."""
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -50,3 +54,21 @@ def journal(tmp_path: Path) -> Callable[..., list[list[str]]]:
         return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
 
     return read
+
+
+@pytest.fixture
+def rejected(
+    fit: list[str], journal: Journal, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[[str, list[str], str], None]:
+    """Return a function that checks that a command fails with one sentence that contains a text, and runs nothing."""
+
+    def check(command: str, arguments: list[str], said: str) -> None:
+        assert commands.run(command, arguments, fit) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+        assert said in error
+        assert not journal()
+        assert not (tmp_path / "out").exists()
+
+    return check

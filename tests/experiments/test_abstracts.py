@@ -12,7 +12,8 @@ import pytest
 from experiments import commands
 from experiments.abstracts import EXTRA, KINDS, SHARED, abstracts_page, parts, read_abstracts, worst_kinds
 from experiments.catalogue import find_methods
-from experiments.claims.verdicts import Row, read_claims
+from experiments.claims.verdicts import Row
+from experiments.results import read_csv
 from tests.command import ROOT
 
 METHODS = find_methods()
@@ -56,7 +57,7 @@ def test_every_row_has_a_claim_a_place_and_evidence() -> None:
 
 
 OF_PAPERS = {row["paper"] for row in ROWS} | SAME_PAPER.keys() | {"lsa_plus"}
-STATED = [row for row in read_claims(ROOT / "docs/claims.csv") if not row["published"]]
+STATED = [row for row in read_csv(ROOT / "docs/claims.csv") if not row["published"]]
 
 
 def test_every_claim_about_a_paper_is_in_a_row_and_claims_about_one_sentence_are_together() -> None:

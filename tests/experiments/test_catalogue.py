@@ -137,55 +137,33 @@ def test_a_broken_config_is_named(project: Path, capsys: pytest.CaptureFixture[s
         (
             "Liu, Niles-Weed, Razavian and Fernandez-Granda, Early-Learning Regularization Prevents Memorization of\n"
             "Noisy Labels, NeurIPS 2020, arXiv 2007.00151. Equations 7 and 9, with the clamp of the code of 2021.",
-            Paper(
-                "Liu, Niles-Weed, Razavian and Fernandez-Granda",
-                "Early-Learning Regularization Prevents Memorization of Noisy Labels",
-                "NeurIPS 2020",
-                "2007.00151",
-            ),
+            "Liu, Niles-Weed, Razavian and Fernandez-Granda | Early-Learning Regularization Prevents Memorization of "
+            "Noisy Labels | NeurIPS 2020 | 2007.00151",
         ),
         (
-            "Song et al., Score-Based Generative Modeling through Stochastic Differential Equations, ICLR 2021, "
-            "arXiv:2011.13456v2.",
-            Paper(
-                "Song et al.",
-                "Score-Based Generative Modeling through Stochastic Differential Equations",
-                "ICLR 2021",
-                "2011.13456",
-            ),
+            "Song et al., Score-Based Generative Modeling through SDEs, ICLR 2021, arXiv:2011.13456v2.",
+            "Song et al. | Score-Based Generative Modeling through SDEs | ICLR 2021 | 2011.13456",
         ),
         (
             "A. Granziol, S. Zohren, and S. Roberts, Learning Rates as a Function of Batch Size: A Random Matrix, "
             "Theory Approach, JMLR 23(173), 2022, arXiv 2006.09092.",
-            Paper(
-                "A. Granziol, S. Zohren, and S. Roberts",
-                "Learning Rates as a Function of Batch Size: A Random Matrix, Theory Approach",
-                "JMLR 23(173) 2022",
-                "2006.09092",
-            ),
+            "A. Granziol, S. Zohren, and S. Roberts | Learning Rates as a Function of Batch Size: A Random Matrix, "
+            "Theory Approach | JMLR 23(173) 2022 | 2006.09092",
         ),
+        ("Cohen, Learning and Noise, ICML 2019.", "Cohen | Learning and Noise | ICML 2019 | "),
         (
-            "Cohen, Learning and Noise, ICML 2019.",
-            Paper("Cohen", "Learning and Noise", "ICML 2019", ""),
-        ),
-        (
-            "Polyak, Juditsky, Acceleration of Stochastic Approximation by Averaging, SIAM Journal on Control and "
-            "Optimization 1992.",
-            Paper(
-                "Polyak, Juditsky",
-                "Acceleration of Stochastic Approximation by Averaging",
-                "SIAM Journal on Control and Optimization 1992",
-                "",
-            ),
+            "Polyak, Juditsky, Acceleration of Stochastic Approximation by Means, SIAM Journal on Control 1992.",
+            "Polyak, Juditsky | Acceleration of Stochastic Approximation by Means | SIAM Journal on Control 1992 | ",
         ),
         (
             "Lee and Kim, A Title of Several Plain Words, arXiv 2406.14568.",
-            Paper("Lee and Kim", "A Title of Several Plain Words", "", "2406.14568"),
+            "Lee and Kim | A Title of Several Plain Words |  | 2406.14568",
         ),
     ],
 )
-def test_sources_as_people_write_them(source: str, paper: Paper) -> None:
-    assert parse_source(f"A method.\n\nSource: {source}\n\nMore text, NeurIPS 1999, arXiv 1111.11111.") == paper
+def test_sources_as_people_write_them(source: str, paper: str) -> None:
+    found = parse_source(f"A method.\n\nSource: {source}\n\nMore text, NeurIPS 1999, arXiv 1111.11111.")
+    assert found == Paper(*paper.split(" | "))
 
 
 def test_a_docstring_without_a_source_has_no_paper() -> None:

@@ -7,7 +7,7 @@ import pytest
 from experiments import commands, compare
 from experiments.claims.arms import Arm
 from experiments.launching import run_queue
-from tests.experiments.conftest import Config, Journal, table
+from tests.experiments.conftest import Config, Journal, Rejected, table
 
 
 def test_tables_hold_mean_and_sample_deviation_of_every_metric(config: Config, fit: list[str], tmp_path: Path) -> None:
@@ -135,14 +135,7 @@ def test_default_output_is_found_again_and_differs_between_folders(config: Confi
     ],
 )
 def test_bad_input_is_one_sentence_and_runs_nothing(
-    arguments: list[str],
-    said: str,
-    config: Config,
-    fit: list[str],
-    journal: Journal,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str], said: str, config: Config, rejected: Rejected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "broken.yaml").write_text("a: [1")
@@ -152,12 +145,7 @@ def test_bad_input_is_one_sentence_and_runs_nothing(
     (tmp_path / "full/a/seed_0/thesis.txt").write_text("precious")
     names = {"A": str(config("a", start=0.9)), "FOLDER": ".", "BROKEN": "broken.yaml", "LIST": "list.yaml"}
     names |= {"FILE": "file", "FULL": "full"}
-    assert commands.run("compare", [names.get(each, each) for each in arguments], fit) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    assert said in error
-    assert not journal()
+    rejected("compare", [names.get(each, each) for each in arguments], said)
     assert (tmp_path / "full/a/seed_0/thesis.txt").read_text() == "precious"
 
 

@@ -4,8 +4,9 @@ import pytest
 from matplotlib.colors import rgb_to_hsv, to_hex, to_rgb
 from matplotlib.figure import Figure
 
-from experiments.figures import _connected, colours_of, draw_curves, legend_above, panels, shared_curves
+from experiments.figures import colours_of, draw_curves, legend_above, panels, shared_curves
 from experiments.results import read_curves
+from experiments.sweeps.figures import _connected
 
 
 def test_lines_connect_the_values_of_a_key_alone() -> None:

@@ -65,7 +65,7 @@ def test_pictures_are_small_and_shown(generated: dict[Path, str]) -> None:
 
 def test_every_claim_that_was_measured_is_shown(generated: dict[Path, str]) -> None:
     shown = "".join(generated.values())
-    claims = pages.read_claims(DOCS / "claims.csv")
+    claims = pages.read_csv(DOCS / "claims.csv")
     assert len(claims) >= 21
     for row in claims:
         assert f"| {row['claim']} | " in shown

@@ -107,13 +107,6 @@ def test_certified_accuracy_is_the_share_of_right_images_at_least_as_far(tmp_pat
         assert table["certified accuracy"][(table["radius"] - radius).abs().argmin()] == share
 
 
-def test_test_metrics_of_levels_make_a_curve(tmp_path: Path) -> None:
-    file = tmp_path / "test_metrics.csv"
-    file.write_text("metric,value\ntest/found_0.50,.3\ntest/found_0.25,.7\ntest/found_best,.9\ntest/other_0.25,.1\n")
-    table = pictures._by_level(file, picture("test_metrics.csv", axes={"level": "noise", "found": "share found"}))
-    assert table.to_dict("list") == {"level": [0.25, 0.5], "found": [0.7, 0.3]}
-
-
 @pytest.mark.parametrize(("size", "together"), [((200, 50), (200, 2 * 50 + 2 * 32)), ((50, 200), (100, 200 + 32))])
 def test_wide_figures_are_stacked_and_tall_ones_stand_side_by_side(
     size: tuple[int, int], together: tuple[int, int], tmp_path: Path

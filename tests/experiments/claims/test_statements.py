@@ -13,12 +13,12 @@ from experiments import commands
 from experiments.claims import verdicts
 from experiments.claims.arms import Arm
 from experiments.claims.statements import Claim, load_claims, place
-from experiments.claims.verdicts import judge, read_claims, verdict
+from experiments.claims.verdicts import judge, verdict
 from experiments.launching import preflight
 from experiments.launching.dry_run import errors_of
-from experiments.results import Result, latest
+from experiments.results import Result, latest, read_csv
 from tests.command import ROOT
-from tests.experiments.conftest import Config, Journal, table
+from tests.experiments.conftest import Config, Journal, Rejected, table
 
 SENTENCE = "The method | keeps the network\n from memorising."
 
@@ -207,8 +207,8 @@ def test_a_record_keeps_the_latest_figures_of_every_claim(config: Config, fit: l
     record = tmp_path / "claims.csv"
     both = stated(folder / "claim.yaml", {"name": "first"}, {"name": "second", "baseline": "demo_broken.yaml"})
     assert commands.run("claim", [str(both), "--output", str(tmp_path / "out"), "--record", str(record)], fit) == 1
-    first, second = read_claims(record)
-    assert first == read_claims(tmp_path / "out/claims.csv")[0]
+    first, second = read_csv(record)
+    assert first == read_csv(tmp_path / "out/claims.csv")[0]
     assert "did not run" in second["verdict"]
     text = verdicts.claims_table([first, second])
     assert text == (tmp_path / "out/claims.md").read_text()
@@ -230,7 +230,7 @@ def test_a_record_keeps_the_latest_figures_of_every_claim(config: Config, fit: l
     assert " cores)" in text
     again = stated(folder / "claim.yaml", name="second", margin=0.1)
     assert commands.run("claim", [str(again), "--output", str(tmp_path / "out"), "--record", str(record)], fit) == 0
-    kept, changed = read_claims(record)
+    kept, changed = read_csv(record)
     assert kept == first
     assert (changed["verdict"], changed["margin"]) == ("holds", "0.1")
     assert latest([first, second, {**first, "verdict": "did not run", "method_mean": ""}], ["claim"]) == [first, second]
@@ -253,7 +253,7 @@ def test_a_metric_that_is_not_there_is_said_after_the_first_run(
     ("changes", "said"),
     [
         ({"claimed": "no"}, "claimed must be true or false, got 'no'"),
-        ({"margins": 0.1}, "unknown key margins; did you mean margin?"),
+        ({"margins": 0.1}, "unknown key margins; did you mean margin? The keys are paper"),
         ({"paper": None}, "paper is missing"),
         ({"seeds": None}, "seeds is missing"),
         ({"paper": "  "}, "paper must be a text"),
@@ -272,23 +272,12 @@ def test_a_metric_that_is_not_there_is_said_after_the_first_run(
     ],
 )
 def test_what_is_wrong_with_a_claim_is_said_before_anything_runs(
-    changes: dict,
-    said: str,
-    config: Config,
-    fit: list[str],
-    journal: Journal,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    changes: dict, said: str, config: Config, rejected: Rejected, tmp_path: Path
 ) -> None:
     folder = config("demo", start=0.9).parent
     config("demo_baseline", start=0.5)
     good, bad = stated(folder / "good.yaml"), stated(folder / "bad.yaml", {}, changes)
-    assert commands.run("claim", [str(good), str(bad), "--output", str(tmp_path / "out")], fit) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    assert f"{bad}, claim 2: {said}" in error
-    assert not journal()
+    rejected("claim", [str(good), str(bad), "--output", str(tmp_path / "out")], f"{bad}, claim 2: {said}")
 
 
 def test_what_can_not_be_built_is_said_before_anything_runs(
@@ -314,25 +303,15 @@ def test_margins_as_people_write_them(margin: object, config: Config) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "CLAIM"),
         (["none.yaml"], "none.yaml does not exist"),
         (["empty.yaml"], "must be a mapping"),
         (["no_claims.yaml"], "contains no claim"),
-        (["empty.yaml", "--sedes", "1"], "--sedes"),
     ],
 )
 def test_bad_arguments_are_one_sentence(
-    arguments: list[str],
-    said: str,
-    fit: list[str],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str], said: str, rejected: Rejected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("empty.yaml").write_text("")
     Path("no_claims.yaml").write_text("[]")
-    assert commands.run("claim", arguments, fit) == 2
-    error = capsys.readouterr().err
-    assert said in error
-    assert error.count("\n") == 1
+    rejected("claim", arguments, said)

@@ -53,6 +53,17 @@ def generate(*words: Any) -> int:
     return main(["generate", *map(str, words)])
 
 
+def is_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str], message: str, *words: Any) -> None:
+    """Check that a command line is answered with one sentence, and writes nothing."""
+    capsys.readouterr()
+    assert generate("--output", tmp_path / "out", *words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def text_of(path: Path) -> dict[str, str]:
     with Image.open(path) as image:
         return dict(image.text)  # type: ignore[attr-defined]
@@ -168,11 +179,7 @@ def test_a_trained_classifier_guides_a_trained_score_model(base: Base, tmp_path:
         (["--guidance", "2"], "--guidance: not an option of ScoreSDE; its own arguments can follow `--`"),
         (["--steps", "2", "--height", "8"], "--steps, --height: not an option of ScoreSDE"),
         (["--pairs"], "--pairs: not an option of ScoreSDE"),
-        (["--n", "0"], "n must be at least 1, got 0"),
         (["--n", "1000000000"], "1000000000 images are requested, but one call may generate at most 5000000"),
-        (["--batch_size", "0"], "batch_size must be at least 1, got 0"),
-        (["--devices", "0"], "devices must be at least 1, got 0"),
-        (["--seed", "-1"], "seed must be at least 0, got -1"),
         (["--accelerator", "abacus"], "--accelerator abacus --devices 1: "),
         (["--prompts", "missing.txt"], "no prompts at missing.txt"),
         (["--prompts", "a", "--classes", "1"], "give --prompts or --classes, not both"),
@@ -187,16 +194,8 @@ def test_a_trained_classifier_guides_a_trained_score_model(base: Base, tmp_path:
 def test_a_wrong_option_of_a_run_is_one_sentence(
     base: Base, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
-    directory = base("score_sde")
-    capsys.readouterr()
-    output = tmp_path / "out"
     accelerator = () if "--accelerator" in words else CPU
-    assert generate("--resume", directory, "--output", output, *accelerator, *words) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert message in error
-    assert error.count("\n") == 1
-    assert not output.exists()
+    is_rejected(tmp_path, capsys, message, "--resume", base("score_sde"), *accelerator, *words)
 
 
 @pytest.mark.parametrize(
@@ -217,13 +216,7 @@ def test_a_wrong_source_is_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     (tmp_path / "prompts.txt").write_text(" \n")
-    output = tmp_path / "out"
-    assert generate(*(word.replace("EMPTY", str(tmp_path)) for word in ["--output", str(output), *CPU, *words])) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert message in error
-    assert error.count("\n") == 1
-    assert not output.exists()
+    is_rejected(tmp_path, capsys, message, *CPU, *(word.replace("EMPTY", str(tmp_path)) for word in words))
 
 
 @pytest.mark.nightly

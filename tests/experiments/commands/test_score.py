@@ -116,10 +116,9 @@ def test_image_reward_is_computed_from_a_local_file_and_a_tokenizer(generated: P
         (["--scores", "aesthetic"], "aesthetic needs a file of weights: --weights aesthetic=FILE"),
         (["--models", "pick_score=x"], "--models pick_score=...: the scores are clip_score"),
         (["--weights", "clip_score=x"], "--weights clip_score=...: clip_score has no further weights"),
-        (["--models", "clip_score"], "'clip_score' is not of the form SCORE=PATH"),
+        (["--models", "clip_score"], "'clip_score' is not of the form NAME=VALUE"),
         (["--prompts", "a", "b", "c"], "4 images cannot be divided equally among the 3 prompts of --prompts"),
         (["--prompts", "none.txt"], "no prompts at none.txt"),
-        (["--batch_size", "0"], "batch_size must be at least 1, got 0"),
         (["--models", "clip_score=/nowhere", "--local_files_only"], "no CLIP model /nowhere"),
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 from experiments import commands
 from experiments.launching import slurm
 from experiments.launching.run_queue import Job
-from tests.experiments.conftest import Config, Journal, table
+from tests.experiments.conftest import Config, Journal, Rejected, table
 
 
 @pytest.fixture
@@ -96,22 +96,17 @@ def test_a_job_whose_time_is_over_saves_and_comes_again(
         (2, ["--gpus_per_job", "-1"], "--gpus_per_job"),
         (2, ["--launcher", "flux"], "invalid choice: 'flux'"),
         (2, ["--slurm", "partition=gpu"], "--slurm needs --launcher slurm, got local"),
-        (2, ["--launcher", "slurm", "--slurm", "partition"], "'partition' is not KEY=VALUE"),
+        (2, ["--launcher", "slurm", "--slurm", "partition"], "'partition' is not of the form NAME=VALUE"),
         (2, ["--launcher", "slurm"], "srun is not installed"),
     ],
 )
 def test_what_the_machine_cannot_give_is_refused_by_name(
-    gpus: int, more: list[str], said: str, config: Config, fit: list[str], journal: Journal, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    gpus: int, more: list[str], said: str, config: Config, rejected: Rejected, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus))))
     arguments = [str(config("a", start=0.9)), "--seeds", "0", "1", "2", "3", "--output", str(tmp_path / "out"), *more]
-    assert commands.run("compare", arguments, fit) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert said in error
-    assert not journal()
-    assert not (tmp_path / "out").exists()
+    rejected("compare", arguments, said)
 
 
 @pytest.mark.parametrize(
@@ -125,21 +120,16 @@ def test_what_the_machine_cannot_give_is_refused_by_name(
     ],
 )
 def test_what_slurm_is_not_asked_for_is_refused_by_name(
-    more: list[str], said: str, config: Config, fit: list[str], tmp_path: Path, submitit_here: list[str],
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    more: list[str], said: str, config: Config, rejected: Rejected, tmp_path: Path, submitit_here: list[str]
+) -> None:
     arguments = [str(config("a", start=0.9)), "--seeds", "0", "--output", str(tmp_path / "out"), "--launcher", "slurm"]
-    assert commands.run("compare", [*arguments, *more], fit) == 2
-    assert said in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    rejected("compare", [*arguments, *more], said)
 
 
 @pytest.mark.parametrize(("name", "package"), [("slurm", "submitit"), ("ray", "ray")])
 def test_a_launcher_whose_package_is_missing_says_how_to_get_it(
-    name: str, package: str, config: Config, fit: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    name: str, package: str, config: Config, rejected: Rejected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     arguments = [str(config("a", start=0.9)), "--seeds", "0", "--output", str(tmp_path / "out"), "--launcher", name]
-    assert commands.run("compare", arguments, fit) == 2
-    assert f"pip install 'noiseworks[{name}]'" in capsys.readouterr().err
+    rejected("compare", arguments, f"pip install 'noiseworks[{name}]'")

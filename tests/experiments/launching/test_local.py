@@ -35,7 +35,10 @@ def test_children_that_run_together_share_the_cores(
 
 
 @pytest.mark.skipif(not AVAILABLE, reason="processes are forked on Linux alone")
-def test_what_is_asked_before_the_runs_imports_for_them_and_locks_reach_them_all_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("asks", [True, False])
+def test_what_is_asked_before_the_runs_imports_for_them_and_locks_reach_them_all_the_same(
+    asks: bool, tmp_path: Path
+) -> None:
     """In earlier versions, all modules were imported twice: in the preflight process and in the server of the runs."""
     asked, run, engine = tmp_path / "asked.py", tmp_path / "run.py", local.Local()
     asked.write_text("import os, sys, colorsys; print(sys.argv[1:], sys.stdin.read(), os.getppid(), *sys.path[:1])")
@@ -43,11 +46,7 @@ def test_what_is_asked_before_the_runs_imports_for_them_and_locks_reach_them_all
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(local, "IMPORTS", ())
         patch.setattr(local, "TRAIN", (sys.executable, str(run)))
-        said = engine.ask(asked, ["--a"], "given", 2)
-    assert said is not None
-    assert said.split()[:2] == ["['--a']", "given"]
-    server, folder = said.split()[2:]
-    assert folder == str(tmp_path)
+        said = engine.ask(asked, ["--a"], "given", 2) if asks else None
     with lock([tmp_path / "out"]) as held:
         engine.begin(2, held)
         job = SimpleNamespace(command=(sys.executable, str(run)), arguments=[], log=tmp_path / "log.txt")
@@ -57,7 +56,10 @@ def test_what_is_asked_before_the_runs_imports_for_them_and_locks_reach_them_all
     while not job.log.read_text().endswith("\n"):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert job.log.read_text().split() == [server, "True"]
+    if asks:
+        assert said is not None
+        assert said.split() == ["['--a']", "given", job.log.read_text().split()[0], str(tmp_path)]
+    assert job.log.read_text().split()[1] == str(asks)
     with (tmp_path / "out/.lock").open("w") as file, pytest.raises(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     forked.signal(signal.SIGKILL)

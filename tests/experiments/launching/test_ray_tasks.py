@@ -12,7 +12,7 @@ import pytest
 
 from experiments import commands
 from tests.command import ROOT
-from tests.experiments.conftest import Config, Journal
+from tests.experiments.conftest import Config, Journal, Rejected
 from tests.experiments.launching.test_launchers import sweep
 
 
@@ -54,9 +54,8 @@ def test_ray_gives_what_this_machine_gives_on_two_nodes(
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "auto"])
 def test_a_cluster_that_is_not_there_is_named(
-    address: str, config: Config, fit: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    address: str, config: Config, rejected: Rejected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Absent:
         job_config = SimpleNamespace(JobConfig=lambda **_: None)
 
@@ -72,8 +71,7 @@ def test_a_cluster_that_is_not_there_is_named(
     monkeypatch.setitem(sys.modules, "ray", Absent)
     monkeypatch.setenv("RAY_ADDRESS", address)
     arguments = [str(config("a", start=0.9)), "--seeds", "0", "--output", str(tmp_path / "out"), "--launcher", "ray"]
-    assert commands.run("compare", arguments, fit) == 2
-    assert f"there is no Ray cluster at {address}, which RAY_ADDRESS names" in capsys.readouterr().err
+    rejected("compare", arguments, f"there is no Ray cluster at {address}, which RAY_ADDRESS names")
 
 
 OWN_CLUSTER = """

@@ -150,15 +150,17 @@ def test_a_config_that_changes_while_runs_wait_is_not_mixed_in(
     assert [row["seed"] for row in table(out / "runs.csv")] == ["0", "0"]
 
 
-def test_a_run_that_no_signal_ends_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_no_signal_ends_is_named_and_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A process that waits for a disk does not end before the disk answers."""
     monkeypatch.setattr(run_queue, "GRACE_SECONDS", 0.2)
     sent: list[int] = []
     stuck: Any = SimpleNamespace(poll=lambda: None, signal=sent.append, waiting=False, said="")
-    run: Any = None
-    children = [run_queue.Child(run, stuck, 0, False) for _ in range(2)]
-    run_queue._terminate(children)
+    runs: list[Any] = [SimpleNamespace(title=f"a, seed {seed}") for seed in range(2)]
+    run_queue._terminate([run_queue.Child(run, stuck, 0, False) for run in runs], Console())
     assert sent == [signal.SIGTERM] * 2 + [signal.SIGKILL] * 2
+    assert "a, seed 1 has not ended after SIGKILL and may wait for a disk: end it by hand" in capsys.readouterr().out
 
 
 def test_a_directory_in_use_is_refused(

@@ -2,17 +2,15 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from experiments import commands
-from tests.command import ROOT
 from tests.experiments.conftest import Config, Journal, table
+from tests.experiments.launching.test_run_queue import start, wait_until
 
 pytest.importorskip("submitit")
 SLURM = ["--launcher", "slurm", "--slurm", "timeout_min=30", "partition=small", "--cpus_per_job", "2"]
@@ -32,21 +30,6 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
     monkeypatch.setenv("STAND_IN_SLURM", str(place))
     return place
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "nothing happened in time"
-        time.sleep(0.05)
-
-
-def start(arguments: list[str], fit: list[str]) -> subprocess.Popen[str]:
-    program = f"import sys; from experiments.commands import run; sys.exit(run('compare', {arguments!r}, {fit!r}))"
-    return subprocess.Popen(
-        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
 
 
 @pytest.mark.nightly

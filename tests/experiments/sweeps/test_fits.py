@@ -9,7 +9,7 @@ from experiments import commands
 from experiments.results import Result
 from experiments.sweeps.exponents import fitted_exponent
 from experiments.sweeps.fits import fits
-from tests.experiments.conftest import Config, Journal, table
+from tests.experiments.conftest import Config, Rejected, table
 
 
 def test_one_command_gives_exponents_with_what_was_left_out(
@@ -60,19 +60,11 @@ def test_each_value_of_the_other_keys_has_an_exponent_and_too_few_points_have_no
     ],
 )
 def test_what_no_power_law_can_be_fitted_in_is_refused_at_the_start(
-    more: list[str],
-    said: str,
-    config: Config,
-    fit: list[str],
-    journal: Journal,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    more: list[str], said: str, config: Config, rejected: Rejected, tmp_path: Path
 ) -> None:
     path = config("a", start=0.9, text="x", width=1)
     arguments = [str(path), "--seeds", "0", "--output", str(tmp_path / "out"), "--vary", "model.start=1,2,3", *more]
-    assert commands.run("compare", arguments, fit) == 2
-    assert said in capsys.readouterr().err
-    assert not journal()
+    rejected("compare", arguments, said)
 
 
 def test_points_without_a_positive_value_are_left_out_with_the_reason() -> None:

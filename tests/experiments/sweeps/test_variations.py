@@ -11,7 +11,7 @@ from experiments.method_table import places
 from experiments.run_request import load_experiments
 from experiments.sweeps.variations import Variation, variation, varied
 from tests.command import ROOT
-from tests.experiments.conftest import Config, Journal
+from tests.experiments.conftest import Config, Journal, Rejected
 
 
 def rows(path: Path) -> list[list[str]]:
@@ -47,19 +47,6 @@ def test_one_call_makes_the_table_of_methods_over_settings(
     assert "| elr | 0.810 ± 0.014 | 0.410 ± 0.014 | 0.910 ± 0.014 |" in markdown
     assert (out / "table.png").read_bytes().startswith(b"\x89PNG")
     assert "test/accuracy ↑, mean ± std over 2 seeds" in capsys.readouterr().out
-
-
-def test_what_is_finished_is_not_run_again_and_new_values_join(
-    config: Config, fit: list[str], journal: Journal, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    a, out = config("a", start=0.9), tmp_path / "out"
-    arguments = [str(a), "--seeds", "0", "--output", str(out), "--vary"]
-    assert commands.run("compare", [*arguments, "model.start=0.2,0.4"], fit) == 0
-    before = journal()
-    assert commands.run("compare", [*arguments, "model.start=0.2,0.4,0.6"], fit) == 0
-    assert "2 of 3 runs are already finished" in capsys.readouterr().out
-    assert {line[0] for line in journal()[len(before) :]} == {"start=0.6"}
-    assert rows(out / "table.csv")[1] == ["test/accuracy", "a", "0.2", "0.4", "0.6"]
 
 
 def test_a_failed_run_is_a_gap_in_the_table_and_is_continued_by_the_same_command(
@@ -213,18 +200,7 @@ def test_short_names_are_as_long_as_it_takes_to_tell_keys_apart(config: Config, 
     ],
 )
 def test_a_wrong_variation_is_one_sentence_and_runs_nothing(
-    more: list[str],
-    said: str,
-    config: Config,
-    fit: list[str],
-    journal: Journal,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    more: list[str], said: str, config: Config, rejected: Rejected, tmp_path: Path
 ) -> None:
-    arguments = [str(config("a", start=0.9, text="x")), "--seeds", "0", "--output", str(tmp_path / "out"), *more]
-    assert commands.run("compare", arguments, fit) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert said in error
-    assert not journal()
-    assert not (tmp_path / "out").exists()
+    path = config("a", start=0.9, text="x")
+    rejected("compare", [str(path), "--seeds", "0", "--output", str(tmp_path / "out"), *more], said)

@@ -15,7 +15,7 @@ import train
 from experiments.calls.build import build
 from experiments.calls.execute import execute
 from experiments.calls.parse import parse
-from experiments.listing.runs import read_run, run_directories
+from experiments.listing import last_metrics, read_run, run_directories
 from tests.command import ROOT
 
 DEMO = str(ROOT / "configs/elr/demo.yaml")
@@ -120,3 +120,10 @@ def test_a_strangers_run_is_read_as_text(tmp_path: Path) -> None:
     assert list(run_directories(tmp_path)) == [run]
     found = read_run(run)
     assert (found.method, found.data, found.state, found.epoch, found.reason) == ("X", "-", "killed", None, "")
+
+
+def test_the_last_epoch_of_a_long_table_is_read_from_its_end(tmp_path: Path) -> None:
+    rows = [f"{epoch},{10 * epoch},{epoch / 1000}" for epoch in range(1000)]
+    (tmp_path / "metrics.csv").write_text("\n".join(["epoch,step,val/accuracy", *rows]) + "\n")
+    epoch, step, metrics, _ = last_metrics(tmp_path)
+    assert (epoch, step, metrics) == (999, 9990, {"val/accuracy": 0.999})

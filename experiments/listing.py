@@ -11,7 +11,7 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,8 +23,8 @@ STATES = ("finished", "running", "killed", "failed")
 BLOCK = re.compile(r"^(model|data|trainer):\n((?: .*\n|\n)*)", re.MULTILINE)
 CLASS = re.compile(r"^ {2,6}(?:- )?class_path: (?:[\w.]*\.)?(\w+)$", re.MULTILINE)
 LIMIT = re.compile(r"^  (max_epochs|max_steps): (\d+)$", re.MULTILINE)
-LARGEST_CONFIG, TAIL = 2**18, 2**12
-"""Number of bytes that are read of `config.yaml`, and of the end of other files."""
+MOST, TAIL = 2**18, 2**12
+"""Number of bytes that are read of the beginning and of the end of a file."""
 
 
 @dataclass
@@ -49,7 +49,7 @@ class ListedRun:
     state: str = "killed"
     reason: str = ""
     epoch: int | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
     started: float = 0.0
     ended: float = 0.0
 
@@ -82,26 +82,28 @@ def run_directories(folder: Path) -> Iterator[Path]:
 def read_run(directory: Path) -> ListedRun:
     """Read what a run is, its state and its last metrics. Unreadable parts are left out."""
     run = ListedRun(directory)
-    config, started = _read(directory / "config.yaml", LARGEST_CONFIG)
-    run.started = run.ended = started or 0.0
+    config, started = _read(directory, "config.yaml")
+    run.started = started or 0.0
     blocks = dict(BLOCK.findall(config))
     if model := CLASS.findall(blocks.get("model", "")):
         run.method = model[0]
     if data := CLASS.findall(blocks.get("data", "")):
         run.data = data[min(1, len(data) - 1)]
     limits = {key: int(value) for key, value in LIMIT.findall(blocks.get("trainer", ""))}
-    step = _add_last_metrics(run)
-    tested = _add_test_metrics(run)
+    run.epoch, step, last, written = last_metrics(directory)
+    test_metrics, tested = _test_metrics(directory)
+    run.metrics = last | test_metrics
+    run.ended = max(run.started, written, tested or 0.0)
     epochs = 0 if run.epoch is None else run.epoch + 1
     trained = epochs >= limits.get("max_epochs", math.inf) or step >= limits.get("max_steps", math.inf)
-    trace, failed = _read(directory / "traceback.txt", TAIL, end=True)
+    trace, failed = _read(directory, "traceback.txt", end=True)
     if is_written(directory):
         run.state = "running"
     elif failed is not None and failed >= run.ended:
         run.state, run.ended = "failed", failed
         said = [line for line in trace.split("\n") if line.strip() and not line.startswith(" ")]
         run.reason = said[-1][:300] if said else ""
-    elif tested or trained:
+    elif tested is not None or trained:
         run.state = "finished"
     return run
 
@@ -133,11 +135,15 @@ def changed_settings(directory: Path) -> list[tuple[str, object, object]]:
     return [(key, value, own[key]) for key, value in settings_of(config).items() if key in own and own[key] != value]
 
 
-def _add_last_metrics(run: ListedRun) -> int:
-    """Add the last value of each column of `metrics.csv`, and return the last step."""
-    path = run.directory / "metrics.csv"
-    header = _read(path, TAIL)[0].partition("\n")[0].split(",")
-    text, written = _read(path, TAIL, end=True)
+def last_metrics(directory: Path) -> tuple[int | None, int, dict[str, float], float]:
+    """Read the end of `metrics.csv`.
+
+    Returns:
+        The last epoch (None if there is none) and step, the last value of each other column, and the time of writing.
+    """
+    text, written = _read(directory, "metrics.csv", end=True)
+    beginning = text if len(text) < TAIL else _read(directory, "metrics.csv")[0]
+    header = beginning.partition("\n")[0].split(",")
     values: dict[str, float] = {}
     for line in reversed(text.split("\n")[1:]):
         cells = line.split(",")  # names of metrics and numbers contain no commas
@@ -150,34 +156,31 @@ def _add_last_metrics(run: ListedRun) -> int:
         if len(values) == len(header):
             break
     epoch, step = values.pop("epoch", math.nan), values.pop("step", 0.0)
-    run.epoch = int(epoch) if math.isfinite(epoch) else None
-    run.metrics |= values
-    run.ended = max(run.ended, written or 0.0)
-    return int(step) if math.isfinite(step) else 0
+    return int(epoch) if math.isfinite(epoch) else None, int(step) if math.isfinite(step) else 0, values, written or 0.0
 
 
-def _add_test_metrics(run: ListedRun) -> bool:
-    """Add the metrics of the test, and return whether the run was tested."""
-    text, written = _read(run.directory / "test_metrics.csv", LARGEST_CONFIG)
+def _test_metrics(directory: Path) -> tuple[dict[str, float], float | None]:
+    """Read the metrics of the test, and the time of writing. The time is None if the run was not tested."""
+    text, written = _read(directory, "test_metrics.csv")
+    values: dict[str, float] = {}
     for row in csv.reader(text.split("\n")[1:]):
         with suppress(ValueError):
             name, value = row
-            run.metrics[name] = float(value)
-    run.ended = max(run.ended, written or 0.0)
-    return written is not None
+            values[name] = float(value)
+    return values, written
 
 
-def _read(path: Path, size: int, end: bool = False) -> tuple[str, float | None]:
+def _read(directory: Path, name: str, end: bool = False) -> tuple[str, float | None]:
     """Read the beginning or the end of a regular file, and the time at which it was written.
 
     Links are not followed, and pipes are not waited for. Without a regular file, the text is empty, and the time None.
     """
     with suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        descriptor = os.open(f"{directory}/{name}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
         try:
             status = os.fstat(descriptor)
             if stat.S_ISREG(status.st_mode):
-                content = os.pread(descriptor, size, max(0, status.st_size - size) if end else 0)
+                content = os.pread(descriptor, TAIL if end else MOST, max(0, status.st_size - TAIL) if end else 0)
                 return content.decode(errors="replace").replace("\r\n", "\n"), status.st_mtime
         finally:
             os.close(descriptor)

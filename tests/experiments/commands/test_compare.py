@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from experiments import commands
+from experiments.commands.compare import averages, parts_of
 from experiments.results import Result
 from experiments.run_request import Experiment
-from experiments.sweeps.averages import averages, parts_of
 from tests.experiments.conftest import Config, table
 
 SETTINGS = ("0.3", "1.0")

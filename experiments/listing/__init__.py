@@ -1,1 +1,0 @@
-"""Lists of runs: what is read of run directories, and the page that shows it."""
