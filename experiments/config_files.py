@@ -24,7 +24,7 @@ MOVED = {
     "configs/lsa/cifar100_asymmetric.yaml": "configs/lsa/cifar100.yaml with --data.label_noise.class_path "
     "datamodules.corruptions.label_noise.BlocksCIFAR100",
     "configs/lsa/cifar100_web_noise.yaml": "configs/lsa/cifar100_web_noise_plus.yaml with "
-    "--model.class_path lightning_modules.noisy_labels.lsa.PLSLSA --data.passes_per_epoch 1",
+    "--model.class_path lightning_modules.noisy_labels.lsa.PLSLSA --data.loading.passes_per_epoch 1",
     "configs/lsa/webvision_pls.yaml": "configs/lsa/webvision.yaml with --model.detectors [loss]",
     "configs/score_sde/cifar10_subvp.yaml": "configs/score_sde/cifar10_vp.yaml with "
     "--model.process.class_path lightning_modules.sde.processes.SubVP",

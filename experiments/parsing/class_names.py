@@ -73,19 +73,34 @@ RENAMED = {
     "lightning_modules.robustness.certificates.Fixed": "FixedSampling",
 }
 """Map from package and class name in version 0.1 to class name in version 0.2."""
-RENAMED_ARGUMENTS = {
-    "brightest": "data_range",
-    "rate": "sample_rate",
-    "shifted_tests": "ood_test_sets",
-    "lora_rank": "adapters.rank",
-    "lora_targets": "adapters.targets",
-    "lora_alpha": "adapters.alpha",
-    "lora_dropout": "adapters.dropout",
-    "use_rslora": "adapters.rslora",
-    "use_dora": "adapters.dora",
-    **{key: f"weights.{key}" for key in ("config", "variant", "local_files_only", "dtype", "quantization")},
+RENAMED_ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "augmentation": ("patches.augmentation", "windows.augmentation"),
+    "brightest": ("data_range",),
+    "fixed_noise": ("noise_samples",),
+    "rate": ("sample_rate",),
+    "shifted_tests": ("ood_test_sets",),
+    "lora_rank": ("adapters.rank",),
+    "lora_targets": ("adapters.targets",),
+    "lora_alpha": ("adapters.alpha",),
+    "lora_dropout": ("adapters.dropout",),
+    "patch_size": ("patches.size", "windows.size"),
+    "patches_per_image": ("patches.per_image",),
+    "second_noisy": ("noise_samples",),
+    "use_rslora": ("adapters.rslora",),
+    "use_dora": ("adapters.dora",),
+    "windows_per_clip": ("windows.per_clip",),
+    **{
+        key: (f"{group}.{key}",)
+        for group, keys in {
+            "loading": ("evaluation_batch_size", "num_workers", "passes_per_epoch", "prefetch_factor", "seed"),
+            "split": ("fold", "folds", "test_fraction", "validation_fraction"),
+            "weights": ("config", "dtype", "local_files_only", "quantization", "variant"),
+            "windows": ("mirrored", "num_frames"),
+        }.items()
+        for key in keys
+    },
 }
-"""Map from constructor arguments of version 0.1 to arguments of version 0.2."""
+"""Map from constructor arguments of version 0.1 to their names in version 0.2, which may differ between classes."""
 
 
 def did_you_mean(path: str) -> str:

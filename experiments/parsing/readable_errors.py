@@ -101,8 +101,9 @@ def _accepted(message: str) -> str:
     parser = ArgumentParser()
     add = parser.add_class_arguments if isinstance(named, type) else parser.add_function_arguments
     names = add(named, fail_untyped=False)  # also the arguments behind **kwargs
-    if RENAMED_ARGUMENTS.get(option, "") in parser.get_defaults():  # also the arguments of data classes
-        return f"; since version 0.2 it is {RENAMED_ARGUMENTS[option]}"
+    for new in RENAMED_ARGUMENTS.get(option, ()):
+        if new in parser.get_defaults():  # also the arguments of data classes
+            return f"; since version 0.2 it is {new}"
     close = difflib.get_close_matches(option, names, 1) or _of_this_symbol(option, named.__doc__ or "", names)
     return (f"; did you mean {close[0]}?" if close else ".") + f" It accepts {', '.join(names) or 'none'}"
 
@@ -147,7 +148,7 @@ def lost_process(error: BaseException) -> str | None:
     if re.search(r"DataLoader worker .*(killed by signal|exited unexpectedly)", text):
         if "Terminated" in text:
             return f"a DataLoader worker was ended from outside ({text}); start the command again"
-        return f"a DataLoader worker ended ({text}), most likely for lack of memory; try data.num_workers 0"
+        return f"a DataLoader worker ended ({text}), most likely for lack of memory; try data.loading.num_workers 0"
     if re.search(r"[Cc]onnection (closed|reset|refused)|[Bb]roken pipe|remote process exited|Socket", text):
         return f"another process of this run ended; see its own error message ({text[:200]})"
     return None

@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 
+from datamodules.loading import Loading
 from datamodules.tables.feature_noise import FeatureNoise
 from datamodules.tables.tables import Tables
 from lightning_modules.dynamics.benign_oscillation import BenignOscillation
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.benchmark
 def trained(replicas: int) -> None:
     """Train for 4,000 iterations."""
     module = BenignOscillation(replicas, optimizer=partial(torch.optim.SGD, lr=2.8))
-    data = Tables(FeatureNoise(num_test=1, num_weak_test=0, replicas=replicas), passes_per_epoch=25)
+    data = Tables(FeatureNoise(num_test=1, num_weak_test=0, replicas=replicas), loading=Loading(passes_per_epoch=25))
     quiet(max_epochs=1, precision="64-true", limit_val_batches=0).fit(module, datamodule=data)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from datamodules.classification.digits import Digits
+from datamodules.loading import Loading
 from datamodules.tables.signed_images import SignedImages
 from datamodules.tables.tables import Tables
 from lightning_modules.dynamics.sgd_noise import SGDNoise
@@ -25,7 +26,7 @@ def test_fit_over_a_plain_loop(report: Callable[[str, float, str], None]) -> Non
 
     def ours() -> None:
         module = SGDNoise(copy.deepcopy(network), RATE / B, ALPHA, B, iterations_per_step=1000, kernel_points=0)
-        quiet(max_epochs=1).fit(module, datamodule=Tables(table, passes_per_epoch=ITERATIONS // 1000))
+        quiet(max_epochs=1).fit(module, datamodule=Tables(table, loading=Loading(passes_per_epoch=ITERATIONS // 1000)))
         assert int(module.iteration) == ITERATIONS == int(module.changed)
 
     def theirs() -> None:

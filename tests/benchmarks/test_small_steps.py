@@ -10,6 +10,7 @@ from torch import Tensor
 
 from datamodules.corruptions.value_noise import GrossOutliers
 from datamodules.graphs.linear_sem import LinearSEM
+from datamodules.loading import Loading
 from datamodules.tables.low_rank_measurements import LowRankMeasurements
 from datamodules.tables.tables import Tables
 from lightning_modules.optimization.subgm import SubGM
@@ -38,7 +39,7 @@ def descent(features: Tensor, target: Tensor, factor: Tensor, iterations: int) -
 
 def test_subgm_against_a_plain_loop(report: Report) -> None:
     table = LowRankMeasurements(20, [1.0, 1.0], 1600, GrossOutliers(0.2, 10.0), seed=0)
-    rows, data = table.training(), Tables(table, passes_per_epoch=30)
+    rows, data = table.training(), Tables(table, loading=Loading(passes_per_epoch=30))
     module = SubGM(20, start="random", iterations_per_step=100)
     start = module.factor.detach().clone()
 
@@ -77,7 +78,7 @@ def equal_variances(x: np.ndarray, iterations: int) -> np.ndarray:
 
 def test_colide_against_a_plain_loop(report: Report) -> None:
     table = LinearSEM(20, 40, seed=0)
-    features, data = table.training().columns["features"].numpy(), Tables(table, passes_per_epoch=20)
+    features, data = table.training().columns["features"].numpy(), Tables(table, loading=Loading(passes_per_epoch=20))
     module: CoLiDE | None = None
     trainers = iter(some_trainers())
 

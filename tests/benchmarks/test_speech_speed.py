@@ -12,6 +12,7 @@ import torch
 from diffusers import UNet2DModel
 from torch.utils.data import DataLoader, Dataset
 
+from datamodules.loading import Loading
 from datamodules.speech.recordings import Recordings, SpeechSet, Split
 from datamodules.speech.speech_pairs import SpeechPairs
 from lightning_modules.restoration.sgmse import SGMSE
@@ -117,7 +118,10 @@ def evaluated(devices: int) -> float:
     """Measure the time of a test on eight recordings, without its start-up."""
     torch.set_num_threads(1)
     strategy: Any = "ddp" if devices > 1 else "auto"
-    trainer, data = quiet(devices=devices, strategy=strategy), SpeechPairs(test=Spoken(8, 48_000), seed=0)
+    trainer, data = (
+        quiet(devices=devices, strategy=strategy),
+        SpeechPairs(test=Spoken(8, 48_000), loading=Loading(seed=0)),
+    )
     module, times = enhancer(4), []
     module.on_test_start = lambda: times.append(time.perf_counter())  # type: ignore[method-assign]
     module.on_test_end = lambda: times.append(time.perf_counter())  # type: ignore[method-assign]

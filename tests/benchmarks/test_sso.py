@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from datamodules.loading import Loading
 from datamodules.tables.table_set import Rows, TableSet
 from datamodules.tables.tables import Tables
 from lightning_modules.networks.mlp import MLP
@@ -40,7 +41,7 @@ def test_sso_against_its_passes(report: Report) -> None:
     torch.manual_seed(0)
     module = SSO(MLP(784, [512, 256], 10), nn.CrossEntropyLoss(reduction="sum"), ScheduledStep(1.0))
     start = {name: each.clone() for name, each in module.state_dict().items()}
-    data = Tables(Noise(), batch_size=BATCH, passes_per_epoch=3)
+    data = Tables(Noise(), batch_size=BATCH, loading=Loading(passes_per_epoch=3))
     trainers = iter([quiet(max_epochs=1) for _ in range(5)])
     x, parameters, passes = torch.randn(BATCH, 784), list(module.network.parameters()), Counter[bool]()
 

@@ -147,7 +147,7 @@ BAD_INPUT = {
     "claim for config": (["--config", "configs/elr/claim.yaml"], "configs/elr/claim.yaml is not a configuration"),
     "no devices": (["--trainer.accelerator", "tpu"], "error: "),
     "best without validation": (
-        ["--data.validation_fraction", "0"],
+        ["--data.split.validation_fraction", "0"],
         "checkpoint.monitor is val/accuracy, but there are no validation samples",
     ),
     "seed": (["--seed_everything", "-1"], "seed_everything must be in 0 ... 4294967295, got -1"),

@@ -16,6 +16,7 @@ from callbacks.generation.image_lists import ArrayImages
 from callbacks.generation.measurement import described
 from datamodules.classification.folder_sets import ImageFolder
 from datamodules.classification.labelled_images import LabelledImages
+from datamodules.loading import Loading
 from experiments.run_request import cores
 from lightning_modules.networks.cifar_resnet import CIFARResNet
 from lightning_modules.networks.fid_inception import FIDInception
@@ -89,7 +90,9 @@ def images(at: Place) -> None:
     stores: dict[str, tuple[Any, int]] = {
         "CIFAR's size, in memory": (spine(held, batch), held // batch),
         "JPEG files of 500 x 375 cut to 224 x 224": (
-            LabelledImages(ImageFolder(str(files)), at.of(256, 8), num_workers=at.of(max(1, cores() - 1), 0)),
+            LabelledImages(
+                ImageFolder(str(files)), at.of(256, 8), loading=Loading(num_workers=at.of(max(1, cores() - 1), 0))
+            ),
             at.of(24, 2),
         ),
     }

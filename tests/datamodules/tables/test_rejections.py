@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from datamodules.corruptions.value_noise import ConstantFlips
+from datamodules.loading import Loading
 from datamodules.tables.halfspaces import Halfspaces
 from datamodules.tables.planar_densities import TwoMoons
 from datamodules.tables.ratings import MovieLens
@@ -54,7 +55,8 @@ REJECTED: list[Row] = [
      "must have two labels, .*got 1: 1"),
     ("training 10", lambda root: written_of_svmlight(root, "1 1:1\n2 2:1\n3 2:1\n").training(), ValueError,
      "must have two labels, .*1, 2, 3"),
-    ("Tables passes_per_epoch", lambda _: Tables(Lines(), passes_per_epoch=0), ValueError, "passes_per_epoch"),
+    ("Loading", lambda _: Loading(passes_per_epoch=0), ValueError,
+     "loading.passes_per_epoch must be at least 1, got 0"),
     ("Tables", lambda _: fitted(Tables(Lines()), overfit_batches=1), ValueError,
      "overfit_batches is not supported, since Tables"),
     ("TrustedRows seed", lambda _: TrustedRows(cancer(), 400, 163, seed=0).training(), ValueError,

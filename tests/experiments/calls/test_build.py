@@ -21,7 +21,10 @@ def test_a_resumed_run_may_find_its_data_elsewhere_and_fetch_them_faster() -> No
     assert differing(saved, now, may_change) == {}
     now["data"]["init_args"]["batch_size"] = 16  # type: ignore[index]
     assert differing(saved, now, may_change) == {"data.batch_size": (8, 16)}
-    assert {*differing(saved, now, {})} > {"data.data_dir", "data.num_workers"}  # another DataModule declares nothing
+    assert {*differing(saved, now, {})} > {
+        "data.data_dir",
+        "data.loading.num_workers",
+    }  # another DataModule declares nothing
 
 
 def test_a_key_of_the_model_is_not_exempt_for_its_ending() -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from datamodules.files.video_files import decoded, facts_of
+from datamodules.loading import Loading
 from datamodules.video.clip_pairs import ClipPairs
 from lightning_modules.restoration.negvsr.written_clips import ClipWriter
 from tests.datamodules.video.folders import frames, write_frames, write_video
@@ -33,7 +34,7 @@ class Doubled(ClipWriter, LightningModule):
 
 
 def predict(given: Path, directory: Path, devices: int = 1, **options: Any) -> Doubled:
-    module, data = Doubled(), ClipPairs(predict_dir=str(given), num_workers=0, **options)
+    module, data = Doubled(), ClipPairs(predict_dir=str(given), loading=Loading(num_workers=0), **options)
     logger = CSVLogger(directory, name="", version="")
     strategy = "ddp" if devices > 1 else "auto"
     trainer = quiet(default_root_dir=directory, logger=logger, devices=devices, strategy=strategy)

@@ -13,6 +13,7 @@ from datamodules.classification.folder_sets import ImageFolder
 from datamodules.classification.image_shards import HuggingFaceImages
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.corruptions.label_noise import Symmetric
+from datamodules.loading import Loading
 from tests.datamodules.image_folders import photograph, save
 
 datasets = pytest.importorskip("datasets")
@@ -70,7 +71,9 @@ def test_batches_have_noisy_labels_as_for_files(folder: Path, tmp_path: Path) ->
     path = saved(folder, tmp_path / "saved")
     given: list[Any] = []
     for images in (HuggingFaceImages(str(path), 2, image_size=16), ImageFolder(str(folder), image_size=16)):
-        data = LabelledImages(images, batch_size=4, label_noise=Symmetric(noise_rate=0.5), num_workers=0, seed=0)
+        data = LabelledImages(
+            images, batch_size=4, label_noise=Symmetric(noise_rate=0.5), loading=Loading(num_workers=0, seed=0)
+        )
         data.setup("fit")
         given.append(next(iter(data.train_dataloader())))
     for key in ("image", "label", "clean_label", "index"):

@@ -27,9 +27,9 @@ def command(folder: Path, kind: str, output: str) -> list[str | Path]:
     cache = ["--data.images.cache_dir", str(folder / "cache")] if kind.startswith("cached") else []
     return [
         *("fit", "--config", str(ROOT / "configs/own_data/shards.yaml"), "--data.images.data_dir", str(folder), *cache),
-        *("--data.images.num_classes", "3", "--data.images.image_size", "8", "--data.validation_fraction", "0"),
+        *("--data.images.num_classes", "3", "--data.images.image_size", "8", "--data.split.validation_fraction", "0"),
         *("--data.images.train", "train-*", "--data.images.test", "test-*", "--data.batch_size", "11"),
-        *("--data.label_noise", NOISE, "--data.num_workers", "2"),
+        *("--data.label_noise", NOISE, "--data.loading.num_workers", "2"),
         *("--model.network", NETWORK, "--model.optimizer", "{class_path: torch.optim.SGD, init_args: {lr: 0.05}}"),
         *("--trainer.max_epochs", "3", "--trainer.accelerator", "cpu", "--trainer.precision", "64-true"),
         *("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"),
