@@ -12,19 +12,20 @@ def test_a_resumed_run_may_find_its_data_elsewhere_and_fetch_them_faster() -> No
     saved = {
         "seed_everything": 0,
         "model": {"class_path": "a.B", "init_args": {"strength": 3.0}},
-        "data": {"class_path": "c.D", "init_args": {"data_dir": "here", "num_workers": 2, "batch_size": 8}},
+        "data": {
+            "class_path": "c.D",
+            "init_args": {"data_dir": "here", "loading": {"num_workers": 2}, "batch_size": 8},
+        },
     }
     now = copy.deepcopy(saved)
-    now["data"]["init_args"] |= {"data_dir": "there", "num_workers": 8, "evaluation_batch_size": 500}  # type: ignore[index]
+    now["data"]["init_args"] |= {"data_dir": "there", "loading": {"num_workers": 8, "evaluation_batch_size": 500}}  # type: ignore[index]
     now["model"]["init_args"]["new_argument"] = 1  # type: ignore[index]
     may_change = changeable({"data": {"class_path": "datamodules.classification.labelled_images.LabelledImages"}})
     assert differing(saved, now, may_change) == {}
     now["data"]["init_args"]["batch_size"] = 16  # type: ignore[index]
     assert differing(saved, now, may_change) == {"data.batch_size": (8, 16)}
-    assert {*differing(saved, now, {})} > {
-        "data.data_dir",
-        "data.loading.num_workers",
-    }  # another DataModule declares nothing
+    # another DataModule declares nothing
+    assert {*differing(saved, now, {})} > {"data.data_dir", "data.loading.num_workers"}
 
 
 def test_a_key_of_the_model_is_not_exempt_for_its_ending() -> None:
@@ -38,6 +39,6 @@ def test_a_key_of_the_model_is_not_exempt_for_its_ending() -> None:
 def test_each_folder_that_data_may_move_to_is_an_argument_of_a_dataset() -> None:
     """The declared names are exact; an argument that is neither a folder nor about reading is not among them."""
     source = "".join(path.read_text() for path in (ROOT / "datamodules").rglob("*.py"))
-    arguments = {*re.findall(r"^ {8}(\w+): [\w| ]+(?: = .*)?,$", source, re.MULTILINE)}
+    arguments = {*re.findall(r"^ {4}(?: {4})?(\w+): [\w| ]+(?: = .*)?,?$", source, re.MULTILINE)}
     assert {*SeededBatches.resume_may_change} <= arguments
     assert {name for name in arguments if name.endswith("_dir")} <= {*SeededBatches.resume_may_change}

@@ -19,6 +19,7 @@ from lightning_modules.probabilistic.scale_mixture_nngp import (
     NetworkKernel,
     ScaleMixtureRegression,
 )
+from tests.grouped import grouped
 from tests.trainers import quiet, standing
 
 EPS = 0.2
@@ -30,7 +31,9 @@ def regression(scale: Any = None, **options: Any) -> ScaleMixtureRegression:
 
 
 def few(**options: Any) -> Tables:
-    return Tables(Diabetes(train_size=20, validation_fraction=0, test_fraction=0.2), loading=Loading(seed=3), **options)
+    return Tables(
+        Diabetes(train_size=20, validation_fraction=0, test_fraction=0.2), **grouped(Tables, {"seed": 3, **options})
+    )
 
 
 def rows() -> tuple[Tensor, Tensor, Tensor]:
