@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.augmentation.crop_and_flip import Augmentation
-from datamodules.classification.epoch_order import EpochOrder
 from datamodules.classification.folder_sets import NewImages
 from datamodules.classification.image_sets import ImageSet
-from datamodules.classification.label_table import NoisyLabels, noisy_labels
 from datamodules.classification.labelled_set import SECOND, LabelledSet
-from datamodules.classification.shifted_tests import check_shifted_tests, checked, shifted_tests
-from datamodules.classification.split import Split
+from datamodules.classification.selection.epoch_order import EpochOrder
+from datamodules.classification.selection.label_table import NoisyLabels, noisy_labels
+from datamodules.classification.selection.shifted_tests import check_shifted_tests, checked, shifted_tests
+from datamodules.classification.selection.split import Split
 from datamodules.corruptions.label_noise import LabelNoise
 from datamodules.files.image_files import Crop
 from datamodules.loading import Loading

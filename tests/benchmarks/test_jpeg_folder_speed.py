@@ -17,7 +17,7 @@ from torchvision.datasets import ImageFolder as TorchvisionFolder
 from datamodules.augmentation.crop_and_flip import Augmentation
 from datamodules.classification.folder_sets import ImageFolder
 from datamodules.classification.labelled_images import LabelledImages
-from datamodules.classification.split import Split
+from datamodules.classification.selection.split import Split
 from datamodules.loading import Loading
 from tests.benchmarks.pairs import paired_ratio
 from tests.benchmarks.test_image_pairs_speed import Trainer

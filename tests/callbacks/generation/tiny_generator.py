@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from callbacks.generation.fid import FID
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
-from datamodules.classification.split import Split
+from datamodules.classification.selection.split import Split
 from tests.trainers import quiet
 
 

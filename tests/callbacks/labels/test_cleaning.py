@@ -12,7 +12,7 @@ from callbacks.labels.measures import judged
 from callbacks.labels.report import LabelReport, in_words
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
-from datamodules.classification.split import Split
+from datamodules.classification.selection.split import Split
 from datamodules.corruptions.label_noise import FromCSV, Symmetric
 from datamodules.loading import Loading
 from lightning_modules.baselines.cross_entropy import CrossEntropy

@@ -19,7 +19,7 @@ from callbacks.labels.report_figure import ARROW, UNKNOWN, WRONG, draw_worst_lab
 from datamodules.classification.digits import Digits
 from datamodules.classification.image_sets import ImagesInMemory
 from datamodules.classification.labelled_images import LabelledImages
-from datamodules.classification.split import Split
+from datamodules.classification.selection.split import Split
 from datamodules.corruptions.label_noise import Symmetric
 from datamodules.loading import Loading
 from lightning_modules.tasks.classifier import ClassifierSteps, accuracies

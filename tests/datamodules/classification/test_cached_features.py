@@ -19,7 +19,7 @@ from datamodules.classification.digits import Digits, TuningDigits
 from datamodules.classification.image_sets import ImageFiles
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.classification.ood_images import OtherDigits
-from datamodules.classification.split import Split
+from datamodules.classification.selection.split import Split
 from datamodules.corruptions.label_noise import Symmetric
 from datamodules.corruptions.label_noise.open_set import OpenSetLabelNoise
 from datamodules.files.image_files import Crop

@@ -13,7 +13,7 @@ from PIL import Image
 
 from datamodules.classification.cifar import CIFAR, CIFAR10, CIFAR100
 from datamodules.classification.labelled_images import LabelledImages
-from datamodules.classification.split import Split
+from datamodules.classification.selection.split import Split
 from datamodules.corruptions.label_noise import AsymmetricCIFAR10
 from datamodules.loading import Loading
 

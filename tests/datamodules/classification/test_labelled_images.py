@@ -14,14 +14,14 @@ from datamodules.classification.cifar import CIFAR10
 from datamodules.classification.clothing1m import Clothing1M
 from datamodules.classification.clustered import Clustered
 from datamodules.classification.digits import Digits
-from datamodules.classification.epoch_order import repeated_augmentation
 from datamodules.classification.folder_sets import ImageFolder
 from datamodules.classification.image_sets import ImageSet, ImagesInMemory
 from datamodules.classification.imagenet import ImageNet
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.classification.mnist import MNIST
 from datamodules.classification.ood_images import OtherDigits
-from datamodules.classification.split import Split
+from datamodules.classification.selection.epoch_order import repeated_augmentation
+from datamodules.classification.selection.split import Split
 from datamodules.classification.webvision import WebVision
 from datamodules.corruptions.label_noise import InstanceDependent, Symmetric
 from datamodules.corruptions.label_noise.open_set import OpenSetLabelNoise

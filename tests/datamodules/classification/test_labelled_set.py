@@ -16,7 +16,7 @@ from datamodules.classification.digits import Digits
 from datamodules.classification.image_sets import ImagesInMemory
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.classification.ood_images import OtherDigits
-from datamodules.classification.split import stratified_split
+from datamodules.classification.selection.split import stratified_split
 from datamodules.corruptions.label_noise import FromCSV, Symmetric
 from datamodules.corruptions.label_noise.open_set import OpenSetLabelNoise
 from experiments.saving.metrics_table import MetricsTable

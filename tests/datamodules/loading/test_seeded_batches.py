@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
-from datamodules.classification.split import Split
+from datamodules.classification.selection.split import Split
 from datamodules.loading import Loading
 from tests.datamodules.recorder import Recorder
 from tests.trainers import quiet

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
-from datamodules.classification.split import Split
+from datamodules.classification.selection.split import Split
 from datamodules.loading import Loading
 from datamodules.loading.node_shards import NodeShards
 from datamodules.randomness.generators import generator_of

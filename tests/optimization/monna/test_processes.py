@@ -15,7 +15,7 @@ from torch import nn
 
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
-from datamodules.classification.split import Split
+from datamodules.classification.selection.split import Split
 from datamodules.loading import Loading
 from datamodules.loading.node_shards import NodeShards
 from lightning_modules.distributed.independent import Independent

@@ -20,7 +20,7 @@ from datamodules.classification.image_sets import ImageSet
 from datamodules.classification.image_shards import ImageShards
 from datamodules.classification.image_shards.images import ImagesByOffset, ImagesInParquet
 from datamodules.classification.labelled_images import LabelledImages
-from datamodules.classification.split import Split
+from datamodules.classification.selection.split import Split
 from datamodules.corruptions.label_noise import FromCSV, Symmetric
 from datamodules.loading import Loading
 from tests.datamodules.classification.image_shards.shards import (
