@@ -287,7 +287,7 @@ def test_training_goes_on_in_its_own_directory(
 
 def test_no_seed_leaves_the_data_their_own(tmp_path: Path) -> None:
     line = build(parse([*DEMO, "--run_directory", str(tmp_path), "--seed_everything", "false"]), runs=False)
-    assert line.parsed.settings.data.init_args.seed is None
+    assert line.parsed.settings.data.init_args.loading.seed is None
 
 
 def test_null_is_none_for_a_class_within_a_class() -> None:

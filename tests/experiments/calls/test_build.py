@@ -2,9 +2,16 @@
 
 import copy
 import re
+from pathlib import Path
 
+import pytest
+from lightning.pytorch import LightningDataModule
+
+import train
+from datamodules.loading import Loading
 from datamodules.loading.seeded_batches import SeededBatches
-from experiments.calls.build import changeable, differing
+from experiments.calls.build import build, changeable, complete, differing
+from experiments.calls.parse import parse
 from tests.command import ROOT
 
 
@@ -42,3 +49,40 @@ def test_each_folder_that_data_may_move_to_is_an_argument_of_a_dataset() -> None
     arguments = {*re.findall(r"^ {4}(?: {4})?(\w+): [\w| ]+(?: = .*)?,?$", source, re.MULTILINE)}
     assert {*SeededBatches.resume_may_change} <= arguments
     assert {name for name in arguments if name.endswith("_dir")} <= {*SeededBatches.resume_may_change}
+
+
+class SeededByItsUser(LightningDataModule):
+    """A user's own DataModule, with a seed among its arguments."""
+
+    def __init__(self, seed: int | None = None) -> None:
+        super().__init__()
+
+
+def test_the_seed_of_a_run_and_an_option_join_what_the_file_sets_of_loading(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("data.init_args.loading: {evaluation_batch_size: 50, prefetch_factor: 3}")
+    options = ("--config", str(tmp_path / "own.yaml"), "--data.loading.num_workers", "0", "--seed_everything", "7")
+    line = build(
+        parse(["fit", "--config", "configs/elr/demo.yaml", *options, "--run_directory", str(tmp_path / "run")]),
+        runs=False,
+    )
+    found = line.datamodule.loading  # type: ignore[union-attr]
+    assert found == Loading(evaluation_batch_size=50, num_workers=0, prefetch_factor=3, seed=7)
+    own = (
+        "--data",
+        f"{__name__}.SeededByItsUser",
+        "--seed_everything",
+        "7",
+        "--run_directory",
+        str(tmp_path / "other"),
+    )
+    parsed = parse(["fit", "--config", "configs/elr/demo.yaml", *own])
+    complete(parsed, runs=False)
+    assert parsed.settings.data.init_args.seed == 7
+
+
+def test_help_describes_each_argument_of_loading(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train.main(["fit", "--data.help", "LabelledImages"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "--data.loading.num_workers NUM_WORKERS number of DataLoader workers, at most 64 or 4 per core" in said
+    assert "--data.split.folds FOLDS number of folds of the training images." in said
