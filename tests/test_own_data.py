@@ -15,7 +15,7 @@ from PIL import Image
 import train
 from tests.datamodules.image_folders import photograph, save, shades
 
-CPU = ["--trainer.accelerator", "cpu", "--data.num_workers", "0"]
+CPU = ["--trainer.accelerator", "cpu", "--data.loading.num_workers", "0"]
 SIZE = 16
 
 
@@ -175,7 +175,7 @@ def test_a_cameras_noise_is_calibrated_and_its_photographs_are_denoised(
 
     raw(tmp_path / "photographs" / "night.npz", 10, 1.0, np.random.default_rng(1))
     line = ["fit", "--config", "configs/own_data/camera.yaml", "--data.noise.camera", str(own)]
-    line += ["--data.test_noise.camera", str(own), "--data.patch_size", "32", "--data.patches_per_image", "4", *CPU]
+    line += ["--data.test_noise.camera", str(own), "--data.patches.size", "32", "--data.patches.per_image", "4", *CPU]
     assert train.main([*line, "--run_directory", str(tmp_path / "run")]) == 0
     predict = ["predict", "--resume", str(tmp_path / "run"), "--data.predict_dir", str(tmp_path / "photographs")]
     assert train.main([*predict, "--data.predict_ratio", "10"]) == 0

@@ -14,7 +14,7 @@ from tests.datamodules.image_folders import photograph, save, shades
 
 README = (ROOT / "README.md").read_text().partition("## Four short paths")[2].partition("\n## ")[0]
 CPU = ["--trainer.accelerator", "cpu"]
-QUICK = [*CPU, "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false", "--data.num_workers", "0"]
+QUICK = [*CPU, "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false", "--data.loading.num_workers", "0"]
 CLASSES = [*QUICK, "--data.batch_size", "8", "--data.images.image_size", "32", "--model.network.name", "test_resnet"]
 OWN_ARGUMENTS = ("certified_curves", "generate")
 """Commands that have arguments of their own, and do not accept those of the trainer."""
@@ -23,7 +23,7 @@ SMALLER = {
     "own_data/certified": CLASSES,
     "own_data/white_noise": [
         *QUICK,
-        *("--trainer.max_steps", "2", "--data.patch_size", "24", "--data.patches_per_image", "4"),
+        *("--trainer.max_steps", "2", "--data.patches.size", "24", "--data.patches.per_image", "4"),
     ],
     "finetuning/lora": [
         *QUICK,

@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from datamodules.classification.labelled_set import keep_labels
+from datamodules.classification.selection.label_table import keep_labels
 from datamodules.corruptions.label_noise import FromCSV
 from datamodules.files.whole_files import save_figure, whole_file, write_csv, write_text
 

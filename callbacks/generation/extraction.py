@@ -14,7 +14,7 @@ from callbacks.generation.image_lists import ImageList
 from callbacks.generation.statistics import Features
 from datamodules.files.module_hash import hash_of_module
 from datamodules.jobs.cached_array import Parts, cached_array
-from datamodules.loading.seeded_batches import free_cores
+from datamodules.loading.arguments import free_cores
 from lightning_modules.networks.fid_inception import FIDInception
 
 ROWS_PER_PART = 1024

@@ -23,7 +23,7 @@ def merged(reports: Sequence[Path]) -> "pd.DataFrame":
         if "in_sample" not in table or table["in_sample"].any():
             raise ValueError(
                 f"{path} covers labels on which its network was trained: "
-                f"train with data.folds 5 and data.fold 0, 1, ..."
+                f"train with data.split.folds 5 and data.split.fold 0, 1, ..."
             )
     together = pd.concat(tables, ignore_index=True)
     if (twice := together["row"].duplicated()).any():
@@ -52,7 +52,7 @@ def unchecked(reported: int, source: Any) -> str:
     return (
         f"The label report covers {reported:,} of {whole:,} images. The labels of the other {whole - reported:,} "
         f"(held out for validation or testing, in other folds, or dropped) are unchecked. To check all labels, train "
-        f"and test every fold with data.folds, and merge the reports with `train.py label_report`"
+        f"and test every fold with data.split.folds, and merge the reports with `train.py label_report`"
     )
 
 

@@ -41,7 +41,7 @@ class LabelReport(Callback):
 
     The score is the normalised margin of `label_score`. A label is *suspected* if its score is below `threshold`. By
     default, the network was trained on the same labels, so false labels that it has memorised are not suspected, and
-    the report is marked as *in-sample*. If a fold of the training images is held out (`data.folds`), the report
+    the report is marked as *in-sample*. If a fold of the training images is held out (`data.split.folds`), the report
     contains only this fold, on which the network was not trained. `train.py label_report` merges the reports of all
     folds. If a Trainer was fitted with a DataLoader in Python code, the report covers the dataset of this DataLoader,
     and uses the images that this dataset returns.
@@ -133,7 +133,7 @@ class LabelReport(Callback):
             if held_out is None:
                 rank_zero_info(
                     "The label report is in-sample: the network was trained on these labels, and does not suspect a "
-                    "false label it has memorised. Set data.folds to report on held-out images."
+                    "false label it has memorised. Set data.split.folds to report on held-out images."
                 )
             if left := unchecked(len(table), getattr(loader.dataset, "source", None)):
                 rank_zero_info(left)

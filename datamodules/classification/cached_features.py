@@ -28,8 +28,8 @@ from datamodules.classification.labelled_set import LabelledSet
 from datamodules.distributed.collectives import broadcast, rank, world_size
 from datamodules.files.module_hash import hash_of_module
 from datamodules.jobs.cached_array import Parts, cached_array
+from datamodules.loading.arguments import free_cores
 from datamodules.loading.global_batches import Request
-from datamodules.loading.seeded_batches import free_cores
 
 ROWS_PER_PART, MOST_PARTS = 4096, 64
 PROBED_IMAGES = 64

@@ -26,9 +26,10 @@ class ImageFolder(ImageSet):
     Reads AVIF, BMP, GIF, JPEG, JPEG 2000, PGM, PNG, PPM, TIFF and WebP files. Other files are ignored.
 
     Classes are numbered in alphabetical order. `num_classes` of the model must equal the number of classes. If there is
-    a `test` folder, `val/<class>/` is the validation set, unless `data.validation_fraction` holds out training images
-    for validation. If there is no `test` folder, `val` is the test set, and label noise never changes its labels. If
-    there is neither a `test` nor a `val` folder, set `data.test_fraction` to hold out a part of `train` for testing.
+    a `test` folder, `val/<class>/` is the validation set, unless `data.split.validation_fraction` holds out training
+    images for validation. If there is no `test` folder, `val` is the test set, and label noise never changes its
+    labels. If there is neither a `test` nor a `val` folder, set `data.split.test_fraction` to hold out a part of
+    `train` for testing.
 
     To read labels from a table instead of the folder names, set `label_noise` to `FromCSV`. The table identifies images
     by file name relative to `train`, or by index. The index of an image is its position among all training images,
@@ -97,7 +98,7 @@ class ImageFolder(ImageSet):
         if not found:
             raise FileNotFoundError(
                 f"ImageFolder: {self.root} has neither test/<class>/<image> nor val/<class>/<image>; "
-                f"set data.test_fraction, for example to 0.2, to hold out a part of train for testing"
+                f"set data.split.test_fraction, for example to 0.2, to hold out a part of train for testing"
             )
         return self._read(found[0])
 

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from datamodules.editing.protected_set import ProtectedSet
+from datamodules.loading import Loading
 from datamodules.loading.seeded_batches import SeededBatches
 
 
@@ -14,20 +15,16 @@ class ImagesToProtect(SeededBatches):
     Args:
         images: dataset of images to protect. If a dataset has no masks, wrap it in `ImagesWithEllipses`.
         batch_size: global batch size, over all ranks, for training an editing model.
-        evaluation_batch_size: number of images to protect at once, over all ranks. None means `batch_size`.
-        num_workers: number of DataLoader workers. None means one per free core, at most 8.
-        seed: random seed of the sampling order and of the regions. None means the value of `seed_everything`.
+        loading: how batches are read, and the seed.
     """
 
     def __init__(
         self,
         images: ProtectedSet,
         batch_size: int = 1,
-        evaluation_batch_size: int | None = None,
-        num_workers: int | None = None,
-        seed: int | None = None,
+        loading: Loading = Loading(),
     ) -> None:
-        super().__init__(batch_size, evaluation_batch_size, num_workers=num_workers, seed=seed)
+        super().__init__(batch_size, loading)
         self.images = images
         self.image_shape = images.image_shape
         self._with_prompts = False

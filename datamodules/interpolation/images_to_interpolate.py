@@ -8,6 +8,7 @@ from torch import Tensor
 from datamodules.classification.labelled_set import LabelledSet
 from datamodules.corruptions.image_noise.interface import ImageNoise
 from datamodules.interpolation.end_points import EndPoints
+from datamodules.loading import Loading
 from datamodules.loading.seeded_batches import SeededBatches
 from datamodules.randomness.counter import CounterRNG
 
@@ -20,10 +21,7 @@ class ImagesToInterpolate(SeededBatches):
         noise: noise that is added to both images of a pair, without clipping. Training images stay clean. None means no
             noise.
         batch_size: global training batch size, over all ranks.
-        evaluation_batch_size: global batch size of pairs in testing and prediction. None means `batch_size`.
-        num_workers: number of DataLoader workers. None means 0 for images in memory, and otherwise one per free core,
-            at most 8.
-        seed: seed of the sampling order, the pairs and the noise. None means the value of `seed_everything`.
+        loading: how batches are read, and the seed.
     """
 
     def __init__(
@@ -31,11 +29,9 @@ class ImagesToInterpolate(SeededBatches):
         images: EndPoints,
         noise: ImageNoise | None = None,
         batch_size: int = 128,
-        evaluation_batch_size: int | None = None,
-        num_workers: int | None = None,
-        seed: int | None = None,
+        loading: Loading = Loading(),
     ) -> None:
-        super().__init__(batch_size, evaluation_batch_size, num_workers=num_workers, seed=seed)
+        super().__init__(batch_size, loading)
         self.images = images
         self.image_shape = images.image_shape
         self.noise = noise

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import Sampler
 
@@ -88,6 +89,14 @@ class GlobalBatches(Sampler[Request]):
         """Number of samples per pass that are not in any batch."""
         remainder = self.num_samples % self.batch_size
         return remainder if self.shuffle and remainder < 2 * self.world_size else 0
+
+    def report_left_out(self) -> None:
+        """Print how many samples are dropped, if any."""
+        if self.num_left_out:
+            rank_zero_info(
+                f"The last {self.num_left_out} of an epoch's {self.num_samples} samples are dropped: "
+                f"a rank would have fewer than two of them"
+            )
 
     @property
     def boundaries(self) -> list[int]:

@@ -6,6 +6,7 @@ classes. With a large concentration, all nodes have nearly the same class propor
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -132,6 +133,11 @@ class NodeShards:
         """Check that the batch size is divisible by the number of nodes."""
         if batch_size % self.nodes:
             raise ValueError(f"batch_size must be a multiple of shards.nodes, {self.nodes}, got {batch_size}")
+
+    def batches(self, label: Tensor, num_classes: int, batch_size: int, seed: int, **place: Any) -> NodeBatches:
+        """Return the sampler of the batches; `place` holds the rank, world size, epoch and resumed batch."""
+        shards = self.draw(label, num_classes, seed)
+        return NodeBatches(shards, batch_size, self.batches_per_epoch, self.growing, seed=seed, **place)
 
     def draw(self, label: Tensor, num_classes: int, seed: int) -> list[Tensor]:
         """Sample the shards, see `dirichlet_shards`."""

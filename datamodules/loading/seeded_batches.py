@@ -5,10 +5,10 @@ Batches are sharded over ranks and augmented on the device. A run can be resumed
 All DataModules with a fixed training set derive from this class, whatever their samples are.
 """
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,9 +19,17 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.arguments import at_least, within
+from datamodules.arguments import at_least
 from datamodules.distributed.collectives import run_seed
+from datamodules.loading.arguments import Loading
 from datamodules.loading.global_batches import GlobalBatches, Request
+
+RESUME_MAY_CHANGE = (
+    *("num_workers", "evaluation_batch_size", "encoder_batch_size", "predict_dir", "cache_dir", "data_dir"),
+    *("download", "imagenet_dir", "clean_dir", "noisy_dir", "mask_dir", "condition_dir", "pseudo_label_dir"),
+    *("speech_dir", "noise_dir"),
+)
+"""Arguments, also of the datasets, that set where data are and how fast they are read, but not what is read."""
 
 
 class RequestedSet(Protocol):
@@ -54,16 +62,21 @@ class SeededLoader(DataLoader):
         yield from super().__iter__()
 
 
-def free_cores(processes: int) -> int:
-    """Return the number of DataLoader workers per rank.
-
-    The cores are divided among the ranks, and each rank has 1 to 8 workers.
-
-    Args:
-        processes: number of ranks on this machine.
-    """
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(max(usable // processes, 1), 8)
+def seeded_loader(
+    samples: Any, batches: GlobalBatches, num_workers: int, prefetch_factor: int, seed: int, collate_fn: Any
+) -> SeededLoader:
+    """Return a DataLoader whose dataset is indexed by whole requests."""
+    return SeededLoader(
+        samples,
+        sampler=batches,
+        batch_size=None,
+        collate_fn=collate_fn,
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=num_workers > 0,
+        prefetch_factor=prefetch_factor if num_workers > 0 else None,
+        generator=torch.Generator().manual_seed(seed),
+    )
 
 
 class FinishedBatch(dict[str, Any]):
@@ -73,21 +86,15 @@ class FinishedBatch(dict[str, Any]):
 class SeededBatches(LightningDataModule, ABC):
     """DataModule with seeded DataLoaders for training, validation and testing.
 
-    Subclasses create the datasets. In a loop over a DataLoader outside of a Trainer, batches are as described in
-    `datamodules.batches`, with float32 images in [0, 1]. While a Trainer runs, it moves batches with stored pixel
-    values to its device, and converts them there.
+    In a loop over a DataLoader outside of a Trainer, batches are as described in `datamodules.batches`, with float32
+    images in [0, 1]. While a Trainer runs, it moves stored pixel values to its device, and converts them there.
 
-    `num_train_samples` is available after `setup("fit")`. The order of training samples depends only on (seed, epoch),
-    not on the number of ranks. A run that was interrupted within an epoch resumes at the same batch.
+    The order of training samples depends only on (seed, epoch), not on the number of ranks. A run that was interrupted
+    within an epoch resumes at the same batch.
 
     Args:
         batch_size: global training batch size, over all ranks.
-        evaluation_batch_size: global batch size in validation, testing and prediction. None means `batch_size`.
-        passes_per_epoch: number of passes over the training set per epoch.
-        num_workers: number of DataLoader workers, at most 64 or 4 per core, whichever is larger. None means one per
-            free core, at most 8.
-        prefetch_factor: number of batches that each worker prefetches.
-        seed: seed of all randomness. None means the value of `seed_everything`, or 0 if no seed is set.
+        loading: how batches are read, and the seed.
     """
 
     train_set: RequestedSet | None
@@ -95,36 +102,17 @@ class SeededBatches(LightningDataModule, ABC):
     test_set: RequestedSet | None
     predict_set: RequestedSet | None
     """Dataset for `predict`. None means the test set."""
-    resume_may_change: Collection[str] = (
-        *("num_workers", "evaluation_batch_size", "encoder_batch_size", "predict_dir", "cache_dir", "data_dir"),
-        "download",
-        *("imagenet_dir", "clean_dir", "noisy_dir", "mask_dir", "condition_dir", "pseudo_label_dir"),
-        *("speech_dir", "noise_dir"),
-    )
-    """Arguments, also of the datasets, that set where data are and how fast they are read, but not what is read."""
+    resume_may_change: Collection[str] = RESUME_MAY_CHANGE
     shuffle: bool = True
     """Whether training samples are shuffled in each epoch. It is false for streams, whose rounds keep their order."""
 
-    def __init__(
-        self,
-        batch_size: int,
-        evaluation_batch_size: int | None = None,
-        passes_per_epoch: int = 1,
-        num_workers: int | None = 0,
-        prefetch_factor: int = 2,
-        seed: int | None = None,
-    ) -> None:
+    def __init__(self, batch_size: int, loading: Loading = Loading()) -> None:
         super().__init__()
-        at_least(1, batch_size=batch_size, evaluation_batch_size=evaluation_batch_size)
-        at_least(1, passes_per_epoch=passes_per_epoch, prefetch_factor=prefetch_factor)
-        at_least(0, num_workers=num_workers)
-        within(0, max(64, 4 * (os.cpu_count() or 1)), num_workers=num_workers)
+        at_least(1, batch_size=batch_size)
         self.batch_size = batch_size
-        self.evaluation_batch_size = evaluation_batch_size or batch_size
-        self.passes_per_epoch = passes_per_epoch
-        self.num_workers = num_workers
-        self.prefetch_factor = prefetch_factor
-        self._given_seed = seed
+        self.loading = loading
+        self.evaluation_batch_size = loading.evaluation_batch_size or batch_size
+        self.passes_per_epoch = loading.passes_per_epoch
         self.train_set = None
         self.validation_set = None
         self.test_set = None
@@ -135,8 +123,8 @@ class SeededBatches(LightningDataModule, ABC):
 
     @cached_property
     def seed(self) -> int:
-        """The argument `seed`. If it is None, the value that `seed_everything` has when the data are first read."""
-        return run_seed() if self._given_seed is None else self._given_seed
+        """The seed in `loading`. If it is None, the value that `seed_everything` has when the data are first read."""
+        return run_seed() if self.loading.seed is None else self.loading.seed
 
     @abstractmethod
     def set_up_training(self) -> None:
@@ -152,10 +140,7 @@ class SeededBatches(LightningDataModule, ABC):
             self.set_up_test()
 
     def augmented(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
-        """Augment a training batch on its device.
-
-        The random numbers depend on (`seed`, `epoch`, `index`).
-        """
+        """Augment a training batch on its device, with random numbers that depend on (`seed`, `epoch`, `index`)."""
         return batch
 
     def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -180,25 +165,16 @@ class SeededBatches(LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader:
         train_set, trainer = self.required(self.train_set, "fit"), self.trainer
-        rank, world_size = self.processes()
-        batches = self.training_batches(trainer.current_epoch if trainer is not None else 0, rank, world_size)
+        batches = self.training_batches(trainer.current_epoch if trainer is not None else 0, *self.processes())
         self._training_batches = batches
-        if batches.num_left_out:
-            rank_zero_info(
-                f"The last {batches.num_left_out} of an epoch's {batches.num_samples} samples are dropped: "
-                f"a rank would have fewer than two of them"
-            )
+        batches.report_left_out()
         loader = self._loader(train_set, batches)
         if trainer is not None:
             loader.current_epoch = lambda: trainer.current_epoch
         return loader
 
     def required(self, samples: Any, stage: str) -> Any:
-        """Return a dataset, or the datasets, that `setup` creates.
-
-        Raises:
-            RuntimeError: if `setup` has not been called.
-        """
+        """Return a dataset, or the datasets, that `setup` creates; raise an error if it has not been called."""
         if samples is None:
             raise RuntimeError(f'{type(self).__name__} has not read its data: call setup("{stage}") first')
         return samples
@@ -240,8 +216,8 @@ class SeededBatches(LightningDataModule, ABC):
         rank, world_size = self.processes()
         if self.evaluation_batch_size < world_size:
             raise ValueError(
-                f"evaluation_batch_size {self.evaluation_batch_size} (over all ranks) is below the "
-                f"number of ranks, {world_size}"
+                f"loading.evaluation_batch_size {self.evaluation_batch_size} (over all ranks) is below the number of "
+                f"ranks, {world_size}"
             )
         batch_size = min(self.evaluation_batch_size, len(samples))
         return self._loader(samples, GlobalBatches(len(samples), batch_size, rank, world_size))
@@ -251,33 +227,23 @@ class SeededBatches(LightningDataModule, ABC):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
     def _loader(self, samples: RequestedSet, batches: GlobalBatches) -> SeededLoader:
-        num_workers = self.num_workers
-        if num_workers is None:
-            processes = self.trainer.num_devices if self.trainer is not None else 1
-            num_workers = 0 if getattr(samples, "in_memory", False) else free_cores(processes)
-            if num_workers and not self._workers_reported:
-                self._workers_reported = True
-                rank_zero_info(
-                    f"data.num_workers is not set: {num_workers} DataLoader workers for each rank, one per free core"
-                )
-        return SeededLoader(
-            samples,  # type: ignore[arg-type]
-            sampler=batches,
-            batch_size=None,
-            collate_fn=None if self.in_a_trainer else self._finished_on_host,  # type: ignore[arg-type]
-            num_workers=num_workers,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=num_workers > 0,
-            prefetch_factor=self.prefetch_factor if num_workers > 0 else None,
-            generator=torch.Generator().manual_seed(self.seed),
-        )
+        processes, in_a_trainer = (1, False) if self.trainer is None else (self.trainer.num_devices, self.in_a_trainer)
+        num_workers = self.loading.workers(getattr(samples, "in_memory", False), processes)
+        if num_workers and self.loading.num_workers is None and not self._workers_reported:
+            self._workers_reported = True
+            workers = f"{num_workers} DataLoader workers for each rank, one per free core"
+            rank_zero_info(f"data.loading.num_workers is not set: {workers}")
+        collate = None if in_a_trainer else self._finished_on_host
+        return seeded_loader(samples, batches, num_workers, self.loading.prefetch_factor, self.seed, collate)
+
+    def run_directory(self) -> Path | None:
+        """Return the run directory, or None without loggers. All ranks must call this: the path is broadcast."""
+        directory = self.trainer.log_dir if self.trainer is not None and self.trainer.loggers else None
+        return None if directory is None else Path(directory)
 
     @property
     def in_a_trainer(self) -> bool:
-        """Whether a Trainer is running. It then moves stored batches to its device and calls the hook below.
-
-        Otherwise, loops over the DataLoaders get the batches that the hook returns.
-        """
+        """Whether a Trainer is running. It then moves stored batches to its device and calls the hook below."""
         return self.trainer is not None and self.trainer.state.status == TrainerStatus.RUNNING
 
     def _finished_on_host(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -300,10 +266,7 @@ class SeededBatches(LightningDataModule, ABC):
         return dtype
 
     def in_unit_interval(self, stored: Tensor, data_range: float) -> Tensor:
-        """Scale images to [0, 1] and convert them to the dtype of the module.
-
-        The stored value `data_range` is mapped to 1.
-        """
+        """Divide images by `data_range`, the stored value of white, and convert them to the dtype of the module."""
         precise = stored.to(torch.promote_types(self.module_dtype, torch.float32), copy=True)
         return precise.div_(data_range).to(self.module_dtype)
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader
 
+from datamodules.loading.arguments import Loading
 from datamodules.loading.one_size_batches import OneSizeBatches
 from datamodules.loading.seeded_batches import RequestedSet, SeededBatches
 
@@ -34,11 +35,15 @@ class WholeImageSets(SeededBatches):
         test: test dataset, or a dict of test datasets by name.
         validation: validation dataset. None means no validation.
         predict_dir: folder of images to predict. None predicts the test images.
-        batching: arguments of `SeededBatches`.
+        batch_size: global training batch size, over all ranks.
+        loading: how batches are read, and the seed.
     """
 
-    def __init__(self, training: Any, test: Any, validation: Any, predict_dir: str | None, **batching: Any) -> None:
-        super().__init__(**batching)
+    def __init__(
+        self, training: Any, test: Any, validation: Any, predict_dir: str | None, batch_size: int, loading: Loading
+    ) -> None:
+        super().__init__(batch_size, loading)
+        self.evaluation_batch_size = loading.evaluation_batch_size or 1
         self.training = training
         self.tests: Mapping[str, Any] = (
             test if isinstance(test, dict) else {} if test is None else {type(test).__name__: test}

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.arguments import at_least
+from datamodules.loading import Loading
 from datamodules.loading.global_batches import Request
 from datamodules.loading.whole_images import SizedSet, WholeImageSets
 from datamodules.normals.normal_set import NormalSet, NormalSource, decoded
@@ -36,12 +37,8 @@ class NormalMaps(WholeImageSets):
         crop_size: height and width of training crops, in pixels.
         flip: whether to flip half of the training images horizontally. Flipping an image negates the x component of its
             normals.
-        evaluation_batch_size: largest number of images in a validation, test or prediction batch, over all ranks. On
-            each rank, a batch has at least one image. All images of a batch have the same size.
         predict_dir: folder of photographs to predict, or one file. None predicts the test images.
-        num_workers: number of DataLoader workers. None means 0 for datasets in memory, and otherwise one per free core,
-            at most 8.
-        seed: seed of the sampling order, the crops and the flips. None means the value of `seed_everything`.
+        loading: how batches are read, and the seed.
     """
 
     def __init__(
@@ -52,21 +49,10 @@ class NormalMaps(WholeImageSets):
         batch_size: int = 16,
         crop_size: int = 768,
         flip: bool = True,
-        evaluation_batch_size: int = 1,
         predict_dir: str | None = None,
-        num_workers: int | None = None,
-        seed: int | None = None,
+        loading: Loading = Loading(),
     ) -> None:
-        super().__init__(
-            training,
-            test,
-            validation,
-            predict_dir,
-            batch_size=batch_size,
-            evaluation_batch_size=evaluation_batch_size,
-            num_workers=num_workers,
-            seed=seed,
-        )
+        super().__init__(training, test, validation, predict_dir, batch_size, loading)
         at_least(1, crop_size=crop_size)
         self.crop_size = crop_size
         self.flip = flip

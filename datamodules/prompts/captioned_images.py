@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.arguments import within
 from datamodules.augmentation.crop_and_flip import Augmentation
+from datamodules.loading import Loading
 from datamodules.loading.global_batches import GlobalBatches
 from datamodules.loading.one_size_batches import BucketBatches, OneSizeBatches, check_buckets
 from datamodules.loading.seeded_batches import SeededBatches
@@ -29,10 +30,7 @@ class CaptionedImages(SeededBatches):
         batch_size: global training batch size, over all ranks.
         validation_fraction: fraction of the images that are held out of training, in [0, 1).
         augmentation: random crops of padded training images, and random flips. None means no augmentation.
-        evaluation_batch_size: global batch size in validation and testing. None means `batch_size`.
-        num_workers: number of DataLoader workers. None means 0 for images in memory, and otherwise one per free core,
-            at most 8.
-        seed: seed of the split, the sampling order and the augmentation. None means the value of `seed_everything`.
+        loading: how batches are read, and the seed.
         prior: images of the subject's class, for prior preservation. A random class image is added to the batch for
             each training image. None means no prior preservation.
     """
@@ -48,12 +46,10 @@ class CaptionedImages(SeededBatches):
         batch_size: int = 16,
         validation_fraction: float = 0.0,
         augmentation: Augmentation | None = None,
-        evaluation_batch_size: int | None = None,
-        num_workers: int | None = None,
-        seed: int | None = None,
+        loading: Loading = Loading(),
         prior: CaptionedSet | None = None,
     ) -> None:
-        super().__init__(batch_size, evaluation_batch_size, num_workers=num_workers, seed=seed)
+        super().__init__(batch_size, loading)
         within(0, 1, "[)", validation_fraction=validation_fraction)
         self.images = images
         self.validation_fraction = validation_fraction

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.arguments import at_least, within
 from datamodules.files.data_directory import data_directory
+from datamodules.loading import Loading
 from datamodules.loading.global_batches import Request
 from datamodules.loading.seeded_batches import SeededBatches
 from datamodules.prompts.noise_pair_files import SCORES, StoredPair, kept_pairs, read_pair
@@ -69,10 +70,7 @@ class NoisePairs(SeededBatches):
         margin: gain in score that training pairs must exceed. None keeps all pairs.
         validation_fraction: fraction of the pairs that are held out of training, in [0, 1).
         batch_size: number of pairs in a training batch, over all ranks.
-        evaluation_batch_size: global batch size for validation pairs and for prompts. None means `batch_size`.
-        num_workers: number of DataLoader workers. None means 0 for pairs in memory, and otherwise one per free core, at
-            most 8.
-        seed: seed of the split and the sampling order. None means the value of `seed_everything`.
+        loading: how batches are read, and the seed.
     """
 
     train_set: PairRows | None
@@ -87,11 +85,9 @@ class NoisePairs(SeededBatches):
         margin: float | None = 0.0,
         validation_fraction: float = 0.1,
         batch_size: int = 64,
-        evaluation_batch_size: int | None = None,
-        num_workers: int | None = None,
-        seed: int | None = None,
+        loading: Loading = Loading(),
     ) -> None:
-        super().__init__(batch_size, evaluation_batch_size, num_workers=num_workers, seed=seed)
+        super().__init__(batch_size, loading)
         at_least(0, margin=margin)
         within(0, 1, "[)", validation_fraction=validation_fraction)
         self.data_dir = data_dir

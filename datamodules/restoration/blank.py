@@ -7,7 +7,7 @@ from datamodules.restoration.images import Images, PairSet, Split
 
 
 class Blank(PairSet):
-    """Dataset of one black image, which is repeated `data.patches_per_image` times per epoch.
+    """Dataset of one black image, which is repeated `data.patches.per_image` times per epoch.
 
     The dataset determines only the epoch length and the image size.
 

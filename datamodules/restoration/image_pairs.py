@@ -1,21 +1,22 @@
 """DataModule for image restoration with any dataset: training patches, whole test images and synthetic noise.
 
-ImagePairs(Train400("~/data"), test={"BSD68": BSD68("~/data")}, noise=Gaussian(25), patch_size=40)
+ImagePairs(Train400("~/data"), test={"BSD68": BSD68("~/data")}, noise=Gaussian(25), patches=PatchSampling(40))
 """
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from datamodules.arguments import at_least, positive
+from datamodules.arguments import at_least, one_of, positive
 from datamodules.corruptions.image_noise.interface import ImageNoise
+from datamodules.loading import Loading
 from datamodules.loading.global_batches import Request
 from datamodules.loading.whole_images import SizedSet, WholeImageSets
 from datamodules.randomness.counter import CounterRNG, SeededImageRNG, sample_uniform
-from datamodules.restoration.images import Images, PairSet, PatchStore, Pixels
+from datamodules.restoration.images import Images, PairSet, PatchSampling, PatchStore, Pixels
 from datamodules.restoration.noisy_folder import NoisyFolder, RawFolder
 
 SECOND = 1500
@@ -39,25 +40,16 @@ class ImagePairs(WholeImageSets):
         noise: noise model that corrupts datasets that have only clean images. None for datasets with real noisy images.
         test_noise: noise model that corrupts validation and test images. None means `noise`.
         batch_size: global training batch size: number of patches over all ranks.
-        patch_size: height and width of a training patch, in pixels.
-        patches_per_image: number of patches per training image and epoch.
-        augmentation: whether to randomly flip and transpose training patches. The 8 possible orientations are equally
-            probable.
-        fixed_noise: whether to sample the noise of each training image only once, and to keep the noisy images in
-            memory as float32. False samples new noise for each patch.
-        second_noisy: whether to add a second noisy version of each training patch, with independent noise. Noise2Noise
-            needs this second version.
-        evaluation_batch_size: largest number of images in a validation, test or prediction batch, over all ranks. On
-            each rank, a batch has at least one image. All images of a batch have the same size.
+        patches: how training patches are cut from images.
+        noise_samples: how often training noise is sampled. `new` samples new noise for each patch. `fixed` samples the
+            noise of each training image only once, and keeps the noisy images in memory as float32. `two` adds a second
+            noisy version of each patch with independent noise, which Noise2Noise needs.
         predict_dir: folder of noisy images to predict, or one image file. None predicts the test images.
         data_range: stored value of a white pixel in `predict_dir`, which is 255 for 8-bit images. It is required for
             16-bit images.
         predict_ratio: factor by which raw images in `predict_dir` are brightened. It replaces the exposure ratio, which
             these images do not have.
-        num_workers: number of DataLoader workers. None means 0 for images in memory, and otherwise one per free core,
-            at most 8.
-        seed: seed of the sampling order, the patches, the augmentation and the training noise. None means the value of
-            `seed_everything`.
+        loading: how batches are read, and the seed.
     """
 
     def __init__(
@@ -68,48 +60,30 @@ class ImagePairs(WholeImageSets):
         noise: ImageNoise | None = None,
         test_noise: ImageNoise | None = None,
         batch_size: int = 16,
-        patch_size: int = 40,
-        patches_per_image: int = 1,
-        augmentation: bool = True,
-        fixed_noise: bool = False,
-        second_noisy: bool = False,
-        evaluation_batch_size: int = 1,
+        patches: PatchSampling = PatchSampling(),
+        noise_samples: Literal["new", "fixed", "two"] = "new",
         predict_dir: str | None = None,
         data_range: int | None = None,
         predict_ratio: float = 1.0,
-        num_workers: int | None = None,
-        seed: int | None = None,
+        loading: Loading = Loading(),
     ) -> None:
-        super().__init__(
-            training,
-            test,
-            validation,
-            predict_dir,
-            batch_size=batch_size,
-            evaluation_batch_size=evaluation_batch_size,
-            num_workers=num_workers,
-            seed=seed,
-        )
-        at_least(1, patch_size=patch_size, patches_per_image=patches_per_image, data_range=data_range)
+        super().__init__(training, test, validation, predict_dir, batch_size, loading)
+        at_least(1, data_range=data_range)
+        positive(predict_ratio=predict_ratio)
+        one_of(("new", "fixed", "two"), noise_samples=noise_samples)
         self.noise = noise
         self.test_noise = test_noise or noise
-        self.patch_size = patch_size
-        self.patches_per_image = patches_per_image
+        self.patches = patches
         self.scale = 1 if training is None else training.scale
-        if patch_size % self.scale:
+        if patches.size % self.scale:
             raise ValueError(
-                f"data.patch_size must be a multiple of {self.scale}, the ratio of high to low resolution, "
-                f"got {patch_size}"
+                f"data.patches.size must be a multiple of {self.scale}, the ratio of high to low resolution, "
+                f"got {patches.size}"
             )
-        self.augmentation = augmentation
-        self.fixed_noise = fixed_noise
-        self.second_noisy = second_noisy
-        if second_noisy and (noise is None or fixed_noise):
-            raise ValueError(
-                "data.second_noisy needs new noise for each patch: set data.noise, and set data.fixed_noise to false"
-            )
+        self.noise_samples = noise_samples
+        if noise_samples == "two" and noise is None:
+            raise ValueError("data.noise_samples two needs a noise model: set data.noise")
         self.data_range = data_range
-        positive(predict_ratio=predict_ratio)
         self.predict_ratio = predict_ratio
         sets = [one for one in (training, validation, *self.tests.values()) if one is not None]
         if len(channels := {one.channels for one in sets}) > 1:
@@ -122,7 +96,7 @@ class ImagePairs(WholeImageSets):
         """Shape C, H, W of a training patch."""
         if self.channels is None:
             raise ValueError("the shape of images is unknown without a dataset: set data.training or data.test")
-        return self.channels, self.patch_size, self.patch_size
+        return self.channels, self.patches.size, self.patches.size
 
     # reading
 
@@ -131,8 +105,8 @@ class ImagePairs(WholeImageSets):
             images = self.training.images("training")
             name = type(self.training).__name__
             self.check_noise_of_training(images, name)
-            self.train_set = Patches(images, self.patch_size, self.patches_per_image, name, self.seed)
-            if self.noise is not None and self.fixed_noise:
+            self.train_set = Patches(images, self.patches, name, self.seed)
+            if self.noise is not None and self.noise_samples == "fixed":
                 self.train_set.keep_noise(self.noise)
             device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
             self.train_set.on_device = self.train_set.num_bytes <= room(device)
@@ -163,7 +137,7 @@ class ImagePairs(WholeImageSets):
         patches, index = self.train_set, batch["index"]
         assert isinstance(patches, Patches)
         cut = patches.cut(index, epoch) if patches.on_device else {key: batch[key] for key in patches.stores}
-        if self.augmentation:
+        if self.patches.augmentation:
             ways = sample_uniform(self.seed, epoch, index, count=3, stream=1)
             cut = {key: flipped_and_transposed(image, ways) for key, image in cut.items()}
         cut = {key: self._in_unit_interval(stored, patches.data_range) for key, stored in cut.items()}
@@ -171,7 +145,7 @@ class ImagePairs(WholeImageSets):
             cut["noisy"] = self.noise.sample(cut["clean"], CounterRNG(self.seed, epoch, index))
             levels = self.noise.drawn_levels(cut["clean"], CounterRNG(self.seed, epoch, index))
             batch |= {} if levels is None else {"noise_level": levels}
-            if self.second_noisy:
+            if self.noise_samples == "two":
                 cut["second_noisy"] = self.noise.sample(cut["clean"], CounterRNG(self.seed, epoch, index, SECOND))
         return batch | cut
 
@@ -206,26 +180,24 @@ class Patches:
 
     Args:
         images: images of one split.
-        patch_size: height and width of a patch, in pixels.
-        patches_per_image: number of patches per image and epoch.
+        sampling: how patches are cut.
         name: name of the dataset, for error messages.
         seed: seed of the patch positions and of fixed noise.
     """
 
     in_memory = True
 
-    def __init__(self, images: Images, patch_size: int, patches_per_image: int, name: str, seed: int) -> None:
+    def __init__(self, images: Images, sampling: PatchSampling, name: str, seed: int) -> None:
         for title, image in zip(images.names, images.stored, strict=True):
-            if min(image.shape[1:]) < patch_size:
+            if min(image.shape[1:]) < sampling.size:
                 raise ValueError(
-                    f"{name}: {title} has {image.shape[1]} x {image.shape[2]} pixels, less than data.patch_size "
-                    f"{patch_size}"
+                    f"{name}: {title} has {image.shape[1]} x {image.shape[2]} pixels, less than data.patches.size "
+                    f"{sampling.size}"
                 )
         self.count = len(images.names)
         self.data_range = images.data_range
         self.scale = images.scale
-        self.patch_size = patch_size
-        self.patches_per_image = patches_per_image
+        self.sampling = sampling
         self.seed = seed
         self.on_device = True
         kinds = {"clean": images.clean, "noisy": images.noisy}
@@ -241,7 +213,7 @@ class Patches:
         self.stores["noisy"] = PatchStore(noisy)
 
     def __len__(self) -> int:
-        return self.count * self.patches_per_image
+        return self.count * self.sampling.per_image
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
         batch: dict[str, Any] = {
@@ -258,9 +230,9 @@ class Patches:
 
     def cut(self, index: Tensor, epoch: int) -> dict[str, Tensor]:
         """Crop the patches of the selected samples, with stored pixel values, on the device of `index`."""
-        image, place = index // self.patches_per_image, sample_uniform(self.seed, epoch, index, count=2)
+        image, place = index // self.sampling.per_image, sample_uniform(self.seed, epoch, index, count=2)
         size, grid = (
-            {"clean": self.patch_size, "noisy": self.patch_size // self.scale},
+            {"clean": self.sampling.size, "noisy": self.sampling.size // self.scale},
             {"clean": self.scale, "noisy": 1},
         )
         return {

@@ -18,6 +18,25 @@ Pixels = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.float32]
 
 
 @dataclass(frozen=True)
+class PatchSampling:
+    """How training patches are cut from images.
+
+    Args:
+        size: height and width of a training patch, in pixels.
+        per_image: number of patches per training image and epoch.
+        augmentation: whether to randomly flip and transpose training patches. The 8 possible orientations are equally
+            probable.
+    """
+
+    size: int = 40
+    per_image: int = 1
+    augmentation: bool = True
+
+    def __post_init__(self) -> None:
+        at_least(1, **{"patches.size": self.size, "patches.per_image": self.per_image})
+
+
+@dataclass(frozen=True)
 class Images:
     """Images of one split. The images may have different sizes.
 

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from datamodules.arguments import at_least
 from datamodules.corruptions.operators.interface import Operator
+from datamodules.loading import Loading
 from datamodules.loading.global_batches import Request
 from datamodules.loading.whole_images import SizedSet
 from datamodules.pixel_ranges import to_unit
 from datamodules.randomness.counter import CounterRNG
 from datamodules.restoration.image_pairs import ImagePairs, WholeImages
-from datamodules.restoration.images import Images, PairSet
+from datamodules.restoration.images import Images, PairSet, PatchSampling
 from datamodules.restoration.noisy_folder import NoisyFolder
 
 NOISE_SEED = 0
@@ -36,19 +37,12 @@ class MeasuredImages(ImagePairs):
         sigma: standard deviation of the measurement noise for images in [0, 1]. For images in [-1, 1], the standard
             deviation is doubled.
         batch_size: global training batch size: number of patches over all ranks.
-        patch_size: height and width of a training patch, in pixels.
-        patches_per_image: number of patches per training image and epoch.
-        augmentation: whether to randomly flip and transpose training patches. The 8 possible orientations are equally
-            probable.
-        evaluation_batch_size: largest number of images in a test or prediction batch, over all ranks. On each rank, a
-            batch has at least one image. All images of a batch have the same size.
+        patches: how training patches are cut from images.
         predict_dir: folder of measurements for prediction, such as low-resolution images. None predicts the test
             images.
         data_range: stored value of a white pixel in `predict_dir`, which is 255 for 8-bit images. It is required for
             16-bit images.
-        num_workers: number of DataLoader workers. None means 0 for images in memory, and otherwise one per free core,
-            at most 8.
-        seed: seed of the sampling order, the patches and the augmentation. None means the value of `seed_everything`.
+        loading: how batches are read, and the seed.
     """
 
     def __init__(
@@ -58,28 +52,20 @@ class MeasuredImages(ImagePairs):
         training: PairSet | None = None,
         sigma: float = 0.0,
         batch_size: int = 16,
-        patch_size: int = 40,
-        patches_per_image: int = 1,
-        augmentation: bool = False,
-        evaluation_batch_size: int = 1,
+        patches: PatchSampling = PatchSampling(),
         predict_dir: str | None = None,
         data_range: int | None = None,
-        num_workers: int | None = None,
-        seed: int | None = None,
+        loading: Loading = Loading(),
     ) -> None:
         at_least(0, sigma=sigma)
         super().__init__(
             training,
             test,
             batch_size=batch_size,
-            patch_size=patch_size,
-            patches_per_image=patches_per_image,
-            augmentation=augmentation,
-            evaluation_batch_size=evaluation_batch_size,
+            patches=patches,
             predict_dir=predict_dir,
             data_range=data_range,
-            num_workers=num_workers,
-            seed=seed,
+            loading=loading,
         )
         if predict_dir is not None and not operator.measures_images:
             raise ValueError(f"predict_dir must be null: measurements of {type(operator).__name__} are not images")

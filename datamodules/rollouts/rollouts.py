@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.arguments import at_least, within
 from datamodules.distributed.collectives import all_gather
+from datamodules.loading import Loading
 from datamodules.loading.global_batches import Request
 from datamodules.loading.seeded_batches import RequestedSet, SeededBatches
 from datamodules.rollouts.experts import Expert
@@ -95,7 +96,7 @@ class Rollouts(SeededBatches):
         at_least(1, rounds=rounds, environments=environments, episodes=episodes)
         at_least(environments, samples_per_round=samples_per_round, measured_samples=measured_samples)
         within(0, 1, expert_share=expert_share)
-        super().__init__(samples_per_round, measured_samples, seed=seed)
+        super().__init__(samples_per_round, Loading(measured_samples, num_workers=0, seed=seed))
         self.environment = environment
         self.expert = expert
         self.rounds = rounds

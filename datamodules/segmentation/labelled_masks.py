@@ -5,6 +5,7 @@ LabelledMasks(SegTHOR("~/data/segthor"), batch_size=5, mask_noise=OverUnderSegme
 
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.augmentation.masks import MaskAugmentation
-from datamodules.corruptions.mask_noise import MaskNoise, mask_noise_statistics
+from datamodules.corruptions.mask_noise import MaskNoise, MaskNoiseStatistics, mask_noise_statistics
 from datamodules.corruptions.seeded import seeded
 from datamodules.distributed.collectives import world_size
 from datamodules.files.whole_files import write_text
-from datamodules.loading.gathered_labels import gathered_labels
+from datamodules.loading import Loading
+from datamodules.loading.correctable_labels import CorrectableLabels
 from datamodules.loading.global_batches import Request
-from datamodules.loading.seeded_batches import RequestedSet, SeededBatches
+from datamodules.loading.seeded_batches import RequestedSet
 from datamodules.randomness.counter import sample_uniform
 from datamodules.segmentation.corrected_masks import LARGEST_IN_MEMORY, CorrectedMasks
 from datamodules.segmentation.mask_sets import MaskSet, MasksInMemory, MaskSource, refuse_unknown_categories
@@ -83,15 +85,11 @@ class LabelledMaskSet(Dataset[dict[str, Any]]):
         return batch
 
 
-class LabelledMasks(SeededBatches):
+class LabelledMasks(CorrectableLabels):
     """DataModule with batches of images and masks.
 
-    `num_classes` and `image_shape` are available immediately, and `num_train_samples` is available after
-    `setup("fit")`. The order of training samples depends only on (seed, epoch), not on the number of ranks. A run that
-    was interrupted within an epoch resumes at the same batch.
-
-    `correct_labels` changes training masks. Training batches contain the current mask as `label`, and the mask before
-    corrections as `original_label`. Corrections are saved in the checkpoint.
+    If `loading.evaluation_batch_size` is set and images differ in size, the images of an evaluation batch are padded to
+    the size of the largest one. This can change the output of a network.
 
     Args:
         images: dataset of images with masks.
@@ -101,14 +99,7 @@ class LabelledMasks(SeededBatches):
             means no augmentation.
         predict_dir: folder of images, including subfolders, that `predict` reads instead of the test set. It requires a
             dataset whose files are resized to one size, such as `MaskFolders`.
-        evaluation_batch_size: global batch size in validation, testing and prediction. None means `batch_size`, or one
-            image per rank if image sizes differ. The images of a batch are padded to the size of the largest image.
-            This can change the output of a network.
-        num_workers: number of DataLoader workers. None means 0 for images in memory, and otherwise one per free core,
-            at most 8.
-        prefetch_factor: number of batches that each worker prefetches.
-        seed: seed of the noise, the sampling order, the augmentation and generated images. None means the value of
-            `seed_everything`.
+        loading: how batches are read, and the seed.
     """
 
     train_set: LabelledMaskSet | None
@@ -123,24 +114,13 @@ class LabelledMasks(SeededBatches):
         mask_noise: MaskNoise | None = None,
         augmentation: MaskAugmentation | None = None,
         predict_dir: str | None = None,
-        evaluation_batch_size: int | None = None,
-        num_workers: int | None = None,
-        prefetch_factor: int = 2,
-        seed: int | None = None,
+        loading: Loading = Loading(),
     ) -> None:
-        super().__init__(
-            batch_size,
-            evaluation_batch_size,
-            num_workers=num_workers,
-            prefetch_factor=prefetch_factor,
-            seed=seed,
-        )
+        super().__init__(batch_size, loading)
         self.images = images
         self.mask_noise = mask_noise
         self.augmentation = augmentation
         self.predict_dir = predict_dir
-        self._own_evaluation_batch_size = evaluation_batch_size is not None
-        self._saved_corrections: dict[str, Tensor] | None = None
 
     @property
     def adds_label_noise(self) -> bool:
@@ -182,20 +162,12 @@ class LabelledMasks(SeededBatches):
 
     def _write_noise(self) -> None:
         """Write statistics of the mask noise of an in-memory dataset to `mask_noise.csv`, one row per class."""
-        trainer = self.trainer
-        if trainer is None or not trainer.loggers or self.train_set is None:
+        directory, source = self.run_directory(), self.required(self.train_set, "fit").source
+        if directory is None or self.processes()[0] != 0 or self.mask_noise is None:
             return
-        directory = trainer.log_dir  # called on all ranks, because `log_dir` broadcasts
-        source = self.train_set.source
-        if directory is None or not trainer.is_global_zero or self.mask_noise is None:
-            return
-        if not isinstance(source, MasksInMemory) or source.clean is None:
-            return
-        found = mask_noise_statistics(source.clean, source.given, self.num_classes)
-        names = self.class_names or range(self.num_classes)
-        rows = zip(names, found.lost.tolist(), found.false.tolist(), found.iou.tolist(), strict=True)
-        lines = ["category,lost,false,iou", *(",".join(map(str, row)) for row in rows)]
-        write_text(Path(directory, "mask_noise.csv"), "\n".join(lines) + "\n")
+        if isinstance(source, MasksInMemory) and source.clean is not None:
+            found = mask_noise_statistics(source.clean, source.given, self.num_classes)
+            write_mask_noise(directory / "mask_noise.csv", found, self.class_names or range(self.num_classes))
 
     def set_up_training(self) -> None:
         source = self.images.prepared(self.seed).training()
@@ -209,7 +181,7 @@ class LabelledMasks(SeededBatches):
         self.train_set = LabelledMaskSet(
             source, CorrectedMasks(source.size, path, writes), self.seed, self.augmentation
         )
-        self._restore_corrections()
+        self.restore_corrections()
         self._set_up_validation()
 
     def _set_up_validation(self) -> None:
@@ -230,14 +202,14 @@ class LabelledMasks(SeededBatches):
 
         If there is a run directory, it contains one file per machine. Otherwise, there is one temporary file per rank.
         """
-        directory = self.trainer.log_dir if self.trainer is not None and self.trainer.loggers else None
+        directory = self.run_directory()
         if directory is None:
             descriptor, path = tempfile.mkstemp(prefix="corrected_masks_")
             os.close(descriptor)
             return Path(path), True
         assert self.trainer is not None
-        Path(directory).mkdir(parents=True, exist_ok=True)
-        return Path(directory, f"corrected_masks_{self.trainer.node_rank}"), self.trainer.local_rank == 0
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory / f"corrected_masks_{self.trainer.node_rank}", self.trainer.local_rank == 0
 
     def teardown(self, stage: str) -> None:
         if stage != "fit" or self.train_set is None:
@@ -252,14 +224,12 @@ class LabelledMasks(SeededBatches):
         Smaller images are padded at the bottom and at the right to the size of the largest image of the batch. Masks
         are padded with 255.
         """
-        if self.train_set is None:
-            self.set_up_training()
-        assert self.train_set is not None
-        return self.evaluation_loader(LabelledMaskSet(self.train_set.source, self.train_set.corrections))
+        train = self.read_training_set()
+        return self.evaluation_loader(LabelledMaskSet(train.source, train.corrections))
 
     def evaluation_loader(self, samples: RequestedSet) -> DataLoader:
         assert isinstance(samples, LabelledMaskSet)
-        if not self._own_evaluation_batch_size and (samples.source.size != samples.source.size[0]).any():
+        if self.loading.evaluation_batch_size is None and (samples.source.size != samples.source.size[0]).any():
             self.evaluation_batch_size = self.processes()[1]
         return super().evaluation_loader(samples)
 
@@ -276,51 +246,36 @@ class LabelledMasks(SeededBatches):
         batch["image"] = image if data_range is not None else standardised(image)
         return batch | {key: batch[key].long() for key in _PIXEL_LABELS if key in batch}
 
-    def correct_labels(self, index: Tensor, label: Tensor) -> None:
-        """Correct masks of training images. All ranks and workers use the new masks from the next epoch on.
-
-        This is a collective operation: all ranks must call it the same number of times. Each rank passes its own
-        samples, such as its shard of `training_images_dataloader`, or no samples. The ranks exchange their corrections.
-
-        Args:
-            index: positions of the samples in the training set, `[n]`, int64.
-            label: new masks `[n, H, W]`, integers, in pixel coordinates before augmentation. The value 255 marks
-                ignored pixels. If a mask is larger than its image, its top left part is used.
-
-        Raises:
-            ValueError: if the value of a pixel is neither a class nor 255, or if a mask is smaller than its image.
-        """
-        assert self.train_set is not None
-        corrections = self.train_set.corrections
-        assert corrections is not None
+    def checked_correction(self, index: Tensor, label: Tensor) -> Tensor:
         refuse_unknown_categories(label, self.num_classes, "label")
-        size = corrections.size[index.cpu()]
+        size = self._corrected().size[index.cpu()]
         if len(size) and (size.amax(dim=0) > torch.tensor(label.shape[1:])).any():
             raise ValueError(f"label is {list(label.shape[1:])}, smaller than an image, {size.amax(dim=0).tolist()}")
-        device = self.trainer.strategy.root_device if self.trainer is not None else label.device
-        corrections.write(*gathered_labels(index, label.to(torch.uint8), device))
+        return label.to(torch.uint8)
+
+    def write_corrections(self, index: Tensor, label: Tensor) -> None:
+        self._corrected().write(index, label)
         wait_for_all_processes()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the corrected masks and the position within the epoch."""
-        state = super().state_dict()
-        corrections = self.train_set.corrections if self.train_set is not None else None
-        assert self.trainer is not None
-        if corrections is not None and corrections.changed.any() and self.trainer.is_global_zero:
-            state["corrected_masks"] = corrections.saved()
-        return state
+    def corrections(self) -> dict[str, Tensor] | None:
+        if self.train_set is None or self.processes()[0] != 0:
+            return None
+        return self._corrected().saved() if self._corrected().changed.any() else None
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self._saved_corrections = state_dict.get("corrected_masks")
-        self._restore_corrections()
+    def load_corrections(self, saved: dict[str, Tensor]) -> None:
+        self._corrected().load(saved)
+        wait_for_all_processes()
 
-    def _restore_corrections(self) -> None:
-        if self._saved_corrections is not None and self.train_set is not None:
-            assert self.train_set.corrections is not None
-            self.train_set.corrections.load(self._saved_corrections)
-            self._saved_corrections = None
-            wait_for_all_processes()
+    def _corrected(self) -> CorrectedMasks:
+        corrected: CorrectedMasks = self.required(self.train_set, "fit").corrections
+        return corrected
+
+
+def write_mask_noise(path: Path, found: MaskNoiseStatistics, names: Iterable[Any]) -> None:
+    """Write statistics of the mask noise to a CSV file, one row per class."""
+    rows = zip(names, found.lost.tolist(), found.false.tolist(), found.iou.tolist(), strict=True)
+    lines = ["category,lost,false,iou", *(",".join(map(str, row)) for row in rows)]
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def standardised(image: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ UnpairedMasks(MaskFolders("~/data/heads"), auxiliary_masks=Ellipses(2000), batch
 
 from typing import Any
 
+from datamodules.loading import Loading
 from datamodules.randomness.counter import sample_uniform
 from datamodules.segmentation.labelled_masks import LabelledMasks
 from datamodules.segmentation.mask_sets import AuxiliaryMasks, MaskSet
@@ -20,12 +21,7 @@ class UnpairedMasks(LabelledMasks):
         images: dataset of images.
         auxiliary_masks: unpaired masks of the structure. None means the auxiliary masks of the dataset.
         batch_size: global training batch size, over all ranks.
-        evaluation_batch_size: global batch size in evaluation. None means `batch_size`.
-        num_workers: number of DataLoader workers. None means 0 for images in memory, and otherwise one per free core,
-            at most 8.
-        prefetch_factor: number of batches that each worker prefetches.
-        seed: seed of the sampling order, the auxiliary masks and generated images. None means the value of
-            `seed_everything`.
+        loading: how batches are read, and the seed.
     """
 
     has_auxiliary_masks = True
@@ -35,19 +31,9 @@ class UnpairedMasks(LabelledMasks):
         images: MaskSet,
         auxiliary_masks: AuxiliaryMasks | None = None,
         batch_size: int = 8,
-        evaluation_batch_size: int | None = None,
-        num_workers: int | None = None,
-        prefetch_factor: int = 2,
-        seed: int | None = None,
+        loading: Loading = Loading(),
     ) -> None:
-        super().__init__(
-            images,
-            batch_size,
-            evaluation_batch_size=evaluation_batch_size,
-            num_workers=num_workers,
-            prefetch_factor=prefetch_factor,
-            seed=seed,
-        )
+        super().__init__(images, batch_size, loading=loading)
         self.auxiliary_masks = auxiliary_masks
 
     @property

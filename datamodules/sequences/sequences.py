@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from datamodules.corruptions.seeded import seeded
+from datamodules.loading import Loading
 from datamodules.loading.global_batches import Request
 from datamodules.loading.seeded_batches import SeededBatches
 from datamodules.sequences.sequence_set import SequenceSet, SequenceSource
@@ -44,24 +45,16 @@ class Sequences(SeededBatches):
     Args:
         sequences: dataset of sequences.
         batch_size: global training batch size, over all ranks.
-        passes_per_epoch: number of passes over the training sequences per epoch.
-        evaluation_batch_size: global batch size in validation, testing and prediction. None means `batch_size`.
-        num_workers: number of DataLoader workers. None means 0 for datasets in memory, and otherwise one per free core,
-            at most 8.
-        seed: seed of the sampling order. It is also the seed of the dataset if the dataset has no seed. None means the
-            value of `seed_everything`.
+        loading: how batches are read, and the seed.
     """
 
     def __init__(
         self,
         sequences: SequenceSet,
         batch_size: int = 32,
-        passes_per_epoch: int = 1,
-        evaluation_batch_size: int | None = None,
-        num_workers: int | None = None,
-        seed: int | None = None,
+        loading: Loading = Loading(),
     ) -> None:
-        super().__init__(batch_size, evaluation_batch_size, passes_per_epoch, num_workers, seed=seed)
+        super().__init__(batch_size, loading)
         self._given_sequences = sequences
         self.interval = sequences.interval
         self.num_times = sequences.num_times

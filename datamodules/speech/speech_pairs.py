@@ -15,6 +15,7 @@ from datamodules.arguments import at_least
 from datamodules.corruptions.seeded import seeded
 from datamodules.files.audio_files import LOUDEST, UnreadableRecording, read_recording, recording_names
 from datamodules.files.whole_files import write_csv
+from datamodules.loading import Loading
 from datamodules.loading.global_batches import Request
 from datamodules.loading.whole_images import SizedSet, WholeImageSets
 from datamodules.randomness.counter import sample_uniform
@@ -36,8 +37,6 @@ class SpeechPairs(WholeImageSets):
             None means all recordings.
         batch_size: global training batch size: number of crops over all ranks.
         crop_length: length of a training crop, in audio samples.
-        evaluation_batch_size: largest number of recordings in a validation, test or prediction batch, over all ranks.
-            On each rank, a batch has at least one recording.
         length_step: width of the length buckets, in audio samples. A batch contains only recordings of one bucket. They
             are zero-padded at the end to the same length.
         predict_dir: folder of noisy recordings to predict, or one file. None predicts the test recordings.
@@ -45,10 +44,7 @@ class SpeechPairs(WholeImageSets):
             recordings.
         mix_channels: whether to average the channels of recordings in `predict_dir`. False rejects recordings with
             multiple channels.
-        num_workers: number of DataLoader workers. None means 0 for recordings in memory, and otherwise one per free
-            core, at most 8.
-        seed: seed of the sampling order, the crop positions and generated data. None means the value of
-            `seed_everything`.
+        loading: how batches are read, and the seed.
     """
 
     def __init__(
@@ -59,24 +55,13 @@ class SpeechPairs(WholeImageSets):
         validation_recordings: int | None = None,
         batch_size: int = 8,
         crop_length: int = 32_640,
-        evaluation_batch_size: int = 1,
         length_step: int = 8192,
         predict_dir: str | None = None,
         resample: bool = False,
         mix_channels: bool = False,
-        num_workers: int | None = None,
-        seed: int | None = None,
+        loading: Loading = Loading(),
     ) -> None:
-        super().__init__(
-            training,
-            test,
-            validation,
-            predict_dir,
-            batch_size=batch_size,
-            evaluation_batch_size=evaluation_batch_size,
-            num_workers=num_workers,
-            seed=seed,
-        )
+        super().__init__(training, test, validation, predict_dir, batch_size, loading)
         at_least(1, crop_length=crop_length, length_step=length_step, validation_recordings=validation_recordings)
         self.validation_recordings = validation_recordings
         self.crop_length = crop_length

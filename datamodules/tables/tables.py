@@ -1,6 +1,6 @@
 """DataModule for tables, with mini-batches or full batches of rows.
 
-Tables(LowRankMeasurements(dim=20, eigenvalues=[1.0, 1.0], measurements=1600), passes_per_epoch=10)
+Tables(LowRankMeasurements(dim=20, eigenvalues=[1.0, 1.0], measurements=1600), loading=Loading(passes_per_epoch=10))
 """
 
 from collections.abc import Callable, Mapping
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from datamodules.corruptions.seeded import seeded
 from datamodules.files.whole_files import whole_file
+from datamodules.loading import Loading
 from datamodules.loading.global_batches import GlobalBatches, Request
 from datamodules.loading.seeded_batches import RequestedSet, SeededBatches, SeededLoader
 from datamodules.tables.table_set import Rows, TableSet
@@ -72,40 +73,32 @@ class Tables(SeededBatches):
     """DataModule that returns batches of table rows (`datamodules.batches.TableBatch` or `GraphBatch`).
 
     Without a batch size, every batch contains all rows in table order, divided among the ranks. These rows are moved to
-    the device only once, so training steps copy no data. The order of mini-batches depends only on (seed, epoch).
+    the device only once, so training steps copy no data. Each pass over the rows is then one step. The order of
+    mini-batches depends only on (seed, epoch).
 
     Args:
         table: table to generate or read.
         batch_size: global training batch size, over all ranks. None means all rows.
-        passes_per_epoch: number of passes over the training rows per epoch. With full batches, each pass is one step.
         shuffle: whether to shuffle rows in each epoch of mini-batches. If false, rows stay in table order, as needed
             for streams.
-        evaluation_batch_size: global batch size in validation, testing and prediction; None means all rows.
         rows_on_device: whether to move rows to the device. With False, rows stay on the host, for modules that move a
             batch to the device in parts.
         write_rows: whether to write the training rows and their ground truth to `rows.npz` in the run directory.
-        seed: seed of the batch order. If the table has no seed of its own, the table also uses this seed. None means
-            the value of `seed_everything`.
+        loading: how batches are read, and the seed.
     """
 
     def __init__(
         self,
         table: TableSet,
         batch_size: int | None = None,
-        passes_per_epoch: int = 1,
         shuffle: bool = True,
-        evaluation_batch_size: int | None = None,
         rows_on_device: bool = True,
         write_rows: bool = False,
-        seed: int | None = None,
+        loading: Loading = Loading(),
     ) -> None:
         all_rows = torch.iinfo(torch.int64).max
-        super().__init__(
-            all_rows if batch_size is None else batch_size,
-            evaluation_batch_size or all_rows,
-            passes_per_epoch,
-            seed=seed,
-        )
+        super().__init__(all_rows if batch_size is None else batch_size, loading)
+        self.evaluation_batch_size = loading.evaluation_batch_size or all_rows
         self._given_table = table
         self.whole = batch_size is None
         self.shuffle = shuffle and not self.whole

@@ -11,6 +11,7 @@ from typing import Any
 from datamodules.arguments import at_least
 from datamodules.files.limits import sentence
 from datamodules.files.text_files import check_pretrained_json
+from datamodules.loading import Loading
 from datamodules.loading.global_batches import Request
 from datamodules.loading.seeded_batches import SeededBatches
 from datamodules.text.text_set import Texts, TextSet
@@ -63,8 +64,7 @@ class LabelledTexts(SeededBatches):
             Hugging Face Hub.
         max_length: length to which each text or pair is truncated or padded, in tokens.
         batch_size: global training batch size, over all ranks.
-        evaluation_batch_size: global batch size in testing and prediction. None means `batch_size`.
-        seed: seed of the sampling order. None means the value of `seed_everything`.
+        loading: how batches are read, and the seed.
     """
 
     def __init__(
@@ -73,10 +73,9 @@ class LabelledTexts(SeededBatches):
         tokenizer: str,
         max_length: int = 128,
         batch_size: int = 32,
-        evaluation_batch_size: int | None = None,
-        seed: int | None = None,
+        loading: Loading = Loading(),
     ) -> None:
-        super().__init__(batch_size, evaluation_batch_size, seed=seed)
+        super().__init__(batch_size, loading)
         at_least(1, max_length=max_length)
         self.texts = texts
         self.tokenizer_name = tokenizer

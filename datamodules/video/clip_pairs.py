@@ -1,6 +1,6 @@
 """DataModule for video restoration with any dataset: training windows and whole test clips.
 
-ClipPairs(FrameFolders("~/REDS/train_sharp"), degradation=Chain([...], scale=4), num_frames=15, patch_size=256)
+ClipPairs(FrameFolders("~/REDS/train_sharp"), degradation=Chain([...], scale=4), windows=WindowSampling(15, size=256))
 """
 
 from typing import Any
@@ -11,9 +11,10 @@ import torch
 from datamodules.arguments import at_least
 from datamodules.corruptions.clip_degradation import Chain
 from datamodules.corruptions.seeded import seeded
+from datamodules.loading import Loading
 from datamodules.loading.global_batches import Request
 from datamodules.loading.whole_images import SizedSet, WholeImageSets
-from datamodules.video.clips import Clips, ClipSet
+from datamodules.video.clips import Clips, ClipSet, WindowSampling
 from datamodules.video.new_clips import NewClips
 from datamodules.video.noise_source import NoiseSource
 from datamodules.video.whole_clips import DEGRADATION, NOISE, PLACE, WholeClips, as_clip, as_levels, random_of
@@ -37,22 +38,11 @@ class ClipPairs(WholeImageSets):
         noise: source of noise sequences for training clips. Batches contain one noise sequence per clip as `noise`.
         test_noise: source of noise sequences for validation and test clips.
         batch_size: global training batch size: number of clips over all ranks.
-        num_frames: number of frames that are read per training clip.
-        mirrored: whether each training clip is followed by its frames in reverse order. This doubles the number of
-            frames.
-        patch_size: height and width of a clean training clip, in pixels.
-        windows_per_clip: number of training windows per clip and epoch.
-        augmentation: whether to randomly flip and transpose training clips. The 8 possible orientations are equally
-            probable.
-        evaluation_batch_size: largest number of clips in a validation, test or prediction batch, over all ranks. On
-            each rank, a batch has at least one clip. All clips of a batch have the same length and size.
+        windows: how training windows are cut from clips.
         evaluation_frames: largest number of frames that are evaluated at once. Longer clips are split into parts.
         predict_dir: folder of degraded clips for prediction. Each clip is a folder of frames or a video file. None
             predicts the test clips.
-        num_workers: number of DataLoader workers. None means 0 for datasets in memory, and otherwise one per free core,
-            at most 8.
-        seed: seed of the sampling order, the windows, the degradation and generated data. None means the value of
-            `seed_everything`.
+        loading: how batches are read, and the seed.
     """
 
     def __init__(
@@ -64,37 +54,17 @@ class ClipPairs(WholeImageSets):
         noise: NoiseSource | None = None,
         test_noise: NoiseSource | None = None,
         batch_size: int = 2,
-        num_frames: int = 15,
-        mirrored: bool = False,
-        patch_size: int = 256,
-        windows_per_clip: int = 1,
-        augmentation: bool = True,
-        evaluation_batch_size: int = 1,
+        windows: WindowSampling = WindowSampling(),
         evaluation_frames: int | None = None,
         predict_dir: str | None = None,
-        num_workers: int | None = None,
-        seed: int | None = None,
+        loading: Loading = Loading(),
     ) -> None:
-        super().__init__(
-            training,
-            test,
-            validation,
-            predict_dir,
-            batch_size=batch_size,
-            evaluation_batch_size=evaluation_batch_size,
-            num_workers=num_workers,
-            seed=seed,
-        )
-        at_least(1, num_frames=num_frames, patch_size=patch_size, windows_per_clip=windows_per_clip)
+        super().__init__(training, test, validation, predict_dir, batch_size, loading)
         at_least(1, evaluation_frames=evaluation_frames)
         self.degradation = degradation
         self.noise = noise
         self.test_noise = test_noise
-        self.num_frames = num_frames
-        self.mirrored = mirrored
-        self.patch_size = patch_size
-        self.windows_per_clip = windows_per_clip
-        self.augmentation = augmentation
+        self.windows = windows
         self.evaluation_frames = evaluation_frames
         sets = [one for one in (training, validation, *self.tests.values()) if one is not None]
         if len(channels := {one.channels for one in sets}) > 1:
@@ -102,14 +72,14 @@ class ClipPairs(WholeImageSets):
             raise ValueError(f"the datasets have different numbers of channels: {counts}")
         self.channels = channels.pop() if channels else 3
         self.scale = degradation.scale if degradation is not None else 1 if training is None else training.scale
-        if patch_size % self.scale:
-            raise ValueError(f"data.patch_size must be a multiple of the scale {self.scale}, got {patch_size}")
+        if windows.size % self.scale:
+            raise ValueError(f"data.windows.size must be a multiple of the scale {self.scale}, got {windows.size}")
 
     @property
     def clip_shape(self) -> tuple[int, int, int, int]:
         """Shape T, C, h, w of a degraded training clip."""
-        side = self.patch_size // self.scale
-        return self.num_frames * (2 if self.mirrored else 1), self.channels, side, side
+        side = self.windows.size // self.scale
+        return self.windows.num_frames * (2 if self.windows.mirrored else 1), self.channels, side, side
 
     # reading
 
@@ -156,19 +126,19 @@ class Windows:
     """
 
     def __init__(self, clips: Clips, data: ClipPairs) -> None:
-        size = data.patch_size
+        size, num_frames = data.windows.size, data.windows.num_frames
         for name, stored in zip(clips.names, clips.stored, strict=True):
             time, _, height, width = stored.shape
-            if time < data.num_frames:
-                raise ValueError(f"{name} has {time} frames, fewer than data.num_frames {data.num_frames}")
+            if time < num_frames:
+                raise ValueError(f"{name} has {time} frames, fewer than data.windows.num_frames {num_frames}")
             if min(height, width) < size:
-                raise ValueError(f"{name} has {height} x {width} pixels, less than data.patch_size {size}")
+                raise ValueError(f"{name} has {height} x {width} pixels, less than data.windows.size {size}")
         self.clips = clips
         self.data = data
         self.in_memory = clips.in_memory
 
     def __len__(self) -> int:
-        return len(self.clips.names) * self.data.windows_per_clip
+        return len(self.clips.names) * self.data.windows.per_clip
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
         cut = [self.window(position, request.epoch) for position in request.indices.tolist()]
@@ -177,22 +147,22 @@ class Windows:
 
     def window(self, position: int, epoch: int) -> dict[str, np.ndarray]:
         """Cut, flip and degrade one window, and return a dict of 8-bit frames `[T, C, H, W]`."""
-        data, clip = self.data, position // self.data.windows_per_clip
+        data, cut, clip = self.data, self.data.windows, position // self.data.windows.per_clip
         random = random_of(data.seed, epoch, position, PLACE)
         time, _, height, width = self.clips.stored[clip].shape
         scale = 1 if self.clips.noisy is None else self.clips.scale
-        first = int(random.integers(time - data.num_frames + 1))
-        top, left = (int(random.integers((side - data.patch_size) // scale + 1)) for side in (height, width))
-        ways = random.random(3) < 0.5 if data.augmentation else np.zeros(3, dtype=bool)
+        first = int(random.integers(time - cut.num_frames + 1))
+        top, left = (int(random.integers((side - cut.size) // scale + 1)) for side in (height, width))
+        ways = random.random(3) < 0.5 if cut.augmentation else np.zeros(3, dtype=bool)
         kinds = {"clean": (self.clips.clean, scale), "noisy": (self.clips.noisy, 1)}
         window = {}
         for key, (clips, pixels) in kinds.items():
             if clips is None:
                 continue
-            frames = clips[clip].read(first, data.num_frames)
-            size = data.patch_size * pixels // scale
+            frames = clips[clip].read(first, cut.num_frames)
+            size = cut.size * pixels // scale
             rows, columns = (slice(start * pixels, start * pixels + size) for start in (top, left))
-            window[key] = mirrored(turned(frames[..., rows, columns], ways), data.mirrored)
+            window[key] = mirrored(turned(frames[..., rows, columns], ways), cut.mirrored)
         if "noisy" not in window and data.degradation is not None:
             drawn = random_of(data.seed, epoch, position, DEGRADATION)
             window["noisy"] = as_levels(data.degradation(as_clip(window["clean"]), drawn))

@@ -8,7 +8,34 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.arguments import at_least
+
 Split = Literal["training", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class WindowSampling:
+    """How training windows are cut from clips.
+
+    Args:
+        num_frames: number of frames that are read per training clip.
+        mirrored: whether each training clip is followed by its frames in reverse order. This doubles the number of
+            frames.
+        size: height and width of a clean training clip, in pixels.
+        per_clip: number of training windows per clip and epoch.
+        augmentation: whether to randomly flip and transpose training clips. The 8 possible orientations are equally
+            probable.
+    """
+
+    num_frames: int = 15
+    mirrored: bool = False
+    size: int = 256
+    per_clip: int = 1
+    augmentation: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("num_frames", "size", "per_clip"):
+            at_least(1, **{f"windows.{name}": getattr(self, name)})
 
 
 class Frames(Protocol):

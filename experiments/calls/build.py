@@ -156,8 +156,9 @@ def complete(parsed: Parsed, runs: bool) -> None:
     settings = parsed.settings
     count_classes(settings)
     data = settings.data.get("init_args") if settings.data else None
-    if data and "seed" in data and data.seed is None and not isinstance(settings.seed_everything, bool):
-        data.seed = settings.seed_everything
+    for seeded in (data, data.get("loading")) if data else ():  # a user's own DataModule may have a seed of its own
+        if seeded and "seed" in seeded and seeded.seed is None and not isinstance(settings.seed_everything, bool):
+            seeded.seed = settings.seed_everything
     if runs:
         check_captioned_images(settings)
     if parsed.subcommand == "fit" and parsed.resumed and settings.run_directory not in (None, parsed.resumed):

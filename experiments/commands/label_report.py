@@ -1,7 +1,7 @@
 """Merge the label reports of all folds of a training set.
 
-    python train.py compare CONFIG --seeds 0 --vary data.fold=0,1,2,3,4 --output runs/folds -- \\
-        --config configs/callbacks/label_report.yaml --data.folds 5
+    python train.py compare CONFIG --seeds 0 --vary data.split.fold=0,1,2,3,4 --output runs/folds -- \\
+        --config configs/callbacks/label_report.yaml --data.split.folds 5
     python train.py label_report runs/folds
 
 Each label is judged by a network that was not trained on it. The command writes two files to the given folder, or to

@@ -143,7 +143,7 @@ def lost_process(error: BaseException) -> str | None:
     if re.search(r"DataLoader worker .*(killed by signal|exited unexpectedly)", text):
         if "Terminated" in text:
             return f"a DataLoader worker was ended from outside ({text}); start the command again"
-        return f"a DataLoader worker ended ({text}), most likely for lack of memory; try data.num_workers 0"
+        return f"a DataLoader worker ended ({text}), most likely for lack of memory; try data.loading.num_workers 0"
     if re.search(r"[Cc]onnection (closed|reset|refused)|[Bb]roken pipe|remote process exited|Socket", text):
         return f"another process of this run ended; see its own error message ({text[:200]})"
     return None

@@ -26,7 +26,7 @@ from lightning_modules.training.logging import log_training
 
 
 class Noise2Noise(RestorerSteps, MethodModule):
-    """Train any network on pairs of noisy images of the same scene. The data configuration needs `second_noisy: true`.
+    """Train any network on pairs of noisy images of the same scene. The data configuration needs `noise_samples: two`.
 
     Args:
         network: network that maps noisy images `[B, C, H, W]` to estimates of the clean images, of the same shape.
@@ -57,7 +57,7 @@ class Noise2Noise(RestorerSteps, MethodModule):
 
     def training_step(self, batch: ImagePairBatch, batch_idx: int) -> dict[str, Tensor]:
         if "second_noisy" not in batch:
-            raise ValueError("Noise2Noise needs a second noisy image of each scene: set data.second_noisy to true")
+            raise ValueError("Noise2Noise needs a second noisy image of each scene: set data.noise_samples to two")
         loss = F.mse_loss(self(batch["noisy"]), batch["second_noisy"])
         return {"loss": log_training(self, batch, loss)}
 

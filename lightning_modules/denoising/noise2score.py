@@ -138,7 +138,7 @@ class Noise2Score(RestorerSteps, MethodModule):
         if self.blind and isinstance(self.noise, Poisson):
             if "noise_level" not in batch:
                 raise ValueError(
-                    "blind Poisson noise needs a range for data.noise.zeta, and does not support data.fixed_noise"
+                    "blind Poisson noise needs a range for data.noise.zeta, and data.noise_samples must not be fixed"
                 )
             image = noisy / batch["noise_level"]
         else:

@@ -1,8 +1,8 @@
 """Alternating training of two networks, for methods in which the networks supervise each other.
 
-An epoch consists of two passes over the training set (`data.passes_per_epoch: 2`). The first pass trains the first
-network, and the second pass trains the second network. The parameters of the inactive network have no gradients. A
-single optimizer for both networks therefore acts like two separate optimizers.
+An epoch consists of two passes over the training set (`data.loading.passes_per_epoch: 2`). The first pass trains the
+first network, and the second pass trains the second network. The parameters of the inactive network have no gradients.
+A single optimizer for both networks therefore acts like two separate optimizers.
 """
 
 from typing import Any
@@ -33,7 +33,7 @@ def check_alternation(trainer: Trainer, module: Any) -> None:
     data = trainer.datamodule  # type: ignore[attr-defined]
     passes = getattr(data, "passes_per_epoch", None if gives_positions(data) else module.passes_per_epoch)
     if passes != 2:
-        raise ValueError(f"{name} needs data.passes_per_epoch 2, one pass for each network, got {passes}")
+        raise ValueError(f"{name} needs data.loading.passes_per_epoch 2, one pass for each network, got {passes}")
     if trainer.accumulate_grad_batches != 1:
         raise ValueError(f"{name} needs trainer.accumulate_grad_batches 1: a sum of gradients mixes its two networks")
     require_unused_parameters(trainer, name, "trains one network per step")

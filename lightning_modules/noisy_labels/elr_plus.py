@@ -69,8 +69,8 @@ def weighted_by_target(label: Tensor, target: Tensor) -> Tensor:
 class ELRPlus(ClassifierSteps, MethodModule):
     """Train two networks with early-learning regularisation; each network computes the targets of the other network.
 
-    The module needs `data.passes_per_epoch: 2`. Because each step trains only one network, DDP needs the strategy
-    `ddp_find_unused_parameters_true`.
+    The module needs `data.loading.passes_per_epoch: 2`. Because each step trains only one network, DDP needs the
+    strategy `ddp_find_unused_parameters_true`.
 
     Args:
         network: network f_1 that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`.

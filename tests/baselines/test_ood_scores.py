@@ -12,6 +12,7 @@ from callbacks.detection import DetectionReport
 from datamodules.classification.digits import Digits
 from datamodules.classification.ood_images import OtherDigits, UniformNoise
 from datamodules.classification.out_of_distribution import OutOfDistribution
+from datamodules.loading import Loading
 from lightning_modules.baselines import OODScores
 from lightning_modules.interfaces import Detector, require
 from lightning_modules.networks.mlp import MLP
@@ -24,7 +25,9 @@ DETECTORS: dict[str, dict[str, float]] = {
 
 def data() -> OutOfDistribution:
     others: Any = {"noise": UniformNoise(50), "other": OtherDigits([8, 9])}
-    return OutOfDistribution(others, images=Digits(num_classes=8), batch_size=100, seed=0, num_workers=0)
+    return OutOfDistribution(
+        others, images=Digits(num_classes=8), batch_size=100, loading=Loading(seed=0, num_workers=0)
+    )
 
 
 def network() -> nn.Module:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.corruptions.image_noise import Gaussian
 from datamodules.restoration.image_pairs import ImagePairs
-from datamodules.restoration.images import Images, PairSet, Split
+from datamodules.restoration.images import Images, PairSet, PatchSampling, Split
 from tests.benchmarks.elr_steps import as_in_training
 from tests.benchmarks.pairs import paired_ratio
 
@@ -54,7 +54,11 @@ class PerItem(Dataset):
 @pytest.mark.parametrize("fixed", [True, False])
 def test_patches_against_the_per_item_pipeline(fixed: bool, report: Report, tmp_path: Path) -> None:
     data = ImagePairs(
-        GreyImages(), noise=Gaussian(25), batch_size=128, patch_size=PATCH, patches_per_image=10, fixed_noise=fixed
+        GreyImages(),
+        noise=Gaussian(25),
+        batch_size=128,
+        patches=PatchSampling(size=PATCH, per_image=10),
+        noise_samples="fixed" if fixed else "new",
     )
     data.setup("fit")
     as_in_training(data)

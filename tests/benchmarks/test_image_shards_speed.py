@@ -17,6 +17,7 @@ from torchvision import transforms
 from datamodules.augmentation.crop_and_flip import Augmentation
 from datamodules.classification.image_shards import ImageShards
 from datamodules.classification.labelled_images import LabelledImages
+from datamodules.loading import Loading
 from tests.benchmarks.elr_steps import as_in_training
 from tests.benchmarks.pairs import paired_ratio
 from tests.benchmarks.peers import peer
@@ -53,7 +54,9 @@ def write(folder: Path, kind: str, count: int = SHARDS, each: int = EACH, sample
 def ours(folder: Path, cache: bool, workers: int = WORKERS) -> Callable[[], None]:
     """Open the shards, and return a function that reads one epoch."""
     images = ImageShards(10, str(folder), cache_dir=str(folder / "cache") if cache else None)
-    data = LabelledImages(images, 32, augmentation=Augmentation(flip=True), num_workers=workers, seed=0)
+    data = LabelledImages(
+        images, 32, augmentation=Augmentation(flip=True), loading=Loading(num_workers=workers, seed=0)
+    )
     data.setup("fit")
     as_in_training(data)
 

@@ -17,6 +17,8 @@ from torchvision.datasets import ImageFolder as TorchvisionFolder
 from datamodules.augmentation.crop_and_flip import Augmentation
 from datamodules.classification.folder_sets import ImageFolder
 from datamodules.classification.labelled_images import LabelledImages
+from datamodules.classification.selection.split import Split
+from datamodules.loading import Loading
 from tests.benchmarks.elr_steps import as_in_training
 from tests.benchmarks.pairs import paired_ratio
 
@@ -52,8 +54,8 @@ def test_an_epoch_beside_torchvision(clock: Callable[[], float], report: Report,
             ImageFolder(str(tmp_path)),
             32,
             augmentation=Augmentation(flip=True),
-            num_workers=WORKERS,
-            test_fraction=0.05,
+            loading=Loading(num_workers=WORKERS),
+            split=Split(test_fraction=0.05),
         )
         data.setup("fit")
         as_in_training(data)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from datamodules.loading import Loading
 from datamodules.tables.bundled import BreastCancer
 from datamodules.tables.tables import Tables
 from datamodules.tables.trusted_rows import TrustedRows
@@ -21,7 +22,7 @@ def test_ten_times_as_many_blocks_cost_little(variant: str, report: Report) -> N
     table = TrustedRows(BreastCancer(validation_fraction=0.0, test_fraction=0.01), 300, 100, flipped=0.3)
 
     def fit(blocks: int) -> Callable[[], None]:
-        data = Tables(table, passes_per_epoch=2)
+        data = Tables(table, loading=Loading(passes_per_epoch=2))
 
         def run() -> None:
             module = BSVRB(300, 30, blocks, 10, 32, variant, ridge=0.05, iterations_per_step=500)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from callbacks.image_grid import ImageGrid
+from datamodules.loading import Loading
 from datamodules.segmentation.ellipse_images import EllipseImages
 from datamodules.segmentation.unpaired_masks import UnpairedMasks
 from lightning_modules.tasks.segmenter import SegmenterSteps, confusion
@@ -59,7 +60,7 @@ def trainer_in(directory: Path, *callbacks: ImageGrid, **options: Any) -> Traine
 
 
 def ellipses() -> UnpairedMasks:
-    return UnpairedMasks(EllipseImages(num_training=12, num_validation=4), batch_size=4, num_workers=0)
+    return UnpairedMasks(EllipseImages(num_training=12, num_validation=4), batch_size=4, loading=Loading(num_workers=0))
 
 
 def test_training_images_are_drawn_when_early_learning_and_when_training_ends(tmp_path: Path) -> None:
@@ -81,7 +82,7 @@ def test_training_images_are_drawn_when_early_learning_and_when_training_ends(tm
 def test_the_first_images_are_drawn_of_as_many_batches_as_that_takes(tmp_path: Path, stage: Any, outputs: Any) -> None:
     module, data = (
         Segments(),
-        UnpairedMasks(EllipseImages(num_training=12, num_validation=12), batch_size=4, num_workers=0),
+        UnpairedMasks(EllipseImages(num_training=12, num_validation=12), batch_size=4, loading=Loading(num_workers=0)),
     )
     trainer = trainer_in(tmp_path, ImageGrid("pictures", stage, num_images=6))
     trainer.fit(module, datamodule=data)

@@ -8,6 +8,7 @@ from callbacks.pretraining import Pretraining
 from datamodules.classification.digits import PretrainingDigits, TuningDigits
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.corruptions.label_noise import Symmetric
+from datamodules.loading import Loading
 from experiments.run_directory import check_checkpoint
 from lightning_modules.backbones.layer_features import without_head
 from lightning_modules.baselines.cross_entropy import CrossEntropy
@@ -37,14 +38,14 @@ def trainer(callback: Pretraining, max_epochs: int = 1) -> Trainer:
 def test_the_encoder_gets_the_weights_of_the_first_stage() -> None:
     callback, module = first_stage(), tuning()
     before = {name: value.clone() for name, value in module.encoder.state_dict().items()}
-    trainer(callback).fit(module, datamodule=LabelledImages(TuningDigits(), 64, seed=7))
+    trainer(callback).fit(module, datamodule=LabelledImages(TuningDigits(), 64, loading=Loading(seed=7)))
     trained = callback.model.network.state_dict()  # type: ignore[union-attr]
     for name, value in module.encoder.state_dict().items():
         assert torch.equal(value, trained[name])
         assert not torch.equal(value, before[name])
     data = callback.data
     assert isinstance(data, LabelledImages)
-    expected = LabelledImages(PretrainingDigits(), 64, Symmetric(0.3), seed=7)
+    expected = LabelledImages(PretrainingDigits(), 64, Symmetric(0.3), loading=Loading(seed=7))
     expected.setup("fit")
     assert data.train_set is not None
     assert expected.train_set is not None

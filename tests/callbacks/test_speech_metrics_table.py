@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from callbacks.speech_metrics_table import SpeechMetricsTable, decibels, summary
+from datamodules.loading import Loading
 from datamodules.speech.speech_pairs import SpeechPairs
 from datamodules.speech.tones import Tones
 from lightning_modules.restoration.sgmse import SGMSE
@@ -17,7 +18,11 @@ from tests.trainers import quiet
 def test_recordings_are_trained_on_tested_and_shown(tmp_path: Path) -> None:
     trained = SGMSE(Mixing(), spectrogram=Spectrogram(62, 16), frame_multiple=2, num_steps=2)
     data = SpeechPairs(
-        Tones(6, length=300), {"a": Tones(3, 3), "b": Tones(3, 2)}, batch_size=3, crop_length=240, seed=0
+        Tones(6, length=300),
+        {"a": Tones(3, 3), "b": Tones(3, 2)},
+        batch_size=3,
+        crop_length=240,
+        loading=Loading(seed=0),
     )
     trainer = quiet(max_epochs=1, default_root_dir=tmp_path, callbacks=[SpeechMetricsTable(2)])
     trainer.fit(trained, data)

@@ -15,11 +15,11 @@ from tests.conformance.experiments import CLAIMS, CONFIGS, EXPERIMENTS, TRAINERS
 OWN_KEYS = {
     "subgm": {"data.table.measurements"},
     "singular_density": {"data.table.class_path", "model.network.out_features"},
-    "score_estimation": {"data.passes_per_epoch", "data.table.samples"},
+    "score_estimation": {"data.loading.passes_per_epoch", "data.table.samples"},
     "noiser": {
         "model.network.normalized",
         "model.network.hidden",
-        *("data.training.class_path", "data.training.image_size", "data.training.names", "data.patches_per_image"),
+        *("data.training.class_path", "data.training.image_size", "data.training.names", "data.patches.per_image"),
     },  # the normalisation is the method; a claim is about the size; supervised training uses as many steps, on pairs
     "ediffsr": {"model.network.enhanced"},  # the enhancement of the condition is a part of the network
     # a claim compares the networks of two papers
@@ -31,16 +31,16 @@ OWN_KEYS = {
             *("layers_per_block", "norm_num_groups", "add_attention"),
         )
     },
-    "lsa_plus": {"data.passes_per_epoch"},  # its two networks train one pass after the other
+    "lsa_plus": {"data.loading.passes_per_epoch"},  # its two networks train one pass after the other
     # the translation baseline has fewer stages; supervised training has only the last one, on true masks
     "annotation_efficient": {"trainer.max_epochs", "data.images.annotated"},
     "rrcm": {"trainer.callbacks"},  # training from scratch has no Pretraining callback
     "one_more_step": {"trainer.callbacks"},  # plain noise needs no pretrained module
     "adele": {"trainer.callbacks"},  # the SegTHOR rule detects the end of early learning on corrected labels
     "elr": {"trainer.max_epochs"},  # a claim compares one run during early learning and after memorisation
-    "elr_plus": {"data.passes_per_epoch"},  # ELR+ trains its two networks one pass after the other
+    "elr_plus": {"data.loading.passes_per_epoch"},  # ELR+ trains its two networks one pass after the other
     "fractional_sde": {"data.sequences.hurst"},  # one claim compares models trained on paths with two different indices
-    "eld": {"data.noise.model", "data.fixed_noise"},  # the method is the training noise: fresh, or from fixed pairs
+    "eld": {"data.noise.model", "data.noise_samples"},  # the method is the training noise: fresh, or from fixed pairs
     "sgd_noise": {"data.table.num_points"},  # the measured exponents are those of the number of points
     "tester_learner": {"data.table.marginal"},  # the marginals that the method must distinguish
     "benign_oscillation": {"model.optimizer.lr"},  # the method is the learning rate

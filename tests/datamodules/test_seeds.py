@@ -12,6 +12,7 @@ from lightning import seed_everything
 from lightning.pytorch import LightningDataModule
 
 import datamodules
+from datamodules.loading import Loading
 from datamodules.loading.seeded_batches import SeededBatches
 from tests.configurations import whole
 from tests.tiny_texts import save_rte, save_tokenizer
@@ -36,7 +37,7 @@ def of_demos() -> dict[str, dict[str, Any]]:
 def made(settings: dict[str, Any]) -> Any:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningDataModule, "data")
-    arguments = {key: value for key, value in settings.get("init_args", {}).items() if key != "seed"}
+    arguments = {key: value for key, value in settings.get("init_args", {}).items() if key != "loading"}
     return parser.instantiate(parser.parse_object({"data": {**settings, "init_args": arguments}})).data
 
 
@@ -82,6 +83,6 @@ def test_a_seed_of_its_own_stays_and_zero_is_taken_without_seed_everything(monke
     data.setup("fit")
     assert data.seed == 0
     monkeypatch.setenv("PL_GLOBAL_SEED", "7")
-    own = type(data)(data.table, seed=3)
+    own = type(data)(data.table, loading=Loading(seed=3))
     own.setup("fit")
     assert own.seed == 3

@@ -178,7 +178,7 @@ def test_the_perturbation_reaches_its_last_size_by_the_end_of_an_epoch(name: str
     """The authors anneal over 22,000 images, nearly one of their epochs; the configs use at least this share."""
     settings = settings_of(CONFIGS / "noise2score" / f"{name}.yaml")
     images = {"grey": 800 + 400, "colour": 800, "train400": 400, "demo": 10}[name]
-    part = settings["model.anneal_images"] / (images * settings["data.patches_per_image"])
+    part = settings["model.anneal_images"] / (images * settings["data.patches.per_image"])
     assert 22 / 24 - 1e-4 <= part <= 1
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from datamodules.classification.mnist import MNIST
 from datamodules.corruptions.operators import AverageDownsampling, RandomPixels
+from datamodules.loading import Loading
 from datamodules.randomness.generators import drawing
 from datamodules.restoration.measured_images import MeasuredImages
 from lightning_modules.backbones import diffusers_model, with_weights
@@ -37,7 +38,7 @@ def module(kind: Any, **more: Any) -> LightningModule:
 
 
 def data(size: int, operator: Any = None) -> MeasuredImages:
-    return MeasuredImages(operator or RandomPixels(0.5), Five(), evaluation_batch_size=size)
+    return MeasuredImages(operator or RandomPixels(0.5), Five(), loading=Loading(evaluation_batch_size=size))
 
 
 @pytest.mark.parametrize("kind", METHODS)

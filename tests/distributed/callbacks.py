@@ -49,7 +49,7 @@ BASES: dict[str, tuple[str, Mapping[str, Any]]] = {
         "cross_entropy",
         {"trainer.precision": "64-true", "trainer.callbacks": [], "model.init_args.optimizer": STEEP},
     ),
-    "generator": ("score_sde", {**FEW, "trainer.callbacks": [], "data.init_args.validation_fraction": 0.1}),
+    "generator": ("score_sde", {**FEW, "trainer.callbacks": [], "data.init_args.split.validation_fraction": 0.1}),
     "texts": ("flow_finetuning_flux", FEW),
     "restorer": ("supervised_restoration", FEW),
     "segmenter": ("adele", FEW),

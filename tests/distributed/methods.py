@@ -78,7 +78,7 @@ CLUSTERS = {  # 157 samples in batches of 49, the last one of 10; evaluation bat
         "class_path": "datamodules.classification.clustered.Clustered",
         "init_args": {"num_clean": 90, "num_foreign": 67, "num_test": 29},
     },
-    "data.init_args.evaluation_batch_size": 32,
+    "data.init_args.loading.evaluation_batch_size": 32,
     "model.init_args.correction.warmup_epochs": 1,  # detection has happened in the second epoch
 }
 SOME_NOISY = {"model.init_args.detection.threshold": 0.6}
@@ -98,9 +98,9 @@ WITHOUT_BATCH_NORM = {
 }
 PHOTOGRAPHS = {  # batches of 7, 7 and 6 patches; three images for validation and testing, in batches of 2 and 1
     "data.init_args.batch_size": 7,
-    "data.init_args.patch_size": 16,
-    "data.init_args.patches_per_image": 2,
-    "data.init_args.evaluation_batch_size": 2,
+    "data.init_args.patches.size": 16,
+    "data.init_args.patches.per_image": 2,
+    "data.init_args.loading.evaluation_batch_size": 2,
     **{
         f"data.init_args.{key}": {
             "class_path": "datamodules.restoration.photographs.Photographs",
@@ -127,17 +127,17 @@ def moving_photographs(**arguments: int) -> dict[str, Any]:
 
 BLIND_SPOT = {  # batches of 8, 8 and 5 patches of the three test images, in batches of 2 and 1
     "data.init_args.batch_size": 8,
-    "data.init_args.patch_size": 12,
-    "data.init_args.patches_per_image": 7,
-    "data.init_args.evaluation_batch_size": 2,
+    "data.init_args.patches.size": 12,
+    "data.init_args.patches.per_image": 7,
+    "data.init_args.loading.evaluation_batch_size": 2,
     "data.init_args.training.init_args.images.init_args.image_size": 36,
     "data.init_args.test.init_args.image_size": 36,
 }
 PATCHES, COLOUR_PATCHES = (  # 20 patches: batches of 7, 7 and 6
     {
         "data.init_args.batch_size": 7,
-        "data.init_args.patch_size": 8,
-        "data.init_args.patches_per_image": 2,
+        "data.init_args.patches.size": 8,
+        "data.init_args.patches.per_image": 2,
         **{
             f"data.init_args.{key}": {
                 "class_path": "datamodules.restoration.photographs.Photographs",
@@ -150,7 +150,7 @@ PATCHES, COLOUR_PATCHES = (  # 20 patches: batches of 7, 7 and 6
 )
 SURFACES = {  # 20 surfaces: batches of 7, 7 and 6; five for testing, in batches of 2, 2 and 1
     "data.init_args.batch_size": 7,
-    "data.init_args.evaluation_batch_size": 2,
+    "data.init_args.loading.evaluation_batch_size": 2,
     **{
         f"data.init_args.{key}.init_args": {"image_size": 12, "num_training": 20, "num_test": 5}
         for key in ("training", "test")
@@ -161,18 +161,18 @@ SURFACES = {  # 20 surfaces: batches of 7, 7 and 6; five for testing, in batches
 MEASUREMENTS = {  # 201 measurements, 101 and 100 of them on two processes, three times per epoch
     "data.init_args.table.init_args.measurements": 201,
     "data.init_args.table.init_args.dim": 6,
-    "data.init_args.passes_per_epoch": 3,
+    "data.init_args.loading.passes_per_epoch": 3,
     "model.init_args.dim": 6,
 }
 SIGNED_DIGITS = {  # 61 images in batches of 21, 21 and 19, and 29 test images
     "data.init_args.batch_size": 21,
-    "data.init_args.passes_per_epoch": 1,
+    "data.init_args.loading.passes_per_epoch": 1,
     "data.init_args.table.init_args.num_points": 61,
     "data.init_args.table.init_args.num_test": 29,
 }
 GRAPH = {  # three steps per epoch, and a path of five
     "data.init_args.table.init_args": {"nodes": 6, "edges": 8, "samples": 51},
-    "data.init_args.passes_per_epoch": 3,
+    "data.init_args.loading.passes_per_epoch": 3,
     "model.init_args": {"nodes": 6, "warm_iterations": 30, "iterations": 70, "iterations_per_step": 30},
 }
 STREAM = {  # 67 rounds in batches of 20, 20, 20 and 7; of three rows per round, the processes have two and one
@@ -211,7 +211,7 @@ def flow_finetuning(family: str) -> Method:
             },
             "data.init_args.batch_size": 6,
             "data.init_args.validation_fraction": 0.15,
-            "data.init_args.evaluation_batch_size": 2,
+            "data.init_args.loading.evaluation_batch_size": 2,
             "model.init_args.network": {
                 "class_path": "tests.distributed.flow_models.tiny_flow_model",
                 "init_args": {"family": family},
@@ -302,7 +302,7 @@ METHODS = {
         {  # processes have 31 and 30 of 61 points, batches of 7, and 29 test images in batches of 8, the last of 5
             "data.init_args.table.init_args.num_points": 61,
             "data.init_args.table.init_args.num_test": 29,
-            "data.init_args.evaluation_batch_size": 8,
+            "data.init_args.loading.evaluation_batch_size": 8,
             "model.init_args.batch_size": 7,
             "model.init_args.iterations_per_step": 9,
         },
@@ -331,8 +331,8 @@ METHODS = {
             "model.init_args.replicas": 3,
             "model.init_args.iterations_per_step": 17,
             "data.init_args.table.init_args": {"replicas": 3, "num_points": 7, "num_test": 29, "num_weak_test": 11},
-            "data.init_args.passes_per_epoch": 3,
-            "data.init_args.evaluation_batch_size": 8,
+            "data.init_args.loading.passes_per_epoch": 3,
+            "data.init_args.loading.evaluation_batch_size": 8,
         },
         clips=None,
         double=True,
@@ -366,7 +366,7 @@ METHODS = {
         "sso/demo_svrg",
         {
             **{key: value for key, value in SIGNED_DIGITS.items() if "batch_size" not in key},
-            "data.init_args.passes_per_epoch": 3,
+            "data.init_args.loading.passes_per_epoch": 3,
             "model.init_args.svrg.init_args": {"samples_per_step": 7, "every": 3},
         },
         clips=None,
@@ -480,7 +480,7 @@ METHODS = {
         {  # 298 images in batches of 101, 101 and 96; 33 held-out images in batches of 16, 16 and 1
             "data.init_args.images.init_args.images": DIGITS_331,
             "data.init_args.batch_size": 101,
-            "data.init_args.evaluation_batch_size": 16,
+            "data.init_args.loading.evaluation_batch_size": 16,
             "trainer.check_val_every_n_epoch": 1,
             "model.init_args.sampling.steps": 2,
             "model.init_args.network.init_args.network.init_args.block_out_channels": [8, 16],
@@ -519,7 +519,7 @@ METHODS = {
                 "init_args": {"count": 20},
             },
             "data.init_args.augmentation": {"flip": True},
-            "data.init_args.num_workers": 0,
+            "data.init_args.loading.num_workers": 0,
         },
         {"model.init_args.optimizer": DESCENT},
         accuracy=1e-6,  # the mean of held-out errors
@@ -587,7 +587,7 @@ METHODS = {
             "model.init_args.layers": ["relu1", "relu2"],
             "model.init_args.num_validation": 30,
             "data.init_args.batch_size": 301,
-            "data.init_args.evaluation_batch_size": 57,
+            "data.init_args.loading.evaluation_batch_size": 57,
             "data.init_args.ood.photograph.init_args.num_images": 61,
             "data.init_args.ood.uniform_noise.init_args.num_images": 61,
         },
@@ -603,7 +603,7 @@ METHODS = {
             "trainer.callbacks.1.init_args.model.init_args.network.init_args.channels": [6, 8],
             "model.init_args.layer": "relu2",
             "data.init_args.batch_size": 301,
-            "data.init_args.evaluation_batch_size": 57,
+            "data.init_args.loading.evaluation_batch_size": 57,
         },
         {"trainer.callbacks.1": LEFT_OUT},  # pre-training requires one process
         clips=None,
@@ -613,7 +613,7 @@ METHODS = {
         "diffusion_guard/demo",
         {
             "data.init_args.batch_size": 33,
-            "data.init_args.evaluation_batch_size": 5,
+            "data.init_args.loading.evaluation_batch_size": 5,
             "data.init_args.images.init_args.num_test_images": 8,
             "model.init_args.attack.iterations": 2,
             "model.init_args.inpainter.init_args.num_inference_steps": 4,
@@ -629,8 +629,8 @@ METHODS = {
         "ediffsr/demo",
         {  # batches of 7, 7 and 6 patches; three test images, in batches of 2 and 1
             "data.init_args.batch_size": 7,
-            "data.init_args.patches_per_image": 2,
-            "data.init_args.evaluation_batch_size": 2,
+            "data.init_args.patches.per_image": 2,
+            "data.init_args.loading.evaluation_batch_size": 2,
             "data.init_args.training.init_args.images": SMALL_PHOTOGRAPHS,
             "data.init_args.test.init_args.images": SMALL_PHOTOGRAPHS,
             "model.init_args.network.init_args.encoder": [1],
@@ -644,7 +644,7 @@ METHODS = {
             "sgmse/demo",
             {  # batches of 7, 7 and 5 crops; five test recordings, in batches of 2, 2 and 1
                 "data.init_args.batch_size": 7,
-                "data.init_args.evaluation_batch_size": 2,
+                "data.init_args.loading.evaluation_batch_size": 2,
                 "data.init_args.training.init_args.samples": 19,
                 **{f"data.init_args.{split}.init_args.test_samples": 5 for split in ("validation", "test")},
                 "trainer.check_val_every_n_epoch": 1,
@@ -666,10 +666,10 @@ METHODS = {
             "negvsr/demo",
             {  # batches of 7, 7 and 5 clips; five test clips, in batches of 2, 2 and 1
                 "data.init_args.batch_size": 7,
-                "data.init_args.evaluation_batch_size": 2,
+                "data.init_args.loading.evaluation_batch_size": 2,
                 "data.init_args.training": moving_photographs(samples=19),
                 "data.init_args.test": moving_photographs(test_samples=5),
-                "data.init_args.patch_size": 16,
+                "data.init_args.windows.size": 16,
                 "model.init_args.network.init_args.width": 4,
                 **more,
             },
@@ -726,7 +726,7 @@ METHODS = {
         "score_sde/demo",
         {
             **FEW_DIGITS,
-            "data.init_args.passes_per_epoch": 1,
+            "data.init_args.loading.passes_per_epoch": 1,
             "model.init_args.network.init_args.width": 16,
             "model.init_args.sampler.init_args.num_steps": 4,
             "trainer.callbacks.0.init_args.num_samples": 70,
@@ -740,8 +740,8 @@ METHODS = {
         "score_sde/demo_inpainting",
         {  # 331 patches in batches of 101, 101, 101 and 28; 497 test images, the last batch of 97
             "data.init_args.batch_size": 101,
-            "data.init_args.patches_per_image": 1,
-            "data.init_args.evaluation_batch_size": 100,
+            "data.init_args.patches.per_image": 1,
+            "data.init_args.loading.evaluation_batch_size": 100,
             "data.init_args.training.init_args.images": DIGITS_331,
             "model.init_args.network.init_args.width": 16,
             "model.init_args.sampler.init_args": {"corrector": "none", "num_steps": 4},  # its norms depend on the batch
@@ -752,7 +752,7 @@ METHODS = {
         "score_sde/demo",
         {
             **FEW_DIGITS,
-            "data.init_args.passes_per_epoch": 1,
+            "data.init_args.loading.passes_per_epoch": 1,
             "model": {
                 "class_path": "lightning_modules.diffusion.score_sde.NoiseConditionalClassifier",
                 "init_args": {
@@ -777,9 +777,9 @@ METHODS = {
         "eld/demo",
         {  # 20 patches: batches of 7, 7 and 6; three test images, in batches of 2 and 1
             "data.init_args.batch_size": 7,
-            "data.init_args.patch_size": 8,
-            "data.init_args.patches_per_image": 2,
-            "data.init_args.evaluation_batch_size": 2,
+            "data.init_args.patches.size": 8,
+            "data.init_args.patches.per_image": 2,
+            "data.init_args.loading.evaluation_batch_size": 2,
             **{
                 f"data.init_args.{key}": {
                     "class_path": "datamodules.restoration.raw_photographs.RawPhotographs",
@@ -796,8 +796,8 @@ METHODS = {
             "red_diff/demo",
             {  # 331 patches in batches of 101, 101, 101 and 28; 497 test images, the last batch of 97
                 "data.init_args.batch_size": 101,
-                "data.init_args.patches_per_image": 1,
-                "data.init_args.evaluation_batch_size": 100,
+                "data.init_args.patches.per_image": 1,
+                "data.init_args.loading.evaluation_batch_size": 100,
                 "data.init_args.training.init_args.images": DIGITS_331,
                 "model.init_args.network.init_args": {"in_features": 64, "width": 16, "depth": 1},
                 "model.init_args.steps": 4,
@@ -849,7 +849,7 @@ METHODS = {
                 "samples": 41,
                 "test_samples": 21,
             },
-            "data.init_args.passes_per_epoch": 5,
+            "data.init_args.loading.passes_per_epoch": 5,
             "model.init_args.width": 100,
         },
         double=True,
@@ -861,7 +861,7 @@ METHODS = {
                 "class_path": "datamodules.tables.singular_distributions.Circle",
                 "init_args": {"samples": 37, "test_samples": 21},
             },
-            "data.init_args.passes_per_epoch": 5,
+            "data.init_args.loading.passes_per_epoch": 5,
             "model.init_args.points": 20,
         },
         {"model.init_args.optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 1e-4}}},
@@ -871,7 +871,7 @@ METHODS = {
         {  # 359 training images in batches of 100, the last one of 59; 1,438 held-out images, used in two batches of 31
             "data.init_args.validation_fraction": 0.8,
             "data.init_args.batch_size": 100,
-            "data.init_args.evaluation_batch_size": 31,
+            "data.init_args.loading.evaluation_batch_size": 31,
             "trainer.limit_test_batches": 2,
             "model.init_args.sampling.steps": 2,
             "model.init_args.network.init_args.width": 16,
@@ -888,7 +888,7 @@ METHODS = {
                 for key, value in (("images", DIGITS_331), ("num_pairs", 7))
             },
             "data.init_args.batch_size": 101,
-            "data.init_args.evaluation_batch_size": 3,
+            "data.init_args.loading.evaluation_batch_size": 3,
             "model.init_args.num_steps": 6,
             "model.init_args.encoded_steps": 4,
         },
@@ -900,7 +900,7 @@ METHODS = {
             "data.init_args.prompts.init_args.num_prompts": 61,
             "data.init_args.test_prompts.init_args.num_prompts": 31,
             "data.init_args.batch_size": 19,
-            "data.init_args.evaluation_batch_size": 20,
+            "data.init_args.loading.evaluation_batch_size": 20,
             "data.init_args.margin": None,
             "model.init_args.sampling.steps": 2,
             "model.init_args.model.init_args.network.init_args.width": 16,
@@ -936,7 +936,7 @@ METHODS = {
                     **{"iterations_per_step": 7, "tracking": True},
                 },
                 "data.init_args.table.init_args.train_size": 61,
-                "data.init_args.passes_per_epoch": 3,
+                "data.init_args.loading.passes_per_epoch": 3,
             },
             clips=None,
             double=True,
@@ -968,7 +968,7 @@ METHODS = {
                 **{"ridge": 0.05, "rates": {"eta": 3.0}, "iterations_per_step": 7, "tracking": True},
             },
             "data.init_args.table.init_args.train_size": 61,
-            "data.init_args.passes_per_epoch": 3,
+            "data.init_args.loading.passes_per_epoch": 3,
         },
         clips=None,
         double=True,
@@ -978,8 +978,8 @@ METHODS = {
         "noiser/demo",
         {
             "data.init_args.batch_size": 7,
-            "data.init_args.patches_per_image": 19,
-            "data.init_args.patch_size": 16,
+            "data.init_args.patches.per_image": 19,
+            "data.init_args.patches.size": 16,
             "data.init_args.test": {
                 "class_path": "datamodules.restoration.images.Crops",
                 "init_args": {
@@ -993,7 +993,7 @@ METHODS = {
     ),
     "scale_mixture_nngp": Method(
         "scale_mixture_nngp/demo",
-        {"data.init_args.table.init_args.train_size": 21, "data.init_args.passes_per_epoch": 3},
+        {"data.init_args.table.init_args.train_size": 21, "data.init_args.loading.passes_per_epoch": 3},
         alone=True,
         double=True,
     ),
@@ -1033,7 +1033,7 @@ METHODS = {
         "fractional_sde/demo_paths",
         {  # 331 paths in batches of 101, 101, 101 and 28; 37 for testing, in batches of 16, 16 and 5
             "data.init_args.batch_size": 101,
-            "data.init_args.evaluation_batch_size": 16,
+            "data.init_args.loading.evaluation_batch_size": 16,
             **{
                 f"data.init_args.sequences.init_args.{key}": value
                 for key, value in {"num_times": 6, "num_training": 331, "num_test": 37}.items()
@@ -1045,7 +1045,7 @@ METHODS = {
         "fractional_sde/demo_videos",
         {  # batches of 7, 7 and 5; 5 test videos, in batches of 3 and 2
             "data.init_args.batch_size": 7,
-            "data.init_args.evaluation_batch_size": 3,
+            "data.init_args.loading.evaluation_batch_size": 3,
             **{
                 f"data.init_args.sequences.init_args.{key}": value
                 for key, value in {"num_times": 7, "num_training": 19, "num_test": 5}.items()
@@ -1057,7 +1057,7 @@ METHODS = {
         "fractional_sde/demo",
         {  # 331 paths in batches of 101, 101, 101 and 28; 37 for testing, in batches of 16, 16 and 5
             "data.init_args.batch_size": 101,
-            "data.init_args.evaluation_batch_size": 16,
+            "data.init_args.loading.evaluation_batch_size": 16,
             "model.init_args.noise.init_args.kind": "I",  # Y(0) is random, too
             **{
                 f"data.init_args.sequences.init_args.{key}": value

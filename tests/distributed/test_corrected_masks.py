@@ -13,6 +13,7 @@ from lightning.pytorch.trainer.states import TrainerState, TrainerStatus
 
 import datamodules.segmentation.labelled_masks
 from datamodules.corruptions.mask_noise import ErosionDilation
+from datamodules.loading import Loading
 from datamodules.loading.gathered_labels import gathered_labels
 from datamodules.segmentation.labelled_masks import LabelledMasks
 from datamodules.segmentation.shapes import Shapes
@@ -22,7 +23,7 @@ PROCESSES = 2
 
 def shapes() -> LabelledMasks:
     images = Shapes(num_train=12, image_size=16)
-    return LabelledMasks(images, batch_size=5, mask_noise=ErosionDilation(), seed=0)
+    return LabelledMasks(images, batch_size=5, mask_noise=ErosionDilation(), loading=Loading(seed=0))
 
 
 def process_of(rank: int, directory: Path) -> Any:
@@ -67,7 +68,7 @@ def correct(rank: int, directory: Path, in_a_file: bool) -> None:
     if rank == 0:
         torch.save(state, directory / "state.pt")
     ragged = gathered_labels(torch.arange(rank), torch.full((rank, 2 + rank, 3), rank).byte(), torch.device("cpu"))
-    torch.save((shares, before, after, "corrected_masks" in state, ragged), directory / f"{rank}.pt")
+    torch.save((shares, before, after, "corrected_labels" in state, ragged), directory / f"{rank}.pt")
     dist.barrier()
     data.teardown("fit")
     dist.destroy_process_group()
@@ -103,7 +104,7 @@ def test_corrections_reach_all_processes_and_their_workers(tmp_path: Path, in_a_
 def test_one_process_goes_on_where_two_stopped(tmp_path: Path) -> None:
     mp.start_processes(correct, (tmp_path, True), nprocs=PROCESSES, start_method="fork")
     state = torch.load(tmp_path / "state.pt", weights_only=True)
-    assert state["corrected_masks"]["index"].tolist() == [0, 3, 6, 9]
+    assert state["corrected_labels"]["index"].tolist() == [0, 3, 6, 9]
     data = shapes()
     data.load_state_dict(state)
     data.setup("fit")

@@ -141,7 +141,7 @@ BAD_INPUT = {
     "claim for config": (["--config", "configs/elr/claim.yaml"], "configs/elr/claim.yaml is not a configuration"),
     "no devices": (["--trainer.accelerator", "tpu"], "error: "),
     "best without validation": (
-        ["--data.validation_fraction", "0"],
+        ["--data.split.validation_fraction", "0"],
         "checkpoint.monitor is val/accuracy, but there are no validation samples",
     ),
     "seed": (["--seed_everything", "-1"], "seed_everything must be in 0 ... 4294967295, got -1"),
@@ -276,7 +276,7 @@ def test_training_goes_on_in_its_own_directory(
 
 def test_no_seed_leaves_the_data_their_own(tmp_path: Path) -> None:
     line = build(parse([*DEMO, "--run_directory", str(tmp_path), "--seed_everything", "false"]), runs=False)
-    assert line.parsed.settings.data.init_args.seed is None
+    assert line.parsed.settings.data.init_args.loading.seed is None
 
 
 def test_null_is_none_for_a_class_within_a_class() -> None:

@@ -25,7 +25,7 @@ DEMO = str(ROOT / "configs/elr/demo.yaml")
 def finished(tmp_path_factory: pytest.TempPathFactory, small_pictures: None) -> Path:
     """Train the demo for two epochs, with another strength than in its configuration."""
     directory = tmp_path_factory.mktemp("runs") / "elr" / "demo" / "finished"
-    quiet = ("--trainer.enable_progress_bar", "false", "--trainer.callbacks", "[]", "--data.num_workers", "0")
+    quiet = ("--trainer.enable_progress_bar", "false", "--trainer.callbacks", "[]", "--data.loading.num_workers", "0")
     line = ["fit", "--config", DEMO, "--trainer.max_epochs", "2", "--model.strength", "0.5", *quiet]
     execute(build(parse([*line, "--run_directory", str(directory), "--test_after_fit", "true"])))
     return directory

@@ -15,7 +15,7 @@ TEST = [
     "test",
     "--config",
     "configs/elr/demo.yaml",
-    "--data.num_workers",
+    "--data.loading.num_workers",
     "0",
     "--trainer.enable_progress_bar",
     "false",

@@ -43,7 +43,7 @@ def prepared(config: str, at: Place, images: Path, directory: Path, more: Mappin
     quiet = {"enable_progress_bar": False, "enable_model_summary": False}
     small: dict[str, Any] = at.of({}, {"trainer.limit_train_batches": 2, "trainer.limit_val_batches": 1})
     small |= at.of({}, {"trainer.limit_test_batches": 1, "data.init_args.batch_size": 8})
-    small |= at.of({}, {"data.init_args.evaluation_batch_size": 8, "trainer.precision": "32-true"})
+    small |= at.of({}, {"data.init_args.loading.evaluation_batch_size": 8, "trainer.precision": "32-true"})
     options = {f"trainer.{key}": value for key, value in {**trainer, **quiet}.items()}
     changed(settings, {"data.init_args.images": source, **options, **more, **small})
     directory.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from callbacks.generation.image_lists import ArrayImages
 from callbacks.generation.measurement import described
 from datamodules.classification.folder_sets import ImageFolder
 from datamodules.classification.labelled_images import LabelledImages
+from datamodules.loading import Loading
 from experiments.run_request import cores
 from lightning_modules.networks.cifar_resnet import CIFARResNet
 from lightning_modules.networks.fid_inception import FIDInception
@@ -92,7 +93,7 @@ def test_images_in_memory(at: Place) -> None:
 def test_images_from_files(at: Place) -> None:
     """Images per second of DataModules and of networks in training."""
     workers = at.of(max(1, cores() - 1), 0)
-    data = LabelledImages(ImageFolder(str(photographs(at))), at.of(256, 8), num_workers=workers)
+    data = LabelledImages(ImageFolder(str(photographs(at))), at.of(256, 8), loading=Loading(num_workers=workers))
     rate = given(data, at.of(24, 2), at)
     for name in ("ResNet-18", "ResNet-50")[: at.of(2, 1)]:
         network = timm.create_model(name.lower().replace("-", ""), num_classes=10)

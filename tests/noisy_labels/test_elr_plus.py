@@ -11,6 +11,7 @@ import torch
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.corruptions.label_noise import Symmetric
+from datamodules.loading import Loading
 from lightning_modules.losses.mixing import Mixing
 from lightning_modules.networks.mlp import MLP
 from lightning_modules.noisy_labels import elr_plus
@@ -133,7 +134,7 @@ def test_each_pass_trains_one_network_and_its_average() -> None:
         return step(batch, batch_idx)
 
     module.training_step = watching
-    data = LabelledImages(Digits(), batch_size=100, passes_per_epoch=2, label_noise=Symmetric(0.4))
+    data = LabelledImages(Digits(), batch_size=100, loading=Loading(passes_per_epoch=2), label_noise=Symmetric(0.4))
     quiet(max_epochs=1).fit(module, data)
     assert module.steps == [13, 13]
     initial, halfway = states
@@ -150,4 +151,4 @@ def test_each_pass_trains_one_network_and_its_average() -> None:
 def test_what_cannot_work_is_refused_by_name(options: dict, passes: int, message: str) -> None:
     trainer = quiet(max_epochs=1, **options)
     with pytest.raises(ValueError, match=message):
-        trainer.fit(two_networks(), LabelledImages(Digits(), batch_size=100, passes_per_epoch=passes))
+        trainer.fit(two_networks(), LabelledImages(Digits(), batch_size=100, loading=Loading(passes_per_epoch=passes)))

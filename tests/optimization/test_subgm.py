@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from datamodules.corruptions.value_noise import GaussianValues, GrossOutliers
+from datamodules.loading import Loading
 from datamodules.tables.low_rank_measurements import LowRankMeasurements
 from datamodules.tables.tables import Tables
 from lightning_modules.optimization.subgm import SubGM, residuals_and_direction, sign_rip, spectral_start
@@ -27,7 +28,9 @@ def recovered(table: LowRankMeasurements, steps: int = 12, **arguments: Any) -> 
     """Train a module that runs fifty iterations in each training step."""
     torch.manual_seed(0)
     module = SubGM(**{"dim": table.dim, "start": "random", "iterations_per_step": 50, **arguments})
-    quiet(max_epochs=1, precision="64-true").fit(module, datamodule=Tables(table, passes_per_epoch=steps))
+    quiet(max_epochs=1, precision="64-true").fit(
+        module, datamodule=Tables(table, loading=Loading(passes_per_epoch=steps))
+    )
     return module
 
 

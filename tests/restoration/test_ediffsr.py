@@ -10,7 +10,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from callbacks.image_quality import ImageMetricsTable
+from datamodules.loading import Loading
 from datamodules.restoration.image_pairs import ImagePairs
+from datamodules.restoration.images import PatchSampling
 from datamodules.restoration.photographs import Photographs
 from datamodules.restoration.reduced_images import ReducedImages
 from lightning_modules.backbones.resized import times_larger
@@ -132,7 +134,7 @@ def test_the_weights_that_are_named_are_evaluated() -> None:
 
 def test_both_weights_are_tested_beside_each_other(tmp_path: Path) -> None:
     photographs = ReducedImages(Photographs(16))
-    data = ImagePairs(photographs, photographs, batch_size=4, patch_size=16, seed=0)
+    data = ImagePairs(photographs, photographs, batch_size=4, patches=PatchSampling(size=16), loading=Loading(seed=0))
     trained = module(weights="both")
     trained.average = AveragedWeights(trained.network, lambda update: 0.5)
     trainer = quiet(max_epochs=1, default_root_dir=tmp_path, callbacks=[ImageMetricsTable()])
@@ -151,7 +153,7 @@ def test_both_weights_are_tested_beside_each_other(tmp_path: Path) -> None:
 def test_images_are_trained_on_tested_and_written_large(tmp_path: Path) -> None:
     trained = module()
     photographs = ReducedImages(Photographs(32))
-    data = ImagePairs(photographs, photographs, batch_size=4, patch_size=16, seed=0)
+    data = ImagePairs(photographs, photographs, batch_size=4, patches=PatchSampling(size=16), loading=Loading(seed=0))
     trainer = quiet(max_epochs=1, default_root_dir=tmp_path)
     trainer.fit(trained, data)
     [metrics] = trainer.test(trained, data, verbose=False)

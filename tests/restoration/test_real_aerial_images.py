@@ -10,8 +10,10 @@ from lightning.pytorch import LightningModule, Trainer, seed_everything
 from PIL import Image
 
 from callbacks.image_quality.sharpness import Sharpness
+from datamodules.loading import Loading
 from datamodules.restoration.folder_sets import ScaledFolders
 from datamodules.restoration.image_pairs import ImagePairs
+from datamodules.restoration.images import PatchSampling
 from lightning_modules.backbones.tiled import TiledInference
 from lightning_modules.baselines import SupervisedRestoration
 from lightning_modules.networks.eanet import EANet
@@ -57,7 +59,11 @@ def test_diffusion_restores_the_sharpness_that_regression_loses(tmp_path: Path) 
         regression = SupervisedRestoration(network, loss="l1", factor=4, **options)
         tests = {name.split("/")[0]: ScaledFolders(str(tmp_path / name.split("/")[0])) for name in PLACES}
         data = ImagePairs(
-            ScaledFolders(str(folder / "aid_150")), tests, batch_size=16, patch_size=32, patches_per_image=20, seed=0
+            ScaledFolders(str(folder / "aid_150")),
+            tests,
+            batch_size=16,
+            patches=PatchSampling(size=32, per_image=20),
+            loading=Loading(seed=0),
         )
         module = EDiffSR(network, **options) if kind == "diffusion" else regression
         trainer = quiet(max_steps=STEPS, max_epochs=-1, default_root_dir=tmp_path / kind, callbacks=[Sharpness()])

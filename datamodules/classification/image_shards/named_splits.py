@@ -35,7 +35,7 @@ class NamedSplits(ImageSet):
         if not self.has_test:
             raise FileNotFoundError(
                 f"{type(self).__name__}: test is null; set it to a split, or hold out a part of the training images: "
-                "set data.test_fraction, for example to 0.2"
+                "set data.split.test_fraction, for example to 0.2"
             )
         return self.read_split("test")
 

@@ -1,10 +1,9 @@
 """Recorded labels: human annotations of CIFAR, and label tables written by the user."""
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -12,10 +11,8 @@ from torch import Tensor
 
 from datamodules.batches import UNVERIFIED
 from datamodules.corruptions.label_noise.interface import checked_labels, empirical_transition_matrix
+from datamodules.corruptions.label_noise.label_csv import LabelTable
 from datamodules.files.array_pickle import read_torch_arrays
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ACTIONS = ("keep", "relabel", "drop")
 """Possible values of the column `action` of a cleaned table."""
@@ -170,15 +167,15 @@ class FromCSV:
         Raises:
             ValueError: if the table is invalid or does not match the dataset.
         """
-        table = self._read()
+        table = self._table()
         true = checked_labels(label, num_classes)
-        row = self._rows(table, len(true), names)
+        row = table.rows(len(true), names)
         given = true.copy()
-        given[row] = self._classes(table, self.column, num_classes, class_names)
-        if "clean_label" not in table:
+        given[row] = table.labels(num_classes, class_names)
+        if "clean_label" not in table.cells:
             return torch.from_numpy(given), clean_label
-        recorded = self._truth(table, num_classes, class_names)
-        if names is not None and "name" in table:
+        recorded = table.truth(num_classes, class_names)
+        if names is not None and "name" in table.cells:
             truth = np.full(len(true), UNVERIFIED)
             truth[row] = recorded
         else:
@@ -191,14 +188,14 @@ class FromCSV:
 
     def dropped(self, samples: int, names: Sequence[str] | None = None) -> Tensor:
         """Return whether the table drops each sample of the dataset, `[samples]`, bool."""
-        table = self._read()
+        table = self._table()
         dropped = np.zeros(samples, dtype=bool)
-        if "action" in table:
-            action = table["action"].str.strip()
+        if "action" in table.cells:
+            action = table.cells["action"].str.strip()
             if not action.isin(ACTIONS).all():
                 other = action[~action.isin(ACTIONS)].iloc[0]
                 raise ValueError(f"action of {self.path} must be one of {', '.join(ACTIONS)}, got {other!r}")
-            dropped[self._rows(table, samples, names)] = action == "drop"
+            dropped[table.rows(samples, names)] = action == "drop"
         return torch.from_numpy(dropped)
 
     def transition_matrix(self, num_classes: int) -> Tensor:
@@ -206,132 +203,17 @@ class FromCSV:
 
         The table must have the column `clean_label`.
         """
-        table = self._read()
-        if "clean_label" not in table:
+        table = self._table()
+        if "clean_label" not in table.cells:
             raise ValueError(
                 f"{self.path} has no column clean_label, so its transition matrix is unknown; "
                 "use empirical_transition_matrix with true labels from elsewhere"
             )
-        clean, given = self._truth(table, num_classes, None), self._classes(table, self.column, num_classes, None)
+        clean, given = table.truth(num_classes, None), table.labels(num_classes, None)
         return empirical_transition_matrix(clean[clean >= 0], given[clean >= 0], num_classes)
 
-    def _read(self) -> "pd.DataFrame":
-        """Read all cells of the table as text."""
-        import pandas as pd
-
-        if not Path(self.path).is_file():
-            raise FileNotFoundError(
-                f"{self.path} was not found: expected a CSV file with the columns name,label or index,label, and "
-                f"optionally clean_label"
-            )
-        try:
-            rows = pd.read_csv(self.path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        except Exception as error:  # pandas raises many exception types, also for wrong encodings and lack of memory
-            raise ValueError(
-                f"{self.path} cannot be read ({str(error).strip()}): expected a CSV file in UTF-8 whose first row "
-                "has the names of the columns, such as index,label"
-            ) from error
-        header = rows.iloc[0].str.strip().tolist()
-        if len(header) == 1 and (other := next((sign for sign in (";", "\t") if sign in header[0]), None)):
-            raise ValueError(
-                f"{self.path} separates its columns by {'a tab' if other != ';' else 'semicolons'}, but a table "
-                f"of labels must use commas, as in name,label"
-            )
-        table = rows.iloc[1:].set_axis(header, axis=1).fillna("").reset_index(drop=True)
-        key = self._key(table)
-        shown = key if self.key or key in header else "name (or index)"
-        for needed in (key, self.column):
-            if needed not in header:
-                raise ValueError(
-                    f"{self.path} must have the columns {shown},{self.column}[,clean_label], but lacks "
-                    f"{shown if needed == key else needed}: got {','.join(header)}"
-                )
-        if twice := [name for name in header if header.count(name) > 1]:
-            raise ValueError(f"{self.path} has the column {twice[0]} twice")
-        return table
-
-    def _key(self, table: "pd.DataFrame") -> str:
-        return self.key or ("name" if "index" not in table and "name" in table else "index")
-
-    def _rows(self, table: "pd.DataFrame", samples: int, names: Sequence[str] | None) -> np.ndarray:
-        """Return, for each row of the table, the position of the row's sample in the dataset."""
-        import pandas as pd
-
-        key = self._key(table)
-        if key == "name":
-            if names is None:
-                raise ValueError(f"{self.path} labels files by name, but the samples of this dataset have no names")
-            place = {name: row for row, name in enumerate(names)}
-            found = table[key].map(place)
-            if found.isna().any():
-                unknown = table[key][found.isna()].iloc[0]
-                raise ValueError(
-                    f"{self.path} has a label for {unknown}, but this dataset has files such as {names[0]}"
-                )
-        else:
-            found = pd.to_numeric(table[key], errors="coerce")
-            if not found.isin(range(samples)).all():
-                outside = table[key][~found.isin(range(samples))].iloc[0]
-                raise ValueError(f"{key} in {self.path} must be in 0 ... {samples - 1}, got {outside!r}")
-        row = found.to_numpy(dtype=np.int64)
-        if names is not None and "name" in table:
-            here = np.array(names, dtype=object)[row]
-            if len(other := np.flatnonzero(table["name"] != here)):
-                raise ValueError(
-                    f"{self.path} has {table['name'][other[0]]} at {key} {row[other[0]]}, but this dataset has "
-                    f"{here[other[0]]} there; set `key: name` to identify samples by file name"
-                )
-        listed = np.bincount(row, minlength=samples)
-        if listed.max() > 1:
-            raise ValueError(f"{key} {table[key][row == listed.argmax()].iloc[0]} occurs twice in {self.path}")
-        if not self.partial and not listed.all():
-            first = int(listed.argmin())
-            raise ValueError(
-                f"{self.path} has labels for {len(row)} of {samples} samples: "
-                f"{key} {names[first] if key == 'name' else first} is missing; "  # type: ignore[index]
-                "with `partial: true`, such samples keep their label"
-            )
-        return row
-
-    def _classes(
-        self, table: "pd.DataFrame", column: str, num_classes: int, class_names: Sequence[str] | None
-    ) -> np.ndarray:
-        """Convert a column of class numbers or names to labels `[n]`."""
-        import pandas as pd
-
-        code, words = pd.factorize(table[column].str.strip())
-        readings = {
-            "number": {word: int(word) for word in words if re.fullmatch(r"0|-?[1-9][0-9]{0,17}", word)},
-            "name": {name: number for number, name in enumerate(class_names or ())},
-        }
-        if (only := "name" if column.endswith("_name") else self.classes) is not None:
-            readings = {only: readings[only]}
-        # Prefer an interpretation that fits all words to one that fits only some of them.
-        fitting = [reading for reading in readings.values() if set(words) <= reading.keys()] or [*readings.values()]
-        label: list[int] = []
-        known = ": " + ", ".join([*class_names[:10], *["..."] * (len(class_names) > 10)]) if class_names else ""
-        for word in words:
-            meant = {reading[word] for reading in fitting if word in reading}
-            if not meant:
-                raise ValueError(
-                    f"{column} of {self.path} is {word!r}, which is not the {' or the '.join(readings)} of a class"
-                    f"{known}"
-                )
-            if len(meant) > 1:
-                raise ValueError(
-                    f"{column} of {self.path} is ambiguous, because {word} is the number of one class and the name of "
-                    "another: set `classes: number` or `classes: name`"
-                )
-            label += meant
-        return checked_labels(np.array(label, dtype=np.int64)[code], num_classes, f"{column} of {self.path}")
-
-    def _truth(self, table: "pd.DataFrame", num_classes: int, class_names: Sequence[str] | None) -> np.ndarray:
-        """Return true labels `[n]`: -1 stands for an out-of-distribution image, `UNVERIFIED` for an empty cell."""
-        word = table["clean_label"].str.strip()
-        truth = np.where(word == "", UNVERIFIED, -1)
-        stated = ~word.isin(["", "-1"])
-        truth[stated] = self._classes(table[stated], "clean_label", num_classes, class_names)
-        return truth
+    def _table(self) -> LabelTable:
+        return LabelTable(self.path, self.column, self.key, self.partial, self.classes)
 
 
 def load_arrays(path: str) -> dict[str, Any]:

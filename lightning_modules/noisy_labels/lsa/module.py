@@ -105,9 +105,9 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
 class PLSLSAPlus(PLSLSA, MethodModule):
     """Train two networks on a dataset with noisy labels and out-of-distribution images.
 
-    The module needs `data.passes_per_epoch: 2`. Because each step trains only one network, DDP needs the strategy
-    `ddp_find_unused_parameters_true`. The logged metrics have the same names as for `PLSLSA`, and are computed from the
-    images that both networks flag.
+    The module needs `data.loading.passes_per_epoch: 2`. Because each step trains only one network, DDP needs the
+    strategy `ddp_find_unused_parameters_true`. The logged metrics have the same names as for `PLSLSA`, and are computed
+    from the images that both networks flag.
 
     Args:
         network: network f_1 that maps images `[B, C, H, W]` in [0, 1] to logits `[B, num_classes]`. Its last linear

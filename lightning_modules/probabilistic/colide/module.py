@@ -90,8 +90,8 @@ class CoLiDE(MethodModule):
     def on_train_end(self) -> None:
         if not self.path.finished:
             rank_zero_warn(
-                f"training ended in {self.path.progress}: increase trainer.max_epochs, data.passes_per_epoch or "
-                f"model.iterations_per_step"
+                f"training ended in {self.path.progress}: increase trainer.max_epochs, "
+                f"data.loading.passes_per_epoch or model.iterations_per_step"
             )
 
     def forward(self) -> Tensor:

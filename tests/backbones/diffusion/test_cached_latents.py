@@ -15,6 +15,7 @@ from lightning_modules.backbones.diffusion.hunyuan_dit import HunyuanDiT
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage, Weights
 from tests.datamodules.image_folders import photograph, save
 from tests.diffusion.finetuning.models import captioned
+from tests.grouped import grouped
 
 
 @pytest.mark.parametrize("kind", ["text_to_image", "xl"])
@@ -97,7 +98,7 @@ def test_latents_of_buckets_mirror_images_and_masks_are_those_of_the_images(
     masks = {"mask_dir": str(tmp_path / "masks")} if masked else {}
     images = CaptionedFolder(str(tmp_path / "images"), image_size=16, prompt="a", buckets=Buckets(4), **masks)
     options: Any = {"batch_size": 2, "num_workers": 0, "augmentation": Augmentation(flip=True), "seed": 1}
-    plain, data = (CaptionedImages(images, **options) for _ in range(2))
+    plain, data = (CaptionedImages(images, **grouped(CaptionedImages, options)) for _ in range(2))
     for one in (plain, data):
         one.setup("fit")
     cache_latents(network, data, str(tmp_path / "cache"), torch.device("cpu"))

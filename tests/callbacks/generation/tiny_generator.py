@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from callbacks.generation.fid import FID
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
+from datamodules.classification.selection.split import Split
 from tests.trainers import quiet
 
 
@@ -52,7 +53,7 @@ def fid(directory: Path, **options: Any) -> FID:
 
 
 def digits() -> LabelledImages:
-    return LabelledImages(Digits(), batch_size=650, validation_fraction=0.1)
+    return LabelledImages(Digits(), batch_size=650, split=Split(validation_fraction=0.1))
 
 
 def run(directory: Path, module: TinyGenerator, callback: FID, **options: Any) -> dict[str, float]:

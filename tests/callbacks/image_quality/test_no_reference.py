@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from callbacks.image_quality import ImageMetricsTable, NoReferenceMetrics
 from callbacks.image_quality.no_reference import chosen_frames
 from callbacks.image_quality.pyiqa_measures import PyIQAMeasure
+from datamodules.loading import Loading
 from datamodules.video.clip_pairs import ClipPairs
 from lightning_modules.restoration.negvsr.written_clips import ClipWriter
 from tests.callbacks.image_quality.test_table import measures_of_a_run
@@ -56,7 +57,11 @@ def test_three_frames_of_each_written_clip_are_measured(tmp_path: Path) -> None:
         write_frames(tmp_path / "given" / name, clip)
     for run, options in (("run", {}), ("every", {"all_frames": True, "metrics": ["niqe"]})):
         trainer = quiet(default_root_dir=tmp_path / run, callbacks=[NoReferenceMetrics(**options)])
-        trainer.predict(Same(), ClipPairs(predict_dir=str(tmp_path / "given"), num_workers=0), return_predictions=False)
+        trainer.predict(
+            Same(),
+            ClipPairs(predict_dir=str(tmp_path / "given"), loading=Loading(num_workers=0)),
+            return_predictions=False,
+        )
     table = pd.read_csv(tmp_path / "run" / "no_reference.csv")
     expected = [("a", 0), ("a", 2), ("a", 4), ("b", 0), ("b", 4), ("b", 7), ("c", 0)]
     assert list(table["name"]) == [*(f"{clip}/{number:08d}.png" for clip, number in expected), "mean"]

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import LightningModule
 
 from callbacks.image_quality.sharpness import RINGS, Sharpness, average_gradient, radial_power
+from datamodules.loading import Loading
 from datamodules.restoration.image_pairs import ImagePairs
 from datamodules.restoration.photographs import Photographs
 from datamodules.restoration.reduced_images import ReducedImages
@@ -50,7 +51,7 @@ class Sharpened(torch.nn.Module):
 
 
 def results(network: torch.nn.Module, directory: Path, callback: Any) -> dict[str, float]:
-    data = ImagePairs(test=ReducedImages(Photographs(64)), evaluation_batch_size=2)
+    data = ImagePairs(test=ReducedImages(Photographs(64)), loading=Loading(evaluation_batch_size=2))
     module: LightningModule = SupervisedRestoration(network, factor=4)
     [metrics] = quiet(callbacks=[callback], default_root_dir=directory).test(module, data, verbose=False)
     return dict(metrics)

@@ -12,7 +12,9 @@ from callbacks.labels.measures import judged
 from callbacks.labels.report import LabelReport, in_words
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
+from datamodules.classification.selection.split import Split
 from datamodules.corruptions.label_noise import FromCSV, Symmetric
+from datamodules.loading import Loading
 from lightning_modules.baselines.cross_entropy import CrossEntropy
 from lightning_modules.networks.mlp import MLP
 from tests.trainers import quiet
@@ -122,11 +124,13 @@ def test_a_fit_on_the_cleaned_list_trains_on_better_labels(seed: int, tmp_path: 
         trainer.fit(module, data)
         return dict(trainer.test(module, datamodule=data, verbose=False)[0])
 
-    noisy = LabelledImages(Digits(), 64, Symmetric(0.4), validation_fraction=0.1, seed=seed)
+    noisy = LabelledImages(
+        Digits(), 64, Symmetric(0.4), split=Split(validation_fraction=0.1), loading=Loading(seed=seed)
+    )
     before = run(noisy, tmp_path)
     path = tmp_path / "cleaned_labels.csv"
     noise = FromCSV(str(path), partial=True, classes="number")
-    cleaned = LabelledImages(Digits(), 64, noise, validation_fraction=0.1, seed=seed)
+    cleaned = LabelledImages(Digits(), 64, noise, split=Split(validation_fraction=0.1), loading=Loading(seed=seed))
     after = run(cleaned, tmp_path / "cleaned")
 
     table, first, second = pd.read_csv(path), noisy.train_set, cleaned.train_set

@@ -37,7 +37,7 @@ def test_the_folds_are_one_report(tmp_path: Path, capsys: pytest.CaptureFixture[
     [
         ({}, "contains no label_report.csv"),
         ({".": ([0, 1], 1)}, "is one run, whose report is"),
-        ({"a": ([0, 1], 1)}, "labels on which its network was trained: train with data.folds 5"),
+        ({"a": ([0, 1], 1)}, "labels on which its network was trained: train with data.split.folds 5"),
         ({"a": ([0, 1], 0), "b": ([1, 2], 0)}, "row 1 is in two of the reports"),
         ({"a": ([0, 3], 0)}, "the 1 reports cover 2 of at least 4 images"),
     ],
@@ -86,4 +86,4 @@ def test_how_many_labels_are_unchecked_is_said() -> None:
     assert unchecked(240, SimpleNamespace(label=range(240))) == unchecked(3, object()) == ""
     said = unchecked(217, SimpleNamespace(label=range(240)))
     assert said.startswith("The label report covers 217 of 240 images. The labels of the other 23 (")
-    assert "with data.folds, and merge the reports with `train.py label_report`" in said
+    assert "with data.split.folds, and merge the reports with `train.py label_report`" in said

@@ -19,7 +19,9 @@ from callbacks.labels.report_figure import ARROW, UNKNOWN, WRONG, draw_worst_lab
 from datamodules.classification.digits import Digits
 from datamodules.classification.image_sets import ImagesInMemory
 from datamodules.classification.labelled_images import LabelledImages
+from datamodules.classification.selection.split import Split
 from datamodules.corruptions.label_noise import Symmetric
+from datamodules.loading import Loading
 from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
 from tests.trainers import quiet
 
@@ -77,7 +79,13 @@ class NearestMean(ClassifierSteps, LightningModule):
 
 
 def noisy_digits() -> LabelledImages:
-    return LabelledImages(Digits(), batch_size=101, label_noise=Symmetric(0.4), validation_fraction=0.1, seed=3)
+    return LabelledImages(
+        Digits(),
+        batch_size=101,
+        label_noise=Symmetric(0.4),
+        split=Split(validation_fraction=0.1),
+        loading=Loading(seed=3),
+    )
 
 
 def report(directory: Path, callback: LabelReport, data: LabelledImages) -> dict[str, float]:
@@ -141,7 +149,7 @@ def test_report_is_what_the_module_says_of_each_training_image(tmp_path: Path, t
 def test_of_folds_the_images_that_were_held_out_are_judged(tmp_path: Path) -> None:
     tables = []
     for fold in range(3):
-        data = LabelledImages(Digits(), 101, Symmetric(0.4), folds=3, fold=fold, seed=3)
+        data = LabelledImages(Digits(), 101, Symmetric(0.4), split=Split(folds=3, fold=fold), loading=Loading(seed=3))
         metrics = report(tmp_path / str(fold), LabelReport(), data)
         table = pd.read_csv(tmp_path / str(fold) / "label_report.csv")
         data.setup("fit")

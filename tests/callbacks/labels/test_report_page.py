@@ -60,9 +60,9 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     line += [
         "--data.batch_size",
         "5",
-        "--data.num_workers",
+        "--data.loading.num_workers",
         "0",
-        "--data.test_fraction",
+        "--data.split.test_fraction",
         "0.25",
         "--trainer.max_epochs",
         "2",

@@ -10,13 +10,15 @@ from torch import Tensor
 
 from datamodules.classification.image_sets import ImageSet, ImagesInMemory
 from datamodules.classification.labelled_images import LabelledImages
+from tests.grouped import grouped
 
 NUM_CLASSES = 4
 LOADER = set(inspect.signature(LabelledImages.__init__).parameters) - {"self", "images"}
 
 
 def loaded(kind: type[ImageSet], *args: Any, **options: Any) -> LabelledImages:
-    """Build a DataModule with an image set of this type; each option is passed to whichever of the two accepts it."""
+    """Build a DataModule with an image set of this type; each option is passed to whichever part accepts it."""
+    options = grouped(LabelledImages, options)
     loader = {key: options.pop(key) for key in [*options] if key in LOADER}
     return LabelledImages(kind(*args, **options), **loader)
 

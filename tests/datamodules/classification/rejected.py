@@ -26,6 +26,7 @@ from datamodules.classification.ood_images import ImagesInFolder
 from datamodules.classification.out_of_distribution import OutOfDistribution
 from datamodules.classification.svhn import SVHN
 from datamodules.classification.webvision import WebVision
+from datamodules.loading import Loading
 from tests.datamodules.classification.patterns import Patterns, loaded, ready
 from tests.datamodules.classification.shifted import SMALL, Unused, paint
 from tests.datamodules.classification.test_cached_features import Encoder
@@ -39,6 +40,7 @@ from tests.datamodules.classification.test_mnist import written
 from tests.datamodules.classification.test_out_of_distribution import EIGHT
 from tests.datamodules.classification.test_webvision import folder_of_webvision
 from tests.datamodules.image_folders import photograph, save
+from tests.grouped import grouped
 from tests.trainers import quiet
 
 Called = Callable[[Path], object]
@@ -154,7 +156,7 @@ def shifted(data: Called, stage: str = "fit") -> Called:
     def run(root: Path) -> object:
         images: Any = data(root)
         trainer = quiet(callbacks=[ShiftedAccuracy()])
-        return getattr(trainer, stage)(Unused(), datamodule=LabelledImages(images, 2, num_workers=0))
+        return getattr(trainer, stage)(Unused(), datamodule=LabelledImages(images, 2, loading=Loading(num_workers=0)))
 
     return run
 
@@ -237,7 +239,7 @@ def new_images(folder: str, images: Any) -> Called:
 
 
 def images(stage: str = "fit", **options: Any) -> Called:
-    return lambda root: LabelledImages(**{"images": Patterns(), **options}).setup(stage)
+    return lambda root: LabelledImages(**grouped(LabelledImages, {"images": Patterns(), **options})).setup(stage)
 
 
 def medmnist(split: str, harm: Called = nothing, channels: int = 1, **arrays: np.ndarray) -> Called:

@@ -19,9 +19,11 @@ from datamodules.classification.digits import Digits, TuningDigits
 from datamodules.classification.image_sets import ImageFiles
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.classification.ood_images import OtherDigits
+from datamodules.classification.selection.split import Split
 from datamodules.corruptions.label_noise import Symmetric
 from datamodules.corruptions.label_noise.open_set import OpenSetLabelNoise
 from datamodules.files.image_files import Crop
+from datamodules.loading import Loading
 from datamodules.loading.global_batches import Request
 from datamodules.randomness.counter import sample_uniform
 from lightning_modules.backbones.resized import Resized
@@ -74,7 +76,9 @@ def test_features_are_those_of_the_images_with_and_without_augmentation(tmp_path
 
 
 def test_every_visit_draws_one_of_the_passes_and_evaluation_takes_the_image_as_it_is(tmp_path: Path) -> None:
-    data = LabelledImages(cached(tmp_path, augmented_passes=4), 64, validation_fraction=0.1, seed=1)
+    data = LabelledImages(
+        cached(tmp_path, augmented_passes=4), 64, split=Split(validation_fraction=0.1), loading=Loading(seed=1)
+    )
     data.setup("fit")
     source: Any = data.train_set.source
     assert source.feature.shape == (5, 300, D)
@@ -141,7 +145,9 @@ def test_a_second_run_with_another_seed_and_noise_computes_nothing(tmp_path: Pat
     assert first._seen == 2 * 300 + 1497
     second = Encoder()
     images = cached(tmp_path, second, augmented_passes=1)
-    noisy = LabelledImages(images, label_noise=Symmetric(0.5), validation_fraction=0.2, seed=9)
+    noisy = LabelledImages(
+        images, label_noise=Symmetric(0.5), split=Split(validation_fraction=0.2), loading=Loading(seed=9)
+    )
     noisy.setup("fit")
     noisy.setup("test")
     assert second._seen == 0
@@ -156,7 +162,9 @@ def test_images_that_the_data_draw_and_their_true_labels_are_those_of_the_run(tm
     web = OpenSetLabelNoise(Digits(num_classes=5), OtherDigits([5, 6, 7, 8, 9]), 0.4)
     for seed in (1, 2):
         encoder = Encoder()
-        data = LabelledImages(cached(tmp_path, encoder, web, augmentation_seed=5, augmented_passes=1), seed=seed)
+        data = LabelledImages(
+            cached(tmp_path, encoder, web, augmentation_seed=5, augmented_passes=1), loading=Loading(seed=seed)
+        )
         data.setup("fit")
         drawn = web.prepared(seed, torch.device("cpu")).training()
         row = torch.arange(len(drawn.label))
@@ -269,7 +277,7 @@ def test_two_processes_fill_the_cache_and_train_as_one(tmp_path: Path) -> None:
         module = head().double()
         strategy = "ddp_fork" if processes > 1 else "auto"
         images = cached(tmp_path / str(processes), images=TuningDigits(), encoder_batch_size=32)
-        data = LabelledImages(images, 67, Symmetric(0.2), seed=3)
+        data = LabelledImages(images, 67, Symmetric(0.2), loading=Loading(seed=3))
         watch = [ShiftedAccuracy(), Memorization()]
         trainer = quiet(
             max_epochs=2, devices=processes, strategy=strategy, callbacks=watch, precision="64-true",

@@ -13,7 +13,9 @@ from PIL import Image
 
 from datamodules.classification.cifar import CIFAR, CIFAR10, CIFAR100
 from datamodules.classification.labelled_images import LabelledImages
+from datamodules.classification.selection.split import Split
 from datamodules.corruptions.label_noise import AsymmetricCIFAR10
+from datamodules.loading import Loading
 
 SETS: dict[type[CIFAR], tuple[int, str]] = {CIFAR10: (10, "labels"), CIFAR100: (100, "fine_labels")}
 PER_CLASS = 2
@@ -132,7 +134,9 @@ def test_nothing_is_downloaded_that_is_there_or_not_asked_for(tmp_path: Path, mo
 @pytest.mark.skipif("NOISEWORKS_DATA" not in os.environ, reason="needs NOISEWORKS_DATA with cifar10 in parquet")
 def test_the_real_parquet_files() -> None:
     images = CIFAR10(str(Path(os.environ["NOISEWORKS_DATA"], "cifar10")))
-    data = LabelledImages(images, label_noise=AsymmetricCIFAR10(0.4), validation_fraction=0.1, seed=0)
+    data = LabelledImages(
+        images, label_noise=AsymmetricCIFAR10(0.4), split=Split(validation_fraction=0.1), loading=Loading(seed=0)
+    )
     data.setup("fit")
     data.setup("test")
     assert (len(data.train_set), len(data.validation_set), len(data.test_set)) == (45_000, 5_000, 10_000)

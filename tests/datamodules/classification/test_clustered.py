@@ -4,6 +4,7 @@ import torch
 
 from datamodules.classification.clustered import NUM_CLASSES, NUM_FEATURES, Clustered, Clusters
 from datamodules.classification.labelled_images import LabelledImages
+from datamodules.loading import Loading
 
 
 def test_clusters_lie_where_they_are_said_to() -> None:
@@ -25,7 +26,7 @@ def test_clusters_lie_where_they_are_said_to() -> None:
 
 
 def test_clustered_data_know_their_foreign_samples_and_test_on_classes_alone() -> None:
-    data = LabelledImages(Clustered(num_clean=90, num_foreign=60, num_test=36), seed=2, batch_size=10)
+    data = LabelledImages(Clustered(num_clean=90, num_foreign=60, num_test=36), loading=Loading(seed=2), batch_size=10)
     data.setup("fit")
     data.setup("test")
     assert (data.train_set.clean_label == -1).sum() == 60

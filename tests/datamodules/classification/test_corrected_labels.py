@@ -47,7 +47,7 @@ def test_corrections_are_restored_before_or_after_the_data_are_read(tmp_path: Pa
     restored.load_state_dict(state)
     assert labels(ready(restored)).sum() == 0
     labels(data).fill_(1)
-    assert state["label"].sum() == 0  # the checkpoint holds a copy
+    assert state["corrected_labels"].sum() == 0  # the checkpoint holds a copy
 
 
 @pytest.mark.parametrize("second_view", [False, True])
@@ -59,7 +59,7 @@ def test_corrected_batches_carry_the_labels_that_were_given(second_view: bool) -
     assert all("original_label" not in batch for batch in data.train_dataloader())
     data.correct_labels(torch.tensor([3]), (given[[3]] + 1) % NUM_CLASSES)
     restored = patterns(label_noise=Symmetric(0.5), second_view=second_view, seed=3)
-    restored.load_state_dict({"epoch": 0, "batches": 0, "label": labels(data).clone()})
+    restored.load_state_dict({"epoch": 0, "batches": 0, "corrected_labels": labels(data).clone()})
     for each in (data, ready(restored)):
         for loader in (each.train_dataloader(), each.training_images_dataloader()):
             batches = list(loader)

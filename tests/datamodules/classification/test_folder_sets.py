@@ -20,6 +20,7 @@ from datamodules.files.image_files import (
     Crop,
     files_by_class,
 )
+from datamodules.loading import Loading
 from lightning_modules.baselines import CrossEntropy
 from lightning_modules.networks.convnet import ConvNet
 from tests.datamodules.classification.patterns import loaded, ready
@@ -190,7 +191,7 @@ def test_damaged_files_are_named_at_the_end_and_all_others_are_predicted(tmp_pat
     for name in "bd":
         (tmp_path / "new" / f"{name}.png").write_bytes(b"no image")
     images = ImageFolder(str(tmp_path / "own"), image_size=16, resize=16)
-    data = LabelledImages(images, batch_size=2, predict_dir=str(tmp_path / "new"), num_workers=0)
+    data = LabelledImages(images, batch_size=2, predict_dir=str(tmp_path / "new"), loading=Loading(num_workers=0))
     strategy = "ddp_fork" if processes > 1 else "auto"
     trainer = quiet(
         devices=processes, strategy=strategy, default_root_dir=tmp_path, callbacks=[WritePredictions("csv")]

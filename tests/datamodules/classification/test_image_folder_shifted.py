@@ -9,6 +9,7 @@ from callbacks.shifted_accuracy import ShiftedAccuracy
 from datamodules.classification.cached_features import CachedFeatures
 from datamodules.classification.folder_sets import ImageFolder
 from datamodules.classification.labelled_images import LabelledImages
+from datamodules.loading import Loading
 from tests.datamodules.classification.shifted import SMALL, Known, paint, reds
 from tests.trainers import quiet
 
@@ -49,7 +50,7 @@ def test_a_users_shifted_sets_are_tested_on_after_training(own_folders: Path, th
     images = own(own_folders, photos="photos", sketches="../sketches")
     if through_a_cache:
         images = CachedFeatures(images, torch.nn.Flatten(), 768, cache_dir=str(own_folders / "cache"), num_workers=0)
-    data = LabelledImages(images, 2, num_workers=0)
+    data = LabelledImages(images, 2, loading=Loading(num_workers=0))
     module, trainer = ByRed(), quiet(max_epochs=1, callbacks=[ShiftedAccuracy()])
     trainer.fit(module, datamodule=data)
     (metrics,) = trainer.test(module, datamodule=data, verbose=False)

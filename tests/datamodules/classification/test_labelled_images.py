@@ -18,13 +18,15 @@ from datamodules.classification.folder_sets import ImageFolder
 from datamodules.classification.image_sets import ImageSet, ImagesInMemory
 from datamodules.classification.imagenet import ImageNet
 from datamodules.classification.labelled_images import LabelledImages
-from datamodules.classification.labelled_set import repeated_augmentation
 from datamodules.classification.mnist import MNIST
 from datamodules.classification.ood_images import OtherDigits
+from datamodules.classification.selection.epoch_order import repeated_augmentation
+from datamodules.classification.selection.split import Split
 from datamodules.classification.webvision import WebVision
 from datamodules.corruptions.label_noise import InstanceDependent, Symmetric
 from datamodules.corruptions.label_noise.open_set import OpenSetLabelNoise
-from datamodules.loading.seeded_batches import free_cores
+from datamodules.loading import Loading
+from datamodules.loading.arguments import free_cores
 from datamodules.randomness.counter import sample_uniform
 from tests.datamodules.classification.patterns import NUM_CLASSES, Patterns, labels, on_process, patterns, ready
 from tests.datamodules.recorder import joined, trained
@@ -59,7 +61,7 @@ def test_noise_that_depends_on_the_image_sees_it_as_a_network_does(tmp_path: Pat
     expected = InstanceDependent(0.4, seed=0).apply(source.label, 10, source.image.float() / 16)
     features = CachedFeatures(Digits(), nn.Flatten(), 64, cache_dir=str(tmp_path))
     for images in (Digits(), features):
-        data = LabelledImages(images, label_noise=InstanceDependent(0.4), seed=0)
+        data = LabelledImages(images, label_noise=InstanceDependent(0.4), loading=Loading(seed=0))
         data.setup("fit")
         assert torch.equal(data.train_set.label, expected)
 
@@ -143,7 +145,7 @@ def test_each_image_of_an_epoch_is_augmented_three_times_in_a_batch_on_any_ranks
         for rank, part in enumerate(parts):
             assert torch.equal(whole["index"][rank::2], part["index"])
             assert torch.equal(whole["image"][rank::2], part["image"].float() / 255)
-    with pytest.raises(ValueError, match="repeats must be 1 if shards or batches_per_epoch is set, got 3"):
+    with pytest.raises(ValueError, match="repeats must be 1 if batches_per_epoch is set, got 3"):
         patterns(repeats=3, batches_per_epoch=2)
 
 
@@ -187,7 +189,7 @@ def test_processes_share_the_machines_cores(
     loader = data.train_dataloader()
     assert (loader.num_workers, loader.prefetch_factor, loader.persistent_workers) == (3, 3, True)
     data.train_dataloader()
-    assert caplog.text.count("data.num_workers is not set: 3 DataLoader workers for each rank") == 1
+    assert caplog.text.count("data.loading.num_workers is not set: 3 DataLoader workers for each rank") == 1
 
 
 DATA_SETS = [CachedFeatures, CIFAR10, Clothing1M, Digits, ImageFolder, ImageNet, LabelledImages, MNIST, WebVision]
@@ -206,7 +208,12 @@ def test_help_documents_every_argument(kind: type) -> None:
 def everything_drawn(images: ImageSet, seed: int) -> dict[str, Any]:
     """Return everything that is random in a training epoch: split, labels, pixels, order and augmentation."""
     data = LabelledImages(
-        images, 64, Symmetric(0.4), validation_fraction=0.2, augmentation=Augmentation(1, True), seed=seed
+        images,
+        64,
+        Symmetric(0.4),
+        split=Split(validation_fraction=0.2),
+        augmentation=Augmentation(1, True),
+        loading=Loading(seed=seed),
     )
     data.setup("fit")
     batches = [*data.train_dataloader()]

@@ -15,13 +15,14 @@ from callbacks.labels.report import LabelReport
 from datamodules.classification.digits import Digits
 from datamodules.classification.image_sets import ImagesInMemory
 from datamodules.classification.labelled_images import LabelledImages
-from datamodules.classification.labelled_set import stratified_split
 from datamodules.classification.ood_images import OtherDigits
+from datamodules.classification.selection.split import stratified_split
 from datamodules.corruptions.label_noise import FromCSV, Symmetric
 from datamodules.corruptions.label_noise.open_set import OpenSetLabelNoise
 from experiments.saving.metrics_table import MetricsTable
 from tests.datamodules.classification.patterns import NUM_CLASSES, Patterns, labels, loaded, on_process, patterns, ready
 from tests.datamodules.recorder import trained
+from tests.grouped import grouped
 from tests.trainers import quiet
 
 
@@ -151,7 +152,11 @@ def test_labels_that_a_user_has_verified_score_the_others_and_nothing_counts_tha
 
 
 def web_digits(**options: Any) -> LabelledImages:
-    return LabelledImages(OpenSetLabelNoise(Digits(num_classes=5), OtherDigits([5, 6, 7, 8, 9]), 0.4), 64, **options)
+    return LabelledImages(
+        OpenSetLabelNoise(Digits(num_classes=5), OtherDigits([5, 6, 7, 8, 9]), 0.4),
+        64,
+        **grouped(LabelledImages, options),
+    )
 
 
 def test_the_report_and_the_labels_of_a_run_with_foreign_images_label_another(tmp_path: Path) -> None:

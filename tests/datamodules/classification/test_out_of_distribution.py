@@ -11,6 +11,7 @@ from datamodules.classification.ood_images import (
     UniformNoise,
 )
 from datamodules.classification.out_of_distribution import OutOfDistribution
+from datamodules.loading import Loading
 from tests.datamodules.recorder import Recorder
 from tests.trainers import quiet
 
@@ -25,7 +26,7 @@ def batches_of(data: OutOfDistribution) -> list[tuple[int, dict[str, Any]]]:
 
 def test_batches_say_which_set_they_are_from_and_are_in_the_unit_interval() -> None:
     ood: dict[str, OtherImages] = {"photograph": PhotographPatches(50), "digits": OtherDigits([9])}
-    data = OutOfDistribution(ood, images=EIGHT, evaluation_batch_size=150)
+    data = OutOfDistribution(ood, images=EIGHT, loading=Loading(evaluation_batch_size=150))
     assert data.origin_names == ["in_distribution", "photograph", "digits"]
     batches = batches_of(data)
     sizes = {0: 0, 1: 0, 2: 0}
@@ -44,8 +45,8 @@ def test_batches_say_which_set_they_are_from_and_are_in_the_unit_interval() -> N
 
 
 def test_training_is_that_of_the_data_set_and_one_seed_is_of_both() -> None:
-    alone = LabelledImages(EIGHT, batch_size=100, seed=3)
-    data = OutOfDistribution({"noise": UniformNoise(10)}, images=EIGHT, batch_size=100, seed=3)
+    alone = LabelledImages(EIGHT, batch_size=100, loading=Loading(seed=3))
+    data = OutOfDistribution({"noise": UniformNoise(10)}, images=EIGHT, batch_size=100, loading=Loading(seed=3))
     for each in (data, alone):
         each.setup("fit")
     for batch, other in zip(data.train_dataloader(), alone.train_dataloader(), strict=True):

@@ -16,14 +16,16 @@ from experiments.config_files import settings_of
 from tests.conformance.experiments import CONFIGS
 from tests.datamodules.classification.patterns import on_process
 from tests.datamodules.image_folders import shades
+from tests.grouped import grouped
 
 CLASSES = ["cat", "dog", "emu"]
 
 
 def own(root: Path, stage: str = "fit", rank: int = 0, world_size: int = 1, **options: Any) -> LabelledImages:
     settings = settings_of(CONFIGS / "own_data" / "classes.yaml")
-    shares = {key: settings[f"data.{key}"] for key in ("validation_fraction", "test_fraction")}
-    data = LabelledImages(ImageFolder(str(root), image_size=8), **{"seed": 3, "num_workers": 0, **shares, **options})
+    shares = {key: settings[f"data.split.{key}"] for key in ("validation_fraction", "test_fraction")}
+    options = grouped(LabelledImages, {"seed": 3, "num_workers": 0, **shares, **options})
+    data = LabelledImages(ImageFolder(str(root), image_size=8), **options)
     data.trainer = on_process(rank, world_size, root / "run")  # type: ignore[assignment]
     data.setup(stage)
     return data
@@ -84,7 +86,7 @@ def test_the_share_is_told_in_one_line_and_tested_by_true_labels_where_they_are_
         own(tmp_path, label_noise=Symmetric(0.5))
     [line] = [record.message for record in caplog.records if "no test images" in record.message]
     assert "6 of the 30 training images" in line
-    assert "data.test_fraction 0.2" in line
+    assert "data.split.test_fraction 0.2" in line
     tested = own(tmp_path, "test", label_noise=Symmetric(0.5)).test_set
     true = [CLASSES.index(tested.source.names[row].split("/")[0]) for row in tested.row.tolist()]  # type: ignore[index]
     assert tested.label.tolist() == true
@@ -106,7 +108,7 @@ def test_a_table_of_labels_covers_the_share_too(tmp_path: Path) -> None:
 def test_without_a_share_the_message_says_how_to_get_one(tmp_path: Path) -> None:
     shades(tmp_path, "train", CLASSES, per_class=10)
     with pytest.raises(
-        FileNotFoundError, match=r"set data.test_fraction, for example to 0.2, to hold out a part of train"
+        FileNotFoundError, match=r"set data.split.test_fraction, for example to 0.2, to hold out a part of train"
     ):
         own(tmp_path, "test", test_fraction=0.0)
     assert own(tmp_path, test_fraction=0.0).num_train_samples == 27

@@ -24,6 +24,7 @@ from datamodules.files.image_files import Crop, UnreadableImage, read_crop
 from datamodules.files.mat_files import read_mat
 from datamodules.files.pixels import read_pixels
 from datamodules.files.video_files import UnreadableVideo, facts_of
+from datamodules.loading import Loading
 from datamodules.normals.folder_sets import read_normals, size_of
 from datamodules.prompts.noise_pair_files import read_pair
 from datamodules.prompts.text_tables import entries
@@ -177,5 +178,5 @@ def test_a_table_of_images_that_declares_more_than_it_can_hold_is_refused(tmp_pa
 
 def test_a_million_loader_processes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"num_workers must be in \[0, \d+\], got 1000000"):
-        SpeechPairs(num_workers=1_000_000)
-    assert SpeechPairs(num_workers=64).num_workers == 64
+        SpeechPairs(loading=Loading(num_workers=1_000_000))
+    assert Loading(num_workers=64).num_workers == 64

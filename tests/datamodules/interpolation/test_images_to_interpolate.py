@@ -6,6 +6,7 @@ from datamodules.corruptions.image_noise import Gaussian
 from datamodules.interpolation.end_points import PairsOfOneClass
 from datamodules.interpolation.folder_sets import PairsInFolder
 from datamodules.interpolation.images_to_interpolate import ImagesToInterpolate
+from datamodules.loading import Loading
 from tests.trainers import standing
 
 
@@ -18,8 +19,12 @@ def prepared(data: ImagesToInterpolate, stage: str) -> ImagesToInterpolate:
 
 def test_pairs_get_noise_of_their_own_and_training_images_none() -> None:
     noise = Gaussian(grey_levels=51.0)
-    data = prepared(ImagesToInterpolate(PairsOfOneClass(Digits(), 50), noise, evaluation_batch_size=7), "test")
-    clean = prepared(ImagesToInterpolate(PairsOfOneClass(Digits(), 50), evaluation_batch_size=50), "test")
+    data = prepared(
+        ImagesToInterpolate(PairsOfOneClass(Digits(), 50), noise, loading=Loading(evaluation_batch_size=7)), "test"
+    )
+    clean = prepared(
+        ImagesToInterpolate(PairsOfOneClass(Digits(), 50), loading=Loading(evaluation_batch_size=50)), "test"
+    )
     noisy = [data.on_after_batch_transfer(batch, 0) for batch in data.test_dataloader()]
     [whole] = [clean.on_after_batch_transfer(batch, 0) for batch in clean.test_dataloader()]
     assert whole["first"].max() == 1

@@ -10,6 +10,7 @@ from torch import Tensor
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.distributed.collectives import block
+from datamodules.loading import Loading
 from datamodules.loading.node_shards import NodeBatches, NodeShards, dirichlet_shards
 
 LABEL = torch.arange(600) % 10
@@ -76,7 +77,9 @@ def test_growing_batches_have_one_sample_more_each_time_and_skip_none() -> None:
 
 
 def test_a_data_module_gives_each_node_images_of_its_own_shard() -> None:
-    data = LabelledImages(Digits(), batch_size=20, shards=NodeShards(4, 0.5, batches_per_epoch=3), seed=2)
+    data = LabelledImages(
+        Digits(), batch_size=20, shards=NodeShards(4, 0.5, batches_per_epoch=3), loading=Loading(seed=2)
+    )
     data.setup("fit")
     shards = NodeShards(4, 0.5, 3).draw(data.train_set.given, 10, 2)  # type: ignore[union-attr]
     loaded = list(data.train_dataloader())

@@ -26,7 +26,7 @@ REJECTED: list[Row] = [
      ValueError, "batch_size must be a multiple of shards.nodes, 4, got 21"),
     ("LabelledImages batches_per_epoch",
      lambda _: LabelledImages(Digits(), shards=NodeShards(nodes=4, alpha=1.0, batches_per_epoch=3), batch_size=20,
-     batches_per_epoch=3), ValueError, "batches_per_epoch and passes_per_epoch must not be set if shards is set"),
+     batches_per_epoch=3), ValueError, "batches_per_epoch, repeats and loading.passes_per_epoch must not be set"),
     ("NodeShards", lambda _: NodeShards(200, 1.0, 1).draw(LABEL, 10, 0), ValueError,
      r"shards.nodes 200 and alpha 1.0 leave node \d+ none of the 600 samples"),
     ("OneSizeBatches", lambda _: OneSizeBatches(SIZES, 1, 0, 5), ValueError, "4 images cannot be split over 5 ranks"),

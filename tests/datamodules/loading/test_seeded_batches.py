@@ -10,6 +10,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
+from datamodules.classification.selection.split import Split
+from datamodules.loading import Loading
 from tests.datamodules.recorder import Recorder
 from tests.trainers import quiet
 
@@ -79,7 +81,10 @@ def test_a_resumed_run_trains_on_the_batches_that_were_left(
 
     def fitted(checkpoint: Path | None = None) -> AsksForSteps:
         images = Digits(train_size=40)
-        module, data = AsksForSteps(asked_in), LabelledImages(images, batch_size=10, seed=3, num_workers=workers)
+        module, data = (
+            AsksForSteps(asked_in),
+            LabelledImages(images, batch_size=10, loading=Loading(seed=3, num_workers=workers)),
+        )
         every: dict[str, Any] = {"save_on_train_epoch_end": True} if at_end else {"every_n_train_steps": step}
         saves = ModelCheckpoint(tmp_path / "saved", filename="{step}", save_top_k=-1, **every)
         own = {"callbacks": [] if checkpoint else [saves], "enable_checkpointing": checkpoint is None}
@@ -96,14 +101,19 @@ def test_a_resumed_run_trains_on_the_batches_that_were_left(
 
 def test_evaluation_batches_are_those_of_training_unless_they_are_given() -> None:
     for given, expected in ((None, 7), (20, 20)):
-        data = LabelledImages(Digits(train_size=60), batch_size=7, evaluation_batch_size=given)
+        data = LabelledImages(Digits(train_size=60), batch_size=7, loading=Loading(evaluation_batch_size=given))
         data.setup("test")
         assert len(next(iter(data.test_dataloader()))["label"]) == expected
 
 
 def test_a_loop_without_a_trainer_gets_the_images_of_a_step() -> None:
     """Digits are stored as integers in 0..16: dividing by 255, or not at all, would be wrong in silence."""
-    data, module = LabelledImages(Digits(train_size=40), batch_size=10, seed=3, validation_fraction=0.0), Recorder()
+    data, module = (
+        LabelledImages(
+            Digits(train_size=40), batch_size=10, loading=Loading(seed=3), split=Split(validation_fraction=0.0)
+        ),
+        Recorder(),
+    )
     with pytest.raises(RuntimeError, match=r'LabelledImages has not read its data: call setup\("test"\) first'):
         data.test_dataloader()
     for stage in ("fit", "test"):

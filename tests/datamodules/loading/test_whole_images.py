@@ -2,6 +2,7 @@ from typing import Any
 
 import torch
 
+from datamodules.loading import Loading
 from datamodules.loading.global_batches import Request
 from datamodules.loading.whole_images import WholeImageSets
 
@@ -34,7 +35,7 @@ class Images(WholeImageSets):
 
 
 def images(test: Any, predict_dir: str | None = None) -> Images:
-    return Images(None, test, None, predict_dir, batch_size=4, evaluation_batch_size=2)
+    return Images(None, test, None, predict_dir, 4, Loading(evaluation_batch_size=2))
 
 
 def dealt(loaders: Any) -> list[list[list[int]]]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from datamodules.loading import Loading
 from datamodules.normals.height_fields import HeightFields
 from datamodules.normals.normal_maps import NormalMaps
 from datamodules.normals.normal_set import NormalSet, NormalSource, Split
@@ -36,7 +37,7 @@ class Few(NormalSet):
 
 def test_training_squares_are_cut_from_both_and_a_mirror_negates_x() -> None:
     module = Recorder()
-    quiet(max_epochs=3).fit(module, NormalMaps(Few(), batch_size=3, crop_size=6, num_workers=0))
+    quiet(max_epochs=3).fit(module, NormalMaps(Few(), batch_size=3, crop_size=6, loading=Loading(num_workers=0)))
     assert [len(batch["index"]) for batch in module.trained] == [3, 3, 3]  # a last batch of one sample is dropped
     turned = 0
     for epoch, batch in enumerate(module.trained):
@@ -57,7 +58,8 @@ def test_training_squares_are_cut_from_both_and_a_mirror_negates_x() -> None:
 def test_whole_images_come_in_batches_of_one_size_with_their_names() -> None:
     module = Recorder()
     data = NormalMaps(
-        test={"few": Few(), "fields": HeightFields(num_test=3, image_size=5)}, evaluation_batch_size=2, num_workers=0
+        test={"few": Few(), "fields": HeightFields(num_test=3, image_size=5)},
+        loading=Loading(evaluation_batch_size=2, num_workers=0),
     )
     quiet().test(module, data)
     assert [(loader, batch["name"]) for loader, batch in zip(module.loaders, module.evaluated, strict=True)] == [
@@ -71,7 +73,9 @@ def test_a_folder_of_photographs_is_predicted_without_normals(tmp_path: Path) ->
     for name in ("x", "y"):
         Image.fromarray(IMAGE[0].transpose(1, 2, 0)).save(tmp_path / f"{name}.png")
     module = Recorder()
-    quiet().predict(module, NormalMaps(predict_dir=str(tmp_path), num_workers=0), return_predictions=False)
+    quiet().predict(
+        module, NormalMaps(predict_dir=str(tmp_path), loading=Loading(num_workers=0)), return_predictions=False
+    )
     assert [batch["name"] for batch in module.evaluated] == [["x"], ["y"]]
     assert "normal" not in module.evaluated[0]
     torch.testing.assert_close(module.evaluated[0]["image"][0], torch.from_numpy(IMAGE[0]).float() / 255)

@@ -8,6 +8,7 @@ from PIL import Image
 
 from datamodules.augmentation.crop_and_flip import Augmentation
 from datamodules.classification.digits import Digits
+from datamodules.loading import Loading
 from datamodules.prompts.buckets import Buckets
 from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.prompts.captioned_set import CaptionedClasses
@@ -58,7 +59,7 @@ def test_crops_of_files_move_with_the_visit_and_validation_sees_the_centre(tmp_p
         batch_size=2,
         validation_fraction=0.5,
         augmentation=Augmentation(flip=True),
-        num_workers=0,
+        loading=Loading(num_workers=0),
     )
     data.setup("fit")
     loader = data.train_dataloader()
@@ -77,7 +78,7 @@ def of_several_sizes(folder: Path, **options: Any) -> CaptionedImages:
     for number in range(9):
         save(folder / f"{number}.png", photograph(*((48, 30), (30, 48), (30, 30))[number % 3], number))
     images = CaptionedFolder(str(folder), image_size=24, prompt="a", buckets=Buckets(8))
-    return CaptionedImages(images, batch_size=4, num_workers=0, seed=2, **options)
+    return CaptionedImages(images, batch_size=4, loading=Loading(num_workers=0, seed=2), **options)
 
 
 def test_batches_have_one_size_and_show_each_image_once_in_training_and_validation(tmp_path: Path) -> None:
@@ -98,7 +99,7 @@ def test_a_mirrored_crop_has_the_conditions_of_the_mirrored_image(tmp_path: Path
     save(tmp_path / "a.png", photograph(40, 20))
     data = CaptionedImages(
         CaptionedFolder(str(tmp_path), image_size=16, prompt="a"), batch_size=1, augmentation=Augmentation(flip=True),
-        num_workers=0, seed=0,
+        loading=Loading(num_workers=0, seed=0),
     )  # fmt: skip
     data.setup("fit")
     mirror = save(tmp_path / "mirror" / "a.png", photograph(40, 20).transpose(Image.Transpose.FLIP_LEFT_RIGHT))

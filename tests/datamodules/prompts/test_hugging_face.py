@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from datamodules.files.image_files import UnreadableImage
+from datamodules.loading import Loading
 from datamodules.prompts.buckets import Buckets
 from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.prompts.folder_sets import CaptionedFolder
@@ -54,7 +55,7 @@ def test_batches_are_those_of_the_folder(kind: str, folder: Path, tmp_path: Path
     assert own.has_captions()
     batches: list[list[Any]] = []
     for images in (own, expected):
-        data = CaptionedImages(images, batch_size=2, num_workers=0, seed=0)
+        data = CaptionedImages(images, batch_size=2, loading=Loading(num_workers=0, seed=0))
         data.setup("fit")
         batches.append(list(data.train_dataloader()))
     assert len(batches[0]) == len(batches[1]) > 1

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from datamodules.loading import Loading
 from datamodules.loading.global_batches import Request
 from datamodules.prompts import noise_pairs
 from datamodules.prompts.noise_pair_files import pair_file, write_pair, write_scores
@@ -23,7 +24,7 @@ def test_pairs_are_split_once_and_come_with_their_texts(
     folder: Path, in_memory: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(noise_pairs, "IN_MEMORY", in_memory)
-    data = NoisePairs(str(folder), validation_fraction=0.3, batch_size=2, seed=3)
+    data = NoisePairs(str(folder), validation_fraction=0.3, batch_size=2, loading=Loading(seed=3))
     data.setup("fit")
     assert (len(data.train_set), len(data.validation_set)) == (6, 3)
     assert data.train_set.in_memory == bool(in_memory)

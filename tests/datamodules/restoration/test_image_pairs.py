@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from datamodules.corruptions.image_noise import CounterRNG, Gaussian
+from datamodules.loading import Loading
 from datamodules.randomness.counter import sample_uniform
 from datamodules.restoration.image_pairs import ImagePairs, Patches, flipped_and_transposed
-from datamodules.restoration.images import Images, PairSet, Split
+from datamodules.restoration.images import Images, PairSet, PatchSampling, Split
 from tests.datamodules.recorder import Recorder
 from tests.trainers import quiet
 
@@ -51,7 +52,7 @@ def at(index: int, epoch: int = 0, size: int = 8) -> np.ndarray:
 
 
 def test_patches_lie_in_their_images_are_flipped_and_then_made_noisy() -> None:
-    data = ImagePairs(Few(), noise=Gaussian(25), batch_size=5, patch_size=8, patches_per_image=3)
+    data = ImagePairs(Few(), noise=Gaussian(25), batch_size=5, patches=PatchSampling(size=8, per_image=3))
     batches = patches(data, epochs=2)
     assert [len(batch["index"]) for batch in batches] == [5, 5, 2] * 2
     for number, batch in enumerate(batches):
@@ -67,8 +68,8 @@ def test_patches_lie_in_their_images_are_flipped_and_then_made_noisy() -> None:
 
 
 def test_fixed_noise_belongs_to_the_image_and_fresh_noise_to_the_visit() -> None:
-    options: Any = {"noise": Gaussian(25), "batch_size": 4, "patch_size": 16, "augmentation": False}
-    data = ImagePairs(Few(), fixed_noise=True, **options)
+    options: Any = {"noise": Gaussian(25), "batch_size": 4, "patches": PatchSampling(16, augmentation=False)}
+    data = ImagePairs(Few(), noise_samples="fixed", **options)
     kept = [{int(b["index"][row]): (b["noisy"] - b["clean"])[row] for row in range(4)} for b in patches(data, 2)]
     fresh = [
         {int(b["index"][row]): (b["noisy"] - b["clean"])[row] for row in range(4)}
@@ -80,8 +81,8 @@ def test_fixed_noise_belongs_to_the_image_and_fresh_noise_to_the_visit() -> None
 
 
 def test_a_second_noisy_image_is_of_the_same_patch_with_noise_of_its_own() -> None:
-    settings: dict[str, Any] = {"noise": Gaussian(25), "batch_size": 6, "patch_size": 8, "patches_per_image": 3}
-    [*batches] = patches(ImagePairs(Few(), second_noisy=True, **settings))
+    settings: dict[str, Any] = {"noise": Gaussian(25), "batch_size": 6, "patches": PatchSampling(8, per_image=3)}
+    [*batches] = patches(ImagePairs(Few(), noise_samples="two", **settings))
     first, second = (torch.cat([batch[key] - batch["clean"] for batch in batches]) for key in ("noisy", "second_noisy"))
     assert float(second.std()) == pytest.approx(25 / 255, rel=0.1)
     assert abs(float((first * second).mean() / (first.std() * second.std()))) < 0.1
@@ -91,13 +92,13 @@ def test_a_second_noisy_image_is_of_the_same_patch_with_noise_of_its_own() -> No
 
 
 def test_images_too_large_for_the_device_are_cut_on_the_host_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings: dict[str, Any] = {"noise": Gaussian(25), "batch_size": 6, "patch_size": 8, "patches_per_image": 3}
+    settings: dict[str, Any] = {"noise": Gaussian(25), "batch_size": 6, "patches": PatchSampling(8, per_image=3)}
     for fixed in (True, False):
-        data = ImagePairs(Few(), fixed_noise=fixed, **settings)
+        data = ImagePairs(Few(), noise_samples="fixed" if fixed else "new", **settings)
         on_device = patches(data)
         with monkeypatch.context() as patch:
             patch.setattr("datamodules.restoration.image_pairs.room", lambda device: 100)
-            on_host = patches(small := ImagePairs(Few(), fixed_noise=fixed, **settings))
+            on_host = patches(small := ImagePairs(Few(), noise_samples="fixed" if fixed else "new", **settings))
         for one, other in ((data, True), (small, False)):
             assert isinstance(one.train_set, Patches)
             assert one.train_set.on_device is other
@@ -117,11 +118,16 @@ def test_the_eight_ways_are_equally_frequent() -> None:
 
 
 def test_patches_tell_the_level_of_their_noise_where_it_is_a_range() -> None:
-    [*batches] = patches(ImagePairs(Few(), noise=Gaussian((5, 50)), batch_size=6, patch_size=16, patches_per_image=3))
+    [*batches] = patches(
+        ImagePairs(Few(), noise=Gaussian((5, 50)), batch_size=6, patches=PatchSampling(size=16, per_image=3))
+    )
     for batch in batches:
         deviation = (batch["noisy"] - batch["clean"]).std(dim=(1, 2, 3)) * 255
         torch.testing.assert_close(deviation, batch["noise_level"].flatten(), rtol=0.25, atol=0)
-    assert "noise_level" not in patches(ImagePairs(Few(), noise=Gaussian(25), batch_size=4, patch_size=16))[0]
+    assert (
+        "noise_level"
+        not in patches(ImagePairs(Few(), noise=Gaussian(25), batch_size=4, patches=PatchSampling(size=16)))[0]
+    )
 
 
 def test_test_images_have_the_noise_of_the_published_tables() -> None:
@@ -142,7 +148,7 @@ def test_test_images_have_the_noise_of_the_published_tables() -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_each_test_image_has_a_level_of_its_own_where_noise_is_a_range(batch_size: int) -> None:
-    data = ImagePairs(test=Few(), noise=Gaussian((20, 55)), evaluation_batch_size=batch_size)
+    data = ImagePairs(test=Few(), noise=Gaussian((20, 55)), loading=Loading(evaluation_batch_size=batch_size))
     level = {}
     for _, batch in whole_images(data):
         for index, noisy in zip(batch["index"].tolist(), batch["noisy"][:, 0].numpy(), strict=True):
@@ -155,8 +161,10 @@ def test_each_test_image_has_a_level_of_its_own_where_noise_is_a_range(batch_siz
 
 
 def test_real_pairs_keep_their_own_noise() -> None:
-    data = ImagePairs(Few(NOISY), Few(NOISY, data_range=510), batch_size=4, patch_size=16, augmentation=False)
-    flipped = ImagePairs(Few(NOISY), batch_size=4, patch_size=16)
+    data = ImagePairs(
+        Few(NOISY), Few(NOISY, data_range=510), batch_size=4, patches=PatchSampling(size=16, augmentation=False)
+    )
+    flipped = ImagePairs(Few(NOISY), batch_size=4, patches=PatchSampling(size=16))
     (batch,), (other,) = patches(data), patches(flipped)
     ways = sample_uniform(0, 0, batch["index"], 3, stream=1)
     for key in ("noisy", "clean"):

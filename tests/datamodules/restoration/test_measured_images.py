@@ -16,10 +16,11 @@ from datamodules.corruptions.operators import (
     RandomPixels,
 )
 from datamodules.loading.global_batches import Request
-from datamodules.restoration.images import Images, PairSet, Split
+from datamodules.restoration.images import Images, PairSet, PatchSampling, Split
 from datamodules.restoration.measured_images import MeasuredFolder, MeasuredImages
 from tests.datamodules.recorder import Recorder
 from tests.datamodules.restoration.test_image_pairs import patches, whole_images
+from tests.grouped import grouped
 from tests.trainers import quiet
 
 CLEAN = [np.random.default_rng(seed).integers(0, 256, (3, 16, 16), dtype=np.uint8) for seed in range(5)]
@@ -38,7 +39,7 @@ class Five(PairSet):
 
 
 def measurements(operator: Operator, **options: Any) -> list[dict[str, Any]]:
-    return [batch for _, batch in whole_images(MeasuredImages(operator, Five(), **options))]
+    return [batch for _, batch in whole_images(MeasuredImages(operator, Five(), **grouped(MeasuredImages, options)))]
 
 
 @pytest.mark.parametrize("operator", [AverageDownsampling(2), FreeForm(), PhaseRetrieval(), Grayscale()])
@@ -63,7 +64,11 @@ def test_an_image_has_the_same_measurement_in_every_batch_and_run(operator: Oper
 
 
 def test_training_batches_are_clean_patches() -> None:
-    batches = patches(MeasuredImages(AverageDownsampling(2), training=Five(), batch_size=3, patch_size=16))
+    batches = patches(
+        MeasuredImages(
+            AverageDownsampling(2), training=Five(), batch_size=3, patches=PatchSampling(16, augmentation=False)
+        )
+    )
     assert [set(batch) for batch in batches] == [{"index", "global_batch_size", "clean"}] * 2
     row = int(batches[0]["index"][1])
     torch.testing.assert_close(batches[0]["clean"][1], torch.from_numpy(CLEAN[row]) / 255)

@@ -6,10 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
+from datamodules.loading import Loading
 from datamodules.loading.global_batches import Request
 from datamodules.restoration.folder_sets import ScaledFolders
 from datamodules.restoration.image_pairs import ImagePairs
-from datamodules.restoration.images import Images, ItsTestImages, PairSet, Split, Together
+from datamodules.restoration.images import Images, ItsTestImages, PairSet, PatchSampling, Split, Together
 from datamodules.restoration.photographs import Photographs
 from datamodules.restoration.reduced_images import ReducedImages, reduced
 from tests.trainers import quiet
@@ -53,7 +54,10 @@ class Numbered(PairSet):
 
 def test_patches_of_both_sizes_show_the_same_place() -> None:
     data = ImagePairs(
-        ReducedImages(Numbered(), 2), batch_size=8, patch_size=8, patches_per_image=20, augmentation=False, seed=0
+        ReducedImages(Numbered(), 2),
+        batch_size=8,
+        patches=PatchSampling(size=8, per_image=20, augmentation=False),
+        loading=Loading(seed=0),
     )
     assert data.scale == 2
     data.trainer = quiet()
@@ -70,7 +74,7 @@ def test_patches_of_both_sizes_show_the_same_place() -> None:
 
 
 def test_whole_images_are_tested_in_both_sizes() -> None:
-    data = ImagePairs(test=ReducedImages(Photographs(34)), evaluation_batch_size=2)
+    data = ImagePairs(test=ReducedImages(Photographs(34)), loading=Loading(evaluation_batch_size=2))
     data.setup("test")
     [images] = data.test_sets.values()
     batch = images[Request(torch.tensor([0, 2]), 2, 0)]

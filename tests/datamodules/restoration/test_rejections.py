@@ -22,7 +22,7 @@ from datamodules.restoration.folder_sets import (
     Urban100,
 )
 from datamodules.restoration.image_pairs import ImagePairs
-from datamodules.restoration.images import Images, Together
+from datamodules.restoration.images import Images, PatchSampling, Together
 from datamodules.restoration.measured_images import MeasuredImages
 from datamodules.restoration.noisy_folder import NoisyFolder
 from datamodules.restoration.photographs import Photographs
@@ -119,7 +119,7 @@ def raw_pairs(split: Any = "training", ratio: int | None = None, where: str = ""
 
 
 def set_up(stage: str, **settings: Any) -> Callable[[Path], object]:
-    return lambda root: ImagePairs(**settings, patch_size=17).setup(stage)
+    return lambda root: ImagePairs(**settings, patches=PatchSampling(size=17)).setup(stage)
 
 
 def absent(kind: Any, split: str, message: str) -> Row:
@@ -182,11 +182,11 @@ REJECTED: list[Row] = [
     ("Together pairs and clean", lambda root: together_with_a_folder(root, clean=True), ValueError,
      "some datasets have noisy"),
     ("ImagePairs patch_size", set_up("fit", training=Few(), noise=Gaussian()), ValueError,
-     "Few: d has 16 x 16 pixels, less than data.patch_size 17"),
+     "Few: d has 16 x 16 pixels, less than data.patches.size 17"),
     ("ImagePairs training", set_up("fit", noise=Gaussian()), ValueError, "data.training is not given"),
     ("ImagePairs test", set_up("test", noise=Gaussian()), ValueError, "data.test is not given"),
-    ("ImagePairs second_noisy", set_up("fit", training=Few(NOISY), second_noisy=True), ValueError,
-     "data.second_noisy needs new noise for each patch: set"),
+    ("ImagePairs noise_samples", set_up("fit", training=Few(NOISY), noise_samples="two"), ValueError,
+     "data.noise_samples two needs a noise model: set data.noise"),
     ("ImagePairs test_noise", set_up("test", test=Few()), ValueError,
      "Few has only clean images: set data.noise or data.test_noise"),
     ("ImagePairs noise", set_up("fit", training=Few()), ValueError, "Few has only clean images: set data.noise"),
@@ -221,8 +221,9 @@ REJECTED: list[Row] = [
      r"a: .*the clean sides must be 4 times as long"),
     ("ScaledFolders names", lambda root: scaled(root, "b.png", height=4), ValueError,
      "has a large image but no small counterpart"),
-    ("ImagePairs patch_size of a reduced set", lambda root: ImagePairs(ReducedImages(Photographs(32)), patch_size=10),
-     ValueError, r"patch_size must be a multiple of 4.*got 10"),
+    ("ImagePairs size of patches of a reduced set",
+     lambda root: ImagePairs(ReducedImages(Photographs(32)), patches=PatchSampling(10)),
+     ValueError, r"patches\.size must be a multiple of 4.*got 10"),
 ]
 # fmt: on
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from callbacks.predictions import WritePredictions
 from datamodules.corruptions.mask_noise import ErosionDilation
+from datamodules.loading import Loading
 from datamodules.segmentation.folder_sets import MaskFolders, read_image, read_mask
 from datamodules.segmentation.labelled_masks import LabelledMasks
 from datamodules.segmentation.mask_files import read_mask as category_mask
@@ -37,7 +38,7 @@ def folders(tmp_path: Path) -> Path:
 
 
 def test_folders_of_any_size_and_format(folders: Path) -> None:
-    data: Any = UnpairedMasks(MaskFolders(str(folders), 16), batch_size=2, num_workers=0)
+    data: Any = UnpairedMasks(MaskFolders(str(folders), 16), batch_size=2, loading=Loading(num_workers=0))
     data.set_up_training()
     data.set_up_test()
     assert data.num_train_samples == 6
@@ -55,7 +56,9 @@ def test_folders_of_any_size_and_format(folders: Path) -> None:
 def test_pseudo_labels_of_an_earlier_run_are_found_by_name(folders: Path) -> None:
     for number in range(6):
         save(folders / "earlier" / "round_0" / f"p{number}.png", np.full((16, 16), 255 * (number % 2), dtype=np.uint8))
-    data: Any = UnpairedMasks(MaskFolders(str(folders), 16, training_masks="earlier/round_0"), num_workers=0)
+    data: Any = UnpairedMasks(
+        MaskFolders(str(folders), 16, training_masks="earlier/round_0"), loading=Loading(num_workers=0)
+    )
     data.set_up_training()
     assert data.has_training_labels
     assert data.train_set[request(*range(6))]["label"].amax(dim=(1, 2)).tolist() == [0, 1, 0, 1, 0, 1]
@@ -104,7 +107,9 @@ def test_masks_of_folders_train_a_supervised_segmenter_with_noise(folders: Path)
         mask[4:12, 4:12] = 255
         save(folders / "masks" / f"p{number}.png", mask)
     images = MaskFolders(str(folders), 16, training_masks="masks")
-    data: Any = LabelledMasks(images, batch_size=2, mask_noise=ErosionDilation(1, 1, "erode"), num_workers=0)
+    data: Any = LabelledMasks(
+        images, batch_size=2, mask_noise=ErosionDilation(1, 1, "erode"), loading=Loading(num_workers=0)
+    )
     data.setup("fit")
     batch = data.train_set[request(0, 3)]
     assert batch["clean_label"].sum(dim=(1, 2)).tolist() == [64, 64]
@@ -114,7 +119,9 @@ def test_masks_of_folders_train_a_supervised_segmenter_with_noise(folders: Path)
 def test_masks_of_new_images_have_their_names(folders: Path) -> None:
     save(folders / "new" / "first.png", np.full((40, 30, 3), 200, dtype=np.uint8))
     save(folders / "new" / "more" / "second.png", np.full((20, 20), 100, dtype=np.uint8))
-    data = LabelledMasks(MaskFolders(str(folders), 16), batch_size=2, num_workers=0, predict_dir=str(folders / "new"))
+    data = LabelledMasks(
+        MaskFolders(str(folders), 16), batch_size=2, loading=Loading(num_workers=0), predict_dir=str(folders / "new")
+    )
     module = SegmentationCrossEntropy(torch.nn.Conv2d(1, 2, 1), num_classes=2)
     trainer = quiet(default_root_dir=folders / "run", callbacks=[WritePredictions()])
     trainer.predict(module, data, return_predictions=False)
@@ -137,7 +144,9 @@ def test_damaged_new_images_are_named_at_the_end(folders: Path, damaged: list[st
         save(folders / "new" / f"{name}.png", np.full((20, 20), 100, dtype=np.uint8))
     for name in damaged:
         (folders / "new" / f"{name}.png").write_bytes(b"no image")
-    data = LabelledMasks(MaskFolders(str(folders), 16), batch_size=1, num_workers=0, predict_dir=str(folders / "new"))
+    data = LabelledMasks(
+        MaskFolders(str(folders), 16), batch_size=1, loading=Loading(num_workers=0), predict_dir=str(folders / "new")
+    )
     trainer = quiet(default_root_dir=folders / "run", callbacks=[WritePredictions()])
     module = SegmentationCrossEntropy(torch.nn.Conv2d(1, 2, 1), num_classes=2)
     with pytest.raises(ValueError, match=rf"except {len(damaged)}: .*b\.png cannot be read"):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from datamodules.corruptions.mask_noise import ErosionDilation
+from datamodules.loading import Loading
 from datamodules.segmentation import labelled_masks
 from datamodules.segmentation.corrected_masks import CorrectedMasks
 from datamodules.segmentation.labelled_masks import LabelledMasks
@@ -18,6 +19,7 @@ from datamodules.segmentation.shapes import Shapes
 from experiments.saving.metrics_table import MetricsTable
 from lightning_modules.interfaces import LabelStore, require
 from tests.datamodules.recorder import Recorder, in_order, trained
+from tests.grouped import grouped
 from tests.trainers import quiet
 
 NUM_CLASSES = 3
@@ -51,14 +53,14 @@ class Blocks(MaskSet):
 
 
 def blocks(batch_size: int = 4, known: bool = True, **options: Any) -> LabelledMasks:
-    return LabelledMasks(Blocks(known), batch_size, **{"num_workers": 0} | options)
+    return LabelledMasks(Blocks(known), batch_size, **grouped(LabelledMasks, {"num_workers": 0} | options))
 
 
 class InAFile(LabelledMasks):
     """Keeps corrected labels in a file, as is done for datasets that do not fit in shared memory."""
 
     def __init__(self, batch_size: int = 4, **options: Any) -> None:
-        super().__init__(Blocks(), batch_size, **{"num_workers": 0} | options)
+        super().__init__(Blocks(), batch_size, **grouped(LabelledMasks, {"num_workers": 0} | options))
 
     def set_up_training(self) -> None:
         with pytest.MonkeyPatch.context() as patch:
@@ -147,7 +149,7 @@ def test_corrections_are_part_of_the_checkpoint(tmp_path: Path, kind: Any, set_u
     assert torch.equal(in_order(module.trained[3:], "label"), expected)
     torch.save(data.state_dict(), tmp_path / "state.pt")
     state = torch.load(tmp_path / "state.pt", weights_only=True)
-    assert state["corrected_masks"]["index"].tolist() == [0, 2, 4, 6, 8, 10]  # the changes, and nothing else
+    assert state["corrected_labels"]["index"].tolist() == [0, 2, 4, 6, 8, 10]  # the changes, and nothing else
     restored = kind()
     if set_up_first:
         restored.setup("fit")
@@ -242,7 +244,7 @@ def test_corrections_that_do_not_fit_are_refused(label: Tensor, message: str) ->
 
 
 def test_a_run_keeps_how_wrong_its_masks_were_made(tmp_path: Path) -> None:
-    data = LabelledMasks(Shapes(num_train=12), mask_noise=ErosionDilation(), num_workers=0, seed=0)
+    data = LabelledMasks(Shapes(num_train=12), mask_noise=ErosionDilation(), loading=Loading(num_workers=0, seed=0))
     trained(data, tmp_path / "noisy")
     clean = source(data).clean
     header, *rows = [line.split(",") for line in (tmp_path / "noisy" / "mask_noise.csv").read_text().splitlines()]
@@ -259,7 +261,7 @@ def test_a_run_keeps_how_wrong_its_masks_were_made(tmp_path: Path) -> None:
 def test_noise_takes_the_seed_of_each_data_set_that_it_is_given_to_unless_it_has_its_own() -> None:
     own, linked = ErosionDilation(seed=7), ErosionDilation()
     for noise, seed, drawn in ((own, 1, 7), (linked, 1, 1), (linked, 2, 2)):
-        data = LabelledMasks(Shapes(num_train=12), mask_noise=noise, seed=seed)
+        data = LabelledMasks(Shapes(num_train=12), mask_noise=noise, loading=Loading(seed=seed))
         data.setup("fit")
         assert torch.equal(source(data).given, ErosionDilation(seed=drawn).apply(source(data).clean, 3))
 

@@ -9,6 +9,7 @@ import torch
 
 from datamodules.corruptions.mask_noise import OverUnderSegmentation
 from datamodules.files.image_files import UnreadableImage
+from datamodules.loading import Loading
 from datamodules.segmentation.labelled_masks import LabelledMasks
 from datamodules.segmentation.segthor import TEST, TRAINING, VALIDATION, SegTHOR
 from tests.datamodules.image_folders import save
@@ -94,7 +95,7 @@ def test_the_network_gets_each_slice_standardised(folders: Path, precision: Any)
     stem = next(folders.glob("im*")) / name(3, 1)
     save(stem.with_suffix(".npy"), np.zeros_like(blank))
     module = Recorder()
-    data = LabelledMasks(SegTHOR(str(folders), **SMALL), num_workers=0)
+    data = LabelledMasks(SegTHOR(str(folders), **SMALL), loading=Loading(num_workers=0))
     quiet(precision=precision).test(module, datamodule=data, verbose=False)
     [batch] = module.evaluated
     assert batch["image"].dtype == (torch.float64 if precision == "64-true" else torch.float32)
@@ -130,7 +131,7 @@ def test_whole_numbers_beyond_16_bits_with_a_sign_keep_their_values(folders: Pat
 
 def test_noise_is_that_of_the_training_slices_alone(folders: Path) -> None:
     noise = OverUnderSegmentation(order=[1, 3, 4, 2])
-    data = LabelledMasks(SegTHOR(str(folders), **SMALL), mask_noise=noise, seed=4)
+    data = LabelledMasks(SegTHOR(str(folders), **SMALL), mask_noise=noise, loading=Loading(seed=4))
     data.setup("fit")
     train: Any = data.train_set.source
     validation: Any = data.validation_set.source

@@ -3,6 +3,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from datamodules.loading import Loading
 from datamodules.loading.global_batches import Request
 from datamodules.segmentation.ellipse_images import EllipseImages
 from datamodules.segmentation.ellipses import Ellipses
@@ -19,7 +20,7 @@ def augmented(data: Any, *index: int, epoch: int = 0) -> Tensor:
 
 
 def test_auxiliary_masks_depend_on_seed_visit_and_image_alone() -> None:
-    data, other = (UnpairedMasks(EllipseImages(), seed=seed) for seed in (3, 4))
+    data, other = (UnpairedMasks(EllipseImages(), loading=Loading(seed=seed)) for seed in (3, 4))
     for each in (data, other):
         each.set_up_training()
     whole = augmented(data, 0, 1, 2, 3, epoch=5)
@@ -31,7 +32,9 @@ def test_auxiliary_masks_depend_on_seed_visit_and_image_alone() -> None:
 
 def test_annotated_images_have_their_true_masks_as_labels() -> None:
     """Only the supervised upper bound uses these labels; images and auxiliary masks are the same as without them."""
-    free, annotated = (UnpairedMasks(EllipseImages(annotated=given), seed=3) for given in (False, True))
+    free, annotated = (
+        UnpairedMasks(EllipseImages(annotated=given), loading=Loading(seed=3)) for given in (False, True)
+    )
     batches = []
     for data in (free, annotated):
         data.set_up_training()
@@ -57,7 +60,7 @@ def test_auxiliary_masks_belong_to_no_image_and_all_are_used_alike() -> None:
 
 def test_each_seed_and_split_has_textures_of_its_own() -> None:
     def pixels(seed: int, split: str) -> Tensor:
-        data = UnpairedMasks(EllipseImages(num_training=60, num_validation=60, num_test=60), seed=seed)
+        data = UnpairedMasks(EllipseImages(num_training=60, num_validation=60, num_test=60), loading=Loading(seed=seed))
         data.setup("fit")
         edge = getattr(data.images, split)().image[:, :, :3].double()  # outside all structures
         return (edge - edge.mean(dim=(1, 2, 3), keepdim=True)).flatten()[None]

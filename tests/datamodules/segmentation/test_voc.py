@@ -14,6 +14,7 @@ from datamodules.segmentation.labelled_masks import LabelledMasks
 from datamodules.segmentation.mask_files import MaskFiles, read_mask
 from datamodules.segmentation.voc import VOCSegmentation, listed_names
 from tests.datamodules.recorder import Recorder
+from tests.grouped import grouped
 from tests.trainers import quiet
 
 SIZES = {"a": (50, 60), "b": (64, 40), "c": (30, 30), "d": (44, 70)}
@@ -67,7 +68,7 @@ def data_of(voc: Path, pseudo: Path | None = None, crop_size: int = 448, colours
     images = VOCSegmentation(str(voc), None if pseudo is None else str(pseudo), options.pop("train_list", None))
     plain = {} if colours else {"hue": 0.0, "saturation": 0.0, "value": 0.0}
     augmentation = MaskAugmentation(crop_size, **plain)
-    return LabelledMasks(images, **{"num_workers": 0} | options, augmentation=augmentation)
+    return LabelledMasks(images, **grouped(LabelledMasks, {"num_workers": 0} | options), augmentation=augmentation)
 
 
 def run(data: LabelledMasks, epochs: int = 1) -> Recorder:

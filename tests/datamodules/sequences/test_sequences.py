@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import LightningModule
 
 from datamodules.classification.digits import Digits
+from datamodules.loading import Loading
 from datamodules.loading.global_batches import Request
 from datamodules.sequences.bridge_paths import BridgePaths
 from datamodules.sequences.moving_digits import MovingDigits
@@ -37,7 +38,7 @@ def test_batches_of_bridges() -> None:
 
 def test_frames_are_in_the_unit_interval_and_new_in_each_epoch() -> None:
     digits = MovingDigits(Digits(), image_size=20, digit_size=16, num_times=3, num_training=8)
-    data = Sequences(digits, 8, num_workers=0, seed=3)
+    data = Sequences(digits, 8, loading=Loading(num_workers=0, seed=3))
     [first] = batches(data, "fit", torch.float32)
     assert first.keys() == {"observed", "interval", "index", "global_batch_size"}
     assert first["observed"].dtype == torch.float32

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from datamodules.loading import Loading
 from datamodules.speech.mixtures import Mixtures
 from datamodules.speech.speech_pairs import SpeechPairs
 from datamodules.speech.tones import Tones
@@ -17,7 +18,7 @@ def test_crops_are_of_both_recordings_at_one_place_and_follow_from_the_seed() ->
     for seed in (1, 1, 2):
         module = Recorder()
         quiet(max_epochs=2).fit(
-            module, SpeechPairs(Tones(9, length=100, seed=0), batch_size=4, crop_length=40, seed=seed)
+            module, SpeechPairs(Tones(9, length=100, seed=0), batch_size=4, crop_length=40, loading=Loading(seed=seed))
         )
         seen.append(module.trained)
     whole = Tones(9, length=100, seed=0).recordings("training")
@@ -40,7 +41,7 @@ def test_whole_recordings_are_batched_by_length(tmp_path: Path) -> None:
         write(tmp_path / "speech" / f"{number}.wav", length, seed=number)
         write(tmp_path / "noise" / f"{number}.wav", 500, seed=number + 10)
     whole = Mixtures(str(tmp_path / "speech"), str(tmp_path / "noise"), held_out=0)
-    data = SpeechPairs(test=whole, evaluation_batch_size=3, length_step=100, seed=0)
+    data = SpeechPairs(test=whole, loading=Loading(evaluation_batch_size=3, seed=0), length_step=100)
     module = Recorder()
     quiet(default_root_dir=tmp_path).test(module, data, verbose=False)
     assert [batch["index"].tolist() for batch in module.evaluated] == [[0, 1, 3], [2], [4], [5]]
@@ -68,7 +69,7 @@ def test_the_first_recordings_are_validated_on() -> None:
 def test_a_folder_is_predicted_and_what_can_not_be_read_is_told(tmp_path: Path) -> None:
     for name, sample_rate in (("a.wav", 16_000), ("b/c.wav", 16_000), ("slow.wav", 8_000)):
         write(tmp_path / name, 200, sample_rate=sample_rate)
-    data, module = SpeechPairs(predict_dir=str(tmp_path), evaluation_batch_size=4), Recorder()
+    data, module = SpeechPairs(predict_dir=str(tmp_path), loading=Loading(evaluation_batch_size=4)), Recorder()
     quiet().predict(module, data)
     assert [batch["name"] for batch in module.evaluated] == [["a.wav", "b/c.wav"]]
     assert data.predict_set.unreadable == [

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from callbacks.guards.sanity_checks import SanityChecks
+from datamodules.loading import Loading
 from datamodules.loading.global_batches import GlobalBatches
 from datamodules.tables.table_set import Rows, TableSet
 from datamodules.tables.tables import Tables
@@ -62,7 +63,7 @@ def fitted(data: Tables, **options: Any) -> Mean:
 
 
 def test_all_rows_are_the_same_tensors_in_every_step() -> None:
-    batches = fitted(Tables(Lines(), passes_per_epoch=3, seed=5)).batches
+    batches = fitted(Tables(Lines(), loading=Loading(passes_per_epoch=3, seed=5))).batches
     assert len(batches) == 6
     assert len({id(batch["features"]) for batch in batches[:3]}) == 1
     assert batches[0].keys() == {"features", "target", "w_true", "index", "global_batch_size"}
@@ -108,7 +109,7 @@ def test_two_processes_share_uneven_rows_and_learn_what_one_does(batch_size: int
 
 
 def test_it_goes_on_within_an_epoch() -> None:
-    data = Tables(Lines(), passes_per_epoch=5)
+    data = Tables(Lines(), loading=Loading(passes_per_epoch=5))
     data.load_state_dict({"epoch": 0, "batches": 3})
     assert len(fitted(data, max_epochs=1).batches) == 2
     whole = GlobalBatches(11, 11, passes=5)
@@ -116,7 +117,7 @@ def test_it_goes_on_within_an_epoch() -> None:
 
 
 def test_rows_and_their_truth_are_written_where_that_is_asked_for(tmp_path: Path) -> None:
-    fitted(Tables(Lines(), write_rows=True, seed=2), default_root_dir=tmp_path)
+    fitted(Tables(Lines(), write_rows=True, loading=Loading(seed=2)), default_root_dir=tmp_path)
     with np.load(tmp_path / "rows.npz") as written:
         assert sorted(written) == ["features", "target", "w_true"]
         np.testing.assert_array_equal(written["target"], Lines().training().columns["target"] + 2)

@@ -7,11 +7,13 @@ import torch
 from lightning.pytorch import LightningModule
 
 from datamodules.corruptions.clip_degradation import Chain, RandomNoise, ResizeToEnd
+from datamodules.loading import Loading
 from datamodules.loading.global_batches import Request
 from datamodules.video.clip_pairs import ClipPairs, mirrored, turned
-from datamodules.video.clips import ArrayFrames, Clips, ClipSet
+from datamodules.video.clips import ArrayFrames, Clips, ClipSet, WindowSampling
 from datamodules.video.drawn_noise import DrawnNoise
 from datamodules.video.moving_photographs import MovingPhotographs
+from tests.grouped import grouped
 from tests.trainers import quiet
 
 HALVED = Chain([ResizeToEnd(["area"])], scale=2)
@@ -49,7 +51,7 @@ def batches(data: ClipPairs, stage: str = "fit", dtype: torch.dtype = torch.floa
 
 
 def test_windows_of_both_clips_are_cut_and_turned_alike() -> None:
-    data = ClipPairs(Numbered(pairs=True), batch_size=30, num_frames=2, patch_size=4, windows_per_clip=10)
+    data = ClipPairs(Numbered(pairs=True), batch_size=30, windows=WindowSampling(num_frames=2, size=4, per_clip=10))
     [batch] = batches(data)
     assert batch.keys() == {"noisy", "clean", "index", "global_batch_size"}
     assert batch["clean"].shape == (30, 2, 3, 4, 4)
@@ -67,7 +69,9 @@ def test_windows_of_both_clips_are_cut_and_turned_alike() -> None:
 
 
 def test_a_clip_goes_on_backwards() -> None:
-    data = ClipPairs(Numbered(), degradation=HALVED, batch_size=3, num_frames=3, mirrored=True, patch_size=4)
+    data = ClipPairs(
+        Numbered(), degradation=HALVED, batch_size=3, windows=WindowSampling(num_frames=3, mirrored=True, size=4)
+    )
     [batch] = batches(data)
     assert batch["noisy"].shape == (3, *data.clip_shape) == (3, 6, 3, 2, 2)
     assert torch.equal(batch["clean"], batch["clean"].flip(1))
@@ -78,7 +82,13 @@ def test_a_clip_goes_on_backwards() -> None:
 
 
 def test_degraded_clips_follow_from_seed_epoch_and_position_whatever_the_world() -> None:
-    data = ClipPairs(MovingPhotographs(6), degradation=NOISY, batch_size=6, num_frames=3, patch_size=16, seed=3)
+    data = ClipPairs(
+        MovingPhotographs(6),
+        degradation=NOISY,
+        batch_size=6,
+        windows=WindowSampling(num_frames=3, size=16),
+        loading=Loading(seed=3),
+    )
     [first] = batches(data)
     assert first["noisy"].dtype == torch.float32
     assert torch.equal(first["noisy"].mul(255).round() / 255, first["noisy"])
@@ -92,13 +102,19 @@ def test_degraded_clips_follow_from_seed_epoch_and_position_whatever_the_world()
     assert not torch.equal(
         windows[Request(torch.arange(6), 1, 6)]["noisy"], windows[Request(torch.arange(6), 0, 6)]["noisy"]
     )
-    other = ClipPairs(MovingPhotographs(6), degradation=NOISY, batch_size=6, num_frames=3, patch_size=16, seed=4)
+    other = ClipPairs(
+        MovingPhotographs(6),
+        degradation=NOISY,
+        batch_size=6,
+        windows=WindowSampling(num_frames=3, size=16),
+        loading=Loading(seed=4),
+    )
     assert not torch.equal(batches(other)[0]["noisy"], first["noisy"])
 
 
 def test_tested_clips_are_whole_or_in_parts_and_alike_for_every_seed() -> None:
     def tested(seed: int, **options: Any) -> list[dict[str, Any]]:
-        data = ClipPairs(test=Numbered(side=9), degradation=NOISY, seed=seed, **options)
+        data = ClipPairs(test=Numbered(side=9), degradation=NOISY, **grouped(ClipPairs, {"seed": seed, **options}))
         return batches(data, "test", torch.float64)
 
     whole, again = tested(0), tested(1)
@@ -118,11 +134,13 @@ def test_tested_clips_are_whole_or_in_parts_and_alike_for_every_seed() -> None:
 def test_clips_get_noise_of_their_own_and_tested_ones_that_of_another_source() -> None:
     sources = {"noise": DrawnNoise("stripes"), "test_noise": DrawnNoise("waves")}
     sets = {"training": MovingPhotographs(4), "test": MovingPhotographs(1, 3)}
-    data = ClipPairs(**sets, degradation=HALVED, **sources, batch_size=4, num_frames=3, patch_size=16)
+    data = ClipPairs(**sets, degradation=HALVED, **sources, batch_size=4, windows=WindowSampling(num_frames=3, size=16))
     [batch] = batches(data)
     assert batch["noise"].shape == batch["noisy"].shape == (4, 3, 1, 8, 8)
     assert len(batch["noise"].flatten(1).unique(dim=0)) == 4
     tested = batches(data, "test")
     assert [one["noise"].shape for one in tested] == [(1, 4, 1, 16, 16)] * 3
-    [again] = batches(ClipPairs(**sets, degradation=HALVED, batch_size=4, num_frames=3, patch_size=16))
+    [again] = batches(
+        ClipPairs(**sets, degradation=HALVED, batch_size=4, windows=WindowSampling(num_frames=3, size=16))
+    )
     assert torch.equal(again["noisy"], batch["noisy"])  # adding noise does not change the other random numbers

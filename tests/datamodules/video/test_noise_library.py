@@ -7,6 +7,7 @@ import pytest
 
 from datamodules.corruptions.clip_degradation import Chain, ResizeToEnd
 from datamodules.video.clip_pairs import ClipPairs
+from datamodules.video.clips import WindowSampling
 from datamodules.video.moving_photographs import MovingPhotographs
 from datamodules.video.noise_library import NoiseLibrary
 from tests.datamodules.video.folders import write_frames
@@ -72,8 +73,7 @@ def test_a_library_is_checked_before_training(library: Path) -> None:
         degradation=Chain([ResizeToEnd()], scale=2),
         noise=NoiseLibrary(str(library)),
         batch_size=2,
-        num_frames=4,
-        patch_size=32,
+        windows=WindowSampling(num_frames=4, size=32),
     )
     with pytest.raises(ValueError, match=r"data\.noise: .* less than the 16 x 16"):
         data.setup("fit")

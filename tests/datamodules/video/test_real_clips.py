@@ -12,7 +12,7 @@ import yaml
 from datamodules.files.video_files import decoded
 from datamodules.loading.global_batches import Request
 from datamodules.video.clip_pairs import ClipPairs
-from datamodules.video.clips import ArrayFrames
+from datamodules.video.clips import ArrayFrames, WindowSampling
 from datamodules.video.folder_sets import FrameFolders, VideoFrames
 from datamodules.video.noise_library import NoiseLibrary
 from datamodules.video.noise_windows import WindowTest, collected, noise_windows
@@ -52,7 +52,9 @@ def test_bikes_gives_noise_sequences(tmp_path: Path) -> None:
 
 def test_carphone_is_degraded_by_the_chain_of_reds(tmp_path: Path) -> None:
     clips = FrameFolders(str(VIDEO / "clips"), names=["carphone_pristine"])
-    data = ClipPairs(clips, clips, degradation=chain(), batch_size=1, num_frames=15, mirrored=True, patch_size=128)
+    data = ClipPairs(
+        clips, clips, degradation=chain(), batch_size=1, windows=WindowSampling(num_frames=15, mirrored=True, size=128)
+    )
     data.setup("fit")
     windows: Any = data.train_set
     one, again, later = (windows[Request(torch.tensor([0]), epoch, 1)] for epoch in (0, 0, 1))

@@ -19,6 +19,7 @@ from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from lightning_modules.diffusion.finetuning import DiffusionFineTuning
 from tests.datamodules.image_folders import photograph, save
+from tests.grouped import grouped
 
 
 def pixel_space(**scheduler: Any) -> PixelSpace:
@@ -40,7 +41,7 @@ def captioned(folder: Path, image_size: int = 16, **options: Any) -> CaptionedIm
         (folder / f"{number}.txt").write_text(["a cat", "dog", "dog", "bird"][number])
     images = CaptionedFolder(str(folder), image_size=image_size)
     given: dict[str, Any] = {"batch_size": 2, "validation_fraction": 0.25, "num_workers": 0, **options}
-    return CaptionedImages(images, **given)
+    return CaptionedImages(images, **grouped(CaptionedImages, given))
 
 
 def tuning(network: TextToImage | PixelSpace, rate: float = 0.1, **options: Any) -> DiffusionFineTuning:

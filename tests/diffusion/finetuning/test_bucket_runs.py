@@ -29,7 +29,7 @@ def command(pipeline: Path, folder: Path, cached: bool, output: str, prior: bool
         *("fit", "--config", str(ROOT / "configs/finetuning/lora.yaml"), "--data.images.data_dir", folder / "images"),
         *("--model.network.pipeline", pipeline, "--model.cache_dir", cache, "--data.images.image_size", "16"),
         *("--data.images.buckets.multiple", "4", "--data.augmentation.flip", "true", "--data.validation_fraction", "0"),
-        *("--model.caption_dropout", "0.3", "--data.num_workers", "0", "--checkpoint.every_n_steps", "4"),
+        *("--model.caption_dropout", "0.3", "--data.loading.num_workers", "0", "--checkpoint.every_n_steps", "4"),
         *("--model.optimizer", "{class_path: torch.optim.SGD, init_args: {lr: 0.1}}", "--model.average_decay", "0"),
         *(("--data.prior", json.dumps(chosen), "--model.sampling.steps", "2") if prior else ()),
         *("--trainer.max_epochs", "2", "--trainer.max_steps", "-1", "--trainer.accelerator", "cpu"),

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from datamodules.loading import Loading
 from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.prompts.class_images import ClassImages
 from datamodules.prompts.folder_sets import CaptionedFolder
@@ -66,7 +67,7 @@ def test_thirty_images_and_one_prompt_are_trained_with_class_images(
         save(tmp_path / "own" / f"{number}.png", photograph(20, 24, number))
     images = CaptionedFolder(str(tmp_path / "own"), image_size=16, prompt="a photo of sks")
     prior = classes(tmp_path / "class", 3, "a photo")
-    data = CaptionedImages(images, batch_size=2, num_workers=0, prior=prior)
+    data = CaptionedImages(images, batch_size=2, loading=Loading(num_workers=0), prior=prior)
     module = tuning(
         TextToImage(str(text_to_image), tuning="lora"), cache_dir=str(tmp_path / "cache") if cached else None
     )
@@ -88,7 +89,9 @@ def test_every_image_has_a_class_image_that_changes_with_the_epoch(tmp_path: Pat
         save(tmp_path / "class" / f"{number:06d}.png", photograph(16, 16, number))
         save(tmp_path / "own" / f"{number}.png", photograph(16, 16, number))
     images = CaptionedFolder(str(tmp_path / "own"), image_size=16, prompt="a")
-    data = CaptionedImages(images, batch_size=4, num_workers=0, prior=classes(tmp_path / "class", 8), seed=1)
+    data = CaptionedImages(
+        images, batch_size=4, loading=Loading(num_workers=0, seed=1), prior=classes(tmp_path / "class", 8)
+    )
     data.setup("fit")
     partners: list[dict[int, int]] = []
     for epoch in (0, 0, 1):

@@ -302,7 +302,7 @@ def test_generate_uses_the_controlnet_of_a_run_with_a_condition_image(
     conditioned(tmp_path / "images")
     command = ["fit", "--config", "configs/finetuning/controlnet.yaml", "--run_directory", str(tmp_path / "run")]
     command += ["--data.images.data_dir", str(tmp_path / "images"), "--data.images.image_size", "16"]
-    command += ["--data.images.condition_dir", str(tmp_path / "conditions"), "--data.num_workers", "0"]
+    command += ["--data.images.condition_dir", str(tmp_path / "conditions"), "--data.loading.num_workers", "0"]
     command += ["--model.network.pipeline", str(text_to_image), "--trainer.max_steps", "2", "--data.batch_size", "2"]
     command += ["--model.optimizer.lr", "0.01", "--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
     assert train.main(command) == 0

@@ -99,7 +99,7 @@ def test_an_optimizer_outside_pytorch_is_named_by_its_class_path(optimizer: str,
         "--model.optimizer": f"{{class_path: {optimizer}, init_args: {{lr: 1.0e-4}}}}",
         "--model.lr_scheduler": f"{{class_path: {WarmupConstant.__module__}.WarmupConstant, init_args: {{warmup: 4}}}}",
         "--trainer.max_epochs": "1", "--trainer.limit_train_batches": "2", "--trainer.limit_val_batches": "0",
-        "--trainer.callbacks": "null", "--data.num_workers": "0",
+        "--trainer.callbacks": "null", "--data.loading.num_workers": "0",
     }  # fmt: skip
     quiet = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false")
     assert train.main(["fit", *(part for pair in arguments.items() for part in pair), *quiet]) == 0

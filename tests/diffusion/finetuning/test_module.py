@@ -8,6 +8,7 @@ import torch
 from diffusers import DDPMPipeline
 
 from datamodules.classification.digits import Digits
+from datamodules.loading import Loading
 from datamodules.prompts.bright_digits import BrightDigits
 from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.prompts.captioned_set import CaptionedClasses
@@ -186,7 +187,7 @@ def test_a_folder_without_captions_is_refused_before_an_image_is_read_or_has_one
     seen: list[str] = []
     encode = TextToImage.encode_prompts
     monkeypatch.setattr(TextToImage, "encode_prompts", lambda self, texts: (seen.extend(texts), encode(self, texts))[1])
-    trainer(tmp_path).fit(module, CaptionedImages(images, batch_size=2, num_workers=0))
+    trainer(tmp_path).fit(module, CaptionedImages(images, batch_size=2, loading=Loading(num_workers=0)))
     assert set(seen) == {prompt}
 
 

@@ -16,6 +16,7 @@ from torch.optim import SGD
 import train
 from datamodules.augmentation.crop_and_flip import Augmentation
 from datamodules.files.pixels import read_pixels
+from datamodules.loading import Loading
 from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.prompts.folder_sets import CaptionedFolder
 from lightning_modules.backbones.diffusion.families import text_to_image_pipeline
@@ -39,7 +40,9 @@ def plain(folder: Path) -> CaptionedImages:
     for number in range(4):
         save(folder / f"{number}.png", photograph(20, 20, number))
     images = CaptionedFolder(str(folder), image_size=16)
-    return CaptionedImages(images, 2, validation_fraction=0.25, num_workers=0, augmentation=Augmentation(flip=True))
+    return CaptionedImages(
+        images, 2, validation_fraction=0.25, loading=Loading(num_workers=0), augmentation=Augmentation(flip=True)
+    )
 
 
 def parts(pipeline: Any) -> list[tuple[Any, Any]]:
@@ -229,7 +232,7 @@ def test_generate_uses_the_word_of_a_run(text_to_image: Path, tmp_path: Path) ->
         str(text_to_image),
         "--model.templates",
         '["a {}"]',
-        "--data.num_workers",
+        "--data.loading.num_workers",
         "0",
     ]
     assert train.main([*command, "--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]) == 0

@@ -15,6 +15,7 @@ from lightning_modules.backbones.diffusion.text_to_image import Prompts
 from lightning_modules.diffusion.golden_noise import GoldenNoise, NPNet
 from lightning_modules.diffusion.hash_embedding import HashedWords
 from lightning_modules.networks.time_conditioned_mlp import PromptedImageMLP
+from tests.grouped import grouped
 
 STABLE_DIFFUSION: dict[str, Any] = {
     **{"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"},
@@ -81,4 +82,4 @@ def module(**more: Any) -> GoldenNoise:
 
 def data(**more: Any) -> NoisePairs:
     given: dict[str, Any] = {"prompts": Texts(), "batch_size": 2, "evaluation_batch_size": 3, "num_workers": 0, **more}
-    return NoisePairs(**given)
+    return NoisePairs(**grouped(NoisePairs, given))

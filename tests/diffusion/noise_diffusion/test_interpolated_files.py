@@ -16,6 +16,7 @@ from datamodules.classification.digits import Digits
 from datamodules.interpolation.end_points import PairsOfOneClass
 from datamodules.interpolation.folder_sets import PairsInFolder
 from datamodules.interpolation.images_to_interpolate import ImagesToInterpolate
+from datamodules.loading import Loading
 from lightning_modules.backbones.diffusion.pixel_model import PixelModel
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from lightning_modules.diffusion.noise_diffusion import NoiseDiffusion
@@ -86,7 +87,7 @@ class Seen(Callback):
 
 def test_frechet_distance_is_of_each_image_between_each_pair(tmp_path: Path) -> None:
     module = NoiseDiffusion(PixelModel(Shrinks(), DDIMScheduler()), num_steps=6, encoded_steps=4)
-    data = ImagesToInterpolate(PairsOfOneClass(Digits(), 4), evaluation_batch_size=3)
+    data = ImagesToInterpolate(PairsOfOneClass(Digits(), 4), loading=Loading(evaluation_batch_size=3))
     options: dict[str, Any] = {"extractor": nn.AvgPool2d(4), "images": Digits(), "cache_dir": str(tmp_path)}
     options["extractor"] = nn.Sequential(options["extractor"], nn.Flatten())
     fid, seen = FID(20, batch_size=20, extractor_name="means", **options), Seen()

@@ -10,7 +10,8 @@ from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 
 from datamodules.corruptions.operators import AverageDownsampling, Grayscale, RandomPixels
-from datamodules.restoration.images import Images, PairSet
+from datamodules.loading import Loading
+from datamodules.restoration.images import Images, PairSet, PatchSampling
 from datamodules.restoration.measured_images import MeasuredImages
 from lightning_modules.diffusion.score_sde import ScoreSDE
 from lightning_modules.sde.processes import VE, VP, Process
@@ -37,7 +38,13 @@ def module(process: Process | None = None, sampler: Any = PREDICTED) -> ScoreSDE
 
 
 def data(operator: Any, size: int = 5) -> MeasuredImages:
-    return MeasuredImages(operator, GaussianPixels(), GaussianPixels(), patch_size=4, evaluation_batch_size=size)
+    return MeasuredImages(
+        operator,
+        GaussianPixels(),
+        GaussianPixels(),
+        patches=PatchSampling(size=4),
+        loading=Loading(evaluation_batch_size=size),
+    )
 
 
 @pytest.mark.parametrize("process", [VE(), VP()], ids=["VE", "VP"])

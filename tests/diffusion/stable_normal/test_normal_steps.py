@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 from torch import Tensor
 
+from datamodules.loading import Loading
 from datamodules.normals.height_fields import HeightFields
 from datamodules.normals.normal_maps import NormalMaps
 from datamodules.randomness.generators import generator_of
@@ -36,7 +37,9 @@ class Shaded(NormalSteps, LightningModule):
 
 def data(**more: Any) -> NormalMaps:
     sets = {"one": HeightFields(num_test=5, image_size=6), "other": HeightFields(num_test=3, image_size=4, seed=1)}
-    return NormalMaps(test=sets, validation=sets["one"], evaluation_batch_size=2, num_workers=0, **more)
+    return NormalMaps(
+        test=sets, validation=sets["one"], loading=Loading(evaluation_batch_size=2, num_workers=0), **more
+    )
 
 
 def trainer(directory: Path) -> Any:

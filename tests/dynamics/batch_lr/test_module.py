@@ -16,6 +16,7 @@ from lightning_modules.dynamics.batch_lr import BatchLR, BatchSpectra, OnlineLea
 from lightning_modules.dynamics.batch_lr.learner import learned
 from lightning_modules.networks.mlp import MLP
 from lightning_modules.optim.schedules import CosineOverSteps
+from tests.grouped import grouped
 from tests.metrics.test_curvature import Attending
 from tests.trainers import quiet
 
@@ -28,7 +29,7 @@ def module(network: nn.Module | None = None, **arguments: Any) -> BatchLR:
 
 
 def digits(**arguments: Any) -> LabelledImages:
-    return LabelledImages(Digits(train_size=60), **{"batch_size": 20, "seed": 0, **arguments})
+    return LabelledImages(Digits(train_size=60), **grouped(LabelledImages, {"batch_size": 20, "seed": 0, **arguments}))
 
 
 def learner(**arguments: Any) -> OnlineLearner:

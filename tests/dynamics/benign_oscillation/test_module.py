@@ -12,6 +12,7 @@ from datamodules.tables.depleted_sign import DepletedSign
 from datamodules.tables.feature_noise import FeatureNoise
 from datamodules.tables.tables import Tables
 from lightning_modules.dynamics.benign_oscillation import BenignOscillation
+from tests.grouped import grouped
 from tests.trainers import quiet
 
 S = 4
@@ -24,7 +25,7 @@ def module(rate: float, **arguments: Any) -> BenignOscillation:
 
 def data(options: dict[str, Any] | None = None, **arguments: Any) -> Tables:
     table = FeatureNoise(**{"replicas": S, "num_test": 1000, "num_weak_test": 500, **arguments})
-    return Tables(table, **{"passes_per_epoch": 5, **(options or {})})
+    return Tables(table, **grouped(Tables, {"passes_per_epoch": 5, **(options or {})}))
 
 
 def results(rate: float, epochs: int = 5, **arguments: Any) -> tuple[dict[str, float], BenignOscillation]:

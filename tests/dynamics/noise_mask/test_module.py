@@ -19,6 +19,7 @@ from lightning_modules.dynamics.noise_mask.module import MaskSettings
 from lightning_modules.dynamics.noise_mask.policy import drawn_cells
 from lightning_modules.networks.mlp import MLP
 from tests.conformance.runs import CONFIGS, rows, run
+from tests.grouped import grouped
 from tests.trainers import quiet
 
 MASK: dict[str, Any] = {"grid": 4, "kernel": 3, "sigma": 1.0, "mean": [0.0]}
@@ -33,7 +34,7 @@ def module(policy: bool = True, **arguments: Any) -> NoiseMask:
 
 
 def digits(**arguments: Any) -> LabelledImages:
-    return LabelledImages(Digits(train_size=60), **{"batch_size": 20, "seed": 0, **arguments})
+    return LabelledImages(Digits(train_size=60), **grouped(LabelledImages, {"batch_size": 20, "seed": 0, **arguments}))
 
 
 class Watched(Callback):

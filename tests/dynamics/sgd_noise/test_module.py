@@ -12,6 +12,7 @@ from datamodules.tables.tables import Tables
 from lightning_modules.dynamics.sgd_noise import SGDNoise
 from lightning_modules.dynamics.sgd_noise.descent import drawn_batches
 from lightning_modules.networks.ntk_mlp import NTKMLP
+from tests.grouped import grouped
 from tests.trainers import quiet
 
 
@@ -22,7 +23,10 @@ def perceptron(**arguments: Any) -> SGDNoise:
 
 
 def points(num_points: int = 60, **arguments: Any) -> Tables:
-    return Tables(DepletedSign(num_points, dim=4, depletion=1.0, num_test=50), **{"passes_per_epoch": 2, **arguments})
+    return Tables(
+        DepletedSign(num_points, dim=4, depletion=1.0, num_test=50),
+        **grouped(Tables, {"passes_per_epoch": 2, **arguments}),
+    )
 
 
 def fitted(module: SGDNoise, data: Tables, **options: Any) -> dict[str, float]:

@@ -9,6 +9,7 @@ import torch
 
 from datamodules.classification.cifar import CIFAR10
 from datamodules.classification.labelled_images import LabelledImages
+from datamodules.loading import Loading
 from lightning_modules.backbones.normalized import Normalized
 from lightning_modules.efficiency.nm_sparsity import NMSparsity
 from lightning_modules.efficiency.nm_sparsity.flow import Flow, Pattern
@@ -35,7 +36,7 @@ def test_a_small_vit_learns_at_one_of_eight(way: str) -> None:
         flow=Flow(way, 0.05 if way.startswith("mdgf") else None, fine_tune_epochs=2),  # type: ignore[arg-type]
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=2e-3),
     )
-    data = LabelledImages(CIFAR10(root), batch_size=128, evaluation_batch_size=500, seed=0)
+    data = LabelledImages(CIFAR10(root), batch_size=128, loading=Loading(evaluation_batch_size=500, seed=0))
     trainer = quiet(max_epochs=6, limit_train_batches=40, limit_test_batches=4)
     trainer.fit(module, datamodule=data)
     [metrics] = trainer.test(module, datamodule=data, verbose=False)

@@ -16,11 +16,14 @@ from lightning_modules.efficiency.ofq.module import distillation
 from lightning_modules.efficiency.ofq.quantizers import near_threshold, positions, scaled_parts
 from tests.efficiency.ofq.test_conversion import distilled
 from tests.efficiency.wta_crs.networks import vit
+from tests.grouped import grouped
 from tests.trainers import quiet
 
 
 def digits(**arguments: Any) -> LabelledImages:
-    return LabelledImages(Digits(train_size=310, num_classes=3), **{"batch_size": 30, **arguments})
+    return LabelledImages(
+        Digits(train_size=310, num_classes=3), **grouped(LabelledImages, {"batch_size": 30, **arguments})
+    )
 
 
 def small(network: nn.Module | None = None, **arguments: Any) -> OFQ:

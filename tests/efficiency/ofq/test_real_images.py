@@ -9,6 +9,7 @@ import torch
 
 from datamodules.classification.cifar import CIFAR10
 from datamodules.classification.labelled_images import LabelledImages
+from datamodules.loading import Loading
 from lightning_modules.backbones.normalized import Normalized
 from lightning_modules.baselines import CrossEntropy
 from lightning_modules.efficiency.ofq import OFQ
@@ -28,7 +29,7 @@ def test_a_small_vit_learns_with_two_bits(reparametrised: bool) -> None:
         img_size=32, patch_size=4, embed_dim=64, depth=4, num_heads=4, num_classes=10, mlp_ratio=2
     )
     network = Normalized(vit, [0.49, 0.48, 0.45], [0.25, 0.24, 0.26])
-    data = LabelledImages(CIFAR10(root), batch_size=128, evaluation_batch_size=500, seed=0)
+    data = LabelledImages(CIFAR10(root), batch_size=128, loading=Loading(evaluation_batch_size=500, seed=0))
     first = CrossEntropy(network, 10, optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=2e-3))
     quiet(max_epochs=4, limit_train_batches=50).fit(first, datamodule=data)
     module = OFQ(

@@ -53,7 +53,7 @@ def own_run(home: Path) -> Path:
                     "init_args": {"data_dir": str(images), "image_size": 8},
                 },
                 "batch_size": 4,
-                "num_workers": 0,
+                "loading": {"num_workers": 0},
             },
         },
         "trainer": {"accelerator": "cpu", "max_epochs": 1, "default_root_dir": str(home)},

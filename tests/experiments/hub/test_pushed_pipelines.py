@@ -33,8 +33,8 @@ def fitted(home: Path, pipeline: Path, config_name: str, run_name: str) -> Path:
             "--model.cache_dir": "null", "--model.average_decay": 0.5, "--model.optimizer.lr": 1,
             "--model.sampling.steps": 2, "--data.images.data_dir": home / "my_subject",
             "--data.images.image_size": 16, "--data.images.prompt": "a cat", "--data.validation_fraction": 0,
-            "--data.num_workers": 0, "--data.batch_size": 3, "--trainer.max_steps": 2, "--trainer.precision": "32",
-            "--trainer.accelerator": "cpu", "--trainer.callbacks": "null",
+            "--data.loading.num_workers": 0, "--data.batch_size": 3, "--trainer.max_steps": 2,
+            "--trainer.precision": "32", "--trainer.accelerator": "cpu", "--trainer.callbacks": "null",
         }  # fmt: skip
         assert train.main(["fit", *(str(each) for pair in settings.items() for each in pair), *QUIET]) == 0
     finally:

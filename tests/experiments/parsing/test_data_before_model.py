@@ -13,7 +13,7 @@ from experiments.calls.parse import parse
 from experiments.parsing.data_before_model import count_classes, with_placeholder
 from tests.datamodules.image_folders import photograph, save, shades
 
-SMALL = ("--data.images.image_size", "32", "--data.images.resize", "32", "--data.num_workers", "0")
+SMALL = ("--data.images.image_size", "32", "--data.images.resize", "32", "--data.loading.num_workers", "0")
 QUICK = ("--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false")
 TINY = ("--model.network.name", "test_resnet")
 

@@ -142,13 +142,21 @@ def test_a_run_whose_directory_is_removed_ends_by_one_line(
 
 
 def test_a_renamed_argument_is_named_as_it_is_called_now_where_the_class_has_it() -> None:
-    def said(kind: str) -> str:
-        importlib.import_module(f"datamodules.restoration.{kind.partition('.')[0]}")  # as the parser does
-        error = f"class_path 'datamodules.restoration.{kind}': Option 'brightest' is not accepted"
+    def said(kind: str, option: str) -> str:
+        importlib.import_module(f"datamodules.{kind.rpartition('.')[0]}")  # as the parser does
+        error = f"class_path 'datamodules.{kind}': Option '{option}' is not accepted"
         return readable(ValueError(error)).partition("accepted")[2]
 
-    assert said("image_pairs.ImagePairs") == "; since version 0.2 it is data_range"
-    assert said("photographs.Photographs") == ". It accepts image_size, colour, tested"
+    assert said("restoration.image_pairs.ImagePairs", "brightest") == "; since version 0.2 it is data_range"
+    assert said("restoration.photographs.Photographs", "brightest") == ". It accepts image_size, colour, tested"
+    for kind, option, new in (
+        ("restoration.image_pairs.ImagePairs", "patch_size", "patches.size"),
+        ("video.clip_pairs.ClipPairs", "patch_size", "windows.size"),
+        ("classification.labelled_images.LabelledImages", "folds", "split.folds"),
+        ("classification.out_of_distribution.OutOfDistribution", "seed", "loading.seed"),
+        ("tables.tables.Tables", "num_workers", "loading.num_workers"),
+    ):
+        assert said(kind, option) == f"; since version 0.2 it is {new}"
 
 
 def test_of_alternative_classes_the_one_that_was_meant_gives_the_reason(

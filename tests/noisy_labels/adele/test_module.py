@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from callbacks.early_learning.watch import EarlyLearning
 from datamodules.corruptions.mask_noise import ErosionDilation
+from datamodules.loading import Loading
 from datamodules.segmentation.labelled_masks import LabelledMasks
 from datamodules.segmentation.shapes import Shapes
 from lightning_modules.baselines import SegmentationCrossEntropy
@@ -84,21 +85,21 @@ def fit(
         **{"enable_checkpointing": True, "log_every_n_steps": 1, **settings},
     )
     images = Shapes(num_train=NUM_TRAIN, num_test=2, image_size=16)
-    data = LabelledMasks(images, 5, ErosionDilation(1, 1), num_workers=0, seed=0)
+    data = LabelledMasks(images, 5, ErosionDilation(1, 1), loading=Loading(num_workers=0, seed=0))
     trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     return trainer
 
 
 def corrections(checkpoint: Path) -> dict[str, Tensor]:
-    return torch.load(checkpoint, weights_only=True)["LabelledMasks"]["corrected_masks"]
+    return torch.load(checkpoint, weights_only=True)["LabelledMasks"]["corrected_labels"]
 
 
 def assert_same_end(one: Path, two: Path) -> None:
     first, second = (torch.load(path / "end.ckpt", weights_only=True) for path in (one, two))
     for key, value in first["state_dict"].items():
         torch.testing.assert_close(second["state_dict"][key], value, rtol=0, atol=1e-10, msg=key)
-    for key, value in first["LabelledMasks"]["corrected_masks"].items():
-        assert torch.equal(second["LabelledMasks"]["corrected_masks"][key], value), key
+    for key, value in first["LabelledMasks"]["corrected_labels"].items():
+        assert torch.equal(second["LabelledMasks"]["corrected_labels"][key], value), key
 
 
 def labels(trainer: Trainer) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.multiprocessing import ProcessRaisedException
 
 from callbacks.guards.seeding import SeedEveryBatch
+from datamodules.loading import Loading
 from datamodules.segmentation.ellipse_images import EllipseImages
 from datamodules.segmentation.ellipses import Ellipses
 from datamodules.segmentation.folder_sets import MaskFolders
@@ -51,7 +52,9 @@ def module(**options: Any) -> AnnotationEfficient:
 
 
 def data() -> UnpairedMasks:
-    return UnpairedMasks(EllipseImages(num_training=20, num_validation=8, num_test=8), batch_size=8, num_workers=0)
+    return UnpairedMasks(
+        EllipseImages(num_training=20, num_validation=8, num_test=8), batch_size=8, loading=Loading(num_workers=0)
+    )
 
 
 class Watch(Callback):
@@ -250,7 +253,7 @@ def test_pseudo_labels_of_a_run_start_another(whole_run: Run, tmp_path: Path) ->
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(image[0].numpy()).save(path)
     images = MaskFolders(str(tmp_path), 32, training_masks=str(directory / "pseudo_labels" / "round_0"))
-    folders = UnpairedMasks(images, Ellipses(50), batch_size=8, num_workers=0)
+    folders = UnpairedMasks(images, Ellipses(50), batch_size=8, loading=Loading(num_workers=0))
     second = module(translation=None, stages=replace(STAGES, translation_epochs=0), keep_fraction=0.5)
     labels = Watch()
     in_double(max_epochs=2, callbacks=[labels]).fit(second, datamodule=folders)

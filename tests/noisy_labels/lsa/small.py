@@ -16,6 +16,7 @@ from lightning_modules.noisy_labels.lsa.detection import Detection
 from lightning_modules.noisy_labels.lsa.module import PLSLSA, PLSLSAPlus
 from lightning_modules.noisy_labels.lsa.objective import StepLoss
 from lightning_modules.views import AddedNoise
+from tests.grouped import grouped
 from tests.trainers import quiet
 
 PLAIN: dict[str, Any] = {
@@ -54,7 +55,7 @@ def two_networks(batch_norm: bool = False, **options: Any) -> Any:
 
 def data(**options: Any) -> LabelledImages:
     images = Clustered(num_clean=120, num_foreign=81, num_test=30)
-    return LabelledImages(images, **{"batch_size": 50, "seed": 3, **options})
+    return LabelledImages(images, **grouped(LabelledImages, {"batch_size": 50, "seed": 3, **options}))
 
 
 def fit(module: LightningModule, epochs: int, into: Any = None, **options: Any) -> Any:

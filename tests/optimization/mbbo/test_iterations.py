@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.functional import hessian, jacobian
 
+from datamodules.loading import Loading
 from datamodules.tables.tables import Tables
 from lightning_modules.optimization.mbbo import BSVRB
 from lightning_modules.optimization.mbbo.blocks import BlockRates
@@ -122,7 +123,9 @@ def recorded(
     module.blocks.begin, module.blocks.move = begun, moved  # type: ignore[method-assign]
     source = table()
     source.train_size, source.trusted_size = 40, 20
-    quiet(max_epochs=1, precision="64-true").fit(module, datamodule=Tables(source, passes_per_epoch=steps))
+    quiet(max_epochs=1, precision="64-true").fit(
+        module, datamodule=Tables(source, loading=Loading(passes_per_epoch=steps))
+    )
     states.append(module.state_dict())
     return module, batches, states[1:]
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from datamodules.loading import Loading
 from datamodules.tables.bundled import BreastCancer
 from datamodules.tables.svmlight import SVMLight
 from datamodules.tables.table_set import TableSet
@@ -25,7 +26,7 @@ def table() -> TrustedRows:
 
 
 def fitted(steps: int = 6, source: TableSet | None = None, **arguments: Any) -> tuple[BSVRB, dict[str, float]]:
-    module, data = BSVRB(**{**SMALL, **arguments}), Tables(source or table(), passes_per_epoch=steps)
+    module, data = BSVRB(**{**SMALL, **arguments}), Tables(source or table(), loading=Loading(passes_per_epoch=steps))
     trainer = quiet(max_epochs=1, precision="64-true")
     trainer.fit(module, datamodule=data)
     trainer.test(module, datamodule=data, verbose=False)
@@ -88,7 +89,10 @@ def test_real_rows_are_ranked_and_the_trusted_loss_is_below_that_of_a_constant(
 
 
 def test_flipped_samples_lose_their_weight() -> None:
-    module, data = RSVRB(**{**SMALL, "rates": Rates(30.0, 0.3, 0.2)}), Tables(table(), passes_per_epoch=12)
+    module, data = (
+        RSVRB(**{**SMALL, "rates": Rates(30.0, 0.3, 0.2)}),
+        Tables(table(), loading=Loading(passes_per_epoch=12)),
+    )
     trainer = quiet(max_epochs=1, precision="64-true")
     trainer.fit(module, datamodule=data)
     trainer.test(module, datamodule=data, verbose=False)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, seed_everything
 
+from datamodules.loading import Loading
 from datamodules.tables.ratings import SyntheticRatings
 from datamodules.tables.tables import Tables
 from lightning_modules.optimization.mbbo import NDCGRanking, NeuMF
@@ -31,7 +32,7 @@ def ranking(width: int = 4, dropout: float = 0.0, **arguments: Any) -> NDCGRanki
 
 
 def tables() -> Tables:
-    return Tables(SyntheticRatings(40, 30, 12, 2, 2), batch_size=16, seed=1)
+    return Tables(SyntheticRatings(40, 30, 12, 2, 2), batch_size=16, loading=Loading(seed=1))
 
 
 def fitted(module: NDCGRanking, **options: Any) -> NDCGRanking:

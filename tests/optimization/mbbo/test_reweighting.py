@@ -13,6 +13,7 @@ from lightning.pytorch import Callback
 from torch import Tensor
 from torch.autograd.functional import hessian
 
+from datamodules.loading import Loading
 from datamodules.tables.bundled import BreastCancer
 from datamodules.tables.tables import Tables
 from datamodules.tables.trusted_rows import TrustedRows
@@ -220,7 +221,7 @@ def test_a_run_killed_within_a_step_ends_where_the_whole_one_does(
 
     def fit(killed: BSVRB, callbacks: Any = None, **arguments: Any) -> BSVRB:
         trainer = quiet(max_steps=4, precision="64-true", callbacks=callbacks)
-        trainer.fit(killed, datamodule=Tables(table(), passes_per_epoch=4), **arguments)
+        trainer.fit(killed, datamodule=Tables(table(), loading=Loading(passes_per_epoch=4)), **arguments)
         return killed
 
     whole, killed, moves = fit(module()), module(), 0

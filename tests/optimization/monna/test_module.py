@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
+from datamodules.classification.selection.split import Split
+from datamodules.loading import Loading
 from datamodules.loading.node_shards import NodeShards
 from datamodules.randomness.generators import generator_of
 from lightning_modules.networks.mlp import MLP
@@ -41,7 +43,9 @@ HONEST, F_, RATE, BETA, NORM = 7, 2, 0.5, 0.9, 1e-2
 
 def data(growing: bool = False) -> LabelledImages:
     shards = NodeShards(HONEST, 1.0, batches_per_epoch=4, growing=growing)
-    return LabelledImages(Digits(300), 5 * HONEST, shards=shards, validation_fraction=0.1, seed=1)
+    return LabelledImages(
+        Digits(300), 5 * HONEST, shards=shards, split=Split(validation_fraction=0.1), loading=Loading(seed=1)
+    )
 
 
 def network() -> nn.Module:

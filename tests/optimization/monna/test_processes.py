@@ -15,6 +15,8 @@ from torch import nn
 
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
+from datamodules.classification.selection.split import Split
+from datamodules.loading import Loading
 from datamodules.loading.node_shards import NodeShards
 from lightning_modules.distributed.independent import Independent
 from lightning_modules.optimization.monna import (
@@ -59,7 +61,7 @@ def fit(case: str, path: str, processes: int) -> int:
     sgd: Any = partial(torch.optim.SGD, lr=0.5)
     made = MoNNA(WithBatchNorm(), 10, 7, 2, attack(), **{"momentum": 0.9, **options}, optimizer=sgd)
     shards = NodeShards(5, 1.0, batches_per_epoch=4)
-    data = LabelledImages(Digits(300), 35, shards=shards, validation_fraction=0.1, seed=1)
+    data = LabelledImages(Digits(300), 35, shards=shards, split=Split(validation_fraction=0.1), loading=Loading(seed=1))
     more: dict[str, Any] = {"devices": processes, "strategy": Independent()} if processes > 1 else {}
     trainer = quiet(max_epochs=2, precision="64-true", **more)
     trainer.fit(made, data)

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
+from datamodules.loading import Loading
 from datamodules.tables.svmlight import SVMLight
 from datamodules.tables.table_set import Rows, TableSet
 from datamodules.tables.tables import Tables
@@ -257,7 +258,7 @@ def test_a_real_set_is_fitted_better_than_by_the_best_sgd_of_a_grid(
     def trained(make: Any) -> float:
         torch.manual_seed(1)
         module = make(nn.Linear(features, 1))
-        data = Tables(SVMLight(file, features, os.environ["NOISEWORKS_DATA"]), batch_size=125, seed=1)
+        data = Tables(SVMLight(file, features, os.environ["NOISEWORKS_DATA"]), batch_size=125, loading=Loading(seed=1))
         quiet(max_epochs=1).fit(module, datamodule=data)
         return module.course[-1]["training_loss"]
 

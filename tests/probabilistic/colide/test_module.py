@@ -10,6 +10,7 @@ import torch
 
 from datamodules.graphs.linear_sem import LinearSEM
 from datamodules.graphs.sachs import Sachs
+from datamodules.loading import Loading
 from datamodules.tables.table_set import TableSet
 from datamodules.tables.tables import Tables
 from lightning_modules.probabilistic.colide import CoLiDE
@@ -23,7 +24,7 @@ FAST = Schedule(warm_iterations=2000, iterations=7000, learning_rate=3e-3)
 def learned(table: TableSet, directory: Path | None = None, **arguments: Any) -> tuple[CoLiDE, Any, dict[str, float]]:
     """Train and test."""
     module = CoLiDE(**{"nodes": table.row_shapes["features"][0], "schedule": FAST, **arguments})
-    data = Tables(table, passes_per_epoch=50)
+    data = Tables(table, loading=Loading(passes_per_epoch=50))
     trainer = quiet(max_epochs=4, precision="64-true", **({"default_root_dir": directory} if directory else {}))
     trainer.fit(module, datamodule=data)
     (measured,) = trainer.test(module, datamodule=data, verbose=False)

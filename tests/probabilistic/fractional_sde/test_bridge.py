@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from datamodules.loading import Loading
 from datamodules.sequences.bridge_paths import BridgePaths
 from datamodules.sequences.sequences import Sequences
 from lightning_modules.probabilistic.fractional_sde import BrownianNoise, FractionalBridge, FractionalNoise
@@ -47,7 +48,7 @@ def best(noise: Noise, kind: Any, hurst: float, theta: float = 0.0) -> dict[str,
     paths = BridgePaths(hurst, kind, theta, END, SIGMA, num_times=101, num_test=12_000)
     torch.manual_seed(0)
     trainer = quiet()
-    trainer.test(module, Sequences(paths, evaluation_batch_size=7_000), verbose=False)
+    trainer.test(module, Sequences(paths, loading=Loading(evaluation_batch_size=7_000)), verbose=False)
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 

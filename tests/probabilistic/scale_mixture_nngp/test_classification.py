@@ -8,6 +8,7 @@ from scipy.integrate import quad
 
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
+from datamodules.loading import Loading
 from lightning_modules.probabilistic.scale_mixture_nngp import (
     Burr,
     ConvolutionalNetwork,
@@ -83,7 +84,7 @@ def test_the_step_is_misfit_and_divergence_and_its_gradient_is_right() -> None:
 
 
 def test_inducing_inputs_begin_as_first_images_and_a_fit_classifies() -> None:
-    data = LabelledImages(Digits(train_size=200), batch_size=50, seed=0)
+    data = LabelledImages(Digits(train_size=200), batch_size=50, loading=Loading(seed=0))
     module = classifier(inducing=20, optimizer=lambda p: torch.optim.Adam(p, 0.0))
     quiet(precision="64-true", max_epochs=1).fit(module, data)
     source = data.images.training()

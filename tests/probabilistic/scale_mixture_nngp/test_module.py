@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from datamodules.loading import Loading
 from datamodules.tables.bundled import Diabetes
 from datamodules.tables.tables import Tables
 from datamodules.tables.uci import UCI
@@ -18,6 +19,7 @@ from lightning_modules.probabilistic.scale_mixture_nngp import (
     NetworkKernel,
     ScaleMixtureRegression,
 )
+from tests.grouped import grouped
 from tests.trainers import quiet, standing
 
 EPS = 0.2
@@ -29,7 +31,9 @@ def regression(scale: Any = None, **options: Any) -> ScaleMixtureRegression:
 
 
 def few(**options: Any) -> Tables:
-    return Tables(Diabetes(train_size=20, validation_fraction=0, test_fraction=0.2), seed=3, **options)
+    return Tables(
+        Diabetes(train_size=20, validation_fraction=0, test_fraction=0.2), **grouped(Tables, {"seed": 3, **options})
+    )
 
 
 def rows() -> tuple[Tensor, Tensor, Tensor]:
@@ -154,7 +158,7 @@ def test_processes_on_the_uci_sets(name: str) -> None:
     for kind, scale in (("t", InverseGamma()), ("gaussian", FixedScale())):
         kernel = NetworkKernel(DenseNetwork(4), train_last=kind == "gaussian")
         module = ScaleMixtureRegression(kernel, scale, 0.1, optimizer=lambda p: torch.optim.Adam(p, 0.05))
-        data = Tables(UCI(name, train_size=150, validation_fraction=0), passes_per_epoch=100, seed=0)
+        data = Tables(UCI(name, train_size=150, validation_fraction=0), loading=Loading(passes_per_epoch=100, seed=0))
         trainer = quiet(precision="64-true", max_epochs=1)
         nll[f"{kind} unfitted"] = trainer.test(module, data, verbose=False)[0]["test/nll"]
         trainer.fit(module, data)

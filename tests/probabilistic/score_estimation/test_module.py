@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 import torch
 
+from datamodules.loading import Loading
 from datamodules.tables.noised_points import Atoms, NoisedPoints, UniformCube
 from datamodules.tables.tables import Tables
 from lightning_modules.probabilistic.score_estimation import ScoreEstimation
@@ -11,7 +12,9 @@ from tests.trainers import quiet
 
 
 def data(**options: Any) -> Tables:
-    return Tables(NoisedPoints(Atoms(), samples=20, test_samples=30, seed=0), passes_per_epoch=10, **options)
+    return Tables(
+        NoisedPoints(Atoms(), samples=20, test_samples=30, seed=0), loading=Loading(passes_per_epoch=10), **options
+    )
 
 
 def test_a_fit_reports_the_network_beside_its_kernel() -> None:

@@ -10,6 +10,7 @@ from torch import nn
 
 import train
 from datamodules.corruptions.value_noise import AdversarialFlips, ConstantFlips
+from datamodules.loading import Loading
 from datamodules.tables.halfspaces import Halfspaces
 from datamodules.tables.table_set import Rows
 from datamodules.tables.tables import Tables
@@ -23,7 +24,7 @@ FAST: dict[str, Any] = {"draws": 40, "sigma": 0.8}
 
 
 def data(marginal: Any = "gaussian", samples: int = 16_000, seed: int = 0, batch_size: int = 1000) -> Tables:
-    return Tables(Halfspaces(ConstantFlips(0.2), 3, samples, marginal, 4000), batch_size, seed=seed)
+    return Tables(Halfspaces(ConstantFlips(0.2), 3, samples, marginal, 4000), batch_size, loading=Loading(seed=seed))
 
 
 def fitted(module: TesterLearner, own: Tables, epochs: int = 8) -> dict[str, float]:
@@ -58,7 +59,7 @@ def test_points_with_a_gap_are_rejected_where_the_learner_is_stuck() -> None:
 
 
 def test_adversarial_labels_cost_at_most_twice_the_optimum_and_strips_accept_normal_points() -> None:
-    own = Tables(Halfspaces(AdversarialFlips(0.05, 2), 3, 16_000, "gaussian", 4000), 1000, seed=0)
+    own = Tables(Halfspaces(AdversarialFlips(0.05, 2), 3, 16_000, "gaussian", 4000), 1000, loading=Loading(seed=0))
     module = TesterLearner(3, 0.0, tests="strips", **FAST)
     found = fitted(module, own)
     assert found["test/accepted"] == 1

@@ -13,7 +13,9 @@ from PIL import Image
 
 import train
 from datamodules.corruptions.clip_degradation import Chain, RandomJpeg, RandomNoise, ResizeToEnd
+from datamodules.loading import Loading
 from datamodules.video.clip_pairs import ClipPairs
+from datamodules.video.clips import WindowSampling
 from datamodules.video.folder_sets import FrameFolders, opened
 from datamodules.video.noise_library import NoiseLibrary
 from lightning_modules.networks.real_basicvsr import RealBasicVSR
@@ -76,16 +78,13 @@ def test_noise_of_a_video_makes_negatives_and_real_clips_are_enlarged(tmp_path: 
         noise=NoiseLibrary(known, match_mean=True),
         test_noise=NoiseLibrary(unknown, match_mean=True),
         batch_size=1,
-        num_frames=4,
-        patch_size=128,
-        windows_per_clip=STEPS,
-        num_workers=0,
-        seed=0,
+        windows=WindowSampling(num_frames=4, size=128, per_clip=STEPS),
+        loading=Loading(num_workers=0, seed=0),
     )
     trainer = quiet(max_steps=STEPS, max_epochs=-1, default_root_dir=tmp_path / "run")
     trainer.fit(module, data)
     [found] = trainer.test(module, data, verbose=False)
-    trainer.predict(module, ClipPairs(predict_dir=str(tmp_path / "real"), num_workers=0))
+    trainer.predict(module, ClipPairs(predict_dir=str(tmp_path / "real"), loading=Loading(num_workers=0)))
     images = sorted((tmp_path / "run" / "restored" / "videolq_000").glob("*.png"))
     assert [image.name for image in images] == [f"{number:08d}.png" for number in range(8)]
     pixels = np.stack([np.asarray(Image.open(image)) for image in images]).astype(float)

@@ -15,6 +15,7 @@ from datamodules.files.video_files import decoded, facts_of
 from datamodules.video.clip_pairs import ClipPairs
 from lightning_modules.restoration.negvsr.written_clips import ClipWriter
 from tests.datamodules.video.folders import frames, write_frames, write_video
+from tests.grouped import grouped
 from tests.trainers import quiet
 from tests.two_processes import in_two_processes
 
@@ -33,7 +34,7 @@ class Doubled(ClipWriter, LightningModule):
 
 
 def predict(given: Path, directory: Path, devices: int = 1, **options: Any) -> Doubled:
-    module, data = Doubled(), ClipPairs(predict_dir=str(given), num_workers=0, **options)
+    module, data = Doubled(), ClipPairs(predict_dir=str(given), **grouped(ClipPairs, {"num_workers": 0, **options}))
     logger = CSVLogger(directory, name="", version="")
     strategy = "ddp" if devices > 1 else "auto"
     trainer = quiet(default_root_dir=directory, logger=logger, devices=devices, strategy=strategy)

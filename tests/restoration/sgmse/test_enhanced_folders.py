@@ -25,7 +25,7 @@ def predict(folder: Path, out: Path, *arguments: str) -> int:
     small = ("--model.network.block_out_channels", "[8, 16]", "--model.num_steps", "3", "--ckpt_path", "none")
     quietly = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false")
     line = ("predict", "--config", ROOT / "configs/sgmse/demo.yaml", "--data.predict_dir", folder)
-    batch = ("--data.evaluation_batch_size", "1", "--run_directory", out)
+    batch = ("--data.loading.evaluation_batch_size", "1", "--run_directory", out)
     return train.main([str(argument) for argument in (*line, *batch, *small, *quietly, *arguments)])
 
 
@@ -47,7 +47,7 @@ def test_two_processes_write_what_one_writes_and_batches_up_to_rounding(folder: 
     for name, length in LENGTHS.items():
         assert soundfile.info(one / "enhanced" / name).frames == length
         assert (one / "enhanced" / name).read_bytes() == (two / "enhanced" / name).read_bytes()
-    assert predict(folder, together, "--data.evaluation_batch_size", "4") == 0
+    assert predict(folder, together, "--data.loading.evaluation_batch_size", "4") == 0
     for name, found in contents(together).items():
         np.testing.assert_allclose(found.astype(int), contents(one)[name].astype(int), atol=2)
 

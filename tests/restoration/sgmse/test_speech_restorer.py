@@ -4,6 +4,7 @@ import pytest
 import soundfile
 import torch
 
+from datamodules.loading import Loading
 from datamodules.randomness.counter import CounterRNG
 from datamodules.speech.speech_pairs import SpeechPairs
 from datamodules.speech.tones import Tones
@@ -30,7 +31,7 @@ def test_recordings_are_written_and_an_interrupted_prediction_continues(tmp_path
     trainer = quiet(default_root_dir=tmp_path)
     for name in ("x.wav", "deep/y.flac"):
         write(tmp_path / "mine" / name, 333, sample_rate=2000)
-    folder = SpeechPairs(test=Tones(3), predict_dir=str(tmp_path / "mine"), evaluation_batch_size=2)
+    folder = SpeechPairs(test=Tones(3), predict_dir=str(tmp_path / "mine"), loading=Loading(evaluation_batch_size=2))
     trainer.predict(trained, folder)
     files = [tmp_path / "enhanced" / name for name in ("x.wav", "deep/y.flac")]
     assert [soundfile.info(file).frames for file in files] == [333, 333]
@@ -45,7 +46,7 @@ def test_recordings_are_written_and_an_interrupted_prediction_continues(tmp_path
 
 def test_recordings_of_several_sets_are_written_into_folders_of_their_own(tmp_path: Path) -> None:
     trained = SGMSE(Mixing(), spectrogram=Spectrogram(62, 16), frame_multiple=2, num_steps=1)
-    data = SpeechPairs(test={"a": Tones(3, 1), "b": Tones(3, 2, length=20)}, seed=0)
+    data = SpeechPairs(test={"a": Tones(3, 1), "b": Tones(3, 2, length=20)}, loading=Loading(seed=0))
     quiet(default_root_dir=tmp_path).predict(trained, data)
     written = sorted(path.relative_to(tmp_path / "enhanced").as_posix() for path in tmp_path.rglob("*.wav"))
     assert written == ["a/tone_0000.wav", "b/tone_0000.wav", "b/tone_0001.wav"]

@@ -97,7 +97,7 @@ def test_other_images_of_the_same_names_are_not_taken_for_those_that_are_protect
     run = tmp_path / "run"
 
     def protect(photos: Path) -> int:
-        options = ["--data.evaluation_batch_size", "2", "--run_directory", str(run)]
+        options = ["--data.loading.evaluation_batch_size", "2", "--run_directory", str(run)]
         return train.main(["predict", *arguments(photos, pipeline), *options])
 
     assert protect(folder) == 0

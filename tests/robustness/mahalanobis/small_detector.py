@@ -17,6 +17,7 @@ from lightning_modules.robustness.attacks import PGD
 from lightning_modules.robustness.mahalanobis.gaussians import ClassGaussians, Whitened
 from lightning_modules.robustness.mahalanobis.layers import layer_features
 from lightning_modules.robustness.mahalanobis.module import Mahalanobis
+from tests.grouped import grouped
 from tests.trainers import quiet
 
 K, D, N = 3, 5, 60
@@ -66,7 +67,9 @@ def detector(**options: Any) -> Mahalanobis:
 
 def data(**options: Any) -> OutOfDistribution:
     ood = {"other": OtherDigits([8, 9]), "noise": UniformNoise(num_images=60)}
-    return OutOfDistribution(ood, images=Digits(num_classes=8), **{"batch_size": 300, **options})
+    return OutOfDistribution(
+        ood, images=Digits(num_classes=8), **grouped(LabelledImages, {"batch_size": 300, **options})
+    )
 
 
 def ready(**options: Any) -> Mahalanobis:
@@ -81,6 +84,6 @@ def ready(**options: Any) -> Mahalanobis:
 
 
 def results_of(module: Mahalanobis, directory: Path, **options: Any) -> dict[str, float]:
-    images = LabelledImages(Digits(num_classes=8), **{"batch_size": 300, **options})
+    images = LabelledImages(Digits(num_classes=8), **grouped(LabelledImages, {"batch_size": 300, **options}))
     results = in_double(default_root_dir=directory).test(module, datamodule=images, verbose=False)
     return {name: value for part in results for name, value in part.items()}

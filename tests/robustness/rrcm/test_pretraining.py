@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from callbacks.guards.seeding import SeedEveryBatch
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
+from datamodules.loading import Loading
 from lightning_modules.networks.time_conditioned_mlp import TimeConditionedMLP
 from lightning_modules.optim.schedules import WarmupCosine
 from lightning_modules.robustness.rrcm.finetuning import pretrained_encoder
@@ -162,7 +163,11 @@ def fitted(
     torch.manual_seed(0)
     module = pretraining(first_view=AffineJitter(), second_view=AffineJitter(), **more)
     trainer = quiet(max_epochs=max_epochs, default_root_dir=tmp_path, callbacks=[SeedEveryBatch(), *callbacks])
-    trainer.fit(module, datamodule=LabelledImages(Digits(train_size=250), batch_size=100, seed=0), ckpt_path=ckpt_path)
+    trainer.fit(
+        module,
+        datamodule=LabelledImages(Digits(train_size=250), batch_size=100, loading=Loading(seed=0)),
+        ckpt_path=ckpt_path,
+    )
     return module, trainer
 
 

@@ -20,7 +20,9 @@ from datamodules.classification.image_sets import ImageSet
 from datamodules.classification.image_shards import ImageShards
 from datamodules.classification.image_shards.images import ImagesByOffset, ImagesInParquet
 from datamodules.classification.labelled_images import LabelledImages
+from datamodules.classification.selection.split import Split
 from datamodules.corruptions.label_noise import FromCSV, Symmetric
+from datamodules.loading import Loading
 from tests.datamodules.classification.image_shards.shards import (
     encoded,
     samples,
@@ -66,10 +68,10 @@ def same(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> None:
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_two_epochs_are_those_of_the_same_images_in_folders(kind: str, num_workers: int, tmp_path: Path) -> None:
     """Compare order, crops, labels, label noise and the held-out samples."""
-    options: dict[str, Any] = {"label_noise": Symmetric(0.4), "validation_fraction": 0.2}
+    options: dict[str, Any] = {"label_noise": Symmetric(0.4), "split": Split(0.2)}
 
     def run(source: ImageSet, name: str, workers: int) -> Recorder:
-        data = LabelledImages(source, batch_size=4, seed=3, num_workers=workers, **options)
+        data = LabelledImages(source, batch_size=4, loading=Loading(seed=3, num_workers=workers), **options)
         return trained(data, tmp_path / name, epochs=2)
 
     theirs = run(folder(tmp_path / "folder"), "run_of_folder", 0)
@@ -84,7 +86,7 @@ def test_two_epochs_are_those_of_the_same_images_in_folders(kind: str, num_worke
 def test_a_run_that_is_resumed_within_an_epoch_trains_on_what_was_left(kind: str, tmp_path: Path) -> None:
     def fitted(checkpoint: Path | None = None) -> Recorder:
         saves = ModelCheckpoint(tmp_path / "saved", filename="{step}", every_n_train_steps=5, save_top_k=-1)
-        data = LabelledImages(images(tmp_path / "shards", kind), batch_size=4, seed=3, num_workers=0)
+        data = LabelledImages(images(tmp_path / "shards", kind), batch_size=4, loading=Loading(seed=3, num_workers=0))
         watching = [SeedEveryBatch(3)] if checkpoint else [SeedEveryBatch(3), saves]
         trainer = quiet(max_epochs=3, callbacks=watching, enable_checkpointing=checkpoint is None)
         trainer.fit(module := Recorder(), data, ckpt_path=checkpoint)
@@ -99,7 +101,7 @@ def test_two_ranks_share_each_batch_of_one(kind: str, tmp_path: Path) -> None:
     source = images(tmp_path / "shards", kind)
 
     def of_rank(rank: int, world_size: int) -> list[dict[str, Any]]:
-        data = LabelledImages(source, batch_size=5, seed=3, num_workers=0)
+        data = LabelledImages(source, batch_size=5, loading=Loading(seed=3, num_workers=0))
         data.trainer = on_process(rank, world_size, tmp_path / "run")  # type: ignore[assignment]
         data.setup("fit")
         return list(data.train_dataloader())
@@ -193,7 +195,9 @@ def test_what_is_no_set_of_shards_is_one_sentence(tmp_path: Path) -> None:
     refused(tmp_path, r"train must be a folder or a pattern inside data_dir, got '/x'", train="/x")
     write_parquet(tmp_path / "train-9.parquet", samples(3, 1))
     refused(tmp_path, r"holds both \.tar and \.parquet files; select one format")
-    with pytest.raises(FileNotFoundError, match=r"test is null; set it to a split, or hold out .* data\.test_fraction"):
+    with pytest.raises(
+        FileNotFoundError, match=r"test is null; set it to a split, or hold out .* data\.split\.test_fraction"
+    ):
         ImageShards(3, str(tmp_path)).test()
 
 
@@ -206,7 +210,9 @@ def test_an_unreadable_image_is_named_by_shard_and_sample(kind: str, num_workers
     write_tar(tmp_path / "train.tar", tar_members(every)) if own == "tar" else write_parquet(
         tmp_path / "train.parquet", every
     )
-    data = LabelledImages(images(tmp_path, kind, train=f"train.{own}"), batch_size=15, num_workers=num_workers)
+    data = LabelledImages(
+        images(tmp_path, kind, train=f"train.{own}"), batch_size=15, loading=Loading(num_workers=num_workers)
+    )
     data.setup("fit")
     with pytest.raises(ValueError, match="cannot be read as an image") as raised:
         list(data.train_dataloader())
@@ -261,7 +267,9 @@ def test_features_are_kept_for_the_images_and_not_for_where_they_are_read(tmp_pa
 
 
 def test_prediction_on_a_folder_takes_the_size_of_the_shards(tmp_path: Path) -> None:
-    data = LabelledImages(images(tmp_path / "shards", "tar"), predict_dir=str(tmp_path / "new"), num_workers=0)
+    data = LabelledImages(
+        images(tmp_path / "shards", "tar"), predict_dir=str(tmp_path / "new"), loading=Loading(num_workers=0)
+    )
     shades(tmp_path, "new", ["a"])
     data.setup("predict")
     [batch] = data.predict_dataloader()

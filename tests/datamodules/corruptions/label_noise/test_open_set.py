@@ -13,6 +13,7 @@ from datamodules.classification.labelled_images import LabelledImages
 from datamodules.classification.ood_images import OtherDigits
 from datamodules.corruptions.label_noise import Symmetric
 from datamodules.corruptions.label_noise.open_set import OpenSetLabelNoise, replacements
+from datamodules.loading import Loading
 from tests.datamodules.classification.test_imagenet import write_batches
 
 
@@ -83,7 +84,7 @@ def test_other_ranges_of_values_are_rescaled_and_too_few_images_are_refused() ->
 
 def test_digits_from_the_web_are_partly_other_digits_whose_labels_are_wrong() -> None:
     web = OpenSetLabelNoise(Digits(num_classes=5), OtherDigits([5, 6, 7, 8, 9]), 0.4)
-    data = LabelledImages(web, label_noise=Symmetric(0.25), seed=1)
+    data = LabelledImages(web, label_noise=Symmetric(0.25), loading=Loading(seed=1))
     data.setup("fit")
     true, label = data.train_set.clean_label, data.train_set.label
     foreign = true == UNKNOWN
@@ -103,7 +104,9 @@ def test_cifar_takes_foreign_images(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     stored = ImagesInMemory(torch.zeros(100, 3, 32, 32, dtype=torch.uint8), torch.arange(100))
     monkeypatch.setattr(CIFAR100, "_read", lambda self, split: stored)
     data = LabelledImages(
-        OpenSetLabelNoise(CIFAR100(), ImageNet32(str(tmp_path), num_files=1), 0.3), batch_size=9, seed=2
+        OpenSetLabelNoise(CIFAR100(), ImageNet32(str(tmp_path), num_files=1), 0.3),
+        batch_size=9,
+        loading=Loading(seed=2),
     )
     data.setup("fit")
     replaced = data.train_set.source.fetch(torch.arange(100), None).flatten(1).any(dim=1)
