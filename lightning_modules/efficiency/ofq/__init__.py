@@ -21,8 +21,8 @@ beta) / s, Q_n, Q_p)) + beta'. The network is trained with distillation from a f
     loss = cross-entropy(logits, label) + cross-entropy(logits of the distillation head, softmax(teacher)).
 
 With `weight_quantizer: lsq`, the weights of the blocks also have learned scales, as in the paper's baselines. With two
-bits, the levels of LSQ are -2 s, -s, 0 and s, and those of StatsQ are symmetric. With `lsq_half`, the learned scales have
-the levels of StatsQ, s (i + 1/2), so that the two differ only in the origin of the scale.
+bits, the levels of LSQ are -2 s, -s, 0 and s, and those of StatsQ are symmetric. With `lsq_half`, learned scales have
+StatsQ's levels s (i + 1/2), so that the two differ only in the origin of the scale.
 
 `train/oscillating` is the fraction of the weights in the transformer blocks that oscillate. A weight counts as
 oscillating if the integer to which it is quantised reverses its direction in more than 1 of 200 steps (a running

@@ -93,8 +93,8 @@ def lsq(x: Tensor, scale: Tensor, bounds: Tensor, parts: float = 1.0, offset: fl
     """Compute s (round(clamp(x / s - o, Q_n, Q_p)) + o), where the scale s is learned.
 
     The gradient passes to x where Q_n <= x / s - o <= Q_p. The gradient with respect to s is
-    round(x / s - o) + o - x / s in this range, and Q_n + o or Q_p + o outside of it. The gradient with respect to s is then divided by
-    sqrt(Q_p count), where count is the number of entries that share s.
+    round(x / s - o) + o - x / s in this range, and Q_n + o or Q_p + o outside of it. The gradient with respect to s is
+    then divided by sqrt(Q_p count), where count is the number of entries that share s.
 
     Args:
         x: tensor of any shape.
