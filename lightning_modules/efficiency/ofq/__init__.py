@@ -20,14 +20,16 @@ beta) / s, Q_n, Q_p)) + beta'. The network is trained with distillation from a f
 
     loss = cross-entropy(logits, label) + cross-entropy(logits of the distillation head, softmax(teacher)).
 
-With `weight_quantizer: lsq`, the weights of the blocks also have learned scales, as in the paper's baselines.
+With `weight_quantizer: lsq`, the weights of the blocks also have learned scales, as in the paper's baselines. With two
+bits, the levels of LSQ are -2 s, -s, 0 and s, and those of StatsQ are symmetric. With `lsq_half`, learned scales have
+StatsQ's levels s (i + 1/2), so that the two differ only in the origin of the scale.
 
 `train/oscillating` is the fraction of the weights in the transformer blocks that oscillate. A weight counts as
 oscillating if the integer to which it is quantised reverses its direction in more than 1 of 200 steps (a running
 average with momentum 0.01). Without QKR, `train/oscillating_query_key` is this fraction for the query and key weights,
-and `train/oscillating_others` for all other weights. `train/annealed` is the fraction of weights that are trained
-during CGA. The table `latent_weights` shows how the full-precision weights are distributed between the rounding
-thresholds.
+`train/oscillating_value` for the value weights of the same layers, and `train/oscillating_others` for all other
+weights. `train/annealed` is the fraction of weights that are trained during CGA. The table `latent_weights` shows how
+the full-precision weights are distributed between the rounding thresholds.
 
 A plain network with the exported weights (`callbacks.export_effective_weights.ExportEffectiveWeights`) computes the
 same logits if neither quantised activations nor QKR are used. A plain network can represent neither quantised

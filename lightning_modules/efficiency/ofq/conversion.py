@@ -114,7 +114,7 @@ def quantize(
         end_bits: number of bits of the weights and activations of the first layer and the heads; None means that they
             are not quantised.
         reparametrised: whether to quantise the product of query and key weights as one weight (QKR).
-        kind: quantizer of the weights in MLPs, attention and patch merging, `statsq` or `lsq`.
+        kind: quantizer of the weights in MLPs, attention and patch merging, `statsq`, `lsq` or `lsq_half`.
 
     Raises:
         ValueError: if the network or its attention is frozen, or if its class is not supported.

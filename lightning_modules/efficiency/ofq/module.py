@@ -92,7 +92,7 @@ class OFQ(ClassifierSteps, MethodModule):
             including those of the first layer and the heads.
         reparametrised: whether to quantise the product of query and key weights as one weight (QKR).
         weight_quantizer: quantizer of the weights in MLPs, attention and patch merging; statsq computes the scales from
-            the weights, and lsq learns the scales.
+            the weights, lsq learns the scales, and lsq_half learns the scales of StatsQ's levels.
         annealed_epochs: number of epochs at the end of training in which only weights near a rounding threshold are
             trained (CGA).
         boundary: maximum distance BR, in quantisation steps, between a rounding threshold and the weights that are
@@ -213,6 +213,8 @@ class OFQ(ClassifierSteps, MethodModule):
                 ]
                 log_same(self, "train/oscillating_query_key", share_of([first for first, _ in split]))
                 log_same(self, "train/oscillating_others", share_of([rest for _, rest in split]))
+                own = [rest for (_, rest), qkv in zip(split, whole, strict=True) if qkv]
+                log_same(self, "train/oscillating_value", share_of(own))
 
     def _oscillating(self, number: int) -> Tensor:
         return self.trackers[number].frequency > OFTEN  # type: ignore[operator, return-value]

@@ -70,39 +70,40 @@ class _LSQ(torch.autograd.Function):
     """Round clamped values; gradients flow to the values and to the scale."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, bounds: Tensor, parts: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, bounds: Tensor, parts: float, offset: float) -> Tensor:
         scale = scale.clamp(min=LEAST_SCALE)
         ctx.save_for_backward(x, scale, bounds)
-        ctx.parts = parts
-        return (x / scale).clamp(*bounds.unbind()).round() * scale
+        ctx.parts, ctx.offset = parts, offset
+        return ((x / scale - offset).clamp(*bounds.unbind()).round() + offset) * scale
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         x, scale, bounds = ctx.saved_tensors
         least, greatest = bounds.unbind()
-        ratio = x / scale
+        ratio = x / scale - ctx.offset
         inside = (ratio >= least) & (ratio <= greatest)
         of_x = gradient * inside
-        of_scale = gradient * ratio.clamp(least, greatest).round() - of_x * ratio
+        of_scale = gradient * (ratio.clamp(least, greatest).round() + ctx.offset) - of_x * (ratio + ctx.offset)
         count = ctx.parts * x.numel() / scale.numel()
-        return of_x.to(x.dtype), of_scale.sum_to_size(scale.shape) / (greatest * count).sqrt(), None, None
+        return of_x.to(x.dtype), of_scale.sum_to_size(scale.shape) / (greatest * count).sqrt(), None, None, None
 
 
-def lsq(x: Tensor, scale: Tensor, bounds: Tensor, parts: float = 1.0) -> Tensor:
-    """Compute s round(clamp(x / s, Q_n, Q_p)), where the scale s is learned.
+def lsq(x: Tensor, scale: Tensor, bounds: Tensor, parts: float = 1.0, offset: float = 0.0) -> Tensor:
+    """Compute s (round(clamp(x / s - o, Q_n, Q_p)) + o), where the scale s is learned.
 
-    The gradient passes to x where Q_n <= x / s <= Q_p. The gradient with respect to s is round(x / s) - x / s in this
-    range, and Q_n or Q_p outside of it. The gradient with respect to s is then divided by sqrt(Q_p count), where count
-    is the number of entries that share s.
+    The gradient passes to x where Q_n <= x / s - o <= Q_p. The gradient with respect to s is
+    round(x / s - o) + o - x / s in this range, and Q_n + o or Q_p + o outside of it. The gradient with respect to s is
+    then divided by sqrt(Q_p count), where count is the number of entries that share s.
 
     Args:
         x: tensor of any shape.
         scale: scale s, which can be broadcast to x; values below 1e-5 are replaced by 1e-5.
         bounds: bounds Q_n and Q_p, `[2]`.
         parts: number of entries on all ranks that share s, divided by the number of such entries on this rank.
+        offset: offset o of the levels; 0 in LSQ, and 1/2 for the levels of StatsQ.
     """
-    return _LSQ.apply(x, scale, bounds, parts)
+    return _LSQ.apply(x, scale, bounds, parts, offset)
 
 
 def bounds_of(bits: int, signed: bool) -> Tensor:
@@ -151,6 +152,7 @@ class _Scaled(nn.Module):
         self.register_buffer("bounds", bounds_of(bits, signed is not False))
         self.calibrating = False
         self.parts = 1.0
+        self.offset = 0.0
 
     def _quantized(self, x: Tensor, dim: int, factor: float) -> Tensor:
         """Quantise with a single scale, or with one scale per index along `dim`, which is counted from the end."""
@@ -162,7 +164,7 @@ class _Scaled(nn.Module):
                 others = [each for each in range(x.ndim) if len(self.scale) == 1 or each != x.ndim + dim]
                 mean = x.abs().mean(dim=others)
                 self.scale.copy_(factor * mean / self.bounds[1].sqrt())
-        return lsq(x, self.scale.view(shape), self.bounds, self.parts)
+        return lsq(x, self.scale.view(shape), self.bounds, self.parts, self.offset)
 
     def described(self) -> dict[str, Any]:
         """Return the bits, the range and the scales as JSON values."""
@@ -176,21 +178,24 @@ class LSQWeight(_Scaled, WeightFunction):
     Args:
         bits: number b of bits, at least 2.
         rows: number of rows of the weight.
+        offset: offset o of the levels s (i + o). With 1/2, the initial levels are those of StatsQ.
     """
 
-    def __init__(self, bits: int, rows: int) -> None:
+    def __init__(self, bits: int, rows: int, offset: float = 0.0) -> None:
         super().__init__(bits, rows, signed=True)
+        self.offset = offset
 
     def forward(self, weight: Tensor) -> Tensor:
-        return self._quantized(weight, -weight.ndim, 2.0)
+        n = 2 ** (self.bits - 1)
+        return self._quantized(weight, -weight.ndim, 2 * (n - 1) ** 0.5 / n if self.offset else 2.0)
 
     def positions(self, weight: Tensor) -> Tensor:
-        """Compute the position W / s of each entry; rounding and clipping the position gives the entry's integer."""
+        """Compute the position W / s - o of each entry; rounding and clipping it gives the entry's integer."""
         scale = self.scale.detach().clamp(min=LEAST_SCALE)
-        return weight.detach() / scale.view(-1, *[1] * (weight.ndim - 1))
+        return weight.detach() / scale.view(-1, *[1] * (weight.ndim - 1)) - self.offset
 
     def describe(self) -> dict[str, Any]:
-        return self.described()
+        return {**self.described(), **({"offset": self.offset} if self.offset else {})}
 
 
 class Quantizer(_Scaled):
@@ -246,13 +251,13 @@ class Quantizer(_Scaled):
         return self.described() | {f"shift_{when}": shift.tolist() for when, shift in shifts.items()}
 
 
-WeightQuantizer = Literal["statsq", "lsq"]
+WeightQuantizer = Literal["statsq", "lsq", "lsq_half"]
 WEIGHT_QUANTIZERS: tuple[WeightQuantizer, ...] = get_args(WeightQuantizer)
 
 
 def weight_quantizer(kind: WeightQuantizer, bits: int, rows: int) -> StatsQ | LSQWeight:
     """Return the quantizer for a weight with `rows` rows: StatsQ, or LSQ with a learned scale for each row."""
-    return StatsQ(bits) if kind == "statsq" else LSQWeight(bits, rows)
+    return StatsQ(bits) if kind == "statsq" else LSQWeight(bits, rows, 0.5 if kind == "lsq_half" else 0.0)
 
 
 def scaled_parts(network: nn.Module) -> list[_Scaled]:

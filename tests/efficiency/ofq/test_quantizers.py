@@ -68,21 +68,32 @@ def test_a_threshold_is_where_the_level_changes() -> None:
     assert statsq(torch.zeros(2, 3), 2).equal(torch.zeros(2, 3))
 
 
-@pytest.mark.parametrize("signed", [True, False])
-def test_lsq_has_the_gradients_of_its_formula_also_between_the_last_level_and_its_rounding(signed: bool) -> None:
+@pytest.mark.parametrize(("signed", "offset"), [(True, 0.0), (False, 0.0), (True, 0.5)])
+def test_lsq_has_the_gradients_of_its_formula_also_between_the_last_level_and_its_rounding(
+    signed: bool, offset: float
+) -> None:
     bounds = bounds_of(2, signed).double()
     least, greatest = bounds.tolist()
     ratio = torch.tensor([-3.0, -2.2, -1.9, -0.4, 0.2, 0.7, 0.99, 1.2, 1.4, 2.6, 3.2, 4.0], dtype=torch.float64)
     scale = torch.tensor([0.3], dtype=torch.float64, requires_grad=True)
-    x, gradient = (ratio * 0.3).requires_grad_(), numbers(12)
-    value = lsq(x, scale, bounds)
+    x, gradient = ((ratio + offset) * 0.3).requires_grad_(), numbers(12)
+    value = lsq(x, scale, bounds, offset=offset)
     inside = (ratio >= least) & (ratio <= greatest)
-    torch.testing.assert_close(value, 0.3 * ratio.clamp(least, greatest).round())
+    torch.testing.assert_close(value, 0.3 * (ratio.clamp(least, greatest).round() + offset))
     of_x, of_scale = torch.autograd.grad(value, [x, scale], gradient)
     assert of_x.equal(gradient * inside)
-    slope = torch.where(inside, ratio.round() - ratio, ratio.clamp(least, greatest))
+    slope = torch.where(inside, ratio.round() - ratio, ratio.clamp(least, greatest) + offset)
     expected = (gradient * slope).sum() / math.sqrt(greatest * 12)
     torch.testing.assert_close(of_scale[0], expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("bits", [2, 3])
+def test_learned_scales_of_half_integer_levels_begin_as_statsq(bits: int) -> None:
+    weight, quantizer = numbers(3, 40), LSQWeight(bits, 3, offset=0.5).double()
+    with calibrating([quantizer]):
+        quantizer(weight)
+    torch.testing.assert_close(quantizer(weight), statsq(weight, bits))
+    torch.testing.assert_close(quantizer.positions(weight), positions(weight, bits))
 
 
 def test_the_gradient_of_a_scale_counts_the_elements_that_share_it() -> None:
