@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, ArgumentParser
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -23,7 +23,6 @@ from lightning_modules.backbones.text_classifier import transformers_classifier
 from lightning_modules.backbones.tiled import TiledInference, padded, tiled
 from lightning_modules.networks.cifar_resnet import CIFARResNet
 from lightning_modules.networks.mlp import MLP
-from tests.backbones.test_factories import from_config, named
 from tests.backbones.test_replacement import Doubled, vit
 from tests.backbones.test_text_classifier import BERT
 from tests.backbones.test_tiled import IMAGE
@@ -37,7 +36,10 @@ def config_must_name_a_network_of_diffusers(root: Path, class_name: str | None) 
 
 def wrong_key_type_or_value_in_a_config(factory: str, init_args: dict[str, Any]) -> object:
     first = "name" if factory == "timm_model" else "name_or_path"
-    return from_config(named(factory, **{first: "test_vit"}, **init_args))
+    config = {"class_path": f"lightning_modules.backbones.{factory}", "init_args": {first: "test_vit", **init_args}}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--network", type=nn.Module)
+    return parser.instantiate(parser.parse_object({"network": config})).network
 
 
 def replaced(network: nn.Module, patterns: list[str]) -> object:

@@ -37,7 +37,7 @@ def ood_scores_without_other_images(_: Path) -> object:
 REJECTED: list[Row] = [
     ("Noise2Noise without a second image",
      lambda _: gradient_of_a_step(Noise2Noise(Restored()), {"noisy": CLEAN, "clean": CLEAN}), ValueError,
-     r"needs a second noisy image of each scene: set data\.second_noisy to true"),
+     r"needs a second noisy image of each scene: set data\.noise_samples to two"),
     ("small patches 1", lambda _: small_patches((16, 7), 8), ValueError,
      r"patches of \[16, 7\] pixels must not be smaller than model.square"),
     ("small patches 2", lambda _: small_patches((4, 4), 2), ValueError,

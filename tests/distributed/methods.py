@@ -173,7 +173,7 @@ SIGNED_DIGITS = {  # 61 images in batches of 21, 21 and 19, and 29 test images
 GRAPH = {  # three steps per epoch, and a path of five
     "data.init_args.table.init_args": {"nodes": 6, "edges": 8, "samples": 51},
     "data.init_args.loading.passes_per_epoch": 3,
-    "model.init_args": {"nodes": 6, "warm_iterations": 30, "iterations": 70, "iterations_per_step": 30},
+    "model.init_args": {"nodes": 6, "schedule": {"warm_iterations": 30, "iterations": 70}, "iterations_per_step": 30},
 }
 STREAM = {  # 67 rounds in batches of 20, 20, 20 and 7; of three rows per round, the processes have two and one
     "data.init_args.table.init_args": {"rounds": 67, "sigma": 0.5, "changes": 2},

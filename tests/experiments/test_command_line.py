@@ -62,7 +62,7 @@ data:
   init_args:
     images: {class_path: datamodules.classification.folder_sets.ImageFolder, init_args: {image_size: 8, resize: 8}}
     batch_size: 2
-    num_workers: 0
+    loading: {num_workers: 0}
 checkpoint: {test_checkpoint: last}
 trainer: {max_epochs: 1, accelerator: cpu}
 """

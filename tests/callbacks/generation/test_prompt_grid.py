@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from callbacks.generation.prompt_grid import PromptGrid
 from lightning_modules.backbones.diffusion.families import text_to_image_pipeline
+from lightning_modules.backbones.diffusion.guidance import Sampling
 from lightning_modules.backbones.diffusion.z_image import ZImage
 from tests.callbacks.generation.tiny_generator import TinyGenerator
 from tests.callbacks.test_figures_to_loggers import PictureLogger
@@ -61,7 +62,7 @@ def images_of(path: Path, rows: int, columns: int, side: int) -> np.ndarray:
 
 
 def test_grids_show_what_diffusers_generates_with_the_averaged_weights(text_to_image: Path, tmp_path: Path) -> None:
-    own = fit(text_to_image, tmp_path / "a", [grid(guidance_scale=3.0)], guidance_scale=1.0, num_inference_steps=1)
+    own = fit(text_to_image, tmp_path / "a", [grid(guidance_scale=3.0)], sampling=Sampling(1, 1.0))
     folder = tmp_path / "a" / "run"
     assert list(grids(tmp_path / "a")) == ["step_000000.png", "step_000002.png", "step_000004.png"]
     with Image.open(folder / "figures/prompts/step_000004.png") as picture:

@@ -48,7 +48,7 @@ def test_settings_are_those_of_the_authors(key: str) -> None:
     assert schedule["init_args"] == {"epochs": found[0], **({"constant_epochs": plain} if alone else {})}
     assert (correction["gamma"], loss["temperature"], detection["threshold"]) == (2.0, 0.2, 0.95)
     assert detection["detectors"] == (["loss"] if alone else ["linear", "loss"])
-    assert data.get("passes_per_epoch", 1) == (2 if key.endswith("_plus") else 1)
+    assert data.get("loading", {}).get("passes_per_epoch", 1) == (2 if key.endswith("_plus") else 1)
     assert "augmentation" not in data
     assert bool(model.get("strong_view")) != alone
     assert loss.get("confidence", False) == alone

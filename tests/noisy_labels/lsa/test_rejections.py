@@ -31,7 +31,7 @@ REJECTED: list[Row] = [
     ("fit", lambda _: fit(one_network(**PLAIN), 1, data(augmentation=Augmentation(flip=True))), ValueError,
      "PLSLSA.* data.augmentation"),
     ("fit passes_per_epoch", lambda _: fit(two_networks(**PLAIN), 1, data(passes_per_epoch=1)), ValueError,
-     "PLSLSA.* data.passes_per_epoch"),
+     r"PLSLSA.* data\.loading\.passes_per_epoch"),
     ("state of another training set", state_of_another_training_set, ValueError, "per-sample state"),
 ]
 # fmt: on
