@@ -183,7 +183,7 @@ def _claim(row: Row, name: str, measured: Mapping[str, Row]) -> str:
 
 
 def _command(text: str) -> str:
-    return text if text.startswith("python ") else f"python train.py {text}"
+    return text if text.startswith(("python ", "pytest ")) else f"python train.py {text}"
 
 
 def _test(name: str) -> str:
