@@ -21,7 +21,7 @@ subcommands, each with its own --help:
 """
 
 
-def shadowed() -> str | None:
+def find_shadowing_package() -> str | None:
     """Describe the first package of this project that is hidden by another package of the same name, or return None."""
     for name in PACKAGES:
         spec, own = find_spec(name), Path(__file__).resolve().with_name(name)
@@ -54,7 +54,7 @@ def main(args: list[str] | None = None) -> int:
     """
     if args is None:
         protect_child_processes()
-    if wrong := shadowed():
+    if wrong := find_shadowing_package():
         print(f"error: {wrong}", file=sys.stderr)
         return 2
     from experiments import commands

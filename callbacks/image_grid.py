@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.drawing.image_grid import CELL, draw_image_grid, first_rows, joined, num_rows
+from callbacks.drawing.image_grid import CELL, concatenate_rows, draw_image_grid, first_rows, num_rows
 from datamodules.arguments import at_least, one_of, positive
 from datamodules.files.whole_files import save_figure
 from lightning_modules.interfaces import (
@@ -119,5 +119,5 @@ class ImageGrid(Callback):
         directory = trainer.log_dir if trainer.loggers else None  # a broadcast, so every rank must read it
         batches, self._batches = self._batches, []
         if directory is not None and batches:
-            figure = draw_image_grid(joined(batches), class_names(trainer), cell=self.cell)
+            figure = draw_image_grid(concatenate_rows(batches), class_names(trainer), cell=self.cell)
             save_figure(figure, Path(directory, "figures", f"{name}.png"), dpi=120)

@@ -4,7 +4,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_modules.interfaces import Classifier, ShiftedTestSets, require, require_data
-from lightning_modules.training.evaluation_mode import classified
+from lightning_modules.training.evaluation_mode import iterate_logits
 from lightning_modules.training.logging import log_same
 
 
@@ -31,7 +31,7 @@ class ShiftedAccuracy(Callback):
         accuracies = []
         for name, loader in data.shifted_test_loaders().items():
             counts = torch.zeros(2, dtype=torch.int64, device=pl_module.device)  # correct, total
-            for batch, logits in classified(trainer, pl_module, loader):
+            for batch, logits in iterate_logits(trainer, pl_module, loader):
                 if "classes" in batch:
                     predicted = batch["classes"][logits[:, batch["classes"]].argmax(dim=1)]
                 else:

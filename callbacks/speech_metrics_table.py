@@ -73,13 +73,13 @@ class SpeechMetricsTable(Callback):
             return
         table = pd.DataFrame(require(pl_module, SpeechMeasurer, "SpeechMetricsTable").quality.table)
         write_csv(Path(directory, "speech_quality.csv"), table)
-        write_csv(Path(directory, "speech_quality_summary.csv"), summary(table))
+        write_csv(Path(directory, "speech_quality_summary.csv"), speech_summary(table))
         if self.shown:
             save_figure(spectrograms(self.shown), Path(directory, "figures", "spectrograms.png"))
             keep(self.shown, Path(directory, "recordings"))
 
 
-def summary(table: pd.DataFrame) -> pd.DataFrame:
+def speech_summary(table: pd.DataFrame) -> pd.DataFrame:
     """Compute each metric's mean, standard deviation and count, for each dataset and for each band of the input SNR."""
     low = (table["input_snr"] // BAND * BAND).map(lambda low: f"{low:g} to {low + BAND:g} dB")
     parts = [table.assign(band="all"), table.assign(band=low)]
@@ -88,7 +88,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     return grouped.agg(["mean", "std", "count"]).reset_index()
 
 
-def decibels(signal: Tensor) -> np.ndarray:
+def spectrogram_decibels(signal: Tensor) -> np.ndarray:
     """Compute the spectrogram `[frequencies, frames]` of a signal `[samples]`, in decibels."""
     window = min(WINDOW, 2 ** int(np.log2(len(signal) / 8)))
     transform = torch.stft(signal, window, window // 4, window=torch.hann_window(window), return_complex=True)
@@ -103,7 +103,7 @@ def spectrograms(shown: list[dict[str, Any]]) -> "Figure":
     figure = Figure(figsize=(3.4 * len(kinds), 2.2 * len(shown) + 0.3), layout="constrained")
     panels = figure.subplots(len(shown), len(kinds), squeeze=False)
     for row, recording in zip(panels, shown, strict=True):
-        levels = {kind: decibels(recording[kind]) for kind in kinds}
+        levels = {kind: spectrogram_decibels(recording[kind]) for kind in kinds}
         loudest = levels["clean"].max()
         seconds, highest = len(recording["clean"]) / recording["sample_rate"], recording["sample_rate"] / 2000
         for panel, kind in zip(row, kinds, strict=True):

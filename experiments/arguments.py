@@ -79,7 +79,7 @@ def are_seeds(value: object) -> bool:
     return 0 < len(value) == len(set(value))
 
 
-def finite(value: object) -> float | None:
+def finite_number(value: object) -> float | None:
     """Convert a YAML value (or a string such as `1e-3`) to a number. Return None if it is not a finite number."""
     with contextlib.suppress(TypeError, ValueError):
         number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]

@@ -219,7 +219,7 @@ def one_line(methods: Sequence[Method]) -> Iterator[str]:
         yield f"{method.name:{name}}  {method.field:{field}}  {method.paper}"
 
 
-def described(method: Method, claims: Sequence[str]) -> Iterator[str]:
+def describe_method(method: Method, claims: Sequence[str]) -> Iterator[str]:
     """Yield the lines that describe a method: class path, paper, first equation, configurations and claims."""
     yield method.class_path
     yield f"  {method.paper}" + (f", by {method.paper.authors}" if method.paper.authors else "")

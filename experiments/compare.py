@@ -10,25 +10,25 @@ from rich.table import Table
 
 from datamodules.files.whole_files import write_text
 from experiments.claims.arms import Arm
-from experiments.method_table import Places, by_metric, method_table, places, swept_keys
+from experiments.method_table import Places, by_metric, method_table, swept_keys, table_cells
 from experiments.results import (
     DIVERGED,
     Result,
     Summary,
     arrow,
     chosen,
-    grid,
     in_order,
     markdown,
+    metrics_grid,
     read_curves,
     read_test_metrics,
     summarise,
     table,
     without_repetition,
-    write_csv,
+    write_results,
 )
 from experiments.run_request import Experiment, Run, check, code_fingerprint, record, unique_names
-from experiments.sweeps.fits import HEADER, cells, fits, write_fits
+from experiments.sweeps.fits import HEADER, exponent_cells, fits, write_fits
 
 MAX_CONFIGS = 10
 """Maximum number of configs in a figure of training curves, in which each config has a different colour."""
@@ -46,7 +46,7 @@ def default_output(arms: Sequence[Arm]) -> Path:
     return Path("runs/compare") / folder / name
 
 
-def plan(experiments: Sequence[Experiment], seeds: Sequence[int], output: Path) -> list[Run]:
+def plan_runs(experiments: Sequence[Experiment], seeds: Sequence[int], output: Path) -> list[Run]:
     """Plan all runs, ordered by seed, so that configs can be compared early, and check the output directory."""
     runs = [Run(each, seed, output / each.name / f"seed_{seed}") for seed in seeds for each in experiments]
     for run in runs:
@@ -103,7 +103,7 @@ def provenance(runs: Sequence[Run]) -> str:
     return ", ".join(parts) + "."
 
 
-def write(
+def write_comparison(
     runs: Sequence[Run], output: Path, metrics: Sequence[str] = (), fit: Sequence[str] = ()
 ) -> tuple[list[Table], list[Path]]:
     """Write tables and figures of the finished runs. The tables runs.csv and summary.csv always contain all metrics.
@@ -124,13 +124,13 @@ def write(
     experiments = list(dict.fromkeys(run.experiment for run in runs))
     names = {each.title: each.name for each in experiments}
     rows: list[Sequence[object]] = [(names[r.config], r.metric, r.seed, r.value) for r in found]
-    write_csv(output / "runs.csv", ["config", "metric", "seed", "value"], rows)
+    write_results(output / "runs.csv", ["config", "metric", "seed", "value"], rows)
     columns = ["metric", "mean", "std", "seeds", "diverged", "not_finite"]
     rows = [(names[each.config], *(getattr(each, name) for name in columns)) for each in summarise(found)]
-    write_csv(output / "summary.csv", ["config", *columns], rows)
+    write_results(output / "summary.csv", ["config", *columns], rows)
     found = chosen(found, metrics)
     summaries = without_repetition(summarise(found))
-    place = places(experiments)
+    place = table_cells(experiments)
     done = [run for run in runs if run.finished]
     pictures = []
     if place and summaries:
@@ -150,18 +150,18 @@ def write(
     over = f"mean ± std over {_seeds(summaries)}"
     if place and summaries:
         header, cells_of_metrics = method_table(summaries, place)
-        write_csv(output / "table.csv", ["metric", *header], cells_of_metrics)
+        write_results(output / "table.csv", ["metric", *header], cells_of_metrics)
         for metric, own in by_metric(cells_of_metrics):
             tables.append(table(f"{metric}{arrow(metric)}, {over}", header, own))
             lines.append(f"## {metric}{arrow(metric)}\n\n{markdown(header, own)}\n")
     elif summaries:
-        tables.append(table(over, *grid(summaries)))
-        lines.append(markdown(*grid(summaries)))
+        tables.append(table(over, *metrics_grid(summaries)))
+        lines.append(markdown(*metrics_grid(summaries)))
     lines.append("\n")
     if laws := fits(found, experiments, fit):
         write_fits(laws, output / "exponents.csv")
-        tables.append(table("fitted exponents ± standard error", HEADER, cells(laws)))
-        lines.append(f"## Exponents\n\n{markdown(HEADER, cells(laws))}\n")
+        tables.append(table("fitted exponents ± standard error", HEADER, exponent_cells(laws)))
+        lines.append(f"## Exponents\n\n{markdown(HEADER, exponent_cells(laws))}\n")
         if any(each.law for each in laws):
             draw_exponents(laws, output / "exponents.png")
             pictures.append(output / "exponents.png")
@@ -199,7 +199,7 @@ def show(
     runs: Sequence[Run], output: Path, console: Console, metrics: Sequence[str] = (), fit: Sequence[str] = ()
 ) -> None:
     """Write tables and figures of the finished runs, and print the tables and the file names."""
-    tables, pictures = write(runs, output, metrics, fit)
+    tables, pictures = write_comparison(runs, output, metrics, fit)
     for each in tables:
         console.print(each)
     for path in [output / "summary.csv", *pictures]:

@@ -42,7 +42,7 @@ def relative(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def located(path: Path) -> Path:
+def locate_config(path: Path) -> Path:
     """Find a configuration file at its path or, for `configs/...`, among the configurations in the package."""
     ours = PROJECT / path
     # os.path returns False if a string is too long for a path
@@ -66,7 +66,7 @@ def text_of(path: Path) -> str:
         raise ValueError(f"{path} is not a text in UTF-8: {error.reason} at byte {error.start}") from None
 
 
-def parsed(text: str, path: Path) -> Any:
+def parse_yaml(text: str, path: Path) -> Any:
     """Parse the text of a YAML file whose aliases expand to at most `MOST_VALUES` values."""
     try:
         content = load_yaml(text)
@@ -84,7 +84,7 @@ def parsed(text: str, path: Path) -> Any:
 
 def mapping_of(path: Path) -> dict[str, Any]:
     """Read a configuration file."""
-    content = parsed(text_of(path), path)
+    content = parse_yaml(text_of(path), path)
     if not isinstance(content, dict):
         raise ValueError(
             f"{path} is not a configuration: it must be a mapping with keys such as model, data and trainer "
@@ -126,11 +126,13 @@ def without_base_line(text: str) -> str:
     return own if re.search(r"^[^#\s]", own, re.MULTILINE) else "{}\n"
 
 
-def dotted(value: Any, prefix: str = "") -> dict[str, Any]:
+def flatten_settings(value: Any, prefix: str = "") -> dict[str, Any]:
     """Flatten nested settings to dotted names without `init_args`, for example `data.label_noise.noise_rate`."""
     if not isinstance(value, dict) or not value:
         return {plain(prefix): value}
-    return {name: leaf for key, inner in value.items() for name, leaf in dotted(inner, f"{prefix}.{key}").items()}
+    return {
+        name: leaf for key, inner in value.items() for name, leaf in flatten_settings(inner, f"{prefix}.{key}").items()
+    }
 
 
 def plain(key: str) -> str:
@@ -140,5 +142,5 @@ def plain(key: str) -> str:
 
 def settings_of(path: Path) -> dict[str, Any]:
     """Read the settings of a configuration and its base into a dict by dotted names."""
-    leaves = [leaf for file in with_base(path) for leaf in dotted(mapping_of(file)).items()]
+    leaves = [leaf for file in with_base(path) for leaf in flatten_settings(mapping_of(file)).items()]
     return {name: value for name, value in leaves if name != "base"}

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from experiments.config_files import PROJECT, dotted, mapping_of, settings_of
+from experiments.config_files import PROJECT, flatten_settings, mapping_of, settings_of
 
 STATES = ("finished", "running", "killed", "failed")
 BLOCK = re.compile(r"^(model|data|trainer):\n((?: .*\n|\n)*)", re.MULTILINE)
@@ -131,7 +131,7 @@ def changed_settings(directory: Path) -> list[tuple[str, object, object]]:
     config = PROJECT / "configs" / parts[0] / f"{parts[1]}.yaml" if len(parts) == 3 else PROJECT
     if not config.is_file():
         return []
-    own = dotted(mapping_of(directory / "config.yaml"))
+    own = flatten_settings(mapping_of(directory / "config.yaml"))
     return [(key, value, own[key]) for key, value in settings_of(config).items() if key in own and own[key] != value]
 
 

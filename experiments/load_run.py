@@ -70,7 +70,7 @@ def load_built(
             run, weights = stack.enter_context(TemporaryDirectory()), snapshot / WEIGHTS
             shutil.copyfile(snapshot / "config.yaml", Path(run, "config.yaml"))
         try:
-            built = _built(["test", "--resume", run, *arguments])
+            built = _build(["test", "--resume", run, *arguments])
         except (ArgumentError, ValueError, TypeError, ImportError, MisconfigurationException) as error:
             if isinstance(error, ValueError) and not is_address:
                 raise
@@ -84,7 +84,7 @@ def load_built(
     return built
 
 
-def _built(arguments: list[str]) -> BuiltRun:
+def _build(arguments: list[str]) -> BuiltRun:
     seeds = {name: os.environ.get(name) for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")}
     try:
         with isolate_rng():

@@ -12,7 +12,7 @@ Places = Mapping[str, tuple[str, str]]
 """Row and column of each experiment, by the title of the experiment."""
 
 
-def places(experiments: Sequence[Experiment]) -> Places:
+def table_cells(experiments: Sequence[Experiment]) -> Places:
     """Assign a row and a column of the table to each experiment.
 
     Each row is a config, and each column is a value of the varied key. If two keys vary, each row is a config with a

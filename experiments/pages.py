@@ -11,7 +11,7 @@ from datamodules.files.whole_files import write_text
 from experiments.abstracts import abstracts_page, read_abstracts
 from experiments.catalogue import PROJECT, Method, field_title, find_methods
 from experiments.claims.verdicts import HOLDS, Row, claims_table, reproduced_page, reproductions
-from experiments.pictures import make_picture, pictured
+from experiments.pictures import make_picture, pictures_of_methods
 from experiments.results import markdown, mean_and_std, read_csv
 
 STRIP = ("sdap", "noise_diffusion", "subgm", "monna", "denoised_smoothing", "tract")
@@ -25,7 +25,7 @@ def sections(methods: Sequence[Method]) -> Iterator[tuple[str, str, list[Method]
         yield field, folder, list(own)
 
 
-def generated(project: Path = PROJECT) -> dict[Path, str]:
+def generate_pages(project: Path = PROJECT) -> dict[Path, str]:
     """Generate the texts of the pages and of README.md. Return a dict from path to text."""
     methods = find_methods(project)
     rows = read_csv(project / "docs/claims.csv")
@@ -41,7 +41,7 @@ def generated(project: Path = PROJECT) -> dict[Path, str]:
     )
     pages[project / "docs/methods.md"] = f"# Methods\n\n{NOTE}\n{_table(methods, claims)}"
     if reproduced := reproductions(rows):
-        papers = {config.path.parent.name: _linked(method) for method in methods for config in method.configs}
+        papers = {config.path.parent.name: _link(method) for method in methods for config in method.configs}
         text = reproduced_page(reproduced, papers)
         pages[project / "docs/reproduced.md"] = f"# Checked against numbers and theorems\n\n{NOTE}\n{text}"
     if abstracts := read_abstracts(project / "docs/abstracts.csv"):
@@ -57,7 +57,7 @@ def _strip(methods: Sequence[Method], project: Path) -> str:
     """Build tables of three pictures each, with the names of the methods above the pictures and captions below them."""
     columns = {}
     for field, folder, own in sections(methods):
-        for picture in pictured(own, project):
+        for picture in pictures_of_methods(own, project):
             if picture.name in STRIP:
                 image = f"[![{_names(own)}](docs/images/{picture.name}.png)](docs/{field}.md#{folder})"
                 columns[picture.name] = (f"[{_names(own)}](docs/{field}.md#{folder})", image, picture.see)
@@ -75,7 +75,7 @@ def _problems(methods: Sequence[Method], claims: Sequence[Row], path: Path) -> s
         if claim is None or method is None:
             raise ValueError(f"{path}: docs/claims.csv has no claim {problem['claim']}")
         here, there = (mean_and_std(float(claim[f"{one}_mean"]), math.nan) for one in ("method", "baseline"))
-        link = _linked(method, "docs/")
+        link = _link(method, "docs/")
         shown = f"{claim['metric'].partition('/')[2]} {here}, baseline {there}"
         if claim["verdict"] != HOLDS:
             shown += " (does not hold)"
@@ -83,7 +83,7 @@ def _problems(methods: Sequence[Method], claims: Sequence[Row], path: Path) -> s
     return markdown(["problem", "data needed", "method", "cost", "what it showed here"], rows)
 
 
-def _linked(method: Method, folder: str = "") -> str:
+def _link(method: Method, folder: str = "") -> str:
     return f"[{method.name}]({folder}{method.page})"
 
 
@@ -123,7 +123,7 @@ def _claims_of(methods: Sequence[Method], claims: Sequence[Row]) -> list[Row]:
 
 def _pictures_of(methods: Sequence[Method], project: Path) -> str:
     shown = []
-    for picture in pictured(methods, project):
+    for picture in pictures_of_methods(methods, project):
         if (project / f"docs/images/{picture.name}.png").is_file():
             alt = f"![{_names(methods)}](images/{picture.name}.png)"
             made = f"`{picture.source}` of `{picture.command}`."
@@ -140,7 +140,7 @@ def _table(methods: Sequence[Method], claims: Sequence[Row]) -> str:
         one = len(verdicts) == 1
         verdict = f"{verdicts.count(HOLDS)} of {len(verdicts)} {'claim holds' if one else 'claims hold'}"
         venue = f"{link}, {paper.venue}" if paper.venue else link
-        rows.append([_linked(method), field_title(method.field), venue, verdict if verdicts else "-"])
+        rows.append([_link(method), field_title(method.field), venue, verdict if verdicts else "-"])
     return markdown(["method", "field", "paper", "verdict"], rows)
 
 
@@ -155,7 +155,7 @@ def make_pictures(runs: Path, names: Sequence[str] = (), project: Path = PROJECT
     found = [
         picture
         for _, _, own in sections(find_methods(project))
-        for picture in pictured(own, project)
+        for picture in pictures_of_methods(own, project)
         if not names or picture.name in names
     ]
     if unknown := set(names) - {picture.name for picture in found}:

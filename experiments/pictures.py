@@ -87,7 +87,7 @@ class Picture:
         )
 
 
-def pictured(methods: Sequence[Method], project: Path) -> Iterator[Picture]:
+def pictures_of_methods(methods: Sequence[Method], project: Path) -> Iterator[Picture]:
     """Yield the pictures whose first arm is a configuration of the methods."""
     paths = [config.path for method in methods for config in method.configs]
     for folder in dict.fromkeys(path.parent for path in paths):
@@ -150,18 +150,18 @@ def make_picture(picture: Picture, runs: Path, project: Path) -> None:
 def _draw(picture: Picture, arguments: Sequence[str], output: Path) -> Path:
     """Draw a picture of all runs of a comparison."""
     from experiments.commands import parse
-    from experiments.compare import collect, plan
+    from experiments.compare import collect, plan_runs
     from experiments.figures import draw_comparison
     from experiments.method_table import swept_keys
     from experiments.results import chosen
     from experiments.run_request import load_experiments
     from experiments.sweeps.figures import draw_heat_maps, draw_lines
-    from experiments.sweeps.variations import variation, varied
+    from experiments.sweeps.variations import variation, vary_experiments
 
     options = parse("compare", arguments)
     experiments = load_experiments(options.configs, options.overrides)
-    experiments = varied(experiments, [variation(text) for text in options.vary], options.overrides)
-    planned = plan(experiments, options.seeds, output)
+    experiments = vary_experiments(experiments, [variation(text) for text in options.vary], options.overrides)
+    planned = plan_runs(experiments, options.seeds, output)
     path = output / "picture.png"
     if picture.source in ("table.png", "comparison.png"):
         labels = dict.fromkeys(each.label for each in experiments)
@@ -279,7 +279,7 @@ def _table(file: Path, picture: Picture) -> "pd.DataFrame":
         table = pd.DataFrame(read_curves(file)).rename_axis("epoch").sort_index().reset_index()
         return table[list(picture.axes)]
     if file.name == "certification.csv":
-        return _certified(file)
+        return _certify(file)
     table = pd.read_csv(file)
     for name, value in picture.rows.items():
         table = table[table[name].astype(str) == value].drop(columns=name)
@@ -292,7 +292,7 @@ def _existing(file: Path, picture: Picture) -> Path:
     return file
 
 
-def _certified(file: Path) -> "pd.DataFrame":
+def _certify(file: Path) -> "pd.DataFrame":
     """Compute the certified accuracy at equally spaced radii from a certification log."""
     import numpy as np
     import pandas as pd

@@ -107,8 +107,8 @@ def final_metrics(metrics: Mapping[str, float], given_labels: bool = False) -> l
         given_labels: whether validation labels are noisy. If true, a note says so.
     """
     stages = ("train/", "val/", "test/")
-    shown = [name for name in metrics if not re.search(r"_step$|[/_]\d+$", name) and not repeated(name, metrics)]
-    shown.sort(key=lambda name: (*beside(name), name))
+    shown = [name for name in metrics if not re.search(r"_step$|[/_]\d+$", name) and not repeats_tested(name, metrics)]
+    shown.sort(key=lambda name: (*best_epoch_key(name), name))
     shown.sort(key=lambda name: next((i for i, stage in enumerate(stages) if stage in name), -1))
     width = max(map(len, shown), default=0)
     note = "  on the given labels, some of which may be false"
@@ -138,7 +138,7 @@ def chosen(results: Sequence[Result], metrics: Sequence[str]) -> list[Result]:
         metrics: names with or without a stage, such as `test/accuracy` or `accuracy`. If empty, all metrics are
             selected.
     """
-    known = dict.fromkeys(beside(result.metric)[0] for result in results)
+    known = dict.fromkeys(best_epoch_key(result.metric)[0] for result in results)
     for metric in metrics if results else ():
         if not any(metric in (name, name.partition("/")[2]) for name in known):
             raise ValueError(f"--metrics: no run has {metric}; the metrics are {', '.join(known)}")
@@ -146,7 +146,7 @@ def chosen(results: Sequence[Result], metrics: Sequence[str]) -> list[Result]:
         result
         for metric in metrics
         for result in results
-        if metric in (name := beside(result.metric)[0], name.partition("/")[2])
+        if metric in (name := best_epoch_key(result.metric)[0], name.partition("/")[2])
     ] or list(results)
 
 
@@ -173,7 +173,7 @@ def without_repetition(summaries: Sequence[Summary]) -> list[Summary]:
     new = {
         metric
         for config, metric in values
-        if values[config, metric] != values.get((config, beside(metric)[0])) or not beside(metric)[1]
+        if values[config, metric] != values.get((config, best_epoch_key(metric)[0])) or not best_epoch_key(metric)[1]
     }
     return [each for each in summaries if each.metric in new]
 
@@ -181,18 +181,18 @@ def without_repetition(summaries: Sequence[Summary]) -> list[Summary]:
 def in_order(metrics: Iterable[str]) -> list[str]:
     """List unique metrics in order. A metric at the best epoch directly follows the metric of the tested checkpoint."""
     names = dict.fromkeys(metrics)
-    tested = list(dict.fromkeys(beside(name)[0] for name in names))
-    return sorted(names, key=lambda name: (tested.index(beside(name)[0]), beside(name)[1]))
+    tested = list(dict.fromkeys(best_epoch_key(name)[0] for name in names))
+    return sorted(names, key=lambda name: (tested.index(best_epoch_key(name)[0]), best_epoch_key(name)[1]))
 
 
-def beside(metric: str) -> tuple[str, bool]:
+def best_epoch_key(metric: str) -> tuple[str, bool]:
     """Return a sort key that puts a metric at the best epoch after the same metric of the tested checkpoint."""
     return metric.removeprefix(BEST_EPOCH), metric.startswith(BEST_EPOCH)
 
 
-def repeated(metric: str, values: Mapping[str, float]) -> bool:
+def repeats_tested(metric: str, values: Mapping[str, float]) -> bool:
     """Return whether a metric at the best epoch has the same value as this metric of the tested checkpoint."""
-    name, of_best_epoch = beside(metric)
+    name, of_best_epoch = best_epoch_key(metric)
     return of_best_epoch and values.get(name) == values[metric]
 
 
@@ -201,7 +201,7 @@ def duration(seconds: float | None) -> str:
     return "-:--:--" if seconds is None else str(timedelta(seconds=int(seconds)))
 
 
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def write_results(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a table atomically. NaN is written as an empty field, and floats with all their digits."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -286,7 +286,7 @@ def mean_and_std(mean: float, std: float) -> str:
     return f"{mean:.{max(decimals, 0)}f} ± {std:.{max(decimals, 0)}f}"
 
 
-def grid(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
+def metrics_grid(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
     """Build the header and the rows of a table of all metrics and configs.
 
     The rows are the configs if there are more configs than metrics, and otherwise the metrics.

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.claims.arms import Arm, layers_of
-from experiments.config_files import PROJECT, dotted, located, parsed, text_of, with_base
+from experiments.config_files import PROJECT, flatten_settings, locate_config, parse_yaml, text_of, with_base
 
 RESERVED = {
     "seed_everything": "--seeds",
@@ -120,10 +120,10 @@ def load_experiments(configs: Sequence[Path | Arm], overrides: Sequence[str] = (
             raise ValueError(f"--{key} cannot be overridden: {RESERVED[key]} sets it for each run")
     for name, files in layers_of(overrides).items():
         for text in files.values():
-            content = parsed(text, Path(name))
+            content = parse_yaml(text, Path(name))
             for each in [each for each in RESERVED if isinstance(content, dict) and each in content]:
                 raise ValueError(f"--config {name} cannot set {each}: {RESERVED[each]} sets it for each run")
-    arms = [replace(each, config=located(each.config)) for each in arms]
+    arms = [replace(each, config=locate_config(each.config)) for each in arms]
     paths: dict[Path, Path] = {}
     for own in arms:
         if not own.config.is_file():
@@ -182,7 +182,7 @@ def _settings(content: Mapping[str, Any]) -> dict[str, Any]:
     settings = {"seed": content["seed"], "overrides": " ".join(content["overrides"])}
     settings["command"] = content.get("command", "fit")
     for name, text in {"": content["config"], **content["layers"]}.items():
-        leaves = dotted(parsed(text, Path("request.json")))
+        leaves = flatten_settings(parse_yaml(text, Path("request.json")))
         settings |= {f"{name}: {key}" if name else key: value for key, value in leaves.items()}
     key = ""
     for override in content["overrides"]:

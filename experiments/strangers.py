@@ -123,7 +123,7 @@ def known_imports(content: Any, said: Collection[str], directory: Path) -> Itera
         places = _places(top)
         if any(_within(each, directory) or _within(directory, each) for each in places):
             continue
-        installed = any(_within(each, folder) for each in places for folder in _installed())
+        installed = any(_within(each, folder) for each in places for folder in _is_installed())
         installed |= any(part in ("site-packages", "dist-packages") for each in places for part in each.parts)
         if not installed or any(path.startswith(f"{top}.") for path in told):
             allowed.append(top)
@@ -194,7 +194,7 @@ def _places(top: str) -> list[Path]:
     return []
 
 
-def _installed() -> set[Path]:
+def _is_installed() -> set[Path]:
     paths = {*site.getsitepackages(), site.getusersitepackages(), *map(sysconfig.get_path, ("purelib", "platlib"))}
     return {Path(each) for each in paths}
 

@@ -617,7 +617,7 @@ class Exported(NamedTuple):
 class Exportable(Protocol):
     """A module whose prediction, or whose network, can be exported as a function of tensors."""
 
-    def exported(self, sigma: float | None = None) -> Exported:
+    def export_function(self, sigma: float | None = None) -> Exported:
         """Return the function to export.
 
         Args:

@@ -11,7 +11,7 @@ from experiments.lightning_internals import import_verdicts, set_import_verdicts
 from tests import parsed_once
 from tests.command import ROOT
 
-RESOLVED = Grammar.resolved  # before any fixture replaces it
+RESOLVED = Grammar.resolve  # before any fixture replaces it
 MLP = (
     "{class_path: lightning_modules.networks.mlp.MLP, "
     "init_args: {in_features: 64, hidden_features: %s, out_features: 10}}"
@@ -30,7 +30,7 @@ def demo(*arguments: str) -> str:
 @pytest.fixture(autouse=True)
 def _nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parsed_once, "KEPT", {})
-    monkeypatch.setattr(Grammar, "resolved", RESOLVED)
+    monkeypatch.setattr(Grammar, "resolve", RESOLVED)
 
 
 @pytest.mark.parametrize("config", ["elr_plus/demo", "lsa/demo"])

@@ -30,9 +30,9 @@ def test_a_package_of_another_project_is_reported_in_one_sentence(name: str, tmp
 
 
 def test_a_package_that_is_missing_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert train.shadowed() is None
+    assert train.find_shadowing_package() is None
     monkeypatch.setattr(train, "PACKAGES", ("callbacks_of_nobody",))
-    assert "but Python does not find it" in str(train.shadowed())
+    assert "but Python does not find it" in str(train.find_shadowing_package())
 
 
 EVIL = ("json", "random", "pickle", "signal", "timeit", "mine")

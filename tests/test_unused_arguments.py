@@ -8,7 +8,7 @@ from torch import nn
 
 from datamodules.classification.webvision import WebVision
 from datamodules.tables.streams import LinearLosses
-from lightning_modules.backbones.adaptation import adapted
+from lightning_modules.backbones.adaptation import adapt
 from lightning_modules.denoising.noiser import NoiSER
 from lightning_modules.dynamics.batch_lr.learner import OnlineLearner
 from lightning_modules.efficiency.nm_sparsity import NMSparsity
@@ -95,7 +95,7 @@ def guard(**options: Any) -> DiffusionGuard:
             {"smoothness": 1.0},
             "perturbation",
         ),
-        (lambda **o: adapted(MLP(1, [], 2), **o), {}, {"trainable": ["layers"]}, "tuning lora or frozen"),
+        (lambda **o: adapt(MLP(1, [], 2), **o), {}, {"trainable": ["layers"]}, "tuning lora or frozen"),
     ],
 )
 def test_an_argument_that_nothing_reads_is_rejected(make: Any, mode: Any, unread: Any, needed: str) -> None:

@@ -119,16 +119,16 @@ def test_the_installed_command_trains_and_predicts_as_the_checkout_does(wheel: P
 def test_a_configuration_that_is_not_here_is_that_of_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from experiments.config_files import located
+    from experiments.config_files import locate_config
 
     monkeypatch.chdir(tmp_path)
     demo = Path("configs/elr/demo.yaml")
-    assert located(demo) == ROOT / demo
-    assert located(Path("configs/elr/nothing.yaml")) == Path("configs/elr/nothing.yaml")
-    assert located(Path("other/elr/demo.yaml")) == Path("other/elr/demo.yaml")
+    assert locate_config(demo) == ROOT / demo
+    assert locate_config(Path("configs/elr/nothing.yaml")) == Path("configs/elr/nothing.yaml")
+    assert locate_config(Path("other/elr/demo.yaml")) == Path("other/elr/demo.yaml")
     (tmp_path / "configs" / "elr").mkdir(parents=True)
     (tmp_path / demo).write_text("")
-    assert located(demo) == demo
+    assert locate_config(demo) == demo
 
 
 def test_without_its_defaults_nothing_is_trained(

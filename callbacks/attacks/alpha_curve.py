@@ -96,7 +96,7 @@ class AlphaCurve(Callback):
             sums = []
             for alpha in alphas:
                 torch.manual_seed(bits_of(self.seed, number) % 2**32)
-                sums.append(self._attacked(trainer, module, image, label, alpha))
+                sums.append(self._attack(trainer, module, image, label, alpha))
             return pd.DataFrame(torch.stack(sums).cpu().numpy(), columns=list(COLUMNS))
 
         with (
@@ -122,7 +122,7 @@ class AlphaCurve(Callback):
         attack = self.attack
         return attack.name or f"{type(attack).__name__} attack ({attack.norm}, {attack.epsilon:.4g})"
 
-    def _attacked(
+    def _attack(
         self, trainer: Trainer, module: MixedClassifier, image: Tensor, label: Tensor, alpha: float | None
     ) -> Tensor:
         """Evaluate a block of images. For each column of the table, return the sum over these images."""

@@ -27,7 +27,7 @@ class Draw(Protocol):
         ...
 
 
-def drawn(trainer: Trainer, pl_module: LightningModule, sigma: float) -> Draw:
+def noisy_classifier(trainer: Trainer, pl_module: LightningModule, sigma: float) -> Draw:
     """Return a function that runs the module in the trainer's precision, on noisy images if `sigma` is positive."""
 
     def network(image: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ def drawn(trainer: Trainer, pl_module: LightningModule, sigma: float) -> Draw:
     return draw
 
 
-def mixed(trainer: Trainer, pl_module: LightningModule) -> Callable[[Tensor], MixtureOutput] | None:
+def mixture_function(trainer: Trainer, pl_module: LightningModule) -> Callable[[Tensor], MixtureOutput] | None:
     """Return a function that evaluates the module's mixture in the trainer's precision; None if it has no mixture."""
     if not isinstance(pl_module, AttackableMixture):
         return None
@@ -81,7 +81,7 @@ class AttackedClassifier:
         self.num_draws = num_draws
         self.mixture = mixture
 
-    def differentiated(self, image: Tensor) -> Tensor:
+    def differentiable_logits(self, image: Tensor) -> Tensor:
         """Map images to logits `[B, K]`, whose gradients the attacks use.
 
         A majority vote has no gradient. For a smoothed classifier, the logits are therefore the logarithm of the mean
@@ -102,13 +102,13 @@ class AttackedClassifier:
             network: Any = self.mixture
             return attack.perturb(network, image, label, logits=logits)
         if not (self.smoothed and isinstance(attack, AutoAttack)):
-            return attack.perturb(self.differentiated, image, label, logits=logits)
+            return attack.perturb(self.differentiable_logits, image, label, logits=logits)
         noise = torch.randn(attack.num_draws, *image.shape[1:], dtype=image.dtype, device=image.device)
         attacked = attack.perturb(with_fixed_draws(self.draw, noise), image, label)
         left = (attacked == image).flatten(1).all(dim=1)
         if left.any():
             ascent = PGD(attack.norm, attack.epsilon, attack.steps, num_draws=attack.num_draws)
-            attacked[left] = ascent.perturb(self.differentiated, image[left], label[left])
+            attacked[left] = ascent.perturb(self.differentiable_logits, image[left], label[left])
         return attacked
 
     def predict(self, image: Tensor, positions: range) -> Predicted:

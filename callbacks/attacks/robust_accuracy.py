@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.attacks.attacked_classifier import AttackedClassifier, drawn, mixed
+from callbacks.attacks.attacked_classifier import AttackedClassifier, mixture_function, noisy_classifier
 from callbacks.attacks.block_files import BlockFiles
 from callbacks.drawing.image_grid import draw_image_grid
 from datamodules.arguments import at_least
@@ -135,8 +135,8 @@ class RobustAccuracy(Callback):
             results_directory(trainer) as directory,
             BlockFiles(trainer, directory / "robust_accuracy_rows", settings, positions, self.batch_size) as files,
         ):
-            draw = drawn(trainer, pl_module, self.sigma)
-            classifier = AttackedClassifier(draw, self.sigma > 0, self.num_draws, mixed(trainer, pl_module))
+            draw = noisy_classifier(trainer, pl_module, self.sigma)
+            classifier = AttackedClassifier(draw, self.sigma > 0, self.num_draws, mixture_function(trainer, pl_module))
             rows = files.evaluate(
                 lambda number, block: self._attack_block(classifier, images, number, block, files.folder, trainer),
                 text_columns=["attack"],

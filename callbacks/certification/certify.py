@@ -10,7 +10,14 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.certification.curves import accuracy_name, accuracy_table, draw_curves, is_tight, read_log, summary
+from callbacks.certification.curves import (
+    accuracy_name,
+    accuracy_table,
+    certification_summary,
+    draw_certified_curves,
+    is_tight,
+    read_log,
+)
 from callbacks.certification.log import CertificationLog, row_of
 from callbacks.certification.progress import CertificationProgress
 from datamodules.arguments import at_least, positive
@@ -98,7 +105,7 @@ class Certification(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         images = TestedImages(trainer, "Certification")
         positions = images.chosen(self.skip, self.max)
-        smoothed = self._smoothed(trainer, pl_module)
+        smoothed = self._smooth(trainer, pl_module)
         settings = {
             "sigma": self.sigma,
             **self.mode.settings,
@@ -131,7 +138,7 @@ class Certification(Callback):
             self._first_tested = tested
         return "" if tested == self._first_tested else f"certification_{tested}"
 
-    def _smoothed(self, trainer: Trainer, pl_module: LightningModule) -> SmoothedClassifier:
+    def _smooth(self, trainer: Trainer, pl_module: LightningModule) -> SmoothedClassifier:
         if isinstance(pl_module, SmoothedClassifier):
             return _ChannelsLast(pl_module) if self.channels_last else pl_module
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
@@ -197,7 +204,7 @@ class Certification(Callback):
                 "abstained": sum(row["predict"] == "-1" for row in rows) / len(rows),
             }
         certificates = read_log(log.sidecar)
-        results = summary(certificates, self.radii)
+        results = certification_summary(certificates, self.radii)
 
         def write() -> None:
             name = f"sigma {self.sigma:g}"
@@ -206,7 +213,7 @@ class Certification(Callback):
             write_csv(log.table, table)
             text = json.dumps({**results, **self._meaning(log.settings)}, indent=2)
             write_text(log.summary, text + "\n")
-            draw_curves(logs, log.figure, settings)
+            draw_certified_curves(logs, log.figure, settings)
 
         job.peers.on_first_rank(write)
         return results

@@ -35,7 +35,7 @@ def overlay(paths: Sequence[Path], output: Path, grid: float = 0.25, alpha: floa
         FileNotFoundError: if there is no log at a path.
         ValueError: if an argument is out of range or a log is damaged.
     """
-    from callbacks.certification.curves import accuracy_table, common_images, draw_curves, read_log
+    from callbacks.certification.curves import accuracy_table, common_images, draw_certified_curves, read_log
 
     within(0, math.inf, "()", grid=grid)
     within(0, 1, "()", alpha=alpha)
@@ -57,7 +57,7 @@ def overlay(paths: Sequence[Path], output: Path, grid: float = 0.25, alpha: floa
     steps = range(int(furthest / grid) + 2)  # +2 because 0.3 / 0.1 is below 3 in floating point
     radii = [radius for step in steps if (radius := round(grid * step, 10)) <= furthest]
     table = accuracy_table(logs, radii, settings)
-    draw_curves(logs, output / "certified_accuracy.png", settings)
+    draw_certified_curves(logs, output / "certified_accuracy.png", settings)
     write_csv(output / "certified_accuracy.csv", table)
     return table
 
@@ -67,10 +67,10 @@ def _own_settings(path: Path, alpha: float) -> dict[str, Any]:
     if path.stem == "certification":
         path = path.parent
     settings = path / "certification_settings.json"
-    return {"alpha": alpha, **(_checked(settings) if settings.is_file() else {})}
+    return {"alpha": alpha, **(_check(settings) if settings.is_file() else {})}
 
 
-def _checked(path: Path) -> dict[str, Any]:
+def _check(path: Path) -> dict[str, Any]:
     """Read the settings of a log, and reject values that the figure or its legend cannot show."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

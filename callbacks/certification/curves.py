@@ -92,7 +92,7 @@ def _possible(log: pd.DataFrame) -> pd.Series:
     return fits.all(axis=1) & (radius >= 0) & (radius <= LARGEST_RADIUS)
 
 
-def summary(log: pd.DataFrame, radii: Sequence[float]) -> dict[str, float]:
+def certification_summary(log: pd.DataFrame, radii: Sequence[float]) -> dict[str, float]:
     """Compute the summary metrics of a certification, by name.
 
     Args:
@@ -197,7 +197,7 @@ def common_images(logs: Mapping[str, pd.DataFrame]) -> set[tuple[int, int]]:
     return set.intersection(*(set(_images(log)) for log in logs.values()))
 
 
-def draw_curves(logs: Mapping[str, pd.DataFrame], path: Path, settings: Mapping[str, Settings]) -> None:
+def draw_certified_curves(logs: Mapping[str, pd.DataFrame], path: Path, settings: Mapping[str, Settings]) -> None:
     """Plot certified accuracy as a function of the radius, with one curve per log.
 
     Args:

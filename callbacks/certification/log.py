@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.files.whole_files import write_text
-from datamodules.jobs.stores import Row, Rows
+from datamodules.jobs.stores import Row, RowStore
 from lightning_modules.robustness.certificates.statistics import ABSTAIN
 from lightning_modules.robustness.certificates.votes import Certified
 
@@ -51,7 +51,7 @@ def row_of(image: Certified) -> Row:
     return {column: str(value) for column, value in zip(COMMUNITY + EXACT, values, strict=True)}
 
 
-def write_table(path: Path, columns: Sequence[str], rows: Iterable[Row], separator: str) -> None:
+def write_log(path: Path, columns: Sequence[str], rows: Iterable[Row], separator: str) -> None:
     """Write the columns `columns` of rows to a file, atomically."""
     lines = [separator.join(columns), *(separator.join(row[column] for column in columns) for row in rows)]
     write_text(path, "\n".join(lines) + "\n")
@@ -72,7 +72,7 @@ class CertificationLog:
         self.settings = json.loads(json.dumps(settings))
         self.community = COMMUNITY if with_radius else tuple(name for name in COMMUNITY if name != "radius")
         self.settings_path = directory / "certification_settings.json"
-        self.store = Rows(directory / "certification_rows", COMMUNITY + EXACT, varying=["time"])
+        self.store = RowStore(directory / "certification_rows", COMMUNITY + EXACT, varying=["time"])
         self.tsv = directory / "certification.tsv"
         self.sidecar = directory / "certification.csv"
         """File of all rows in full precision; it exists once the certification is complete."""
@@ -100,6 +100,6 @@ class CertificationLog:
         The file `certification.csv` is written last. Only one rank may call this method.
         """
         rows = [row for _, row in sorted(self.rows().items())]
-        write_table(self.tsv, self.community, rows, "\t")
+        write_log(self.tsv, self.community, rows, "\t")
         exact = [{**row, "radius": row["exact_radius"]} for row in rows]
-        write_table(self.sidecar, SIDECAR, exact, ",")
+        write_log(self.sidecar, SIDECAR, exact, ",")

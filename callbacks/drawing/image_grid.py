@@ -110,7 +110,7 @@ def num_rows(columns: Mapping[str, ImageColumn]) -> int:
     return len(next(iter(columns.values())).values)
 
 
-def joined(batches: Sequence[Mapping[str, ImageColumn]]) -> dict[str, ImageColumn]:
+def concatenate_rows(batches: Sequence[Mapping[str, ImageColumn]]) -> dict[str, ImageColumn]:
     """Concatenate the rows of several batches; images of different sizes are centre-cropped to the smallest size.
 
     Args:

@@ -22,7 +22,7 @@ def save_samples(images: Tensor, path: Path) -> None:
         images: images `[n, C, H, W]`, uint8, with one or three channels.
         path: PNG file to write.
     """
-    large = _enlarged(images)
+    large = _enlarge(images)
     grid = make_grid(large, nrow=math.ceil(math.sqrt(len(images))), padding=2, pad_value=255)
     with whole_file(path) as partial:
         Image.fromarray(np.ascontiguousarray(grid.permute(1, 2, 0).numpy())).save(partial)
@@ -40,7 +40,7 @@ def save_rows(images: Tensor, captions: Sequence[str], names: Sequence[str], pat
         names: n names of the columns.
         path: PNG file to write.
     """
-    rows = [make_grid(_enlarged(row), nrow=len(row), padding=2, pad_value=255) for row in images]
+    rows = [make_grid(_enlarge(row), nrow=len(row), padding=2, pad_value=255) for row in images]
     height, width = rows[0].shape[1:]
     line = max(14, height // 20)
     font = ImageFont.load_default(0.75 * line)
@@ -57,7 +57,7 @@ def save_rows(images: Tensor, captions: Sequence[str], names: Sequence[str], pat
         sheet.save(partial, pnginfo=texts)
 
 
-def _enlarged(images: Tensor) -> Tensor:
+def _enlarge(images: Tensor) -> Tensor:
     """Enlarge small images by an integer factor."""
     factor = max(1, -(-CELL // images.shape[-1]))
     return images.cpu().repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)

@@ -42,10 +42,10 @@ def count_categories(logits: Tensor, given: Tensor, true: Tensor | None = None) 
     """
     num_classes = logits.shape[1]
     predicted = logits.argmax(dim=1).flatten()
-    given = _known(given, num_classes)
+    given = _known_values(given, num_classes)
     bins = _fit_bins(predicted, given, num_classes)
     if true is not None:
-        true = _known(true, num_classes)
+        true = _known_values(true, num_classes)
         false = torch.where((given != true) & (true < num_classes), given, num_classes)
         bins += [
             *_fit_bins(predicted, true, num_classes),
@@ -66,10 +66,12 @@ def count_right_labels(current: Tensor, true: Tensor, num_classes: int) -> Tenso
         `[3, K]`, int64. The three rows count, for each class k, the entries whose true label is k, the entries whose
         current label is k and whose true label is known, and the entries for which both labels are k.
     """
-    return _tally(_fit_bins(_known(current, num_classes), _known(true, num_classes), num_classes), num_classes)
+    return _tally(
+        _fit_bins(_known_values(current, num_classes), _known_values(true, num_classes), num_classes), num_classes
+    )
 
 
-def _known(label: Tensor, num_classes: int) -> Tensor:
+def _known_values(label: Tensor, num_classes: int) -> Tensor:
     """Flatten labels, and replace ignored labels by the bin K."""
     inside = (label >= 0) & (label < num_classes)
     if label.ndim > 1:

@@ -37,7 +37,7 @@ def learning_curve(t: ArrayLike, a: float, b: float, c: float) -> NDArray[np.flo
     return a * (1 - np.exp(-(np.asarray(t, dtype=np.float64) ** b) / c))
 
 
-def slope(t: ArrayLike, a: float, b: float, c: float) -> NDArray[np.float64]:
+def curve_slope(t: ArrayLike, a: float, b: float, c: float) -> NDArray[np.float64]:
     """Evaluate |f'(t)| = a b / c exp(-u^b / c) u^(b-1) at u = t + 1e-6. The offset keeps the slope finite at t = 0."""
     u = np.asarray(t, dtype=np.float64) + 1e-6
     return np.abs(np.divide(a * b, c) * np.exp(-(u**b) / c) * u ** (b - 1))
@@ -49,7 +49,7 @@ def relative_slope_change(epoch: ArrayLike, curve: LearningCurve) -> NDArray[np.
     The result is in [0, 1], and 0 at epoch 1. If the slope at epoch 1 is 0, the result is NaN at all other epochs.
     """
     with np.errstate(all="ignore"):
-        change = np.abs(slope(epoch, *curve) - slope(1, *curve)) / slope(1, *curve)
+        change = np.abs(curve_slope(epoch, *curve) - curve_slope(1, *curve)) / curve_slope(1, *curve)
     # Rounding errors must not push the change at epoch 1 above r = 0.
     return np.where((change > 1) | (np.asarray(epoch) == 1), 0.0, change)
 
@@ -101,7 +101,7 @@ def end_of_early_learning(curve: LearningCurve, r: float, horizon: int) -> int |
     """
     change = relative_slope_change(np.arange(1, horizon), curve)
     with np.errstate(all="ignore"):
-        if np.isnan(change).any() or not slope(1, *curve) > 0:
+        if np.isnan(change).any() or not curve_slope(1, *curve) > 0:
             return None
     return int((change <= r).sum()) + 1
 
@@ -117,7 +117,7 @@ class EarlyLearningEnd(NamedTuple):
     """Epoch at which early learning ends, counted from the start of training."""
 
 
-def detect(
+def detect_end(
     values: ArrayLike, epochs_per_record: float, r: float, horizon: int, min_jump: float | None
 ) -> EarlyLearningEnd | None:
     """Find the end of early learning of one category.

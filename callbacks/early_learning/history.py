@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from callbacks.early_learning.counts import ROWS, category_shares, label_fit
-from callbacks.early_learning.curve import detect
+from callbacks.early_learning.curve import detect_end
 
 STATE = ("per_pixel", "epochs", "counts", "records", "ended_at", "curves")
 
@@ -58,7 +58,7 @@ class CategoryHistory:
         """
         ended = []
         for category in categories:
-            found = detect(self.records[:, category].numpy(), per_record, r, horizon, min_jump)
+            found = detect_end(self.records[:, category].numpy(), per_record, r, horizon, min_jump)
             if found is None:
                 continue
             if self.ended_at[category] < 0:

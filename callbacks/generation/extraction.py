@@ -98,7 +98,7 @@ class Extractor:
             if differing is None:
                 features = self.network(torch.stack(images).to(device, non_blocking=True).float() / 255)
             elif self.inception is not None:
-                resized = [self.inception.resized(image[None].to(device).float() / 255) for image in images]
+                resized = [self.inception.resize_images(image[None].to(device).float() / 255) for image in images]
                 features = self.inception.network(torch.cat(resized))
             else:
                 raise ValueError(

@@ -14,7 +14,13 @@ from callbacks.drawing.curves import draw_table
 from callbacks.generation.extraction import Extractor, Shares, features_of
 from callbacks.generation.generated_blocks import GeneratedBlocks
 from callbacks.generation.image_lists import AnySet, images_of_set
-from callbacks.generation.measurement import Described, described, distances, statistics_file, write_statistics
+from callbacks.generation.measurement import (
+    Described,
+    compute_moments,
+    generation_metrics,
+    statistics_file,
+    write_statistics,
+)
 from callbacks.generation.statistics import kid_basis
 from datamodules.arguments import at_least, one_of
 from datamodules.classification.image_sets import ImageSet
@@ -187,8 +193,8 @@ class FID(Callback):
         name = f"val_epoch_{trainer.current_epoch:03d}" if stage == "val" else f"test_{checkpoint}".rstrip("_")
         blocks.picture, blocks.num_shown = directory / "figures" / f"samples_{name}.png", self.num_shown
         feature = blocks.all_features(directory / GENERATED)
-        generated = described("the generated images", feature, extractor.identity, shares, None)
-        results = distances(generated, real, extractor.classifier, self.exact_kid, self.seed, shares)
+        generated = compute_moments("the generated images", feature, extractor.identity, shares, None)
+        results = generation_metrics(generated, real, extractor.classifier, self.exact_kid, self.seed, shares)
         row = {
             "stage": stage,
             "epoch": trainer.current_epoch,
@@ -225,7 +231,7 @@ class FID(Callback):
             seed = 0 if data is None else data.seed
             images = images_of_set(chosen, self.split, seed, shares.device)
             feature = features_of(images, extractor, self.cache_dir, self.batch_size, shares)
-            self._real = described(images.name, feature, extractor.identity, shares, statistics_file(feature))
+            self._real = compute_moments(images.name, feature, extractor.identity, shares, statistics_file(feature))
         return self._real
 
 

@@ -83,13 +83,13 @@ def listed_images(folder: Path) -> tuple[FolderImages, list[str | None] | None]:
     """List the images of a folder, with their prompts if the folder was written by `generate`."""
     if not (folder / TABLE).is_file():
         return FolderImages(folder), None
-    names, prompts = read_table(folder / TABLE)
+    names, prompts = read_image_table(folder / TABLE)
     if absent := [name for name in names if not (folder / name).is_file()]:
         raise FileNotFoundError(f"{folder / absent[0]} does not exist, but {folder / TABLE} lists it")
     return FolderImages(folder, names), prompts
 
 
-def read_table(path: Path) -> tuple[list[str], list[str | None]]:
+def read_image_table(path: Path) -> tuple[list[str], list[str | None]]:
     """Read the file names and prompts from a table that lists images."""
     import pyarrow
     import pyarrow.parquet

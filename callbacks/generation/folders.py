@@ -26,7 +26,7 @@ def read_side(
     """
     from callbacks.generation.extraction import features_of
     from callbacks.generation.image_lists import FolderImages
-    from callbacks.generation.measurement import described, read_statistics, statistics_file
+    from callbacks.generation.measurement import compute_moments, read_statistics, statistics_file
 
     if path.is_file():
         return read_statistics(path)
@@ -34,7 +34,7 @@ def read_side(
     assert extractor is not None
     feature = features_of(images, extractor, cache_dir, batch_size, shares)
     file = statistics_file(feature)
-    side = described(str(path), feature, extractor.identity, shares, file)
+    side = compute_moments(str(path), feature, extractor.identity, shares, file)
     print(f"{path}: {len(images):,} images; statistics: {file}")
     return side
 
@@ -55,7 +55,7 @@ def device_named(name: str | None) -> "torch.device":
     return torch.device(name)
 
 
-def scores(
+def score_folders(
     generated: Path,
     real: Path,
     weights: str | None,
@@ -85,7 +85,7 @@ def scores(
         computed.
     """
     from callbacks.generation.extraction import Extractor, Shares
-    from callbacks.generation.measurement import distances
+    from callbacks.generation.measurement import generation_metrics
     from callbacks.generation.statistics import kid_basis
     from lightning_modules.backbones.factories import timm_model
     from lightning_modules.networks.fid_inception import FIDInception
@@ -101,7 +101,7 @@ def scores(
             extractor = Extractor(network, timm)
     first, second = (read_side(path, extractor, cache_dir, batch_size, shares) for path in (generated, real))
     classifier = None if extractor is None else extractor.classifier
-    results = distances(first, second, classifier, exact_kid, shares=shares)
+    results = generation_metrics(first, second, classifier, exact_kid, shares=shares)
     if first.feature is None or second.feature is None:
         return results, None
     return results, kid_basis(len(first.feature), len(second.feature), exact_kid)

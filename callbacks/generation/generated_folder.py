@@ -35,7 +35,7 @@ ROWS, COLUMNS, IN_ALL, LETTERS = 8, 8, 64, 24
 """Maximum numbers in a contact sheet: rows, columns, images if there are no prompts, and characters of a prompt."""
 
 
-class BlockFiles:
+class GeneratedBlocks:
     """A store of images that are generated in blocks, with one PNG file per image; its keys are block numbers.
 
     Args:
@@ -109,7 +109,7 @@ def digest_of_texts(texts: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def write_folder(
+def generate_folder(
     output: Path, generator: ImageGenerator, requests: Sequence[ImageRequest], batch_size: int
 ) -> dict[str, Any]:
     """Generate the images that are missing in a folder. Must be called on every rank.
@@ -129,7 +129,7 @@ def write_folder(
     settings |= {"batch_size": batch_size}
     requested = hashlib.sha256(listed.encode()).hexdigest()[:32]
     recorded = {**generator.configuration, **settings, "images": len(requests), "requests": requested}
-    store = BlockFiles(output, generator.folders, blocks, settings, generator.seed_per_image)
+    store = GeneratedBlocks(output, generator.folders, blocks, settings, generator.seed_per_image)
 
     def compute(numbers: list[int]) -> Iterator[tuple[int, list[NDArray[np.uint8]]]]:
         for number in numbers:
@@ -144,10 +144,10 @@ def write_folder(
     return settings
 
 
-def finish(output: Path, store: BlockFiles, requests: Sequence[ImageRequest], negative_prompt: str | None) -> None:
+def finish(output: Path, store: GeneratedBlocks, requests: Sequence[ImageRequest], negative_prompt: str | None) -> None:
     """Write the table of the images and the contact sheet."""
     remove_partial_files(output, "*")
-    write_table(output / TABLE, store, negative_prompt)
+    write_image_table(output / TABLE, store, negative_prompt)
     folders = {files.folder.name: files.path for files in store.files}
     if requests[0].prompt is None:
         images = [pixels_of(folders[IMAGES](request.name)) for request in requests[:IN_ALL]]
@@ -157,7 +157,7 @@ def finish(output: Path, store: BlockFiles, requests: Sequence[ImageRequest], ne
     save_figure(draw_image_grid(columns), output / SHEET, dpi=120)
 
 
-def write_table(path: Path, store: BlockFiles, negative_prompt: str | None) -> None:
+def write_image_table(path: Path, store: GeneratedBlocks, negative_prompt: str | None) -> None:
     """Write a table of the images. The file paths in the table are relative to its folder."""
     import pyarrow as pa
     import pyarrow.parquet as pq

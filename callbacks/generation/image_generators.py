@@ -63,7 +63,7 @@ class Settings:
         if self.image is None and (self.mask is not None or self.strength is not None):
             raise ValueError(f"--{'strength' if self.mask is None else 'mask'} needs --image")
 
-    def given(self) -> dict[str, Any]:
+    def given_values(self) -> dict[str, Any]:
         """Return the settings that are not None, as JSON values by option name."""
         found = {key: str(value) if isinstance(value, Path) else value for key, value in vars(self).items()}
         return {key: value for key, value in found.items() if value is not None and value is not False}
@@ -141,7 +141,7 @@ class ModuleGenerator:
                 f"{self.name} generates images only from pairs of its test set: run `predict`, which writes them to "
                 "files"
             )
-        self._given = settings.given()
+        self._given = settings.given_values()
         prompted, improved = isinstance(module, PromptedGenerator), isinstance(module, ImprovedNoise)
         self._prompted = prompted and self.module.takes_prompts
         self.seed_per_image = isinstance(module, SeededRows)
@@ -274,7 +274,7 @@ class PipelineGenerator:
 
     def __init__(self, pipeline: Any, settings: Settings) -> None:
         self.name = type(pipeline).__name__
-        self._given = settings.given()
+        self._given = settings.given_values()
         self.pipeline = for_images(pipeline, settings)
         self.pipeline.set_progress_bar_config(disable=True)
         self._takes = inspect.signature(self.pipeline.__call__).parameters

@@ -159,7 +159,7 @@ def images_of_set(images: AnySet, split: Split, seed: int, device: torch.device)
     if isinstance(images, CaptionedSet):
         source = images.training().source if split == "training" else None
     else:
-        source = getattr(images.prepared(seed, device), split)()
+        source = getattr(images.prepare(seed, device), split)()
     if source is None:
         raise ValueError(f"split: {type(images).__name__} has no {split} images of its own; use training")
     return SourceImages(source, name)

@@ -39,7 +39,9 @@ class Described(NamedTuple):
     """Settings that identify the extractor; None if the file does not contain them."""
 
 
-def described(name: str, feature: Features, extractor: dict[str, Any], shares: Shares, file: Path | None) -> Described:
+def compute_moments(
+    name: str, feature: Features, extractor: dict[str, Any], shares: Shares, file: Path | None
+) -> Described:
     """Compute the moments of features. Must be called on every rank; the work is sharded over ranks.
 
     Args:
@@ -86,7 +88,7 @@ def read_statistics(file: Path) -> Described:
         feature = _real(file, "pool_3", arrays["pool_3"])
         if feature.ndim < 2:
             raise ValueError(f"{file}: pool_3 must be [N, D] or [N, D, 1, 1], got {list(feature.shape)}")
-        return described(str(file), feature.reshape(len(feature), -1), {}, ALONE, None)._replace(extractor=said)
+        return compute_moments(str(file), feature.reshape(len(feature), -1), {}, ALONE, None)._replace(extractor=said)
     if not {"mu", "sigma"} <= arrays.keys():
         read_npz(file, needed=("mu", "sigma, or features as pool_3"))  # raises an error that lists the contents
     mean, covariance = (torch.from_numpy(_real(file, key, arrays[key])).double() for key in ("mu", "sigma"))
@@ -138,7 +140,7 @@ def refuse_other_extractor(first: Described, second: Described) -> None:
         )
 
 
-def distances(
+def generation_metrics(
     generated: Described,
     real: Described,
     classifier: Tensor | None = None,

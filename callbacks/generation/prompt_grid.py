@@ -142,10 +142,10 @@ class PromptGrid(Callback):
             number = min(start + rank(), len(blocks) - 1)
             module.prompts = [text for text, _ in blocks[number]]
             images = sampled_bytes(module, len(blocks[number]), [seed for _, seed in blocks[number]]).cpu()
-            own[number] = self._reduced(images)
+            own[number] = self._reduce(images)
         return {number: images for part in all_gather(own) for number, images in part.items()}
 
-    def _reduced(self, images: Tensor) -> Tensor:
+    def _reduce(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
         scale = 1 if self.image_size is None else min(1, self.image_size / max(height, width))
         size = [max(1, round(height * scale)), max(1, round(width * scale))]

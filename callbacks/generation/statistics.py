@@ -108,7 +108,7 @@ def _kernel_with_itself(rows: Tensor) -> Tensor:
     return (rows.square().sum(dim=1) / rows.shape[1] + 1).pow(3)
 
 
-def _unbiased(within: tuple[Tensor, Tensor], across: Tensor, counts: tuple[int, int]) -> Tensor:
+def _unbiased_mmd(within: tuple[Tensor, Tensor], across: Tensor, counts: tuple[int, int]) -> Tensor:
     """Compute the unbiased squared MMD from kernel sums over pairs of different rows in a set and pairs across sets."""
     (m, n), (xx, yy) = counts, within
     return xx / (m * (m - 1)) + yy / (n * (n - 1)) - 2 * across / (m * n)
@@ -184,7 +184,7 @@ def subset_distances(
                 tile = _kernel(rows, _rows(sets[other], kept[other][to : to + CHUNK], device))
                 times = 2 if one == other and to < at else 1
                 sums[place] += times * ((having @ tile) * chosen[other][:, to : to + CHUNK]).sum(dim=1)
-    return _unbiased((sums[0], sums[1]), sums[2], (size, size))
+    return _unbiased_mmd((sums[0], sums[1]), sums[2], (size, size))
 
 
 def kernel_sums(first: Features, second: Features, device: torch.device, share: int = 0, shares: int = 1) -> Tensor:
@@ -210,7 +210,7 @@ def kernel_sums(first: Features, second: Features, device: torch.device, share: 
 
 def exact_distance(sums: Tensor, first: int, second: int) -> float:
     """Compute the squared MMD between two whole sets of N and M rows from their `kernel_sums`."""
-    return float(_unbiased((sums[0], sums[1]), sums[2], (first, second)))
+    return float(_unbiased_mmd((sums[0], sums[1]), sums[2], (first, second)))
 
 
 def score_sums(feature: Features, classifier: Tensor, device: torch.device, share: int = 0, shares: int = 1) -> Tensor:

@@ -57,7 +57,7 @@ class SanityChecks(Callback):
                 f"use trainer.limit_train_batches to train on the first batches of each epoch"
             )
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if reason := _refused(callback, pl_module):
+            if reason := _refusal(callback, pl_module):
                 raise ValueError(f"trainer.callbacks: {type(callback).__name__} {reason}")
         wanted, given = getattr(pl_module, "num_classes", None), getattr(data, "num_classes", None)
         if wanted is not None and given is not None and wanted != given:
@@ -119,7 +119,7 @@ def _output_without_values(network: torch.nn.Module, shape: tuple[int, ...]) -> 
         return functional_call(network, weights, images)
 
 
-def _refused(callback: Callback, module: LightningModule) -> str | None:
+def _refusal(callback: Callback, module: LightningModule) -> str | None:
     """Return the reason why a Lightning callback does not work in this project, or None if it works."""
     if type(callback) is BaseFinetuning:
         return "does nothing by itself: use a subclass"

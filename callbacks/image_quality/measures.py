@@ -107,7 +107,9 @@ class MeasuredByMetric:
         self.name = name
         self.metric = metric
         self.with_reference = len(needed) == 2
-        metric.distributed_available_fn = never  # each rank measures its own images; rows are gathered later
+        metric.distributed_available_fn = (
+            no_synchronisation  # each rank measures its own images; rows are gathered later
+        )
 
     def __call__(self, image: Tensor, clean: Tensor, protocol: EvaluationProtocol) -> Tensor:
         """Measure images one at a time, `[B]`. A whole batch would be averaged by the torchmetrics metric."""
@@ -129,7 +131,7 @@ class MeasuredByMetric:
         return value.detach().reshape(())
 
 
-def never() -> bool:
+def no_synchronisation() -> bool:
     """Return false, so that a metric assumes a single rank and does not synchronise."""
     return False
 

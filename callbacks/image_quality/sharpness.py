@@ -11,7 +11,7 @@ from torch import Tensor
 from callbacks.drawing.curves import draw_table
 from datamodules.distributed.collectives import all_reduce_sum
 from datamodules.files.whole_files import save_figure, write_csv
-from lightning_modules.backbones.resized import enlarged
+from lightning_modules.backbones.resized import upsample_bicubic
 from lightning_modules.interfaces import ImageMeasurer, Table, require
 from lightning_modules.metrics.image_quality import as_measured
 from lightning_modules.training.logging import log_same
@@ -84,7 +84,7 @@ class Sharpness(Callback):
     ) -> None:
         images = {kind: outputs[kind] if kind == "estimate" else batch[kind] for kind in KINDS}
         for kind, image in images.items():
-            grey = as_measured(enlarged(image, images["clean"].shape[2:]), "rounded").mean(dim=1)
+            grey = as_measured(upsample_bicubic(image, images["clean"].shape[2:]), "rounded").mean(dim=1)
             gradients = torch.stack([average_gradient(grey).sum(), grey.new_tensor(len(grey))])
             self.sums[kind] += torch.cat([*radial_power(grey), gradients]).double().cpu()
 

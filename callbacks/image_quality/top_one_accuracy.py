@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from datamodules.files.file_pairs import stem_of
 from datamodules.files.text_files import read_text
-from lightning_modules.backbones.resized import enlarged
+from lightning_modules.backbones.resized import upsample_bicubic
 from lightning_modules.full_precision import in_full_precision
 from lightning_modules.interfaces import ImageMeasurer, require
 from lightning_modules.training.logging import log_same
@@ -67,7 +67,7 @@ class TopOneAccuracy(Callback):
         if missing := next((name for name in batch["name"] if name not in self.label), None):
             raise ValueError(f"labels has no class for the test image {missing}")
         label = torch.tensor([self.label[name] for name in batch["name"]], device=estimate.device)
-        seen = (estimate, enlarged(batch["noisy"], estimate.shape[2:]), batch["clean"])
+        seen = (estimate, upsample_bicubic(batch["noisy"], estimate.shape[2:]), batch["clean"])
         self.counts += torch.stack([*(self._right(images, label) for images in seen), label.new_tensor(len(label))])
 
     def _right(self, images: Tensor, label: Tensor) -> Tensor:

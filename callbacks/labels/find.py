@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from callbacks.labels.cleaning import with_actions, wrong_fraction
-from callbacks.labels.measures import judged
+from callbacks.labels.measures import compare_with_labels
 from datamodules.arguments import at_least, within
 from datamodules.corruptions.label_noise.interface import checked_labels
 from lightning_modules.backbones import timm_model
@@ -57,7 +57,7 @@ def find_label_errors(
     if not ((probability >= 0).all() and (probability.sum(dim=1) - 1).abs().max() < 1e-3):  # NaN fails both conditions
         raise ValueError("probabilities must be nonnegative, and each row must sum to 1; apply softmax to logits first")
     given = torch.from_numpy(checked_labels(labels, probability.shape[1], "labels"))
-    columns = {name: column.numpy() for name, column in judged(probability, given).items()}
+    columns = {name: column.numpy() for name, column in compare_with_labels(probability, given).items()}
     table = pd.DataFrame({"index": np.arange(len(given)), **columns})
     table["suspected"] = (table["score"] < threshold).astype(int)
     table = with_actions(table).sort_values("score", kind="stable", ignore_index=True)

@@ -32,7 +32,7 @@ def label_score(probability: Tensor, label: Tensor) -> Tensor:
     return (own[:, 0] - others.amax(dim=1) + 1) / 2
 
 
-def judged(probability: Tensor, label: Tensor) -> dict[str, Tensor]:
+def compare_with_labels(probability: Tensor, label: Tensor) -> dict[str, Tensor]:
     """Compare a classifier's predictions with the given labels.
 
     Args:

@@ -4,7 +4,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_modules.interfaces import UNVERIFIED, Classifier, TrainingImageSource, require, require_data
-from lightning_modules.training.evaluation_mode import classified
+from lightning_modules.training.evaluation_mode import iterate_logits
 from lightning_modules.training.logging import log_same
 
 
@@ -29,7 +29,7 @@ class Memorization(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loader = require_data(trainer, TrainingImageSource, "Memorization").training_images_dataloader()
         counts = torch.zeros(3, dtype=torch.int64, device=pl_module.device)
-        for batch, logits in classified(trainer, pl_module, loader):
+        for batch, logits in iterate_logits(trainer, pl_module, loader):
             if "clean_label" not in batch:
                 return
             prediction = logits.argmax(dim=1)

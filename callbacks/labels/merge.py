@@ -14,7 +14,7 @@ COLUMNS = {"row": (0, MOST), "given": (0, MOST), "proposed": (0, MOST), "suspect
 NUMBERS = ["score", "in_sample", "probability_given", "probability_proposed"]
 
 
-def merged(reports: Sequence[Path]) -> "pd.DataFrame":
+def merge_reports(reports: Sequence[Path]) -> "pd.DataFrame":
     """Merge the label reports of several folds into one table, with the most suspicious label first."""
     import pandas as pd
 
@@ -39,7 +39,7 @@ def merged(reports: Sequence[Path]) -> "pd.DataFrame":
     return together.sort_values("score", kind="stable", ignore_index=True)
 
 
-def unchecked(reported: int, source: Any) -> str:
+def describe_missing(reported: int, source: Any) -> str:
     """State how many images of the whole dataset a report does not cover. The text is empty if it covers all.
 
     Args:
@@ -76,7 +76,7 @@ def write_report(folder: Path, table: "pd.DataFrame") -> bool:
 def is_corrected(folder: Path, cleaned: str) -> bool:
     """Return whether `cleaned_labels.csv` differs from a new text, and from what `label_report.csv` beside it gives."""
     from callbacks.labels.cleaning import CLEANED, cleaned_labels
-    from datamodules.files.number_tables import read_csv
+    from datamodules.files.number_tables import read_table
     from datamodules.files.whole_files import csv_text
 
     path = folder / CLEANED
@@ -84,7 +84,7 @@ def is_corrected(folder: Path, cleaned: str) -> bool:
         return False
     types: dict[str, Any] = {"clean_label": "Int64", "name": str}
     try:
-        report = read_csv(folder / REPORT, "label report", dtype=types, float_precision="round_trip", na_values={
+        report = read_table(folder / REPORT, "label report", dtype=types, float_precision="round_trip", na_values={
             "clean_label": [""]}, keep_default_na=False)  # fmt: skip
         return found != csv_text(cleaned_labels(report)).encode()
     except (ValueError, KeyError, TypeError):  # the report is missing, or was itself changed
@@ -94,17 +94,17 @@ def is_corrected(folder: Path, cleaned: str) -> bool:
 def read_report(path: Path) -> "pd.DataFrame":
     """Read a report. Reject it if a column that is used here is missing or contains invalid values."""
     from datamodules.batches import UNVERIFIED
-    from datamodules.files.limits import whole_numbers
-    from datamodules.files.number_tables import checked_numbers, read_csv
+    from datamodules.files.limits import to_int64
+    from datamodules.files.number_tables import checked_numbers, read_table
 
-    table = read_csv(path, "label report")
+    table = read_table(path, "label report")
     if missing := [column for column in (*NUMBERS, *COLUMNS) if column not in table]:
         raise ValueError(f"{path} is not a label report: it lacks the column {missing[0]}")
     for column, (least, most) in COLUMNS.items():
-        table[column] = whole_numbers(table[column], least, most, path, column)
+        table[column] = to_int64(table[column], least, most, path, column)
     if "clean_label" in table:
         known = table["clean_label"].notna()
-        whole_numbers(table["clean_label"][known], UNVERIFIED, MOST, path, "clean_label")
+        to_int64(table["clean_label"][known], UNVERIFIED, MOST, path, "clean_label")
         table["clean_label"] = table["clean_label"].astype("Int64")  # empty cells would turn the others into floats
     checked_numbers(table[NUMBERS], "label report", path)
     return table

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from callbacks.labels.cleaning import CLEANED, with_actions, wrong_fraction
-from callbacks.labels.measures import judged, report_metrics
-from callbacks.labels.merge import unchecked, write_report
+from callbacks.labels.measures import compare_with_labels, report_metrics
+from callbacks.labels.merge import describe_missing, write_report
 from callbacks.labels.report_figure import draw_worst_labels
 from datamodules.arguments import at_least, within
 from datamodules.files.whole_files import save_figure
@@ -30,7 +30,7 @@ from lightning_modules.interfaces import (
     require,
     require_data,
 )
-from lightning_modules.training.evaluation_mode import classified
+from lightning_modules.training.evaluation_mode import iterate_logits
 from lightning_modules.training.logging import log_same
 
 PER_SAMPLE = ("index", "given", "proposed", "probability_given", "probability_proposed", "score", "clean_label")
@@ -122,11 +122,11 @@ class LabelReport(Callback):
         world = trainer.world_size
         parts = [Path(directory, f"label_report.rank_{rank}_of_{world}.npz") for rank in range(world)]
         parts[trainer.global_rank].parent.mkdir(parents=True, exist_ok=True)
-        np.savez(parts[trainer.global_rank], **self._judged(trainer, pl_module, loader))  # type: ignore[arg-type]
+        np.savez(parts[trainer.global_rank], **self._score_labels(trainer, pl_module, loader))  # type: ignore[arg-type]
         trainer.strategy.barrier("the labels are judged")
         metrics: dict[str, float] = {}
         if trainer.is_global_zero:
-            scored = _merged(parts)
+            scored = _merge(parts)
             for part in parts:
                 part.unlink()
             table, metrics = self._report(scored, loader.dataset, class_names(trainer), in_sample=held_out is None)
@@ -135,7 +135,7 @@ class LabelReport(Callback):
                     "The label report is in-sample: the network was trained on these labels, and does not suspect a "
                     "false label it has memorised. Set data.split.folds to report on held-out images."
                 )
-            if left := unchecked(len(table), getattr(loader.dataset, "source", None)):
+            if left := describe_missing(len(table), getattr(loader.dataset, "source", None)):
                 rank_zero_info(left)
             if not self.written:
                 self._write(Path(directory), table, trainer, loader)
@@ -144,13 +144,13 @@ class LabelReport(Callback):
         for name, value in trainer.strategy.broadcast(metrics).items():
             log_same(pl_module, f"test/{name}", value)
 
-    def _judged(self, trainer: Trainer, pl_module: LightningModule, loader: Any) -> dict[str, NDArray[Any]]:
+    def _score_labels(self, trainer: Trainer, pl_module: LightningModule, loader: Any) -> dict[str, NDArray[Any]]:
         """Score the labels of this rank's images, in dataloader order, and return the arrays named in `PER_SAMPLE`."""
         batches: list[dict[str, Tensor]] = []
-        for batch, logits in classified(trainer, pl_module, loader):
+        for batch, logits in iterate_logits(trainer, pl_module, loader):
             # In double precision, because confident predictions may be equal in single precision.
             probability, given = logits.cpu().double().softmax(dim=1), batch["label"].cpu()
-            columns = {"index": batch["index"].cpu(), **judged(probability, given)}
+            columns = {"index": batch["index"].cpu(), **compare_with_labels(probability, given)}
             if "clean_label" in batch:
                 columns["clean_label"] = batch["clean_label"].cpu()
             if self.compare_with_cleanlab:
@@ -243,7 +243,7 @@ def find_label_issues(label: NDArray[np.int64], probability: NDArray[np.float32]
         return find_label_issues(label, probability, n_jobs=1)
 
 
-def _merged(parts: list[Path]) -> dict[str, NDArray[Any]]:
+def _merge(parts: list[Path]) -> dict[str, NDArray[Any]]:
     """Merge the results of all ranks, in the order of the training set."""
     for part in parts:
         if not part.is_file():

@@ -50,7 +50,7 @@ def red_green_blue(colour: Tensor) -> Tensor:
     return rgb_of(hue / 60, value * saturation, value)
 
 
-def jittered(image: Tensor, uniform: Tensor, hue: float, saturation: float, value: float) -> Tensor:
+def jitter_colours(image: Tensor, uniform: Tensor, hue: float, saturation: float, value: float) -> Tensor:
     """Shift hue, saturation and value of each image by random amounts.
 
     Args:

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules.arguments import at_least, positive, within
-from datamodules.augmentation.colours import jittered
+from datamodules.augmentation.colours import jitter_colours
 from datamodules.batches import IGNORED
 from datamodules.randomness.counter import sample_uniform
 
@@ -115,7 +115,7 @@ class MaskAugmentation:
         """Jitter image colours, and flip images and masks. The random numbers depend on (seed, epoch, index)."""
         uniform, colours = sample_uniform(seed, epoch, batch["index"], count=4), (self.hue, self.saturation, self.value)
         if any(colours):
-            batch["image"] = 255 * jittered(batch["image"].float() / 255, uniform[:, :3], *colours)
+            batch["image"] = 255 * jitter_colours(batch["image"].float() / 255, uniform[:, :3], *colours)
         if self.flip:
             mirror = uniform[:, 3] < 0.5
             for key in ("image", "label", "original_label", "clean_label"):

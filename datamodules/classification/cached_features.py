@@ -176,8 +176,8 @@ class CachedFeatures(ImageSet):
     def fetch_missing(self) -> None:
         self.images.fetch_missing()
 
-    def prepared(self, seed: int, device: torch.device) -> Self:
-        self.images.prepared(seed, device)
+    def prepare(self, seed: int, device: torch.device) -> Self:
+        self.images.prepare(seed, device)
         self.device = device
         return self
 
@@ -206,7 +206,7 @@ class CachedFeatures(ImageSet):
         places = [(epoch, start) for epoch in range(passes + 1) for start in range(0, samples, rows)]
 
         def compute(numbers: list[int]) -> Parts:
-            return self._extracted(source, [(number, *places[number]) for number in numbers], rows)
+            return self._extract(source, [(number, *places[number]) for number in numbers], rows)
 
         name = f"{type(self.images).__name__}-{split}"
         array = cached_array(self.cache_dir, name, identity, len(places), compute)
@@ -246,7 +246,7 @@ class CachedFeatures(ImageSet):
         }
 
     @torch.inference_mode()
-    def _extracted(self, source: ImageSource, parts: list[tuple[int, int, int]], rows: int) -> Parts:
+    def _extract(self, source: ImageSource, parts: list[tuple[int, int, int]], rows: int) -> Parts:
         """Compute the features of parts of the data. A part is a block of rows in one pass.
 
         Each part is given by three indices: (part, pass, first row).
@@ -267,7 +267,7 @@ class CachedFeatures(ImageSet):
         )
         for number, _, start in parts:
             count = min(rows, samples - start)
-            features = [self._encoded(next(batches)) for _ in range(-(-count // batch))]
+            features = [self._encode(next(batches)) for _ in range(-(-count // batch))]
             yield number, torch.cat(features).numpy()
         self.encoder.cpu()
 
@@ -286,7 +286,7 @@ class CachedFeatures(ImageSet):
             pin_memory=torch.cuda.is_available(),
         )
 
-    def _encoded(self, batch: dict[str, Any]) -> Tensor:
+    def _encode(self, batch: dict[str, Any]) -> Tensor:
         image, index = (batch[key].to(self.device, non_blocking=True) for key in ("image", "index"))
         if "epoch" in batch:
             image = self.augmentation.apply(image, self.augmentation_seed, batch["epoch"], index)

@@ -12,7 +12,7 @@ import torch
 from datamodules.classification.image_sets import ImageFiles, ImageSet
 from datamodules.files.data_directory import data_directory
 from datamodules.files.image_files import Crop
-from datamodules.files.limits import whole_numbers
+from datamodules.files.limits import to_int64
 from datamodules.files.text_files import read_text
 
 
@@ -60,7 +60,7 @@ class Clothing1M(ImageSet):
         label_of = dict(zip(words[::2], words[1::2], strict=False))
         try:
             label = torch.from_numpy(
-                whole_numbers([int(label_of[key]) for key in keys], 0, self.num_classes - 1, labels_file, "label")
+                to_int64([int(label_of[key]) for key in keys], 0, self.num_classes - 1, labels_file, "label")
             )
         except (KeyError, ValueError) as error:
             raise ValueError(f"Clothing1M: {labels_file} has no label for an image of {split}: {error}") from error

@@ -131,11 +131,11 @@ class Clustered(ImageSet):
         self.scale = scale
         self.seed = 0
 
-    def prepared(self, seed: int, device: torch.device) -> Self:
+    def prepare(self, seed: int, device: torch.device) -> Self:
         self.seed = seed
         return self
 
-    def drawn(self, split: str) -> ClusteredSamples:
+    def draw(self, split: str) -> ClusteredSamples:
         """Sample the split `train` or `test`."""
         clusters = Clusters(self.offset, self.rare_offset, self.scale, self.seed)
         train = split == "train"
@@ -143,13 +143,13 @@ class Clustered(ImageSet):
         return clusters.draw(*counts, self.rare_share, np.random.default_rng([self.seed, 1 if train else 2]))
 
     def training(self) -> ImagesInMemory:
-        samples = self.drawn("train")
-        return self._stored(samples, torch.from_numpy(np.where(samples.foreign, UNKNOWN, samples.label)))
+        samples = self.draw("train")
+        return self._read_stored(samples, torch.from_numpy(np.where(samples.foreign, UNKNOWN, samples.label)))
 
     def test(self) -> ImagesInMemory:
-        return self._stored(self.drawn("test"))
+        return self._read_stored(self.draw("test"))
 
-    def _stored(self, samples: ClusteredSamples, clean_label: Tensor | None = None) -> ImagesInMemory:
+    def _read_stored(self, samples: ClusteredSamples, clean_label: Tensor | None = None) -> ImagesInMemory:
         level = np.clip((samples.value + RANGE) / (2 * RANGE), 0, 1) * 255
         image = torch.from_numpy(level.round().astype(np.uint8)).view(-1, *self.image_shape)
         return ImagesInMemory(image, torch.from_numpy(samples.label).long(), clean_label=clean_label)

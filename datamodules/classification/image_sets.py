@@ -270,7 +270,7 @@ class ImageSet(SplitSet[ImageSource], OtherImages):
         """
         return True
 
-    def prepared(self, seed: int, device: torch.device) -> Self:
+    def prepare(self, seed: int, device: torch.device) -> Self:
         """Set the seed and the device for reading, and return the dataset itself.
 
         This method is called before any data are read.
@@ -295,7 +295,7 @@ class ImageSet(SplitSet[ImageSource], OtherImages):
                 f"{type(self).__name__} has images {list(self.image_shape)}, but in-distribution images are "
                 f"{list(image_shape)}"
             )
-        source = self.prepared(seed, torch.device("cpu")).test()
+        source = self.prepare(seed, torch.device("cpu")).test()
         source.label = torch.full_like(source.label, UNKNOWN)
         source.clean_label = None
         return source

@@ -21,7 +21,7 @@ from datamodules.files.array_files import read_npz
 from datamodules.files.array_pickle import read_pickled_arrays
 from datamodules.files.data_directory import data_directory
 from datamodules.files.image_files import Crop, chosen_crop, class_folders, files_by_class
-from datamodules.files.limits import whole_numbers
+from datamodules.files.limits import to_int64
 from datamodules.files.text_files import read_text
 
 NUM_FILES = 10
@@ -296,4 +296,4 @@ def _labelled_from_nought(file: Path) -> tuple[np.ndarray, np.ndarray]:
     image, label = read_labelled_batch(file)
     if label.shape != image.shape[:1] or label.dtype.kind not in "iuf" or not ((label >= 1) & (label <= 1000)).all():
         raise ValueError(f"{file}: labels must be {len(image)} numbers in 1...1000; fetch it again")
-    return image, whole_numbers(label, 1, 1000, file, "label") - 1
+    return image, to_int64(label, 1, 1000, file, "label") - 1

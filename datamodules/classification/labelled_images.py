@@ -120,15 +120,15 @@ class LabelledImages(CorrectableLabels):
         for images in (self.images, *self.ood_test_sets.values()):
             images.fetch_missing()
 
-    def _prepared(self, images: ImageSet) -> ImageSet:
+    def _prepare(self, images: ImageSet) -> ImageSet:
         device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
-        return images.prepared(self.seed, device)
+        return images.prepare(self.seed, device)
 
     def _further(self) -> dict[str, ImageSet]:
-        return {name: self._prepared(images) for name, images in self.ood_test_sets.items()}
+        return {name: self._prepare(images) for name, images in self.ood_test_sets.items()}
 
     def set_up_test(self) -> None:
-        images = self._prepared(self.images)
+        images = self._prepare(self.images)
         if self.split.test_fraction and not images.has_test:
             labels = self._training_labels(images)
             self.test_set = labels.test_set(self.split.rows(images, labels.source.label, labels.given, self.seed)[2])
@@ -140,14 +140,14 @@ class LabelledImages(CorrectableLabels):
         if self.predict_dir is None:
             super().set_up_prediction()
         else:
-            self.predict_set = LabelledSet(NewImages(self.predict_dir, self._prepared(self.images)))
+            self.predict_set = LabelledSet(NewImages(self.predict_dir, self._prepare(self.images)))
 
     def _training_labels(self, images: ImageSet) -> NoisyLabels:
         source = checked(images.training(), self.num_classes, "training")
         return noisy_labels(source, self.label_noise, self.num_classes, self.class_names, self.seed)
 
     def set_up_training(self) -> None:
-        images = self._prepared(self.images)
+        images = self._prepare(self.images)
         labels = self._training_labels(images)
         kept, held_out, tested = self.split.rows(images, labels.source.label, labels.given, self.seed)
         self.train_set = labels.subset(kept, seed=self.seed, second_view=self.second_view, repeats=self.repeats)
@@ -164,11 +164,11 @@ class LabelledImages(CorrectableLabels):
             labels.keep(directory / "labels.csv", self.train_set.row, tested, getattr(noise, "path", None), writes)
 
     def check_shifted_tests(self) -> None:
-        check_shifted_tests(self._prepared(self.images), self._further())
+        check_shifted_tests(self._prepare(self.images), self._further())
 
     def shifted_test_loaders(self) -> dict[str, DataLoader]:
         """Return a DataLoader for each shifted test set. Batches contain `classes` if the set lacks some classes."""
-        sources = shifted_tests(self._prepared(self.images), self._further()).items()
+        sources = shifted_tests(self._prepare(self.images), self._further()).items()
         return {name: self.evaluation_loader(LabelledSet(one, clean_label=one.label)) for name, one in sources}
 
     def training_images_dataloader(self) -> DataLoader:
@@ -182,29 +182,29 @@ class LabelledImages(CorrectableLabels):
         if self.split.folds is None:
             return None
         self.read_training_set()
-        return self.evaluation_loader(self.required(self.validation_set, "fit"))
+        return self.evaluation_loader(self.require_sets(self.validation_set, "fit"))
 
     def training_batches(self, epoch: int, rank: int, world_size: int) -> GlobalBatches:
         if self.shards is None:
             return super().training_batches(epoch, rank, world_size)
         place = {"rank": rank, "world_size": world_size, "epoch": epoch, "resumed": self._resumed}
-        given = self.required(self.train_set, "fit").given
+        given = self.require_sets(self.train_set, "fit").given
         return self.shards.batches(given, self.num_classes, self.batch_size, self.seed, **place)
 
     def samples_per_epoch(self) -> int:
-        return self.order.samples(self.required(self.train_set, "fit").given, self.num_classes)
+        return self.order.samples(self.require_sets(self.train_set, "fit").given, self.num_classes)
 
     def draw_epoch(self, random: np.random.Generator) -> np.ndarray:
-        return self.order.draw(random, self.required(self.train_set, "fit").given, self.num_classes)
+        return self.order.draw(random, self.require_sets(self.train_set, "fit").given, self.num_classes)
 
-    def augmented(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
+    def augment(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
         requested = batch.pop("requested", batch["index"])
         for key, number in (("image", epoch), ("second_view", epoch + SECOND)):
             if key in batch:
                 batch[key] = self.augmentation.apply(batch[key], self.seed, number, requested)
         return batch
 
-    def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def finish(self, batch: dict[str, Any]) -> dict[str, Any]:
         data_range = batch.pop("data_range")
         for key in ("image", "second_view"):
             if key in batch:
@@ -219,7 +219,7 @@ class LabelledImages(CorrectableLabels):
 
     def write_corrections(self, index: Tensor, label: Tensor) -> None:
         if len(index):
-            self.required(self.train_set, "fit").correct(index, label)
+            self.require_sets(self.train_set, "fit").correct(index, label)
 
     def corrections(self) -> Tensor | None:
         train = self.train_set

@@ -12,7 +12,7 @@ from datamodules.arguments import at_least, one_of
 from datamodules.classification.image_sets import ImageSet, ImagesInMemory
 from datamodules.files.array_files import read_npz
 from datamodules.files.data_directory import data_directory, download_directory
-from datamodules.files.limits import whole_numbers
+from datamodules.files.limits import to_int64
 
 
 class MNIST(ImageSet):
@@ -55,7 +55,7 @@ class MNIST(ImageSet):
             raise ValueError(f"MNIST: {files[0].parent} contains a damaged file ({error}); fetch it again") from error
         if image.dtype != torch.uint8 or tuple(image.shape[1:]) != self.image_shape[1:]:
             raise ValueError(f"MNIST: {files[0]} has {list(image.shape)} {image.dtype}, expected [N, 28, 28] uint8")
-        label = torch.from_numpy(whole_numbers(label.numpy(), 0, self.num_classes - 1, files[1], "label"))
+        label = torch.from_numpy(to_int64(label.numpy(), 0, self.num_classes - 1, files[1], "label"))
         if len(image) != len(label):
             raise ValueError(f"MNIST: {files[0]} has {len(image)} images, but {files[1]} has {len(label)} labels")
         return ImagesInMemory(image[:, None].to(torch.uint8), label)
@@ -114,7 +114,7 @@ class MedMNIST(ImageSet):
             image_is = f"{list(arrays[keys[0]].shape)} of {arrays[keys[0]].dtype}"
             raise ValueError(f"MedMNIST: {file} has images {image_is}, expected [N, H, W] or [N, H, W, 3] of uint8")
         image = torch.from_numpy(arrays[keys[0]])
-        label = torch.from_numpy(whole_numbers(arrays[keys[1]], 0, self.num_classes - 1, file, "label"))
+        label = torch.from_numpy(to_int64(arrays[keys[1]], 0, self.num_classes - 1, file, "label"))
         image = image[:, None] if image.ndim == 3 else image.movedim(-1, 1)
         if image.shape[1:] != self.image_shape:
             raise ValueError(
@@ -152,15 +152,15 @@ class JoinedMedMNIST(ImageSet):
         self.image_shape = self.sets[0].image_shape
 
     def training(self) -> ImagesInMemory:
-        return self._joined([each.training() for each in self.sets])
+        return self._join([each.training() for each in self.sets])
 
     def validation(self) -> ImagesInMemory:
-        return self._joined([each.validation() for each in self.sets])
+        return self._join([each.validation() for each in self.sets])
 
     def test(self) -> ImagesInMemory:
-        return self._joined([each.test() for each in self.sets])
+        return self._join([each.test() for each in self.sets])
 
-    def _joined(self, sources: list[ImagesInMemory]) -> ImagesInMemory:
+    def _join(self, sources: list[ImagesInMemory]) -> ImagesInMemory:
         counts = [0, *(each.num_classes for each in self.sets)]
         label = [source.label + sum(counts[: place + 1]) for place, source in enumerate(sources)]
         return ImagesInMemory(torch.cat([source.image for source in sources]), torch.cat(label))

@@ -36,7 +36,7 @@ class PatchesOfPhotographs(ImageSet):
         self.image_shape = (3, patch_size, patch_size)
         self._seed = 0
 
-    def prepared(self, seed: int, device: torch.device) -> Self:
+    def prepare(self, seed: int, device: torch.device) -> Self:
         self._seed = seed
         return self
 

@@ -12,7 +12,7 @@ import torchvision
 
 from datamodules.classification.image_sets import ImageSet, ImagesInMemory
 from datamodules.files.data_directory import data_directory, download_directory
-from datamodules.files.limits import whole_numbers
+from datamodules.files.limits import to_int64
 from datamodules.files.mat_files import read_mat
 
 
@@ -60,7 +60,7 @@ class SVHN(ImageSet):
             image = torch.from_numpy(np.ascontiguousarray(stored.transpose(3, 2, 0, 1)))
         except ValueError as error:
             raise ValueError(f"SVHN: {file} is damaged or not an SVHN file ({error}); fetch it again") from error
-        label = torch.from_numpy(whole_numbers(given, 1, self.num_classes, file, "label").reshape(-1)) % 10
+        label = torch.from_numpy(to_int64(given, 1, self.num_classes, file, "label").reshape(-1)) % 10
         if len(image) != len(label) or tuple(image.shape[1:]) != self.image_shape or image.dtype != torch.uint8:
             raise ValueError(
                 f"SVHN: {file} has {image.dtype} images {list(image.shape)} and {len(label)} labels, expected one "

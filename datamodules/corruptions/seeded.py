@@ -13,7 +13,7 @@ class Seeded(Protocol):
 Noise = TypeVar("Noise", bound=Seeded)
 
 
-def seeded(noise: Noise, seed: int) -> Noise:
+def with_seed(noise: Noise, seed: int) -> Noise:
     """Copy a noise model. If the `seed` of the copy is None, set it to the argument `seed`.
 
     The original is not changed, so it can be used for other datasets.

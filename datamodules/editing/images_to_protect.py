@@ -43,7 +43,7 @@ class ImagesToProtect(SeededBatches):
             self._with_prompts, self.test_set = True, None
         super().setup(stage)
 
-    def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def finish(self, batch: dict[str, Any]) -> dict[str, Any]:
         # Half precision is never used, because it cannot represent all 256 levels exactly.
         dtype = torch.promote_types(self.module_dtype, torch.float32)
         batch["image"] = batch["image"].to(dtype) / batch.pop("data_range")

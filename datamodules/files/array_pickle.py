@@ -175,7 +175,7 @@ def check_operations(file: BinaryIO, size: int) -> None:
         elif name == "DUP":
             stack.append(stack[-1])
         else:
-            values = _popped(stack, operation)
+            values = _pop(stack, operation)
             held = 1 + sum(values) if operation.name.startswith("TUPLE") else 1
             if held > size:
                 raise pickle.UnpicklingError(f"it has a tuple of {held} values, but only {size} bytes")
@@ -183,7 +183,7 @@ def check_operations(file: BinaryIO, size: int) -> None:
     file.seek(start)
 
 
-def _popped(stack: list[int], operation: pickletools.OpcodeInfo) -> list[int]:
+def _pop(stack: list[int], operation: pickletools.OpcodeInfo) -> list[int]:
     """Pop the operands of an operation from the stack, and return how many values each operand contains."""
     before = list(operation.stack_before)
     values: list[int] = []

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from datamodules.arguments import one_of
 from datamodules.files.array_files import read_npz
-from datamodules.files.limits import check_is_file, whole_numbers
+from datamodules.files.limits import check_is_file, to_int64
 from datamodules.files.xtrans import packed_xtrans, start_of
 
 PATTERNS = ("RGGB", "BGGR", "GRBG", "GBRG")
@@ -24,7 +24,7 @@ PLACES = ((0, 0), (0, 1), (1, 1), (1, 0))
 """Row and column of the channels R, G, B, G in a 2 x 2 cell that begins with red."""
 
 
-def packed(bayer: NDArray[Any], pattern: str = "RGGB") -> NDArray[Any]:
+def pack_bayer(bayer: NDArray[Any], pattern: str = "RGGB") -> NDArray[Any]:
     """Pack a Bayer image into the channels R, G, B, G.
 
     The first two channels come from one sensor row, and the last two channels from the next row.
@@ -46,7 +46,7 @@ def packed(bayer: NDArray[Any], pattern: str = "RGGB") -> NDArray[Any]:
     return np.stack([bayer[row:height:2, column:width:2] for row, column in PLACES])
 
 
-def unpacked(planes: NDArray[Any]) -> NDArray[Any]:
+def unpack_bayer(planes: NDArray[Any]) -> NDArray[Any]:
     """Unpack the channels R, G, B, G, `[4, H, W]`, into a Bayer image `[2 H, 2 W]` that begins with red."""
     _, height, width = planes.shape
     bayer = np.empty((2 * height, 2 * width), dtype=planes.dtype)
@@ -92,17 +92,17 @@ class RawImage:
     pattern: str = "RGGB"
     rendering: NDArray[np.float32] | None = None
 
-    def packed(self) -> NDArray[np.uint16]:
+    def pack(self) -> NDArray[np.uint16]:
         """Return channels R, G, B, G, `[4, H / 2, W / 2]`, clipped to [black, white].
 
         The black level is subtracted. For X-Trans images, return nine channels instead (see `packed_xtrans`).
         """
-        pack = packed if self.pattern in PATTERNS else packed_xtrans
+        pack = pack_bayer if self.pattern in PATTERNS else packed_xtrans
         planes = pack(self.bayer, self.pattern).clip(self.black, self.white)
         return (planes - np.uint16(self.black)).astype(np.uint16)
 
 
-def checked(raw: RawImage, path: Path, xtrans: bool = False) -> RawImage:
+def check_levels(raw: RawImage, path: Path, xtrans: bool = False) -> RawImage:
     """Reject impossible levels and patterns.
 
     Args:
@@ -137,7 +137,7 @@ def read_headerless(path: Path, height: int, width: int, black: int, white: int,
     size = path.stat().st_size
     if size != 2 * height * width:
         raise ValueError(f"{path} has {size} bytes; {height} x {width} pixels of 16 bits need {2 * height * width}")
-    return checked(RawImage(np.fromfile(path, dtype="<u2").reshape(height, width), black, white, pattern), path)
+    return check_levels(RawImage(np.fromfile(path, dtype="<u2").reshape(height, width), black, white, pattern), path)
 
 
 def read_raw(path: Path, xtrans: bool = False) -> RawImage:
@@ -153,13 +153,13 @@ def read_raw(path: Path, xtrans: bool = False) -> RawImage:
     if path.suffix.lower() == ".npz":
         try:
             held = read_npz(path, ("bayer", "black", "white", "pattern"))
-            black, white = (int(whole_numbers(held[key], 0, MOST, path, key).reshape(())) for key in ("black", "white"))
+            black, white = (int(to_int64(held[key], 0, MOST, path, key).reshape(())) for key in ("black", "white"))
         except (OSError, ValueError) as error:
             raise ValueError(f"{path} lacks bayer, black, white or pattern ({error})") from error
         raw = RawImage(held["bayer"], black, white, str(held["pattern"]))
         if raw.bayer.ndim != 2 or raw.bayer.dtype != np.uint16:
             raise ValueError(f"{path}: bayer is {raw.bayer.dtype} {list(raw.bayer.shape)}; expected uint16 [H, W]")
-        return checked(raw, path, xtrans)
+        return check_levels(raw, path, xtrans)
     try:
         import rawpy
     except ModuleNotFoundError as error:
@@ -186,7 +186,7 @@ def read_raw(path: Path, xtrans: bool = False) -> RawImage:
     except Exception as error:  # for a damaged file
         raise ValueError(f"{path} cannot be read as a raw image: {error}") from error
     # Hot pixels may be above the white level.
-    return checked(RawImage(bayer.clip(max=white), black, white, "".join(colours), rendering), path, xtrans)
+    return check_levels(RawImage(bayer.clip(max=white), black, white, "".join(colours), rendering), path, xtrans)
 
 
 def _rendering(file: Any) -> NDArray[np.float32] | None:

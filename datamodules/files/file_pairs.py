@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 
-def paired(
+def match_pairs(
     noisy: Sequence[str],
     clean: Sequence[str],
     folder: Path,

@@ -44,7 +44,7 @@ def check_unpacked(path: Path, size: int) -> None:
         )
 
 
-def whole_numbers(values: Any, least: int, most: int, path: Path, what: str) -> NDArray[np.int64]:
+def to_int64(values: Any, least: int, most: int, path: Path, what: str) -> NDArray[np.int64]:
     """Convert numbers to int64, and reject numbers that are not integers or out of range.
 
     Args:

@@ -92,7 +92,7 @@ def _cells(path: Path, file: Any, stored: Any, key: str) -> list[np.ndarray]:
     return cells
 
 
-def _held(file: Any, key: str) -> bool:
+def _contains(file: Any, key: str) -> bool:
     """Check whether a file contains a key.
 
     If the path of the key contains links, they are rejected, because a link may point to any other file.
@@ -124,7 +124,7 @@ def _of_hdf5(path: Path, key: str, read: Callable[[Any, Any], Any]) -> Any:
         ) from error
     try:
         with h5py.File(path, "r") as file:
-            if _held(file, key):
+            if _contains(file, key):
                 return read(file, file[key])
             found = ", ".join(name for name in file if not name.startswith("#")) or "nothing"
     except Exception as error:  # a damaged file may raise almost any exception type

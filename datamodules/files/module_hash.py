@@ -27,7 +27,7 @@ def hash_of_module(module: nn.Module, attributes: bool = False) -> str:
         said = re.sub(r" at 0x[0-9a-f]+", "", part.extra_repr())  # memory addresses differ between processes
         digest.update(f"{name} {type(part).__name__} {said}\n".encode())
         own = sorted(vars(part).items()) if attributes else []
-        described = [(key, _described(value)) for key, value in own if key not in PYTORCHS_OWN]
+        described = [(key, _describe(value)) for key, value in own if key not in PYTORCHS_OWN]
         digest.update(f"{type(part).__module__} {described}\n".encode() if attributes else b"")
     tensors = {
         **module.state_dict(),  # includes extra states
@@ -55,7 +55,7 @@ def _add_tensors(digest: "hashlib.blake2b", tensors: Mapping[str, Any]) -> None:
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
 
-def _described(value: Any) -> Any:
+def _describe(value: Any) -> Any:
     """Describe the value of an attribute. The description is the same in every process.
 
     A function or class is described by its name, and any other object by the name of its class.
@@ -63,11 +63,11 @@ def _described(value: Any) -> Any:
     if hasattr(type(value), "to_dict"):
         value = value.to_dict()
     if isinstance(value, dict):
-        return [(_described(key), _described(each)) for key, each in value.items()]
+        return [(_describe(key), _describe(each)) for key, each in value.items()]
     if isinstance(value, list | tuple):
-        return [_described(each) for each in value]
+        return [_describe(each) for each in value]
     if isinstance(value, set | frozenset):
-        return sorted(repr(_described(each)) for each in value)
+        return sorted(repr(_describe(each)) for each in value)
     if value is None or isinstance(value, bool | int | float | str | torch.dtype):
         return value
     return getattr(value, "__qualname__", type(value).__qualname__)

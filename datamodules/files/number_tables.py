@@ -24,10 +24,10 @@ def read_numbers(path: Path, name: str, named_rows: bool = False) -> "pd.DataFra
         named_rows: whether the first column contains row names.
     """
     require_file(path, name)
-    return checked_numbers(read_csv(path, name, index_col=0 if named_rows else None), name, path)
+    return checked_numbers(read_table(path, name, index_col=0 if named_rows else None), name, path)
 
 
-def read_csv(path: Path, name: str, **options: Any) -> "pd.DataFrame":
+def read_table(path: Path, name: str, **options: Any) -> "pd.DataFrame":
     """Read a table with pandas.
 
     Args:
@@ -104,7 +104,7 @@ def read_unnamed_numbers(path: Path, name: str) -> "pd.DataFrame":
         name: name of the dataset, for error messages.
     """
     require_file(path, name)
-    return checked_numbers(read_csv(path, name, sep=r"\s+", header=None), name, path)
+    return checked_numbers(read_table(path, name, sep=r"\s+", header=None), name, path)
 
 
 def checked_numbers(table: "pd.DataFrame", name: str, path: Path) -> "pd.DataFrame":

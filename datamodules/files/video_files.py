@@ -72,7 +72,7 @@ def facts_of(path: Path) -> VideoFacts:
     return facts
 
 
-def decoded(
+def decode_frames(
     file: Any, name: str, start: int | None = None, count: int | None = None, grey: bool = False
 ) -> NDArray[np.uint8]:
     """Decode consecutive frames of a video, `[T, H, W, C]`.
@@ -103,7 +103,7 @@ def decoded(
     return read[..., None] if grey else read
 
 
-def encoded(
+def encode_frames(
     file: Any,
     frames: Any,
     rate: float,

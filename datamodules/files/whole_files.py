@@ -152,7 +152,7 @@ def owned_folder(folder: Path, patience: float = 0.0, remedy: str = ANOTHER) -> 
         ValueError: if another process owns the folder. The message names the folder and the process.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    file = _locked(folder / ".lock", folder, patience, remedy)
+    file = _lock(folder / ".lock", folder, patience, remedy)
     try:
         yield file
     finally:
@@ -177,7 +177,7 @@ def owned_path(path: Path, patience: float = 0.0, remedy: str = ANOTHER) -> Iter
     is_new = not path.parent.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = _beside(path, "lock")
-    file = _locked(lock, path, patience, remedy)
+    file = _lock(lock, path, patience, remedy)
     try:
         yield
     finally:
@@ -233,7 +233,7 @@ def _beside(path: Path, kind: str) -> Path:
     return place.with_name(f".{place.name}.{kind}")
 
 
-def _locked(lock: Path, output: Path, patience: float, remedy: str) -> int:
+def _lock(lock: Path, output: Path, patience: float, remedy: str) -> int:
     """Lock a file, write the name of this process to it, and return its descriptor."""
     deadline, waits = time.monotonic() + patience, False
     while True:

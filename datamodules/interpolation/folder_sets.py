@@ -60,7 +60,7 @@ class _FilePairs:
         required_folder(root, "data_dir")
         self.root = root
         self.image_size = image_size
-        self.listed = self._listed() if (root / LIST).is_file() else self._neighbours()
+        self.listed = self._list_pairs() if (root / LIST).is_file() else self._neighbours()
         name, count = Counter(pair.name for pair in self.listed).most_common(1)[0]
         if count > 1:
             raise ValueError(f"{root} has several pairs named {name}; remove all but one, or rename their files")
@@ -71,7 +71,7 @@ class _FilePairs:
             raise ValueError(f"{self.root} has only one image, {names[0]}, but a pair needs two")
         return [_Pair(*both, "") for both in pairwise(names)]
 
-    def _listed(self) -> list[_Pair]:
+    def _list_pairs(self) -> list[_Pair]:
         file = self.root / LIST
         rows = [row for _, row in entries(file)]
         if not rows:

@@ -53,7 +53,7 @@ class ImagesToInterpolate(SeededBatches):
         source = self.images.training()
         return None if source is None else (source.fetch(torch.arange(len(source.label)), None), source.data_range)
 
-    def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def finish(self, batch: dict[str, Any]) -> dict[str, Any]:
         data_range = batch.pop("data_range")
         for key in ("image", "first", "second"):
             if key in batch:

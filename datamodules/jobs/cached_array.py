@@ -112,23 +112,23 @@ def _join(path: Path, parts: list[Path]) -> None:
 
 def _say_why(folder: Path, name: str, identity: dict[str, Any]) -> None:
     """Report which keys of the identity differ from those of the most similar cached entry with the same name."""
-    wanted = _flat(identity)
+    wanted = _flatten(identity)
     differences = []
     for manifest in folder.glob(f"{name}-*/manifest.json"):
         with contextlib.suppress(OSError, ValueError, RecursionError):
             if manifest.parent.suffix == ".partial":
                 continue
-            have = _flat(json.loads(manifest.read_text()))
+            have = _flatten(json.loads(manifest.read_text()))
             keys = sorted(key for key in {*wanted, *have} if wanted.get(key) != have.get(key))
             differences.append((len(keys), f"{', '.join(keys)} differ from {manifest.parent}"))
     reason = min(differences)[1] if differences else f"{folder} has none"
     rank_zero_info(f"Computing {name}: {reason}")
 
 
-def _flat(value: Any, key: str = "") -> dict[str, Any]:
+def _flatten(value: Any, key: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
         return {key: value}
-    return {name: leaf for k, v in value.items() for name, leaf in _flat(v, f"{key}.{k}".lstrip(".")).items()}
+    return {name: leaf for k, v in value.items() for name, leaf in _flatten(v, f"{key}.{k}".lstrip(".")).items()}
 
 
 def _read(entry: Path, identity: dict[str, Any]) -> NDArray[Any]:

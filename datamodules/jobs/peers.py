@@ -129,7 +129,7 @@ class Peers:
             os.write(self._file, f"{text}\n".encode())
             os.fsync(self._file)
 
-    def _said(self, other: int) -> str:
+    def _state(self, other: int) -> str:
         with suppress(OSError):
             return (self._ranks / f"rank_{other}").read_text(encoding="utf-8", errors="replace")
         return ""
@@ -165,7 +165,7 @@ class Peers:
         """
         # The lock is checked before the text is read, because a rank writes its last entry before it unlocks.
         killed = is_locked(self._ranks / f"rank_{other}") is False
-        text = self._said(other)
+        text = self._state(other)
         if "failed " in text:
             return text.partition("failed ")[2].strip()
         if text.endswith("done\n"):
@@ -204,7 +204,7 @@ class Peers:
         note = self._ranks / f"step_{self._steps}"
         if rank() == 0:
             others = range(1, world_size())
-            self.wait(lambda: all(self._said(other).count("arrived\n") >= self._steps for other in others), meanwhile)
+            self.wait(lambda: all(self._state(other).count("arrived\n") >= self._steps for other in others), meanwhile)
             returned = action()
             write_text(note, json.dumps(returned))
             return returned
@@ -226,7 +226,7 @@ class Peers:
         try:
             self.on_first_rank(lambda: None)
             if rank() == 0:
-                self.wait(lambda: all(self._said(other).endswith("done\n") for other in self._working))
+                self.wait(lambda: all(self._state(other).endswith("done\n") for other in self._working))
             self._say("done")
         except BaseException as error:
             self.fail(error)

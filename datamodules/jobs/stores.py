@@ -171,7 +171,7 @@ def array_files(folder: Path) -> Files:
     return Files(folder, ".npy", write)
 
 
-class Rows:
+class RowStore:
     """Store with one row of text per item, for items that are too small for separate files.
 
     Each rank appends to its own `rank<number>.tsv`, and flushes after every row. If a killed writer left an incomplete

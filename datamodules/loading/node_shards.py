@@ -93,14 +93,14 @@ class NodeBatches(GlobalBatches):
         for batch_number in range(epoch * batches + first, (epoch + 1) * batches):
             size = batch_number + 1 if self.growing else self.batch_size // nodes
             start = batch_number * (batch_number + 1) // 2 if self.growing else batch_number * size
-            own = [self._drawn(node, start, size, order) for node in block(nodes, self.rank, self.world_size)]
+            own = [self._draw(node, start, size, order) for node in block(nodes, self.rank, self.world_size)]
             yield Request(torch.cat(own), batch_number, nodes * size)
 
     def _order_of(self, node: int, number: int) -> np.ndarray:
         """Return the random order of a node's samples in pass `number` over its shard."""
         return np.random.default_rng([self.seed, 6, node, number]).permutation(len(self.shards[node]))
 
-    def _drawn(self, node: int, start: int, size: int, order: Callable[[int, int], np.ndarray]) -> Tensor:
+    def _draw(self, node: int, start: int, size: int, order: Callable[[int, int], np.ndarray]) -> Tensor:
         """Take `size` samples of a node, starting at position `start` of its concatenated random orders."""
         shard = self.shards[node]
         first, last = start // len(shard), (start + size - 1) // len(shard)

@@ -139,11 +139,11 @@ class SeededBatches(LightningDataModule, ABC):
         if self.test_set is None:
             self.set_up_test()
 
-    def augmented(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
+    def augment(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
         """Augment a training batch on its device, with random numbers that depend on (`seed`, `epoch`, `index`)."""
         return batch
 
-    def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def finish(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Convert a batch to the module's input, on the batch's device: images become floats in the module's dtype."""
         return batch
 
@@ -164,7 +164,7 @@ class SeededBatches(LightningDataModule, ABC):
             self.set_up_prediction()
 
     def train_dataloader(self) -> DataLoader:
-        train_set, trainer = self.required(self.train_set, "fit"), self.trainer
+        train_set, trainer = self.require_sets(self.train_set, "fit"), self.trainer
         batches = self.training_batches(trainer.current_epoch if trainer is not None else 0, *self.processes())
         self._training_batches = batches
         batches.report_left_out()
@@ -173,7 +173,7 @@ class SeededBatches(LightningDataModule, ABC):
             loader.current_epoch = lambda: trainer.current_epoch
         return loader
 
-    def required(self, samples: Any, stage: str) -> Any:
+    def require_sets(self, samples: Any, stage: str) -> Any:
         """Return a dataset, or the datasets, that `setup` creates; raise an error if it has not been called."""
         if samples is None:
             raise RuntimeError(f'{type(self).__name__} has not read its data: call setup("{stage}") first')
@@ -206,7 +206,7 @@ class SeededBatches(LightningDataModule, ABC):
         return [] if self.validation_set is None else self.evaluation_loader(self.validation_set)
 
     def test_dataloader(self) -> DataLoader:
-        return self.evaluation_loader(self.required(self.test_set, "test"))
+        return self.evaluation_loader(self.require_sets(self.test_set, "test"))
 
     def predict_dataloader(self) -> DataLoader:
         return self.test_dataloader() if self.predict_set is None else self.evaluation_loader(self.predict_set)
@@ -255,8 +255,8 @@ class SeededBatches(LightningDataModule, ABC):
             return batch
         epoch = batch.pop("epoch", None)
         if epoch is not None:
-            batch = self.augmented(batch, epoch)
-        return self.finished(batch)
+            batch = self.augment(batch, epoch)
+        return self.finish(batch)
 
     @property
     def module_dtype(self) -> torch.dtype:

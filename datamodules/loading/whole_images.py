@@ -83,7 +83,7 @@ class WholeImageSets(SeededBatches):
         self.test_sets = {name: self.whole(one, "test") for name, one in self.tests.items()}
 
     def test_dataloader(self) -> list[DataLoader]:  # type: ignore[override]
-        return [self.evaluation_loader(one) for one in self.required(self.test_sets, "test").values()]
+        return [self.evaluation_loader(one) for one in self.require_sets(self.test_sets, "test").values()]
 
     def predict_dataloader(self) -> list[DataLoader]:  # type: ignore[override]
         return self.test_dataloader() if self.predict_set is None else [self.evaluation_loader(self.predict_set)]

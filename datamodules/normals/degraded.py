@@ -33,7 +33,7 @@ class Degraded(NormalSet):
     def source(self, split: Split) -> NormalSource:
         return DegradedSource(self.of.source(split), self)
 
-    def degraded(self, image: NDArray) -> NDArray:
+    def degrade(self, image: NDArray) -> NDArray:
         """Degrade a uint8 image `[3, H, W]`."""
         from scipy.ndimage import gaussian_filter
 
@@ -56,4 +56,4 @@ class DegradedSource(NormalSource):
 
     def read(self, position: int) -> tuple[NDArray, NDArray]:
         image, normal = self.source.read(position)
-        return self.dataset.degraded(image), normal
+        return self.dataset.degrade(image), normal

@@ -11,7 +11,7 @@ from datamodules.files.array_files import read_npy
 from datamodules.files.data_directory import data_directory
 from datamodules.files.image_files import UnreadableImage, opened_image
 from datamodules.files.pixels import read_pixels
-from datamodules.normals.normal_set import NormalSet, NormalSource, Split, turned
+from datamodules.normals.normal_set import NormalSet, NormalSource, Split, flip_axes
 
 LEFT_UP_VIEWER = (-1, 1, 1)
 """Axes in the datasets of DSINE's authors; depth and normals in the authors' example agree with these axes."""
@@ -62,7 +62,7 @@ class NormalFiles(NormalSource):
                 f"{self.images[position]} has {image.shape[1]} x {image.shape[2]} pixels, but {self.normals[position]} "
                 f"has {normal.shape[1]} x {normal.shape[2]}"
             )
-        return image, turned(normal, self.axes)
+        return image, flip_axes(normal, self.axes)
 
 
 def size_of(path: Path) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from datamodules.arguments import at_least
 from datamodules.loading import Loading
 from datamodules.loading.global_batches import Request
 from datamodules.loading.whole_images import SizedSet, WholeImageSets
-from datamodules.normals.normal_set import NormalSet, NormalSource, decoded
+from datamodules.normals.normal_set import NormalSet, NormalSource, decode_normals
 from datamodules.randomness.counter import sample_uniform
 from datamodules.restoration.noisy_folder import NoisyFolder
 
@@ -81,20 +81,20 @@ class NormalMaps(WholeImageSets):
     def new_images(self, folder: str) -> SizedSet:
         return PhotographFolder(folder, channels=3)
 
-    def augmented(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
+    def augment(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
         """If `flip` is set, flip each image and its normals horizontally with probability 1/2."""
-        batch = self.finished(batch)
+        batch = self.finish(batch)
         if self.flip:
             mirrored = sample_uniform(self.seed, epoch, batch["index"], count=1, stream=1) < 0.5
             batch["image"], batch["normal"] = mirrored_pair(batch["image"], batch["normal"], mirrored[:, 0])
         return batch
 
-    def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def finish(self, batch: dict[str, Any]) -> dict[str, Any]:
         dtype = self.pixel_type
         if not batch["image"].is_floating_point():  # otherwise `augmented` has already converted it
             batch["image"] = batch["image"].to(dtype) / 255
             if "normal" in batch:
-                batch["normal"] = decoded(batch["normal"], dtype)
+                batch["normal"] = decode_normals(batch["normal"], dtype)
         return batch
 
 
@@ -141,12 +141,12 @@ class Normals:
         else:
             batch["epoch"] = request.epoch
             places = sample_uniform(self.seed, request.epoch, request.indices, count=2).tolist()
-            pairs = [cut(pair, place, self.crop_size) for pair, place in zip(pairs, places, strict=True)]
+            pairs = [crop_alike(pair, place, self.crop_size) for pair, place in zip(pairs, places, strict=True)]
         image, normal = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*pairs, strict=True))
         return batch | {"image": image, "normal": normal}
 
 
-def cut(pair: Sequence[NDArray], place: Sequence[float], size: int) -> tuple[NDArray, ...]:
+def crop_alike(pair: Sequence[NDArray], place: Sequence[float], size: int) -> tuple[NDArray, ...]:
     """Crop the same square from each of several arrays `[3, H, W]`.
 
     The two numbers in `place`, both in [0, 1), determine the row and the column of the square.

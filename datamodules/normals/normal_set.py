@@ -74,7 +74,7 @@ class NormalsInMemory(NormalSource):
         return self.image[position], self.normal[position]
 
 
-def turned(normal: NDArray, axes: Sequence[int]) -> NDArray:
+def flip_axes(normal: NDArray, axes: Sequence[int]) -> NDArray:
     """Negate the components of stored normals `[3, H, W]` for which `axes` is -1.
 
     An 8-bit value v means 2 v / 255 - 1, so its negative is 255 - v.
@@ -83,7 +83,7 @@ def turned(normal: NDArray, axes: Sequence[int]) -> NDArray:
     return np.where(negated, 255 - normal if normal.dtype == np.uint8 else -normal, normal)
 
 
-def decoded(stored: Tensor, dtype: torch.dtype) -> Tensor:
+def decode_normals(stored: Tensor, dtype: torch.dtype) -> Tensor:
     """Convert stored normals to vectors.
 
     Pixels without a normal become zero vectors.

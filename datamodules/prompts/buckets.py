@@ -80,7 +80,7 @@ class CoveringCrop(Crop):
     def shape(self) -> tuple[int, int]:
         return self.height, self.width
 
-    def resized(self, width: int, height: int) -> tuple[int, int]:
+    def resize_images(self, width: int, height: int) -> tuple[int, int]:
         """Return the width and height of the resized image.
 
         One of them is `zoom` times that of the crop. The other follows from the aspect ratio, and is rounded down.
@@ -92,8 +92,8 @@ class CoveringCrop(Crop):
 
     def corner(self, width: int, height: int, uniform: Sequence[float] | None) -> tuple[int, int]:
         """Return the left and top coordinates of the crop in the resized image."""
-        return corner_of_crop(self.resized(width, height), (self.width, self.height), uniform)
+        return corner_of_crop(self.resize_images(width, height), (self.width, self.height), uniform)
 
     def box(self, width: int, height: int, uniform: Sequence[float] | None) -> Box:
         corner = self.corner(width, height, uniform)
-        return box_in_resized((width, height), self.resized(width, height), corner, (self.width, self.height))
+        return box_in_resized((width, height), self.resize_images(width, height), corner, (self.width, self.height))

@@ -174,20 +174,20 @@ class CaptionedImages(SeededBatches):
                     f"{multiple}: change data.{key}.image_size"
                 )
 
-    def augmented(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
+    def augment(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
         for key in ("image", "loss_mask", "condition"):
             if key in batch:
                 batch[key] = self.augmentation.apply(batch[key], self.seed, epoch, batch["index"])
         if "prior" in batch:
-            batch["prior"] = self.augmented(batch["prior"], batch["prior"].pop("epoch"))
+            batch["prior"] = self.augment(batch["prior"], batch["prior"].pop("epoch"))
         return batch
 
-    def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def finish(self, batch: dict[str, Any]) -> dict[str, Any]:
         if "image" in batch:
             data_range = batch.pop("data_range")
             batch["image"] = self.in_unit_interval(batch["image"], data_range)
             for key in {"loss_mask", "condition"} & batch.keys():
                 batch[key] = self.in_unit_interval(batch[key], 255)
         if "prior" in batch:
-            batch["prior"] = self.finished(batch["prior"])
+            batch["prior"] = self.finish(batch["prior"])
         return batch

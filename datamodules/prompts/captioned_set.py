@@ -143,7 +143,7 @@ class CaptionedRows:
     def __len__(self) -> int:
         return len(self.row)
 
-    def mirrored(self, request: Request) -> Tensor | None:
+    def flip_mask(self, request: Request) -> Tensor | None:
         """Return which images of a training batch are flipped, `[B]`, or None if no image is ever flipped."""
         if not self.flip:
             return None
@@ -154,7 +154,7 @@ class CaptionedRows:
         index = request.indices
         batch: dict[str, Any] = {"index": index, "global_batch_size": request.global_batch_size}
         rows, source = self.row[index], self.captioned.source
-        mirrored = self.mirrored(request)
+        mirrored = self.flip_mask(request)
         if self.captioned.captions is not None:
             batch["caption"] = [self.captioned.captions[row] for row in rows.tolist()]
         uniform = None

@@ -118,7 +118,7 @@ class CroppedImages(ImageSource):
             crop, (height, width) = self.crops[self.bucket[image]], self.size[image].tolist()
             left, top = crop.corner(width, height, place)
             if flip:
-                left = crop.resized(width, height)[0] - crop.width - left
+                left = crop.resize_images(width, height)[0] - crop.width - left
             found[position] = height, width, top, left, crop.height, crop.width
         return torch.from_numpy(found)
 

@@ -62,20 +62,20 @@ class HuggingFaceCaptions(CaptionedSet):
 
     def fetch_missing(self) -> None:
         with contextlib.suppress(ImportError, OSError, ValueError):  # all ranks raise the error when they read
-            self._loaded()
+            self._load()
 
     def has_captions(self) -> bool:
         return self.training().captions is not None
 
     def training(self) -> Captioned:
-        data = self._loaded()
+        data = self._load()
         described = f"{self.name}, split {self.split}"
         captions = self._captions(data, described)
         crop = Crop(self.image_size, self.image_size)
         source = ImagesInDataset(data, described, self.split, self.image_key, None, crop)
         return Captioned(CroppedImages(source, self.image_size, self.resize, self.buckets), captions)
 
-    def _loaded(self) -> Any:
+    def _load(self) -> Any:
         return loaded_split(self.name, self.split, "split", "HuggingFaceCaptions", self.config, self.revision)
 
     def _captions(self, data: Any, described: str) -> list[str] | None:

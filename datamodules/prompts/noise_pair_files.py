@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.files.array_files import read_npz
-from datamodules.files.limits import whole_numbers
+from datamodules.files.limits import to_int64
 from datamodules.files.whole_files import DamagedFile, whole_file, write_text
 from datamodules.prompts.text_tables import entries
 
@@ -76,7 +76,7 @@ def write_scores(folder: Path) -> None:
     lines = []
     for path in sorted(folder.glob("*.npz"), key=_index_of):
         arrays = read_npz(path, ("arr_2", "seed", "caption", *SCORE_LISTS))
-        index, seed = (whole_numbers(arrays[key], 0, 2**63 - 1, path, key).item() for key in ("arr_2", "seed"))
+        index, seed = (to_int64(arrays[key], 0, 2**63 - 1, path, key).item() for key in ("arr_2", "seed"))
         line = {"index": index, "seed": seed, "caption": str(arrays["caption"])}
         lists = {key: arrays[key].tolist() for key in SCORE_LISTS}
         lines.append(json.dumps(line | lists, ensure_ascii=False))

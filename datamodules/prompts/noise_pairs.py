@@ -140,7 +140,7 @@ class NoisePairs(SeededBatches):
             raise ValueError("test generates images for data.test_prompts: set it, for example to a PromptFile")
         self.test_set = PromptRows(self.test_prompts.prompts())
 
-    def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def finish(self, batch: dict[str, Any]) -> dict[str, Any]:
         for key in {"source", "target"} & batch.keys():
             batch[key] = batch[key].to(self.module_dtype)
         return batch

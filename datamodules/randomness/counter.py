@@ -26,7 +26,7 @@ def _mix(word: int) -> int:
     return word ^ (word >> 31)
 
 
-def _signed(word: int) -> int:
+def _sign(word: int) -> int:
     return word - (1 << 64) if word >> 63 else word
 
 
@@ -39,9 +39,9 @@ def _mix_tensor(word: Tensor) -> Tensor:
     def shifted(value: Tensor, bits: int) -> Tensor:
         return (value >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
-    word = word + _signed(_GOLDEN)
-    word.bitwise_xor_(shifted(word, 30)).mul_(_signed(0xBF58476D1CE4E5B9))
-    word.bitwise_xor_(shifted(word, 27)).mul_(_signed(0x94D049BB133111EB))
+    word = word + _sign(_GOLDEN)
+    word.bitwise_xor_(shifted(word, 30)).mul_(_sign(0xBF58476D1CE4E5B9))
+    word.bitwise_xor_(shifted(word, 27)).mul_(_sign(0x94D049BB133111EB))
     return word.bitwise_xor_(shifted(word, 31))
 
 
@@ -62,8 +62,8 @@ def sample_words(seed: int, epoch: int, index: Tensor, count: int, stream: int =
     key = 0
     for word in (seed, epoch, stream):
         key = _mix(key ^ (word & _WORD))
-    sample = _mix_tensor(index + _signed(key))
-    offsets = torch.arange(1, count + 1, device=index.device) * _signed(_GOLDEN)
+    sample = _mix_tensor(index + _sign(key))
+    offsets = torch.arange(1, count + 1, device=index.device) * _sign(_GOLDEN)
     return _mix_tensor(sample[:, None] + offsets)
 
 
@@ -225,20 +225,20 @@ class SeededImageRNG:
     def uniform(self, like: Tensor) -> Tensor:
         if like[0].numel() == 1:
             return self.of_image.uniform(like.double())
-        return self._drawn(like, lambda given: self.random.random_sample(given.shape))
+        return self._draw(like, lambda given: self.random.random_sample(given.shape))
 
     def normal(self, like: Tensor) -> Tensor:
         if like[0].numel() == 1:
             return self.of_image.normal(like.double())
-        return self._drawn(like, lambda given: self.random.standard_normal(given.shape))
+        return self._draw(like, lambda given: self.random.standard_normal(given.shape))
 
     def poisson(self, rate: Tensor) -> Tensor:
-        return self._drawn(rate, self.random.poisson)
+        return self._draw(rate, self.random.poisson)
 
     def gamma(self, shape: Tensor) -> Tensor:
-        return self._drawn(shape, self.random.standard_gamma)
+        return self._draw(shape, self.random.standard_gamma)
 
     @staticmethod
-    def _drawn(like: Tensor, draw: Callable[[np.ndarray], Any]) -> Tensor:
+    def _draw(like: Tensor, draw: Callable[[np.ndarray], Any]) -> Tensor:
         drawn = draw(like[0].permute(1, 2, 0).double().numpy())
         return torch.from_numpy(drawn.transpose(2, 0, 1).astype(np.float64))[None]

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from datamodules.files.data_directory import data_directory
-from datamodules.files.file_pairs import paired, stem_of
+from datamodules.files.file_pairs import match_pairs, stem_of
 from datamodules.files.image_files import image_names
-from datamodules.files.limits import whole_numbers
+from datamodules.files.limits import to_int64
 from datamodules.files.mat_files import read_cells, read_mat
 from datamodules.restoration.folder_sets import image_files, read_images
 from datamodules.restoration.images import Images, PairSet, Split
@@ -36,7 +36,7 @@ class RealPairs(PairSet):
             )
         files = image_files(folder, name)
         noisy, clean = ([file for file in files if stem_of(file).endswith(end)] for end in ("_real", "_mean"))
-        pairs = paired(noisy, clean, folder, lambda stem: stem[: -len("_real")])
+        pairs = match_pairs(noisy, clean, folder, lambda stem: stem[: -len("_real")])
         if len(pairs) != self.count:
             raise ValueError(f"{folder} has {len(pairs)} pairs, but {name} has {self.count}")
         return read_pairs(folder, pairs, [stem_of(noisy)[: -len("_real")] for noisy, _ in pairs])
@@ -97,14 +97,14 @@ class SIDD(PairSet):
             raise FileNotFoundError(f"SIDD: no image *_NOISY_SRGB_*.PNG in {folder} or its subfolders. {self.source}")
         if not self.ground_truth:
             return Images([stem_of(file) for file in noisy], None, read_images(folder, noisy, 3))
-        pairs = paired(noisy, clean, folder, lambda stem: stem.replace("NOISY_SRGB", "GT_SRGB"))
+        pairs = match_pairs(noisy, clean, folder, lambda stem: stem.replace("NOISY_SRGB", "GT_SRGB"))
         return read_pairs(folder, pairs, [stem_of(noisy) for noisy, _ in pairs])
 
     def _validation(self, directory: Path) -> Images:
         for folder, kinds in (("SIDD_Val", ("noisy", "GT")), ("", ("SIDD_noisy", "SIDD_clean"))):
             if (directory / folder / kinds[0]).is_dir():
                 noisy, clean = (image_files(directory / folder / kind, "SIDD") for kind in kinds)
-                pairs = paired(noisy, clean, directory / folder)
+                pairs = match_pairs(noisy, clean, directory / folder)
                 files = [(f"{kinds[0]}/{noisy}", f"{kinds[1]}/{clean}") for noisy, clean in pairs]
                 return read_pairs(directory / folder, files, [stem_of(noisy) for noisy, _ in pairs])
         blocks = []
@@ -195,7 +195,7 @@ class DND(PairSet):
             photograph = read_mat(path, "InoisySRGB").astype(np.float32)
             if photograph.ndim != 3 or photograph.shape[2] != 3 or not np.isfinite(photograph).all():
                 raise ValueError(f"{path}: InoisySRGB is {list(photograph.shape)}; expected finite numbers [H, W, 3]")
-            places = whole_numbers(boxes, 1, max(photograph.shape), folder / "info.mat", "edge of a box")
+            places = to_int64(boxes, 1, max(photograph.shape), folder / "info.mat", "edge of a box")
             # Coordinates are counted from 1, and the ends are inclusive.
             for crop, (top, left, bottom, right) in enumerate(places, 1):
                 if not (top <= bottom <= photograph.shape[0] and left <= right <= photograph.shape[1]):
@@ -231,7 +231,7 @@ class FMD(PairSet):
         else:
             kinds = ("test_mix/raw", "test_mix/gt")
             noisy, clean = ([f"{kind}/{file}" for file in image_files(folder / kind, "FMD")] for kind in kinds)
-            pairs = paired(noisy, clean, folder, lambda stem: stem.split("/", 2)[2])
+            pairs = match_pairs(noisy, clean, folder, lambda stem: stem.split("/", 2)[2])
         return read_pairs(folder, pairs, [stem_of(noisy) for noisy, _ in pairs], channels=1)
 
     def _captures(self, folder: Path) -> list[tuple[str, str]]:

@@ -24,7 +24,7 @@ def photographs(names: Sequence[str] = TESTED) -> Iterator[tuple[str, np.ndarray
         yield name, np.asarray(small).transpose(2, 0, 1) / 255
 
 
-def stored(image: np.ndarray) -> np.ndarray:
+def round_to_16_bits(image: np.ndarray) -> np.ndarray:
     """Clip the values of an image to [0, 1] and round them to 16 bits."""
     return (image.clip(0, 1) * WHITE).round().astype(np.uint16)
 
@@ -69,9 +69,11 @@ class DarkPhotographs(PairSet):
         names, light, dark = [], [], []
         for name, image in photographs(self.names):
             names.append(name)
-            light.append(stored(image))
+            light.append(round_to_16_bits(image))
             seen = (1 - self.haze) * image + self.haze if self.haze else image
-            dark.append(stored(self.exposure * seen**self.exponent + random.normal(0, self.noise, image.shape)))
+            dark.append(
+                round_to_16_bits(self.exposure * seen**self.exponent + random.normal(0, self.noise, image.shape))
+            )
         return Images(names, light, dark, WHITE)
 
 
@@ -94,4 +96,6 @@ class OverExposedPhotographs(PairSet):
     def images(self, split: Split) -> Images:
         pairs = [(name, image, (self.gain * image**GAMMA).clip(0, 1) ** (1 / GAMMA)) for name, image in photographs()]
         names, light, bright = zip(*pairs, strict=True)
-        return Images(names, [stored(image) for image in light], [stored(image) for image in bright], WHITE)
+        return Images(
+            names, [round_to_16_bits(image) for image in light], [round_to_16_bits(image) for image in bright], WHITE
+        )

@@ -8,7 +8,7 @@ from PIL import Image
 
 from datamodules.arguments import at_least
 from datamodules.files.data_directory import data_directory
-from datamodules.files.file_pairs import paired, stem_of
+from datamodules.files.file_pairs import match_pairs, stem_of
 from datamodules.files.image_files import SUFFIXES, image_names, images_at
 from datamodules.files.pixels import page_names, read_pixels
 from datamodules.files.text_files import read_text
@@ -71,7 +71,7 @@ class PairFolders(PairSet):
         found = {kind: images_at(Path(path).expanduser(), f"{kind}_dir") for kind, path in given.items() if path}
         files = {kind: names for kind, (_, names) in found.items()}
         if len(files) == 2:
-            pairs = paired(files["noisy"], files["clean"], Path(str(self.noisy_dir)))
+            pairs = match_pairs(files["noisy"], files["clean"], Path(str(self.noisy_dir)))
             files = {"noisy": [noisy for noisy, _ in pairs], "clean": [clean for _, clean in pairs]}
         titles: dict[str, list[str]] = {}
         read: dict[str, list[np.ndarray] | None] = {"clean": None, "noisy": None}
@@ -156,7 +156,7 @@ class ScaledFolders(PairSet):
         if self.small_dir is None:
             images = read_images(self.large_dir, large, self.channels)
             return with_reduced([stem_of(name) for name in large], images, self.scale, 255)
-        pairs = paired(image_files(self.small_dir, "small_dir"), large, self.small_dir, kinds=("small", "large"))
+        pairs = match_pairs(image_files(self.small_dir, "small_dir"), large, self.small_dir, kinds=("small", "large"))
         return Images(
             [stem_of(name) for _, name in pairs],
             read_images(self.large_dir, [name for _, name in pairs], self.channels),
@@ -199,9 +199,9 @@ class KnownImages(PairSet):
         return images
 
     def _folder(self, split: Split) -> Path:
-        return self._found(self.folders)
+        return self._find(self.folders)
 
-    def _found(self, folders: Sequence[str]) -> Path:
+    def _find(self, folders: Sequence[str]) -> Path:
         name = type(self).__name__
         directory = data_directory(self.data_dir, name)
         for folder in (*folders, "."):
@@ -290,4 +290,4 @@ class DIV2K(KnownImages):
     def _folder(self, split: Split) -> Path:
         self.count = 800 if split == "training" else 100
         folder = "DIV2K_train_HR" if split == "training" else "DIV2K_valid_HR"
-        return self._found((f"DIV2K/{folder}", folder))
+        return self._find((f"DIV2K/{folder}", folder))

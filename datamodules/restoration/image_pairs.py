@@ -133,10 +133,10 @@ class ImagePairs(WholeImageSets):
 
     # batches
 
-    def augmented(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
+    def augment(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
         patches, index = self.train_set, batch["index"]
         assert isinstance(patches, Patches)
-        cut = patches.cut(index, epoch) if patches.on_device else {key: batch[key] for key in patches.stores}
+        cut = patches.crop(index, epoch) if patches.on_device else {key: batch[key] for key in patches.stores}
         if self.patches.augmentation:
             ways = sample_uniform(self.seed, epoch, index, count=3, stream=1)
             cut = {key: flipped_and_transposed(image, ways) for key, image in cut.items()}
@@ -149,7 +149,7 @@ class ImagePairs(WholeImageSets):
                 cut["second_noisy"] = self.noise.sample(cut["clean"], CounterRNG(self.seed, epoch, index, SECOND))
         return batch | cut
 
-    def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def finish(self, batch: dict[str, Any]) -> dict[str, Any]:
         data_range = batch.get("data_range", 255)
         images = {key: self._in_unit_interval(batch[key], data_range) for key in ("noisy", "clean") if key in batch}
         return batch | images
@@ -221,14 +221,14 @@ class Patches:
             "epoch": request.epoch,
             "global_batch_size": request.global_batch_size,
         }
-        return batch if self.on_device else batch | self.cut(request.indices, request.epoch)
+        return batch if self.on_device else batch | self.crop(request.indices, request.epoch)
 
     @property
     def num_bytes(self) -> int:
         """Memory size of the images, in bytes."""
         return sum(store.values.nbytes for store in self.stores.values())
 
-    def cut(self, index: Tensor, epoch: int) -> dict[str, Tensor]:
+    def crop(self, index: Tensor, epoch: int) -> dict[str, Tensor]:
         """Crop the patches of the selected samples, with stored pixel values, on the device of `index`."""
         image, place = index // self.sampling.per_image, sample_uniform(self.seed, epoch, index, count=2)
         size, grid = (
@@ -236,7 +236,7 @@ class Patches:
             {"clean": self.scale, "noisy": 1},
         )
         return {
-            key: store.to(index.device).cut(image, place, size[key], grid[key]) for key, store in self.stores.items()
+            key: store.to(index.device).crop(image, place, size[key], grid[key]) for key, store in self.stores.items()
         }
 
 
@@ -272,11 +272,11 @@ class WholeImages:
             "data_range": self.images.data_range,
         }
         if self.images.clean is not None:
-            batch["clean"] = _stacked(self.images.clean, rows)
+            batch["clean"] = _stack(self.images.clean, rows)
         if self.images.rendering is not None:
-            batch["rendering"] = _stacked(self.images.rendering, rows)
+            batch["rendering"] = _stack(self.images.rendering, rows)
         if self.images.noisy is not None:
-            batch["noisy"] = _stacked(self.images.noisy, rows)
+            batch["noisy"] = _stack(self.images.noisy, rows)
         elif self.noise is not None:
             clean = batch["clean"].float() / self.images.data_range
             own = (SeededImageRNG(index=row) for row in rows)
@@ -285,5 +285,5 @@ class WholeImages:
         return batch
 
 
-def _stacked(images: Sequence[Pixels], rows: list[int]) -> Tensor:
+def _stack(images: Sequence[Pixels], rows: list[int]) -> Tensor:
     return torch.stack([torch.from_numpy(images[row]) for row in rows])

@@ -121,7 +121,7 @@ class PatchStore:
                 setattr(self, name, getattr(self, name).to(device))
         return self
 
-    def cut(self, image: Tensor, uniform: Tensor, size: int, grid: int = 1) -> Tensor:
+    def crop(self, image: Tensor, uniform: Tensor, size: int, grid: int = 1) -> Tensor:
         """Crop one square from each of the selected images.
 
         Args:

@@ -85,13 +85,13 @@ class MeasuredImages(ImagePairs):
             raise ValueError(f"{type(one).__name__} has only noisy images, but measurements need clean images")
         return MeasuredTestImages(images, self.operator, self.sigma)
 
-    def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def finish(self, batch: dict[str, Any]) -> dict[str, Any]:
         if "measured" in batch:
             batch["measured"] = self._in_unit_interval(batch["measured"], 1)
-        return super().finished(batch)
+        return super().finish(batch)
 
 
-def seen(operator: Operator, measured: Tensor) -> dict[str, Tensor]:
+def measurements_and_inverses(operator: Operator, measured: Tensor) -> dict[str, Tensor]:
     """Return measurements, and the images in [0, 1] that the pseudo-inverse computes from them, all in float32."""
     return {"measured": measured.float(), "noisy": to_unit(operator.pseudo_inverse(measured)).float()}
 
@@ -118,7 +118,7 @@ class MeasuredTestImages(WholeImages):
         measured = operator.forward(image)
         if self.sigma:
             measured = measured + 2 * self.sigma * CounterRNG(NOISE_SEED, 0, request.indices).normal(measured)
-        return batch | seen(operator, measured)
+        return batch | measurements_and_inverses(operator, measured)
 
 
 class MeasuredFolder(NoisyFolder):
@@ -139,4 +139,4 @@ class MeasuredFolder(NoisyFolder):
         batch = super().__getitem__(request)
         stored = batch["noisy"]
         measured = stored.to(torch.float64) / (batch["data_range"] or 255) * 2 - 1
-        return batch | seen(self.operator.of(request.indices, measured.shape[2:]), measured)
+        return batch | measurements_and_inverses(self.operator.of(request.indices, measured.shape[2:]), measured)

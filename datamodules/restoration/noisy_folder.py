@@ -31,7 +31,7 @@ class NoisyFolder:
     def __init__(self, folder: str, channels: int | None = None, data_range: int | None = None) -> None:
         self.channels = channels
         self.data_range = data_range
-        self.folder, found = self._found(Path(folder).expanduser())
+        self.folder, found = self._find(Path(folder).expanduser())
         self.files: list[tuple[str, int]] = []
         self.names: list[str] = []
         self.stacks: dict[str, int] = {}
@@ -56,7 +56,7 @@ class NoisyFolder:
         if count > 1:
             raise ValueError(f"data.predict_dir {self.folder} has several images named {name}; rename all but one")
 
-    def _found(self, path: Path) -> tuple[Path, list[str]]:
+    def _find(self, path: Path) -> tuple[Path, list[str]]:
         return images_at(path, "data.predict_dir")
 
     def _page_names(self, file: str, stem: str) -> list[str]:
@@ -106,7 +106,7 @@ class RawFolder(NoisyFolder):
         self.ratio = ratio
         super().__init__(folder, channels, data_range=65535)
 
-    def _found(self, path: Path) -> tuple[Path, list[str]]:
+    def _find(self, path: Path) -> tuple[Path, list[str]]:
         if path.suffix.lower() in RAW_SUFFIXES and path.is_file():
             return path.parent, [path.name]
         files = [each for each in path.rglob("*") if each.suffix.lower() in RAW_SUFFIXES and each.is_file()]
@@ -123,4 +123,4 @@ class RawFolder(NoisyFolder):
             raw = read_raw(self.folder / file, xtrans=self.channels == 9)
         except ValueError as error:
             raise UnreadableImage(str(error)) from error
-        return raw.packed().astype(np.float32) * np.float32(self.ratio / (raw.white - raw.black))
+        return raw.pack().astype(np.float32) * np.float32(self.ratio / (raw.white - raw.black))

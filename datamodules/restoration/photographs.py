@@ -52,9 +52,9 @@ class Photographs(PairSet):
         for name in self.tested:
             one_of(NAMES, tested=name)
         names = [name for name in NAMES if (name in self.tested) == (split != "training")]
-        return Images(names, [self._reduced(bundled_photograph(name)) for name in names])
+        return Images(names, [self._reduce(bundled_photograph(name)) for name in names])
 
-    def _reduced(self, pixels: np.ndarray) -> np.ndarray:
+    def _reduce(self, pixels: np.ndarray) -> np.ndarray:
         image = Image.fromarray(pixels).convert("RGB" if self.colour else "L")
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2

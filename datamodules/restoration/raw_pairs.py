@@ -20,7 +20,7 @@ EXPOSURE = re.compile(r"_([\d.]+)s$")
 """Last part of SID's file names: the exposure time in seconds."""
 
 
-def amplified(
+def read_amplified_pair(
     short: Path, long: Path, ratio: float, crop: int | None, xtrans: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Read a pair of packed raw images in [0, 1]. Brighten the short exposure, whose values may then exceed 1.
@@ -38,7 +38,7 @@ def amplified(
         unknown.
     """
     raws = [read_raw(path, xtrans) for path in (short, long)]
-    noisy, clean = (raw.packed().astype(np.float32) / (raw.white - raw.black) for raw in raws)
+    noisy, clean = (raw.pack().astype(np.float32) / (raw.white - raw.black) for raw in raws)
     if noisy.shape != clean.shape:
         raise ValueError(f"{short} has {list(noisy.shape)} packed pixels, but {long} has {list(clean.shape)}")
     if crop is not None:
@@ -114,7 +114,7 @@ class SID(PairSet):
                 raise ValueError(
                     f"SID: white minus black level must be the same in all long exposures, got {sorted(ranges)}"
                 )
-            return Images(names, [raw.packed() for raw in raws], data_range=ranges.pop())
+            return Images(names, [raw.pack() for raw in raws], data_range=ranges.pop())
         rated = [(short, long, light_ratio(short, long)) for short, long in pairs]
         chosen = [each for each in rated if self.ratio in (None, round(each[2]))]
         if not chosen:
@@ -122,7 +122,7 @@ class SID(PairSet):
             raise ValueError(f"SID: no pair in {file} has the ratio {self.ratio}; the ratios are {found}")
         crop = None if split == "training" else self.crop
         read = [
-            amplified(find_raw(folder / "short", short), find_raw(folder / "long", long), ratio, crop, xtrans)
+            read_amplified_pair(find_raw(folder / "short", short), find_raw(folder / "long", long), ratio, crop, xtrans)
             for short, long, ratio in chosen
         ]
         return images_of([short for short, *_ in chosen], read)
@@ -193,5 +193,5 @@ class ELDPairs(PairSet):
                 reference = min((1, 6, 11, 16), key=lambda one: abs(one - number))
                 files = [find_raw(scene, f"IMG_{each:04d}") for each in (number, reference)]
                 names.append(f"{scene.name}_IMG_{number:04d}")
-                pairs.append(amplified(files[0], files[1], self.factor, None))
+                pairs.append(read_amplified_pair(files[0], files[1], self.factor, None))
         return images_of(names, pairs)

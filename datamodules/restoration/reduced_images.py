@@ -12,7 +12,7 @@ from datamodules.arguments import at_least
 from datamodules.restoration.images import Images, PairSet, Split
 
 
-def reduced(image: NDArray[Any], factor: int) -> NDArray[Any]:
+def downsample_bicubic(image: NDArray[Any], factor: int) -> NDArray[Any]:
     """Downsample an image in the same way as MATLAB's `imresize`: antialiased bicubic kernel, mirrored borders.
 
     Args:
@@ -35,7 +35,7 @@ def with_reduced(names: Sequence[str], images: Sequence[NDArray[Any]], factor: i
         image[:, : image.shape[1] // factor * factor, : image.shape[2] // factor * factor] for image in images
     ]
     even = [np.ascontiguousarray(image) for image in even]
-    return Images(names, even, [reduced(image, factor) for image in even], data_range, factor)
+    return Images(names, even, [downsample_bicubic(image, factor) for image in even], data_range, factor)
 
 
 class ReducedImages(PairSet):

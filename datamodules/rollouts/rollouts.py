@@ -49,7 +49,7 @@ class RolloutSet:
         environment = place % self.data.environments
         own = np.unique(environment).tolist()
         words = self.purpose, request.epoch, int(number[0])
-        states, targets, _ = self.data.simulated(own, int(place.max()) // self.data.environments + 1, *words)
+        states, targets, _ = self.data.simulate(own, int(place.max()) // self.data.environments + 1, *words)
         chosen = place // self.data.environments, np.searchsorted(own, environment)
         return {
             "features": torch.from_numpy(states[chosen]),
@@ -112,12 +112,12 @@ class Rollouts(SeededBatches):
     def _environment(self, number: int) -> Any:
         """Return the environment with a given index, and create it on first use."""
         if not self.made:
-            self.expert.meet(self._made())
+            self.expert.meet(self._make())
         if number not in self.made:
-            self.made[number] = self._made()
+            self.made[number] = self._make()
         return self.made[number]
 
-    def _made(self) -> Any:
+    def _make(self) -> Any:
         try:
             import gymnasium
         except ImportError as error:
@@ -152,7 +152,7 @@ class Rollouts(SeededBatches):
         """
         return super().evaluation_loader(self.measured_set if samples is self.train_set else samples)
 
-    def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def finish(self, batch: dict[str, Any]) -> dict[str, Any]:
         return {key: value.to(self._dtype) if key in ("features", "target") else value for key, value in batch.items()}
 
     @property
@@ -166,12 +166,12 @@ class Rollouts(SeededBatches):
         return torch.promote_types(self._module.dtype, torch.float32)
 
     @torch.no_grad()
-    def _acted(self, states: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _act(self, states: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the outputs of the policy for `states`."""
         outputs = self._module(torch.from_numpy(states).to(self._module.device, self._dtype))
         return outputs.double().cpu().numpy()
 
-    def simulated(
+    def simulate(
         self, environments: Sequence[int], steps: int, *words: int, episode: bool = False
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """Run the policy in several environments in parallel, step by step.
@@ -197,7 +197,7 @@ class Rollouts(SeededBatches):
         for _ in range(steps):
             now = np.stack(state).astype(np.float64)
             target = self.expert.actions(now)
-            action = self._acted(now)
+            action = self._act(now)
             experts = np.array([coin.random() < self.expert_share and not episode for coin in coins])
             action[experts] = target[experts]
             reward = np.zeros(len(made))
@@ -227,5 +227,5 @@ class Rollouts(SeededBatches):
         total = 0.0
         for number in own:
             limit = self._environment(0).spec.max_episode_steps or 1000
-            total += self.simulated([0], limit, PLAYED, number, episode=True)[2].sum()
+            total += self.simulate([0], limit, PLAYED, number, episode=True)[2].sum()
         return sum(all_gather(float(total))) / self.episodes

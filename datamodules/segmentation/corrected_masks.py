@@ -35,9 +35,9 @@ class CorrectedMasks:
         if path is None:
             self._pixels = torch.zeros(int(self.start[-1]), dtype=torch.uint8).share_memory_()
         else:
-            self._pixels = self._mapped()
+            self._pixels = self._map()
 
-    def _mapped(self) -> Tensor:
+    def _map(self) -> Tensor:
         return torch.from_file(str(self.path), shared=True, size=int(self.start[-1]), dtype=torch.uint8)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -46,7 +46,7 @@ class CorrectedMasks:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if self.path:
-            self._pixels = self._mapped()
+            self._pixels = self._map()
 
     def mask(self, sample: int) -> Tensor:
         """Return the corrected mask `[H, W]` of a sample.
@@ -88,7 +88,7 @@ class CorrectedMasks:
                     self.mask(sample).copy_(mask[:height, :width])
         self.changed[index] = True
 
-    def saved(self) -> dict[str, Tensor]:
+    def checkpoint_state(self) -> dict[str, Tensor]:
         """Return the positions and the compressed masks of all corrected samples, for a checkpoint."""
         index = self.changed.nonzero().flatten()
         packed = [zlib.compress(self.mask(sample).numpy().tobytes(), level=1) for sample in index.tolist()]

@@ -76,21 +76,21 @@ class EllipseImages(MaskSet):
         self.has_training_labels = annotated
 
     def training(self) -> MasksInMemory:
-        drawn = self._drawn(0, self.num_training)
+        drawn = self._draw(0, self.num_training)
         if self.has_training_labels:
             return drawn
         return MasksInMemory(drawn.image, no_labels(*drawn.given.shape[:2]), self.num_classes, clean=drawn.given)
 
     def validation(self) -> MasksInMemory | None:
-        return self._drawn(1, self.num_validation) if self.num_validation else None
+        return self._draw(1, self.num_validation) if self.num_validation else None
 
     def test(self) -> MasksInMemory:
-        return self._drawn(2, self.num_test)
+        return self._draw(2, self.num_test)
 
     def auxiliary_masks(self) -> Ellipses:
         return self.shapes
 
-    def _drawn(self, split: int, number: int) -> MasksInMemory:
+    def _draw(self, split: int, number: int) -> MasksInMemory:
         """Sample images with masks. Auxiliary masks use a different random stream and thus differ from these masks."""
         uniform = sample_uniform(self.seed, split, torch.arange(number), count=5, stream=4)
         shapes = self.shapes

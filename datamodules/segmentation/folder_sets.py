@@ -40,7 +40,7 @@ def read_image(path: Path, size: int, channels: int) -> Tensor:
         return torch.from_numpy(np.array(resized)).view(size, size, channels).permute(2, 0, 1)
 
 
-def read_mask(path: Path, size: int) -> Tensor:
+def read_square_mask(path: Path, size: int) -> Tensor:
     """Read a mask and resize it to a square. Pixels above half of the file's maximum value belong to the structure.
 
     Returns:
@@ -110,7 +110,7 @@ class ResizedFiles(MaskSource):
     def masks(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.mask is None:
             return no_labels(len(index), self.side), None
-        read = torch.stack([read_mask(self.mask[sample], self.side) for sample in index.tolist()])
+        read = torch.stack([read_square_mask(self.mask[sample], self.side) for sample in index.tolist()])
         return (read, None) if self.noise is None else (self.noise.apply(read, 2, index), read)
 
     def whole(self, index: Tensor, masks: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -141,7 +141,7 @@ class MasksOfFolder(AuxiliaryMasks):
         self.files = required_files(self.folder, "masks of the structure; or set data.auxiliary_masks to a model of it")
 
     def read(self, size: int) -> None:
-        self.mask = torch.stack([read_mask(self.folder / name, size) for name in self.files])
+        self.mask = torch.stack([read_square_mask(self.folder / name, size) for name in self.files])
 
     def __len__(self) -> int:
         return len(self.files)
@@ -200,10 +200,10 @@ class MaskFolders(MaskSet):
         return source
 
     def validation(self) -> ResizedFiles | None:
-        return self._annotated("val") if (self._root() / "val_images").is_dir() else None
+        return self._annotate("val") if (self._root() / "val_images").is_dir() else None
 
     def test(self) -> ResizedFiles:
-        return self._annotated("test")
+        return self._annotate("test")
 
     def new_images(self, folder: str) -> ResizedFiles:
         root, names = images_at(Path(folder).expanduser(), "predict_dir")
@@ -218,7 +218,7 @@ class MaskFolders(MaskSet):
     def _root(self) -> Path:
         return data_directory(self.data_dir, "MaskFolders")
 
-    def _annotated(self, split: str) -> ResizedFiles:
+    def _annotate(self, split: str) -> ResizedFiles:
         images, masks = (self._root() / f"{split}_{kind}" for kind in ("images", "masks"))
         names = required_files(images, "annotated images")
         return self._files(images, names, paired_files(images, names, masks, f"a mask for each of {images.name}"))

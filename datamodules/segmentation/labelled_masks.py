@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.augmentation.masks import MaskAugmentation
 from datamodules.corruptions.mask_noise import MaskNoise, MaskNoiseStatistics, mask_noise_statistics
-from datamodules.corruptions.seeded import seeded
+from datamodules.corruptions.seeded import with_seed
 from datamodules.distributed.collectives import world_size
 from datamodules.files.whole_files import write_text
 from datamodules.loading import Loading
@@ -69,7 +69,7 @@ class LabelledMaskSet(Dataset[dict[str, Any]]):
             masks["clean_label"] = clean
         if self.seed is not None and self.augmentation is not None:
             uniform = sample_uniform(self.seed, request.epoch, index, count=3, stream=1)
-            image, labels = self.source.cropped(index, masks, self.augmentation, uniform)
+            image, labels = self.source.crop_masks(index, masks, self.augmentation, uniform)
         else:
             image, labels = self.source.whole(index, masks)
         batch: dict[str, Any] = {
@@ -162,7 +162,7 @@ class LabelledMasks(CorrectableLabels):
 
     def _write_noise(self) -> None:
         """Write statistics of the mask noise of an in-memory dataset to `mask_noise.csv`, one row per class."""
-        directory, source = self.run_directory(), self.required(self.train_set, "fit").source
+        directory, source = self.run_directory(), self.require_sets(self.train_set, "fit").source
         if directory is None or self.processes()[0] != 0 or self.mask_noise is None:
             return
         if isinstance(source, MasksInMemory) and source.clean is not None:
@@ -170,11 +170,11 @@ class LabelledMasks(CorrectableLabels):
             write_mask_noise(directory / "mask_noise.csv", found, self.class_names or range(self.num_classes))
 
     def set_up_training(self) -> None:
-        source = self.images.prepared(self.seed).training()
+        source = self.images.prepare(self.seed).training()
         if self.augmentation is not None and not hasattr(source, "cropped"):
             raise ValueError(f"augmentation needs images in files, but {type(self.images).__name__} reads no files")
         if self.mask_noise is not None:
-            source.make_wrong(seeded(self.mask_noise, self.seed), self.num_classes)
+            source.make_wrong(with_seed(self.mask_noise, self.seed), self.num_classes)
         path, writes = None, True
         if int(source.size.prod(dim=1).sum()) > LARGEST_IN_MEMORY:
             path, writes = self._file_of_corrections()
@@ -185,7 +185,7 @@ class LabelledMasks(CorrectableLabels):
         self._set_up_validation()
 
     def _set_up_validation(self) -> None:
-        if self.validation_set is None and (validation := self.images.prepared(self.seed).validation()) is not None:
+        if self.validation_set is None and (validation := self.images.prepare(self.seed).validation()) is not None:
             self.validation_set = LabelledMaskSet(validation)
 
     def set_up_prediction(self) -> None:
@@ -195,7 +195,7 @@ class LabelledMasks(CorrectableLabels):
             self.predict_set = LabelledMaskSet(self.images.new_images(self.predict_dir))
 
     def set_up_test(self) -> None:
-        self.test_set = LabelledMaskSet(self.images.prepared(self.seed).test())
+        self.test_set = LabelledMaskSet(self.images.prepare(self.seed).test())
 
     def _file_of_corrections(self) -> tuple[Path, bool]:
         """Return the file for corrected masks, and whether this rank writes it.
@@ -233,41 +233,41 @@ class LabelledMasks(CorrectableLabels):
             self.evaluation_batch_size = self.processes()[1]
         return super().evaluation_loader(samples)
 
-    def augmented(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
+    def augment(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
         """Jitter the colours of images, and flip images together with their masks."""
         return batch if self.augmentation is None else self.augmentation.apply(batch, self.seed, epoch)
 
-    def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def finish(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Convert images to network inputs and masks to int64."""
         images = self.train_set or self.validation_set or self.test_set or self.predict_set
         assert images is not None
         data_range = images.source.data_range
         image = self.in_unit_interval(batch["image"], data_range or 1)
-        batch["image"] = image if data_range is not None else standardised(image)
+        batch["image"] = image if data_range is not None else standardize_images(image)
         return batch | {key: batch[key].long() for key in _PIXEL_LABELS if key in batch}
 
     def checked_correction(self, index: Tensor, label: Tensor) -> Tensor:
         refuse_unknown_categories(label, self.num_classes, "label")
-        size = self._corrected().size[index.cpu()]
+        size = self._correct().size[index.cpu()]
         if len(size) and (size.amax(dim=0) > torch.tensor(label.shape[1:])).any():
             raise ValueError(f"label is {list(label.shape[1:])}, smaller than an image, {size.amax(dim=0).tolist()}")
         return label.to(torch.uint8)
 
     def write_corrections(self, index: Tensor, label: Tensor) -> None:
-        self._corrected().write(index, label)
+        self._correct().write(index, label)
         wait_for_all_processes()
 
     def corrections(self) -> dict[str, Tensor] | None:
         if self.train_set is None or self.processes()[0] != 0:
             return None
-        return self._corrected().saved() if self._corrected().changed.any() else None
+        return self._correct().checkpoint_state() if self._correct().changed.any() else None
 
     def load_corrections(self, saved: dict[str, Tensor]) -> None:
-        self._corrected().load(saved)
+        self._correct().load(saved)
         wait_for_all_processes()
 
-    def _corrected(self) -> CorrectedMasks:
-        corrected: CorrectedMasks = self.required(self.train_set, "fit").corrections
+    def _correct(self) -> CorrectedMasks:
+        corrected: CorrectedMasks = self.require_sets(self.train_set, "fit").corrections
         return corrected
 
 
@@ -278,7 +278,7 @@ def write_mask_noise(path: Path, found: MaskNoiseStatistics, names: Iterable[Any
     write_text(path, "\n".join(lines) + "\n")
 
 
-def standardised(image: Tensor) -> Tensor:
+def standardize_images(image: Tensor) -> Tensor:
     """Scale each image of a batch `[B, C, H, W]` to mean 0 and standard deviation 1 over its pixels."""
     mean, deviation = image.mean(dim=(1, 2, 3), keepdim=True), image.std(dim=(1, 2, 3), keepdim=True)
     return (image - mean) / torch.where(deviation > 0, deviation, 1)

@@ -99,7 +99,7 @@ class MaskFiles(MaskSource):
             raise UnreadableImage(str(error)) from error
         return mask
 
-    def cropped(
+    def crop_masks(
         self, index: Tensor, masks: dict[str, Any], augmentation: MaskAugmentation, uniform: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Read images and masks as `whole` does, and crop them. `uniform` `[B, 3]` determines the crops."""

@@ -135,7 +135,7 @@ class MaskSet(SplitSet[MaskSource]):
     seed: int = 0
     """Random seed of a generated dataset."""
 
-    def prepared(self, seed: int) -> Self:
+    def prepare(self, seed: int) -> Self:
         """Set the seed of a generated dataset before the dataset is read, and return the dataset itself."""
         self.seed = seed
         return self

@@ -54,15 +54,15 @@ class Shapes(MaskSet):
         self.image_shape = (1, image_size, image_size)
 
     def training(self) -> MasksInMemory:
-        return self._drawn(0, self.num_train)
+        return self._draw(0, self.num_train)
 
     def validation(self) -> MasksInMemory | None:
-        return self._drawn(1, self.num_val) if self.num_val else None
+        return self._draw(1, self.num_val) if self.num_val else None
 
     def test(self) -> MasksInMemory:
-        return self._drawn(2, self.num_test)
+        return self._draw(2, self.num_test)
 
-    def _drawn(self, split: int, count: int) -> MasksInMemory:
+    def _draw(self, split: int, count: int) -> MasksInMemory:
         photographs = grey_photographs()
         drawn = [self._image(photographs, np.random.default_rng([self.seed, split, number])) for number in range(count)]
         image, mask = (torch.from_numpy(np.stack(each)) for each in zip(*drawn, strict=True))

@@ -47,7 +47,7 @@ class UnpairedMasks(LabelledMasks):
             raise ValueError(f"{type(self.images).__name__} has no auxiliary masks: set auxiliary_masks")
         self.auxiliary_masks.read(self.image_shape[1])
 
-    def augmented(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
+    def augment(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
         """Add to the batch one sampled auxiliary mask per image."""
         assert self.auxiliary_masks is not None
         u = sample_uniform(self.seed, epoch, batch["index"], count=1, stream=3)[:, 0]
@@ -55,8 +55,8 @@ class UnpairedMasks(LabelledMasks):
         batch["auxiliary_mask"] = self.auxiliary_masks.masks(chosen, self.image_shape[1], self.seed)[:, None]
         return batch
 
-    def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
-        batch = super().finished(batch)
+    def finish(self, batch: dict[str, Any]) -> dict[str, Any]:
+        batch = super().finish(batch)
         if "auxiliary_mask" in batch:
             batch["auxiliary_mask"] = batch["auxiliary_mask"].to(batch["image"].dtype)
         return batch

@@ -49,17 +49,17 @@ class VOCSegmentation(MaskSet):
         self.download = download
 
     def fetch_missing(self) -> None:
-        if self.download and self._found(download_directory(self.data_dir)) is None:
+        if self.download and self._find(download_directory(self.data_dir)) is None:
             TorchvisionVOC(download_directory(self.data_dir), "2012", "train", download=True)
 
     @staticmethod
-    def _found(directory: Path) -> Path | None:
+    def _find(directory: Path) -> Path | None:
         places = [directory / part for part in ("VOCdevkit/VOC2012", "VOC2012", "")]
         return next((place for place in places if (place / "JPEGImages").is_dir()), None)
 
     def _root(self) -> Path:
         directory = data_directory(self.data_dir, "PASCAL VOC 2012")
-        root = self._found(directory)
+        root = self._find(directory)
         if root is None:
             raise FileNotFoundError(
                 f"PASCAL VOC 2012: found no {directory / 'VOCdevkit' / 'VOC2012' / 'JPEGImages'}; extract the archive "

@@ -34,7 +34,7 @@ class DrawnPaths(SequenceSource):
         numbers = CounterRNG(self.law.seed or 0, epoch, index, self.stream)
         like = torch.empty(len(index), self.law.num_times - 1, self.law.dim, dtype=torch.float64)
         path = self.law.scale * drawn_paths(self.covariance, numbers.normal(like))
-        return self.law.seen(path, numbers)
+        return self.law.observe(path, numbers)
 
 
 class FractionalPaths(SequenceSet):
@@ -97,7 +97,7 @@ class FractionalPaths(SequenceSet):
         """Return ground truth about all paths. It is added to the batches."""
         return {"sigma": torch.full((self.num_times,), self.sigma, dtype=torch.float64)}
 
-    def seen(self, path: Tensor, numbers: CounterRNG) -> Tensor:
+    def observe(self, path: Tensor, numbers: CounterRNG) -> Tensor:
         """Add observation errors to paths `[B, F, D]`, using the next random numbers."""
         return path + self.sigma * numbers.normal(path)
 
@@ -140,7 +140,7 @@ class FractionalBalls(FractionalPaths):
     def truth(self) -> dict[str, Tensor]:
         return {}
 
-    def seen(self, path: Tensor, numbers: CounterRNG) -> Tensor:
+    def observe(self, path: Tensor, numbers: CounterRNG) -> Tensor:
         place = torch.linspace(-1, 1, self.shape[-1], dtype=torch.float32)
         row, column = (torch.exp(-((place - x.float()) ** 2) / (2 * self.radius**2)) for x in path.split(1, dim=-1))
         return (row[..., :, None] * column[..., None, :])[:, :, None]

@@ -48,7 +48,7 @@ def bouncing_places(uniform: Tensor, room: int, max_speed: int) -> Tensor:
     return torch.stack(places, dim=1)
 
 
-def pasted(digit: Tensor, place: Tensor, image_size: int) -> Tensor:
+def paste_digits(digit: Tensor, place: Tensor, image_size: int) -> Tensor:
     """Paste digits into black frames. Overlapping values are added and clipped to 255.
 
     Args:
@@ -99,7 +99,7 @@ class DrawnVideos(SequenceSource):
         digit = resize(digit, [law.digit_size, law.digit_size]).unflatten(0, (-1, law.num_digits))[:, :, 0]
         room = law.image_size - law.digit_size
         place = bouncing_places(uniform[:, 1:].unflatten(1, (-1, 4)), room, law.max_speed)
-        return pasted(digit, place.unflatten(0, (-1, law.num_digits)), law.image_size)
+        return paste_digits(digit, place.unflatten(0, (-1, law.num_digits)), law.image_size)
 
 
 class MovingDigits(SequenceSet):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.corruptions.seeded import seeded
+from datamodules.corruptions.seeded import with_seed
 from datamodules.loading import Loading
 from datamodules.loading.global_batches import Request
 from datamodules.loading.seeded_batches import SeededBatches
@@ -62,7 +62,7 @@ class Sequences(SeededBatches):
     @cached_property
     def sequences(self) -> SequenceSet:
         """The dataset. If the dataset has no seed, it gets the seed of the DataModule."""
-        return seeded(self._given_sequences, self.seed)
+        return with_seed(self._given_sequences, self.seed)
 
     def prepare_data(self) -> None:
         self._given_sequences.fetch_missing()
@@ -75,7 +75,7 @@ class Sequences(SeededBatches):
     def set_up_test(self) -> None:
         self.test_set = RequestedSequences(self.sequences.test(), self.interval)
 
-    def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def finish(self, batch: dict[str, Any]) -> dict[str, Any]:
         if batch["observed"].dtype == torch.uint8:
             batch["observed"] = self.in_unit_interval(batch["observed"], 255)
         cast = {key: value.to(self.module_dtype) for key, value in batch.items() if _is_floating_point(value)}

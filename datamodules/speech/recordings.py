@@ -93,7 +93,7 @@ class CropStore:
                 setattr(self, name, getattr(self, name).to(device))
         return self
 
-    def cut(self, index: Tensor, uniform: Tensor) -> Tensor:
+    def crop(self, index: Tensor, uniform: Tensor) -> Tensor:
         """Cut one crop from each of the selected recordings.
 
         Args:

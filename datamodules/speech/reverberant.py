@@ -143,13 +143,13 @@ class Reverberant(SpeechSet):
         pyroomacoustics()
         speech = of_split(recording_names(self.speech_dir, "speech_dir"), split, self.held_out, "speech_dir")
         begin = len(speech) * rank() // world_size()
-        made = {index: self._made(split, index, speech[index]) for index in (*range(begin, len(speech)), *range(begin))}
+        made = {index: self._make(split, index, speech[index]) for index in (*range(begin, len(speech)), *range(begin))}
         reverberant, anechoic, rows = zip(*(made[index] for index in range(len(speech))), strict=True)
         table = [{"split": split, "speech": name, **row} for name, row in zip(speech, rows, strict=True)]
         names = [stem_of(name) for name in speech]
         return Recordings(names, list(reverberant), list(anechoic), self.sample_rate, pd.DataFrame(table), "rooms")
 
-    def _made(self, split: Split, index: int, name: str) -> tuple[NDArray, NDArray, dict[str, Any]]:
+    def _make(self, split: Split, index: int, name: str) -> tuple[NDArray, NDArray, dict[str, Any]]:
         """Simulate a reverberant and an anechoic recording, or read them if they are stored.
 
         Return the reverberant and the anechoic signal, both int16, and the row of the table `rooms_<split>.csv`.

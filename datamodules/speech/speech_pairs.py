@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from datamodules.arguments import at_least
-from datamodules.corruptions.seeded import seeded
+from datamodules.corruptions.seeded import with_seed
 from datamodules.files.audio_files import LOUDEST, UnreadableRecording, read_recording, recording_names
 from datamodules.files.whole_files import write_csv
 from datamodules.loading import Loading
@@ -84,7 +84,7 @@ class SpeechPairs(WholeImageSets):
         return WholeRecordings(self._read(one, split), self.length_step)
 
     def _read(self, one: SpeechSet, split: Split) -> Recordings:
-        recordings = seeded(one, self.seed).recordings(split)
+        recordings = with_seed(one, self.seed).recordings(split)
         if split == "validation":
             recordings = recordings.first(self.validation_recordings)
         directory = self.trainer.log_dir if self.trainer is not None else None  # `log_dir` is a collective
@@ -97,12 +97,12 @@ class SpeechPairs(WholeImageSets):
     def new_images(self, folder: str) -> SizedSet:
         return RecordingFolder(folder, self.sample_rate, self.length_step, self.resample, self.mix_channels)
 
-    def augmented(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
+    def augment(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
         crops = self.train_set
         assert isinstance(crops, SpeechCrops)
-        return batch | crops.cut(batch["index"], sample_uniform(self.seed, epoch, batch["index"], count=1)[:, 0])
+        return batch | crops.crop(batch["index"], sample_uniform(self.seed, epoch, batch["index"], count=1)[:, 0])
 
-    def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def finish(self, batch: dict[str, Any]) -> dict[str, Any]:
         signals = {key: self._in_unit_interval(batch[key]) for key in ("noisy", "clean") if key in batch}
         return batch | signals | {"sample_rate": self.sample_rate}
 
@@ -131,12 +131,12 @@ class SpeechCrops:
     def __getitem__(self, request: Request) -> dict[str, Any]:
         return {"index": request.indices, "epoch": request.epoch, "global_batch_size": request.global_batch_size}
 
-    def cut(self, index: Tensor, uniform: Tensor) -> dict[str, Tensor]:
+    def crop(self, index: Tensor, uniform: Tensor) -> dict[str, Tensor]:
         """Cut int16 crops `[B, length]`, one from each of the selected recordings, on the device of `index`."""
-        return {key: store.to(index.device).cut(index, uniform) for key, store in self.stores.items()}
+        return {key: store.to(index.device).crop(index, uniform) for key, store in self.stores.items()}
 
 
-def stacked(signals: Sequence[np.ndarray]) -> Tensor:
+def stack_padded(signals: Sequence[np.ndarray]) -> Tensor:
     """Zero-pad signals at the end to the same length, and stack them into one tensor `[B, samples]`."""
     longest = max(map(len, signals))
     return torch.from_numpy(np.stack([np.pad(each, (0, longest - len(each))) for each in signals]))
@@ -167,7 +167,7 @@ class WholeRecordings:
             "global_batch_size": request.global_batch_size,
             "name": [self.recordings.names[row] for row in rows],
             "length": torch.tensor([len(self.recordings.noisy[row]) for row in rows]),
-            **{key: stacked([kind[row] for row in rows]) for key, kind in kinds.items()},
+            **{key: stack_padded([kind[row] for row in rows]) for key, kind in kinds.items()},
         }
 
 
@@ -214,7 +214,7 @@ class RecordingFolder:
         files = [self.files[row] for row in request.indices.tolist()]
         signals = [self._read(file) for file in files]
         return {
-            "noisy": stacked(signals),
+            "noisy": stack_padded(signals),
             "length": torch.tensor([len(signal) for signal in signals]),
             "index": request.indices,
             "global_batch_size": request.global_batch_size,

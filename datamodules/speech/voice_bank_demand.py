@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from datamodules.arguments import positive
 from datamodules.files.audio_files import as_int16, read_recording, recording_names
 from datamodules.files.data_directory import data_directory
-from datamodules.files.file_pairs import paired, stem_of
+from datamodules.files.file_pairs import match_pairs, stem_of
 from datamodules.speech.recordings import Recordings, SpeechSet, Split
 
 FOLDERS: dict[Split, str] = {"training": "train", "validation": "valid", "test": "test"}
@@ -55,7 +55,7 @@ class VoiceBankDemand(SpeechSet):
         divided = (root / FOLDERS["validation"]).is_dir()
         folder = root / (FOLDERS[split] if divided or split == "test" else FOLDERS["training"])
         noisy, clean = (recording_names(folder / kind, "VoiceBankDemand") for kind in self.kinds)
-        pairs = paired(noisy, clean, folder, kinds=self.kinds, what="recording")
+        pairs = match_pairs(noisy, clean, folder, kinds=self.kinds, what="recording")
         if not divided and split != "test":
             held = [Path(name).name.startswith(self.held_out_speakers) for name, _ in pairs]
             pairs = [pair for pair, one in zip(pairs, held, strict=True) if one == (split == "validation")]

@@ -52,12 +52,12 @@ class DepletedSign(TableSet):
         return {"features": (self.dim,), "target": ()}
 
     def training(self) -> Rows:
-        return self._drawn(self.num_points, TRAINING, self.seed or 0)
+        return self._draw(self.num_points, TRAINING, self.seed or 0)
 
     def test(self) -> Rows:
-        return self._drawn(self.num_test, TEST, 0)
+        return self._draw(self.num_test, TEST, 0)
 
-    def _drawn(self, count: int, split: int, seed: int) -> Rows:
+    def _draw(self, count: int, split: int, seed: int) -> Rows:
         random = np.random.default_rng([seed, split])
         points = random.standard_normal((count, self.dim))
         sign = np.where(random.random(count) < 0.5, -1.0, 1.0)

@@ -86,15 +86,15 @@ class FeatureNoise(TableSet):
         return signals
 
     def training(self) -> Rows:
-        return self._drawn(self.num_points, self.num_weak, self.replicas, TRAINING)
+        return self._draw(self.num_points, self.num_weak, self.replicas, TRAINING)
 
     def validation(self) -> Rows:
-        return self._drawn(self.num_test, self.num_weak_test, 1, VALIDATION)
+        return self._draw(self.num_test, self.num_weak_test, 1, VALIDATION)
 
     def test(self) -> Rows:
-        return self._drawn(self.num_test, self.num_weak_test, 1, TEST)
+        return self._draw(self.num_test, self.num_weak_test, 1, TEST)
 
-    def _drawn(self, count: int, num_weak: int, replicas: int, split: int) -> Rows:
+    def _draw(self, count: int, num_weak: int, replicas: int, split: int) -> Rows:
         random = np.random.default_rng([self.seed or 0, split])
         target = torch.from_numpy(np.where(random.random((count, replicas)) < 0.5, -1.0, 1.0))
         features = torch.zeros(count, replicas, 3, self.dim, dtype=torch.float64)

@@ -100,15 +100,15 @@ class Halfspaces(TableSet):
         return {"features": (self.dim,), "target": (), "clean_target": ()}
 
     def training(self) -> Rows:
-        return self._drawn(self.samples // 2, 0)
+        return self._draw(self.samples // 2, 0)
 
     def validation(self) -> Rows:
-        return self._drawn(self.samples - self.samples // 2, 1)
+        return self._draw(self.samples - self.samples // 2, 1)
 
     def test(self) -> Rows:
-        return self._drawn(self.test_samples, 2)
+        return self._draw(self.test_samples, 2)
 
-    def _drawn(self, count: int, split: int) -> Rows:
+    def _draw(self, count: int, split: int) -> Rows:
         w_true = np.random.default_rng([self.seed or 0, 3]).standard_normal(self.dim)
         w_true = np.eye(self.dim)[1] if self.marginal == "gap" else w_true / np.linalg.norm(w_true)
         random = np.random.default_rng([self.seed or 0, split])

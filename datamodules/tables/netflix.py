@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from datamodules.files.data_directory import data_directory
-from datamodules.files.limits import sentence, whole_numbers
-from datamodules.files.number_tables import read_csv
+from datamodules.files.limits import sentence, to_int64
+from datamodules.files.number_tables import read_table
 from datamodules.files.whole_files import owned_path
 from datamodules.jobs.settings import key_of
 from datamodules.tables.ratings import RatingSet
@@ -42,7 +42,7 @@ class Block(NamedTuple):
     stars: NDArray[np.int64]
 
 
-def blocks(files: Sequence[Path]) -> Iterator[Block]:
+def rating_blocks(files: Sequence[Path]) -> Iterator[Block]:
     """Read ratings from files, one block of lines at a time.
 
     A line `7:` is followed by the ratings of film 7. Each rating is a line `user,stars,date`.
@@ -50,7 +50,7 @@ def blocks(files: Sequence[Path]) -> Iterator[Block]:
     for path in files:
         lines, film = 0, None
         options = {"names": ["user", "stars", "date"], "usecols": [0, 1], "dtype": {"user": str}}
-        reader = read_csv(path, "Netflix", header=None, chunksize=LINES_AT_ONCE, **options)
+        reader = read_table(path, "Netflix", header=None, chunksize=LINES_AT_ONCE, **options)
         while True:
             try:
                 table = next(reader, None)
@@ -65,7 +65,7 @@ def blocks(files: Sequence[Path]) -> Iterator[Block]:
                     raise ValueError(
                         f"Netflix: line {lines + line + 1} of {path} is neither `film:` nor `user,stars,date`"
                     )
-            numbers = whole_numbers([int(text[:-1]) for text in named], 1, MOST_FILM, path, "film")
+            numbers = to_int64([int(text[:-1]) for text in named], 1, MOST_FILM, path, "film")
             films = numbers if film is None else np.concatenate([[film], numbers])
             of_line = np.searchsorted(heads, np.arange(len(table)), side="right") - (film is None)
             rated = np.ones(len(table), dtype=bool)
@@ -74,14 +74,14 @@ def blocks(files: Sequence[Path]) -> Iterator[Block]:
                 raise ValueError(f"Netflix: {path} has ratings before its first line `film:`")
             user = pd.to_numeric(table["user"][rated], errors="coerce")
             yield Block(
-                whole_numbers(user, 1, MOST_USER, path, "user"),
+                to_int64(user, 1, MOST_USER, path, "user"),
                 films[of_line[rated]],
-                whole_numbers(table["stars"][rated], 1, MOST_STARS, path, "rating"),
+                to_int64(table["stars"][rated], 1, MOST_STARS, path, "rating"),
             )
             film, lines = films[-1], lines + len(table)
 
 
-def added(count: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+def add_counts(count: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArray[np.int64]:
     """Count how often each index occurs in `numbers`, and add the result to the previous counts, `count`."""
     new = np.bincount(numbers, minlength=len(count))
     new[: len(count)] += count
@@ -98,8 +98,8 @@ def write_by_user(files: Sequence[Path], folder: Path, min_ratings: int) -> None
         min_ratings: minimum number of ratings per user. Users with fewer ratings are left out.
     """
     ratings_of, seen = np.zeros(0, np.int64), np.zeros(0, np.int64)
-    for block in blocks(files):
-        ratings_of, seen = added(ratings_of, block.user), added(seen, block.film)
+    for block in rating_blocks(files):
+        ratings_of, seen = add_counts(ratings_of, block.user), add_counts(seen, block.film)
     kept = ratings_of >= min_ratings
     if not kept.any():
         raise ValueError(f"Netflix: no user has at least min_ratings = {min_ratings} ratings")
@@ -109,7 +109,7 @@ def write_by_user(files: Sequence[Path], folder: Path, min_ratings: int) -> None
     stars = np.lib.format.open_memmap(folder / "stars.npy", mode="w+", dtype=np.float32, shape=shape)
     number_of_user, number_of_film = np.cumsum(kept) - 1, np.cumsum(seen > 0) - 1
     free = start[:-1].copy()
-    for block in blocks(files):
+    for block in rating_blocks(files):
         chosen = np.flatnonzero(kept[block.user])
         chosen = chosen[np.argsort(block.user[chosen], kind="stable")]
         user, first, count = np.unique(number_of_user[block.user[chosen]], return_index=True, return_counts=True)
@@ -197,7 +197,7 @@ class Netflix(RatingSet):
         self.data_dir = data_dir
         self.cache_dir = cache_dir
 
-    def rated(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    def read_ratings(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
         whole = self._whole
         user = np.repeat(np.arange(whole.shape[0]), np.diff(whole.indptr))
         return user, whole.indices.astype(np.int64), whole.data

@@ -210,15 +210,15 @@ class NoisedPoints(TableSet):
         return {"features": (self.law.dim + 2,), "target": (self.law.dim,)}
 
     def training(self) -> Rows:
-        return self._drawn(self.samples, 0)
+        return self._draw(self.samples, 0)
 
     def validation(self) -> Rows:
-        return self._drawn(self.test_samples, 1)
+        return self._draw(self.test_samples, 1)
 
     def test(self) -> Rows:
-        return self._drawn(self.test_samples, 2)
+        return self._draw(self.test_samples, 2)
 
-    def _drawn(self, count: int, split: int) -> Rows:
+    def _draw(self, count: int, split: int) -> Rows:
         random = np.random.default_rng([self.seed or 0, split])
         clean = self.law.draw(count, random, test=split > 0)
         t = random.uniform(self.start, self.end, (count, 1))

@@ -41,12 +41,12 @@ class DrawnPoints(TableSet):
         return {}
 
     def training(self) -> Rows:
-        return self._drawn(self.samples, 0)
+        return self._draw(self.samples, 0)
 
     def test(self) -> Rows:
-        return self._drawn(self.test_samples, 1)
+        return self._draw(self.test_samples, 1)
 
-    def _drawn(self, count: int, split: int) -> Rows:
+    def _draw(self, count: int, split: int) -> Rows:
         points = self.points(count, np.random.default_rng([self.seed or 0, split]))
         return Rows({"features": torch.from_numpy(points)}, self.truth())
 

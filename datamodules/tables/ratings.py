@@ -13,8 +13,8 @@ from scipy.sparse import csr_array
 
 from datamodules.arguments import at_least, within
 from datamodules.files.data_directory import data_directory
-from datamodules.files.limits import whole_numbers
-from datamodules.files.number_tables import checked_numbers, read_csv
+from datamodules.files.limits import to_int64
+from datamodules.files.number_tables import checked_numbers, read_table
 from datamodules.tables.table_set import Rows, TableSet
 
 LAYOUTS: Mapping[str, Mapping[str, Any]] = {
@@ -52,7 +52,7 @@ class RatingSet(TableSet):
         self.seed = seed
 
     @abstractmethod
-    def rated(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    def read_ratings(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
         """Return the user, the item and the positive value of each rating.
 
         Users and items are identified by arbitrary integers.
@@ -76,7 +76,7 @@ class RatingSet(TableSet):
     @cached_property
     def _parts(self) -> list[csr_array]:
         """Return the training, validation and test ratings, each `[users, items]`."""
-        user, item, rating = self.rated()
+        user, item, rating = self.read_ratings()
         user = np.unique(user, return_inverse=True)[1]  # because user numbers are arbitrary
         kept = np.bincount(user)[user] >= self.min_ratings
         if not kept.any():
@@ -116,7 +116,7 @@ class MovieLens(RatingSet):
         self.folder = folder
         self.data_dir = data_dir
 
-    def rated(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    def read_ratings(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
         folder = Path(data_directory(self.data_dir, "MovieLens"), self.folder)
         found = [name for name in LAYOUTS if (folder / name).is_file()]
         if not found:
@@ -125,12 +125,12 @@ class MovieLens(RatingSet):
                 f"https://grouplens.org/datasets/movielens and unpack it there"
             )
         path = folder / found[0]
-        table = read_csv(path, "MovieLens", **LAYOUTS[found[0]])
+        table = read_table(path, "MovieLens", **LAYOUTS[found[0]])
         table.columns = pd.Index(["user", "item", "rating"])
         checked_numbers(table, "MovieLens", path)
         if not (table["rating"] > 0).all():
             raise ValueError(f"MovieLens: {path} has a rating of {table['rating'].min():g}; ratings must be positive")
-        user, item = (whole_numbers(table[name], 0, MOST_NUMBER, path, name) for name in ("user", "item"))
+        user, item = (to_int64(table[name], 0, MOST_NUMBER, path, name) for name in ("user", "item"))
         return user, item, table["rating"].to_numpy(np.float32)
 
 
@@ -168,7 +168,7 @@ class SyntheticRatings(RatingSet):
         self.num_rated = num_rated
         self.rank = rank
 
-    def rated(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    def read_ratings(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
         random = np.random.default_rng([self.seed or 0, 8])
         users, items = (random.standard_normal((count, self.rank)) for count in (self.num_users, self.num_items))
         affinity = users @ items.T / np.sqrt(self.rank)

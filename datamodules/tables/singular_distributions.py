@@ -52,17 +52,17 @@ class SingularLaw(TableSet):
         return {"features": (self.dim,)}
 
     def training(self) -> Rows:
-        return self._drawn(self.samples, 0)
+        return self._draw(self.samples, 0)
 
     def validation(self) -> Rows:
-        return self._drawn(self.test_samples, 1)
+        return self._draw(self.test_samples, 1)
 
     def test(self) -> Rows:
         sobol = qmc.Sobol(self.latent_dim, seed=np.random.default_rng([self.seed or 0, 2]))
         powers_of_two = sobol.random(2 ** math.ceil(math.log2(self.test_samples)))
         return Rows({"features": torch.from_numpy(self.points(powers_of_two[: self.test_samples]))})
 
-    def _drawn(self, count: int, split: int) -> Rows:
+    def _draw(self, count: int, split: int) -> Rows:
         random = np.random.default_rng([self.seed or 0, split])
         points = self.points(random.random((count, self.latent_dim)))
         return Rows({"features": torch.from_numpy(points + self.noise_std * random.standard_normal(points.shape))})

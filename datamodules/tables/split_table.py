@@ -79,12 +79,12 @@ class SplitTable(TableSet):
         train = order[tested + validated :][: self.train_size]
         kept = features.iloc[train].assign(**{"the target": target.iloc[train]})
         refuse_constant(kept, f"{name}'s training rows")
-        inputs = standardised(features.to_numpy(), train)[0]
+        inputs = standardize_columns(features.to_numpy(), train)[0]
         truth: dict[str, Tensor] = {}
         if self.classes:
             outputs = torch.tensor(target.to_numpy(np.int64))
         else:
-            outputs, mean, std = standardised(target.to_numpy(), train)
+            outputs, mean, std = standardize_columns(target.to_numpy(), train)
             truth = {"target_mean": mean, "target_std": std}
 
         def rows(places: np.ndarray) -> Rows:
@@ -93,7 +93,7 @@ class SplitTable(TableSet):
         return rows(train), rows(order[tested : tested + validated]), rows(order[:tested])
 
 
-def standardised(values: np.ndarray, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+def standardize_columns(values: np.ndarray, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
     """Scale numbers, `[N, ...]`, to mean 0 and variance 1 over `rows`; also return their mean and deviation."""
     mean, std = values[rows].mean(axis=0), values[rows].std(axis=0)
     return torch.from_numpy((values - mean) / std), torch.as_tensor(mean), torch.as_tensor(std)

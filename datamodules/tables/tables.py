@@ -14,7 +14,7 @@ from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from datamodules.corruptions.seeded import seeded
+from datamodules.corruptions.seeded import with_seed
 from datamodules.files.whole_files import whole_file
 from datamodules.loading import Loading
 from datamodules.loading.global_batches import GlobalBatches, Request
@@ -108,7 +108,7 @@ class Tables(SeededBatches):
     @cached_property
     def table(self) -> TableSet:
         """The table. If no seed was set for the table, it uses the seed of the DataModule."""
-        return seeded(self._given_table, self.seed)
+        return with_seed(self._given_table, self.seed)
 
     @property
     def row_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -136,7 +136,7 @@ class Tables(SeededBatches):
     def set_up_test(self) -> None:
         self.test_set = RowSet(self.table.test())
 
-    def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def finish(self, batch: dict[str, Any]) -> dict[str, Any]:
         dtype = torch.promote_types(self.module_dtype, torch.float32)
 
         def cast(value: Any) -> Any:
@@ -147,17 +147,17 @@ class Tables(SeededBatches):
     def _loader(self, samples: RequestedSet, batches: GlobalBatches) -> SeededLoader:
         if batches.shuffle or len(batches) > batches.passes:
             return super()._loader(samples, batches)
-        kept = KeptBatch(samples, self._made)
+        kept = KeptBatch(samples, self._make)
         return SeededLoader(kept, sampler=batches, batch_size=None, collate_fn=lambda batch: batch)  # type: ignore[arg-type]
 
-    def _made(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def _make(self, batch: dict[str, Any]) -> dict[str, Any]:
         device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
-        return self._placed(self.finished(batch), device)
+        return self._place(self.finish(batch), device)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        return self._placed(batch, device)
+        return self._place(batch, device)
 
-    def _placed(self, batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    def _place(self, batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
         """Move a batch to a device. If rows stay on the host, only ground truth and `index` are moved."""
         stays = () if self.rows_on_device else self.table.row_shapes
         return {key: value if key in stays else move_data_to_device(value, device) for key, value in batch.items()}

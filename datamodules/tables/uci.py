@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from datamodules.files.data_directory import data_directory
-from datamodules.files.limits import whole_numbers
+from datamodules.files.limits import to_int64
 from datamodules.files.number_tables import read_unnamed_numbers
 from datamodules.tables.split_table import SplitTable
 
@@ -71,7 +71,7 @@ class UCI(SplitTable):
     def _places(self, kind: str) -> list[int]:
         path = self.folder / f"index_{kind}.txt"
         places = read_unnamed_numbers(path, "UCI").to_numpy().ravel()
-        return whole_numbers(places, 0, MOST_COLUMN, path, "column").tolist()
+        return to_int64(places, 0, MOST_COLUMN, path, "column").tolist()
 
     def read(self) -> tuple[pd.DataFrame, pd.Series]:
         table = read_unnamed_numbers(self.folder / "data.txt", "UCI")

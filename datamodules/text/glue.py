@@ -107,7 +107,7 @@ class Glue(TextSet):
             raise FileNotFoundError(
                 f"GLUE: {path} is missing; expected {task.folder}/{name} as in {task.folder}.zip of gluebenchmark.com"
             )
-        table = read_table(path, task.names, leave_out=task.incomplete)
+        table = read_columns(path, task.names, leave_out=task.incomplete)
         for column in (*task.texts, task.label):
             if column not in table:
                 known = ", ".join(name for name in table if name != LINE)
@@ -137,7 +137,7 @@ def _labels(path: Path, lines: Sequence[str], written: Sequence[str], classes: S
     return torch.tensor([places[each] for each in written])
 
 
-def read_table(path: Path, names: tuple[str, ...] | None, leave_out: bool = False) -> dict[str, list[str]]:
+def read_columns(path: Path, names: tuple[str, ...] | None, leave_out: bool = False) -> dict[str, list[str]]:
     """Read tab-separated values as lists by column. Quotation marks have no special meaning.
 
     Args:

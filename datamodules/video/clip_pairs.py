@@ -10,14 +10,14 @@ import torch
 
 from datamodules.arguments import at_least
 from datamodules.corruptions.clip_degradation import Chain
-from datamodules.corruptions.seeded import seeded
+from datamodules.corruptions.seeded import with_seed
 from datamodules.loading import Loading
 from datamodules.loading.global_batches import Request
 from datamodules.loading.whole_images import SizedSet, WholeImageSets
 from datamodules.video.clips import Clips, ClipSet, WindowSampling
 from datamodules.video.new_clips import NewClips
 from datamodules.video.noise_source import NoiseSource
-from datamodules.video.whole_clips import DEGRADATION, NOISE, PLACE, WholeClips, as_clip, as_levels, random_of
+from datamodules.video.whole_clips import DEGRADATION, NOISE, PLACE, WholeClips, as_levels, frames_to_clip, random_of
 
 
 class ClipPairs(WholeImageSets):
@@ -97,7 +97,7 @@ class ClipPairs(WholeImageSets):
         return WholeClips(clips, self.degradation, self.test_noise, self.evaluation_frames)
 
     def _read(self, one: ClipSet, split: Any) -> Clips:
-        clips, name = seeded(one, self.seed).clips(split), type(one).__name__
+        clips, name = with_seed(one, self.seed).clips(split), type(one).__name__
         if clips.noisy is None and self.degradation is None:
             raise ValueError(f"{name} has only clean clips: set data.degradation")
         if split == "training" and clips.noisy is not None and self.degradation is not None:
@@ -112,7 +112,7 @@ class ClipPairs(WholeImageSets):
 
     # batches
 
-    def finished(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def finish(self, batch: dict[str, Any]) -> dict[str, Any]:
         kinds = ("noisy", "clean", "noise")
         return batch | {key: batch[key].to(self.pixel_type).div_(255) for key in kinds if key in batch}
 
@@ -162,16 +162,16 @@ class Windows:
             frames = clips[clip].read(first, cut.num_frames)
             size = cut.size * pixels // scale
             rows, columns = (slice(start * pixels, start * pixels + size) for start in (top, left))
-            window[key] = mirrored(turned(frames[..., rows, columns], ways), cut.mirrored)
+            window[key] = append_reversed(flip_frames(frames[..., rows, columns], ways), cut.mirrored)
         if "noisy" not in window and data.degradation is not None:
             drawn = random_of(data.seed, epoch, position, DEGRADATION)
-            window["noisy"] = as_levels(data.degradation(as_clip(window["clean"]), drawn))
+            window["noisy"] = as_levels(data.degradation(frames_to_clip(window["clean"]), drawn))
         if data.noise is not None:
-            window["noise"] = data.noise.drawn(window["noisy"], random_of(data.seed, epoch, position, NOISE))
+            window["noise"] = data.noise.draw(window["noisy"], random_of(data.seed, epoch, position, NOISE))
         return window
 
 
-def turned(frames: np.ndarray, ways: np.ndarray) -> np.ndarray:
+def flip_frames(frames: np.ndarray, ways: np.ndarray) -> np.ndarray:
     """Flip frames `[..., S, S]`. The Booleans in `ways` select horizontal, vertical and diagonal flips."""
     frames = frames[..., ::-1] if ways[0] else frames
     frames = frames[..., ::-1, :] if ways[1] else frames
@@ -179,6 +179,6 @@ def turned(frames: np.ndarray, ways: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(frames)
 
 
-def mirrored(frames: np.ndarray, backwards: bool) -> np.ndarray:
+def append_reversed(frames: np.ndarray, backwards: bool) -> np.ndarray:
     """If `backwards` is true, append a clip's frames to it in reverse order, starting with the last frame."""
     return np.concatenate([frames, frames[::-1]]) if backwards else frames

@@ -38,7 +38,7 @@ class WindowSampling:
             at_least(1, **{f"windows.{name}": getattr(self, name)})
 
 
-class Frames(Protocol):
+class ClipFrames(Protocol):
     """Interface of the frames of one clip. The frames are in memory or in files."""
 
     @property
@@ -85,8 +85,8 @@ class Clips:
     """
 
     names: Sequence[str]
-    clean: Sequence[Frames] | None
-    noisy: Sequence[Frames] | None = None
+    clean: Sequence[ClipFrames] | None
+    noisy: Sequence[ClipFrames] | None = None
     scale: int = 1
     rates: Sequence[float] | None = None
     in_memory: bool = False
@@ -103,7 +103,7 @@ class Clips:
                 )
 
     @property
-    def stored(self) -> Sequence[Frames]:
+    def stored(self) -> Sequence[ClipFrames]:
         """The clean clips, or the noisy clips if there are no clean clips."""
         return self.clean if self.clean is not None else self.noisy or []
 

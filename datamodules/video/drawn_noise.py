@@ -33,26 +33,26 @@ class DrawnNoise(NoiseSource):
     def __init__(self, family: Family = "stripes", deviation: Range = (0.05, 0.15)) -> None:
         one_of(get_args(Family), family=family)
         ascending(0, deviation=deviation)
-        self.pattern: Callable[..., NDArray[np.float64]] = stripes if family == "stripes" else waves
+        self.pattern: Callable[..., NDArray[np.float64]] = stripe_noise if family == "stripes" else waves
         self.deviation = deviation
 
     def check(self, shape: tuple[int, ...], name: str) -> None:
         """Accept all clips, because noise can be generated for any shape."""
 
-    def drawn(self, clip: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+    def draw(self, clip: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
         deviation = random.uniform(*self.deviation) * 255
         mean = clip.mean(axis=(0, 2, 3), keepdims=True)
         return (mean + deviation * self.pattern(clip.shape, random)).round().clip(0, 255).astype(np.uint8)
 
 
-def stripes(shape: tuple[int, int, int, int], random: np.random.Generator) -> NDArray[np.float64]:
+def stripe_noise(shape: tuple[int, int, int, int], random: np.random.Generator) -> NDArray[np.float64]:
     """Sample noise that consists of rows of constant value plus fine grain.
 
     The rows are the same in all channels. The noise has mean 0 and variance 1.
     """
     time, channels, height, width = shape
     rows = random.standard_normal((time, 1, height, 1))
-    return (rows + smoothed(random.standard_normal((time, channels, height, width)), GRAIN)) / np.sqrt(2)
+    return (rows + smooth_noise(random.standard_normal((time, channels, height, width)), GRAIN)) / np.sqrt(2)
 
 
 def waves(shape: tuple[int, int, int, int], random: np.random.Generator) -> NDArray[np.float64]:
@@ -63,10 +63,10 @@ def waves(shape: tuple[int, int, int, int], random: np.random.Generator) -> NDAr
     row, column = np.arange(height)[:, None], np.arange(width)
     place = 2 * np.pi * frequency * (row * np.sin(direction) + column * np.cos(direction))
     wave = np.sqrt(2) * np.sin(place + phase + drift * np.arange(time)[:, None, None, None])
-    return (wave + smoothed(random.standard_normal((1, channels, height, width)), BLOTCH)) / np.sqrt(2)
+    return (wave + smooth_noise(random.standard_normal((1, channels, height, width)), BLOTCH)) / np.sqrt(2)
 
 
-def smoothed(white: NDArray[np.float64], deviation: float) -> NDArray[np.float64]:
+def smooth_noise(white: NDArray[np.float64], deviation: float) -> NDArray[np.float64]:
     """Smooth white noise `[T, C, H, W]` along rows and columns, with periodic borders and unchanged variance."""
     impulse = np.zeros(int(8 * deviation) * 2 + 1)
     impulse[len(impulse) // 2] = 1

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from datamodules.arguments import at_least, one_of
 from datamodules.files.data_directory import data_directory
-from datamodules.files.file_pairs import paired
+from datamodules.files.file_pairs import match_pairs
 from datamodules.files.image_files import SUFFIXES, UnreadableImage
 from datamodules.files.pixels import read_pixels
 from datamodules.files.video_files import SUFFIXES as VIDEO_SUFFIXES
-from datamodules.files.video_files import UnreadableVideo, decoded, facts_of
-from datamodules.video.clips import Clips, ClipSet, Frames, Split
+from datamodules.files.video_files import UnreadableVideo, decode_frames, facts_of
+from datamodules.video.clips import ClipFrames, Clips, ClipSet, Split
 
 
 class FolderFrames:
@@ -102,7 +102,7 @@ class VideoFrames:
 
     def read(self, first: int, count: int) -> NDArray[np.uint8]:
         start = self.facts.times[first] if first else None
-        frames = decoded(self.path, str(self.path), start, count, grey=self.channels == 1)
+        frames = decode_frames(self.path, str(self.path), start, count, grey=self.channels == 1)
         if len(frames) < min(count, len(self.facts.times) - first):
             raise UnreadableVideo(f"{self.path} ends after frame {first + len(frames) - 1}")
         return np.ascontiguousarray(frames.transpose(0, 3, 1, 2))
@@ -134,7 +134,7 @@ def named_clips(folder: Path, what: str) -> dict[str, Path]:
     return {path.stem if path.is_file() else path.name: path for path in clips}
 
 
-def opened(path: Path, channels: int) -> Frames:
+def open_clip(path: Path, channels: int) -> ClipFrames:
     """Open a clip: a frame folder or a video file."""
     return FolderFrames(path, channels) if path.is_dir() else VideoFrames(path, channels)
 
@@ -179,11 +179,11 @@ class FrameFolders(ClipSet):
         [first, *_] = found.values()
         if len(found) == 2:
             where = Path(str(self.folders["noisy"]))
-            paired(list(found["noisy"]), list(found["clean"]), where, stem=lambda name: name, what="clip")
+            match_pairs(list(found["noisy"]), list(found["clean"]), where, stem=lambda name: name, what="clip")
         for name in self.names or ():
             one_of(sorted(first), names=name)
         names = [name for name in first if self.names is None or name in self.names]
-        read = {kind: [opened(paths[name], self.channels) for name in names] for kind, paths in found.items()}
+        read = {kind: [open_clip(paths[name], self.channels) for name in names] for kind, paths in found.items()}
         return Clips(names, read.get("clean"), read.get("noisy"), self.scale)
 
 
@@ -206,4 +206,4 @@ class REDS(ClipSet):
         directory = data_directory(self.data_dir, "REDS")
         directory = directory / "REDS" if (directory / "REDS").is_dir() else directory
         found = named_clips(directory / ("train_sharp" if split == "training" else "val_sharp"), "REDS")
-        return Clips(list(found), [opened(path, 3) for path in found.values()])
+        return Clips(list(found), [open_clip(path, 3) for path in found.values()])

@@ -5,7 +5,7 @@ from pathlib import Path
 from datamodules.files.image_files import UnreadableImage
 from datamodules.files.video_files import UnreadableVideo
 from datamodules.video.clips import Clips
-from datamodules.video.folder_sets import VideoFrames, named_clips, opened
+from datamodules.video.folder_sets import VideoFrames, named_clips, open_clip
 from datamodules.video.whole_clips import WholeClips
 
 AT_ONCE = 32
@@ -31,7 +31,7 @@ class NewClips(WholeClips):
         found = {}
         for name, path in named_clips(directory, "data.predict_dir").items():
             try:
-                clip = opened(path, channels)
+                clip = open_clip(path, channels)
                 for first in range(0, clip.shape[0], AT_ONCE):
                     clip.read(first, AT_ONCE)
             except (UnreadableImage, UnreadableVideo, ValueError, FileNotFoundError) as error:

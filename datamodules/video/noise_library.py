@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.video.folder_sets import named_clips, opened
+from datamodules.video.folder_sets import named_clips, open_clip
 from datamodules.video.noise_source import NoiseSource
 
 
@@ -31,7 +31,7 @@ class NoiseLibrary(NoiseSource):
         """Read all sequences, each `[T, C, h, w]`, into a dict by name."""
         if channels not in self._read:
             paths = named_clips(self.folder, "the noise library")
-            clips = {name: opened(path, channels) for name, path in paths.items()}
+            clips = {name: open_clip(path, channels) for name, path in paths.items()}
             self._read[channels] = {name: clip.read(0, clip.shape[0]) for name, clip in clips.items()}
         return self._read[channels]
 
@@ -50,7 +50,7 @@ class NoiseLibrary(NoiseSource):
                     f"clip; collect longer sequences, or set loop to repeat this one"
                 )
 
-    def drawn(self, clip: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+    def draw(self, clip: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
         time, channels, height, width = clip.shape
         sequences = list(self.sequences(channels).values())
         sequence = sequences[random.integers(len(sequences))]

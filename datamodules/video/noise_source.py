@@ -19,5 +19,5 @@ class NoiseSource(ABC):
         """
 
     @abstractmethod
-    def drawn(self, clip: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+    def draw(self, clip: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
         """Sample a noise sequence with the shape of a clip `[T, C, h, w]`."""

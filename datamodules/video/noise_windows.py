@@ -21,7 +21,7 @@ from PIL import Image
 
 from datamodules.arguments import at_least
 from datamodules.files.png import write_png
-from datamodules.video.clips import Frames
+from datamodules.video.clips import ClipFrames
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class WindowTest:
         at_least(0, max_variance_change=self.max_variance_change, max_mean_change=self.max_mean_change)
 
 
-def places(length: int, size: int) -> int:
+def num_windows(length: int, size: int) -> int:
     """Return the number of windows along an axis, not counting a window that ends exactly at the end of the axis."""
     return len(range(0, length - size, size))
 
@@ -62,7 +62,9 @@ def grey_levels(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(np.ascontiguousarray(frame.transpose(1, 2, 0))).convert("L"))
 
 
-def noise_windows(clip: Frames, test: WindowTest, first: int = 0, count: int | None = None) -> list[tuple[int, int]]:
+def noise_windows(
+    clip: ClipFrames, test: WindowTest, first: int = 0, count: int | None = None
+) -> list[tuple[int, int]]:
     """Find those windows of a clip that contain only noise in all frames.
 
     Return the row and column of the first pixel of each window.
@@ -70,7 +72,7 @@ def noise_windows(clip: Frames, test: WindowTest, first: int = 0, count: int | N
     Frames are read one at a time, until no window remains. In each frame, only the remaining windows are measured.
     """
     count, size = clip.shape[0] - first if count is None else count, test.size
-    rows, columns = (places(length, size) for length in clip.shape[2:])
+    rows, columns = (num_windows(length, size) for length in clip.shape[2:])
     left = np.argwhere(np.ones((rows, columns), dtype=bool))
     moments = np.empty((2, 0, len(left)))
     for number in range(first, first + count):
@@ -86,8 +88,8 @@ def noise_windows(clip: Frames, test: WindowTest, first: int = 0, count: int | N
     return [(int(row) * size, int(column) * size) for row, column in left[kept]]
 
 
-def collected(
-    name: str, clip: Frames, library: Path, test: WindowTest, frames: int | None = None
+def write_windows(
+    name: str, clip: ClipFrames, library: Path, test: WindowTest, frames: int | None = None
 ) -> Iterator[tuple[Path, NDArray[np.uint8]]]:
     """Write a clip's noise windows as sequences of frames: sequence k to `<library>/<name>_<k>/00000000.png` and so on.
 

@@ -22,7 +22,7 @@ def random_of(seed: int, epoch: int, position: int, stream: int) -> np.random.Ge
     return np.random.default_rng([seed, epoch, position, stream])
 
 
-def as_clip(frames: np.ndarray) -> Tensor:
+def frames_to_clip(frames: np.ndarray) -> Tensor:
     """Convert 8-bit frames to a float32 clip in [0, 1]."""
     return torch.from_numpy(np.ascontiguousarray(frames)).float().div_(255)
 
@@ -81,8 +81,10 @@ class WholeClips:
             scale = self.degradation.scale
             height, width = (side // scale * scale for side in part["clean"].shape[2:])
             part["clean"] = np.ascontiguousarray(part["clean"][..., :height, :width])
-            part["noisy"] = as_levels(self.degradation(as_clip(part["clean"]), random_of(0, TESTED, row, DEGRADATION)))
+            part["noisy"] = as_levels(
+                self.degradation(frames_to_clip(part["clean"]), random_of(0, TESTED, row, DEGRADATION))
+            )
         if self.noise is not None:
             self.noise.check(part["noisy"].shape, "data.test_noise")
-            part["noise"] = self.noise.drawn(part["noisy"], random_of(0, TESTED, row, NOISE))
+            part["noise"] = self.noise.draw(part["noisy"], random_of(0, TESTED, row, NOISE))
         return part

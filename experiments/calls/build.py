@@ -18,11 +18,11 @@ from lightning.pytorch.utilities import rank_zero_only
 from datamodules.files.whole_files import write_text
 from experiments.arguments import LARGEST_SEED
 from experiments.calls.parse import CALL_ONLY, Parsed
-from experiments.config_files import dotted, load_yaml
+from experiments.config_files import flatten_settings, load_yaml
 from experiments.launching.preflight import metrics_of_short_run
 from experiments.lightning_internals import subcommand_parser, take_given_checkpoint_alone
 from experiments.options.compile_network import CompileNetwork
-from experiments.parsing.class_paths import imported
+from experiments.parsing.class_paths import import_class_paths
 from experiments.parsing.data_before_model import check_captioned_images, count_classes
 from experiments.progress_bar import WholeRun
 from experiments.results import terminal
@@ -62,7 +62,7 @@ class SaveConfig(SaveConfigCallback):
         self.already_saved = True
         text = self._text()
         if stage == "fit":
-            settings = dotted(load_yaml(text))
+            settings = flatten_settings(load_yaml(text))
             for logger in trainer.loggers:
                 logger.log_hyperparams(settings)
         path = Path(directory, "config.yaml")
@@ -128,7 +128,7 @@ def build(parsed: Parsed, runs: bool = True) -> BuiltRun:
     """
     with parsed.imports():
         set_seed(parsed)
-        complete(parsed, runs)
+        complete_settings(parsed, runs)
         claim_directory(parsed, runs)
         # The dump is for modules that save hyperparameters. Lightning's own dump would validate all values again,
         # which is slower.
@@ -151,7 +151,7 @@ def set_seed(parsed: Parsed) -> None:
         parsed.settings.seed_everything = seed_everything(None if seed is True else seed, workers=True)
 
 
-def complete(parsed: Parsed, runs: bool) -> None:
+def complete_settings(parsed: Parsed, runs: bool) -> None:
     """Complete settings that depend on other settings, and check data that the model needs before it is built."""
     settings = parsed.settings
     count_classes(settings)
@@ -234,7 +234,7 @@ def changeable(settings: dict[str, Any]) -> dict[str, Collection[str]]:
 
     The class paths in `settings` must have been checked, unlike those in the `config.yaml` of a run.
     """
-    named = {key: imported(settings[key]["class_path"]) for key in ("model", "data") if settings.get(key)}
+    named = {key: import_class_paths(settings[key]["class_path"]) for key in ("model", "data") if settings.get(key)}
     return {key: kind.resume_may_change for key, kind in named.items() if isinstance(kind, Resumable)}
 
 

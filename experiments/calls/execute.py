@@ -152,7 +152,7 @@ def choose_checkpoint(run: BuiltRun) -> None:
     if run.checkpoint == "none":
         run.checkpoint = None
         return
-    if resumed is None and run.checkpoint is None and untrained(run):
+    if resumed is None and run.checkpoint is None and has_untrained_weights(run):
         raise ValueError(
             f"{run.parsed.subcommand} would use initial weights of {type(run.model).__name__}, since no trained "
             f"weights are given: use --resume RUN_DIRECTORY or --ckpt_path FILE, or --ckpt_path none to confirm"
@@ -168,7 +168,7 @@ def choose_checkpoint(run: BuiltRun) -> None:
         check_checkpoint(Path(run.checkpoint), run.model)
 
 
-def untrained(run: BuiltRun) -> bool:
+def has_untrained_weights(run: BuiltRun) -> bool:
     """Return whether the module has trainable weights, and none of them belong to a network that was loaded."""
     loaded = [network for network in run.model.modules() if isinstance(network, Pretrained)]
     trains = is_overridden("training_step", run.model) and _trainable(run.model)

@@ -18,7 +18,7 @@ from experiments.arguments import PROGRAM
 from experiments.config_files import (
     PROJECT,
     dump_yaml,
-    located,
+    locate_config,
     mapping_of,
     similar_file,
     text_of,
@@ -135,7 +135,7 @@ class Grammar(LightningCLI):
                 "--test_after_fit", type=bool, default=False, help="After training, test checkpoint.test_checkpoint."
             )
 
-    def resolved(self, args: list[str]) -> Namespace:
+    def resolve(self, args: list[str]) -> Namespace:
         """Parse a subcommand and its arguments, and return the settings below the key of the subcommand."""
         return self.parser.parse_args(args)
 
@@ -232,20 +232,20 @@ def parse(args: list[str]) -> Parsed:
     for file in files:
         check_file(file)
     if resumed is not None:
-        paths = [path for file in files if os.path.isfile(path := located(Path(file)))]
+        paths = [path for file in files if os.path.isfile(path := locate_config(Path(file)))]
         trusted = settings, [*args, *(text_of(each) for path in paths for each in with_base(path))]
         args = [subcommand, "--config", dump_yaml(settings), "--ckpt_path=null", *args[1:]]
     grammar = Grammar(subcommand)
     parsed = Parsed(subcommand, arguments, grammar, Namespace(), RunFolder(Path()), resumed, began_from, trusted)
     with parsed.imports():
-        parsed.config = grammar.config = grammar.resolved(args)
+        parsed.config = grammar.config = grammar.resolve(args)
     parsed.folder.path = Path(parsed.settings.run_directory or resumed or new_run_directory(files))
     return parsed
 
 
 def check_file(file: str) -> None:
     """Reject a value of `--config` that is not a configuration, before anything is loaded."""
-    path = located(Path(file))
+    path = locate_config(Path(file))
     if os.path.isfile(path):
         for each in with_base(path):  # rejects other YAML files
             check_sections(mapping_of(each), each)

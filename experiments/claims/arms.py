@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.config_files import dotted, located, parsed, plain, settings_of, text_of, with_base
+from experiments.config_files import flatten_settings, locate_config, parse_yaml, plain, settings_of, text_of, with_base
 
 COMMANDS = ("fit", "test")
 LAYER = ("config", "c")
@@ -52,14 +52,14 @@ class Arm:
     @property
     def settings(self) -> dict[str, Any]:
         """Settings of the configuration, its base and the overrides, by dotted names."""
-        found = settings_of(located(self.config))
+        found = settings_of(locate_config(self.config))
         for flag, value in flags(self.overrides):
             if flag in LAYER:
                 for text in layers_of(("--config", value))[value].values():
-                    content = parsed(text, Path(value))
-                    found |= dotted(content) if isinstance(content, dict) else {}
+                    content = parse_yaml(text, Path(value))
+                    found |= flatten_settings(content) if isinstance(content, dict) else {}
             else:
-                found |= dotted({flag: parsed(value, self.config)})
+                found |= flatten_settings({flag: parse_yaml(value, self.config)})
         found.pop("base", None)
         return found
 
@@ -130,7 +130,7 @@ def layers_of(overrides: Sequence[str]) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for flag, value in flags(overrides):
         if flag in LAYER:
-            path = located(Path(value))
+            path = locate_config(Path(value))
             found[value] = (
                 {str(file): text_of(file) for file in with_base(path)} if os.path.isfile(path) else {str(path): value}
             )
@@ -155,6 +155,6 @@ def in_a_file_name(value: str) -> str:
 
 def _short(value: str) -> str:
     """Shorten a class path to the name of the class, and a class with arguments to its name."""
-    content = parsed(value, Path("override"))
+    content = parse_yaml(value, Path("override"))
     named = content.get("class_path", value) if isinstance(content, dict) else value
     return str(named).rpartition(".")[2] if re.fullmatch(r"[a-z]\w*(\.\w+)+", str(named)) else str(named)

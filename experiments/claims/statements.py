@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.arguments import are_seeds, finite
+from experiments.arguments import are_seeds, finite_number
 from experiments.claims.arms import Arm, stated_arm
 from experiments.compare import collect
-from experiments.config_files import PROJECT, located, parsed, relative, text_of
+from experiments.config_files import PROJECT, locate_config, parse_yaml, relative, text_of
 from experiments.results import choose_from, misspelt
 from experiments.run_request import Experiment, Run, check, load_experiments, unique_names
 from experiments.sweeps.exponents import FEWEST
-from experiments.sweeps.variations import Variation, variation, varied
+from experiments.sweeps.variations import Variation, variation, vary_experiments
 
 REQUIRED = ("paper", "method", "metric", "direction", "margin", "seeds")
 OF_BASELINE = ("baseline", "baseline_metric")
@@ -64,7 +64,7 @@ def entries_of(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
     """Yield the entries of a claim file, each with its place in error messages."""
     if not path.is_file():
         raise FileNotFoundError(f"claim file {path} {'is not a file' if path.exists() else 'does not exist'}")
-    content = parsed(text_of(path), path)
+    content = parse_yaml(text_of(path), path)
     entries = content if isinstance(content, list) else [content]
     if not entries:
         raise ValueError(f"{path} contains no claim")
@@ -100,7 +100,7 @@ def _claim(entry: Mapping[str, object], path: Path, where: str) -> Claim:
     for key in (key for key in SWITCHES if not isinstance(values.get(key, True), bool)):
         raise ValueError(f"{where}: {key} must be true or false, got {values[key]!r}")
     for key in (key for key in NUMBERS if key in entry):
-        values[key] = finite(entry[key])
+        values[key] = finite_number(entry[key])
         if values[key] is None:
             raise ValueError(f"{where}: {key} must be a number, got {entry[key]!r}")
         if published and key != "published" and values[key] < 0:
@@ -126,7 +126,7 @@ def _claim(entry: Mapping[str, object], path: Path, where: str) -> Claim:
 def _variation(entry: object, where: str) -> Variation:
     key, values = next(iter(entry.items())) if isinstance(entry, Mapping) and len(entry) == 1 else ("", None)
     numbers = values if isinstance(values, list) else []
-    if len(numbers) < FEWEST or not all((finite(each) or 0) > 0 for each in numbers):
+    if len(numbers) < FEWEST or not all((finite_number(each) or 0) > 0 for each in numbers):
         raise ValueError(f"{where}: vary must be a mapping of one key to a list of at least {FEWEST} positive numbers, "
                          f"got {entry!r}")  # fmt: skip
     try:
@@ -182,7 +182,7 @@ def place(claims: Sequence[Claim], output: Path) -> Place:
     for claim in claims:
         for arm, _ in claim.sides:
             try:
-                own = varied([loaded[arm]], [claim.vary] if claim.vary else [])
+                own = vary_experiments([loaded[arm]], [claim.vary] if claim.vary else [])
             except ValueError as error:
                 raise ValueError(f"claim {claim.name}: {error}") from None
             experiments[arm, claim.vary] = own
@@ -238,11 +238,11 @@ def try_metrics(places: Sequence[Place], metrics_of: Callable[[Sequence[str]], C
                 raise ValueError(f"claim {claim.name}: {reason}")
 
 
-def select(named: Sequence[str]) -> dict[Path, list[Claim]]:
+def select_claims(named: Sequence[str]) -> dict[Path, list[Claim]]:
     """Read the claims of files, or single claims by their names, by the folder of their file."""
     claims: dict[Path, list[Claim]] = {}
     for each in named:
-        file = located(Path(each))
+        file = locate_config(Path(each))
         if os.path.exists(file) or file.suffix in (".yaml", ".yml"):
             found = {file.resolve().parent: load_claims(relative(file.resolve()))}
         else:
@@ -255,9 +255,9 @@ def select(named: Sequence[str]) -> dict[Path, list[Claim]]:
     return claims
 
 
-def plan(named: Sequence[str | Path], output: Path | None) -> list[Place]:
+def plan_claims(named: Sequence[str | Path], output: Path | None) -> list[Place]:
     """Read claims and plan their runs, with one `Place` per folder."""
-    claims = select([str(each) for each in named])
+    claims = select_claims([str(each) for each in named])
     if output and len(claims) == 1:
         return [place(each, output) for each in claims.values()]
     above = output or ABOVE

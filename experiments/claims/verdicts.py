@@ -17,7 +17,7 @@ from experiments.results import (
     markdown,
     mean_and_std,
     summarise,
-    write_csv,
+    write_results,
 )
 from experiments.run_request import Experiment
 from experiments.sweeps.fits import fits, keys_to_fit
@@ -60,7 +60,7 @@ class Verdict:
         return self.verdict not in (HOLDS, REPRODUCED) and not unclaimed
 
 
-def judge(claim: Claim, method: Sequence[float], baseline: Sequence[float]) -> tuple[str, str, Summary, float]:
+def decide_claim(claim: Claim, method: Sequence[float], baseline: Sequence[float]) -> tuple[str, str, Summary, float]:
     """Decide whether a claim holds: the mean difference must reach the margin, with a p-value below `SIGNIFICANCE`.
 
     A difference that equals the margin up to rounding errors also reaches the margin.
@@ -97,7 +97,7 @@ def paired_p_value(better: Sequence[float], worse: Sequence[float]) -> float:
     return float(ttest_rel(better, worse, alternative="greater").pvalue)
 
 
-def reached(claim: Claim, mean: float, std: float) -> str:
+def compare_with_published(claim: Claim, mean: float, std: float) -> str:
     """Compare our mean over seeds with the published number.
 
     The margin is at most the standard deviation of the published number. A mean that reaches the margin by less than a
@@ -138,7 +138,7 @@ def verdict(claim: Claim, place: Place, results: Sequence[Result], failures: Seq
         mean = math.nan if ours.diverged or ours.not_finite else ours.mean
         ours = replace(ours, mean=mean)
         difference = Summary("difference", claim.metric, mean - claim.published, math.nan, ours.seeds)
-        return Verdict(claim, reached(claim, mean, ours.std), claim.tried, ours, difference=difference)
+        return Verdict(claim, compare_with_published(claim, mean, ours.std), claim.tried, ours, difference=difference)
     [method], [baseline] = ([each.title for each in experiments] for experiments in sides)
     compared = [(method, claim.sides[0][1]), (baseline, claim.sides[1][1])]
     values = {(each.config, each.metric, each.seed): each for each in own}
@@ -152,7 +152,7 @@ def verdict(claim: Claim, place: Place, results: Sequence[Result], failures: Seq
             how = "diverged" if each.diverged else f"has {each.metric} {each.value}"
             reason = f"{each.config}, seed {each.seed} {how}, so this pair has no difference"
             return Verdict(claim, FAILS, reason, ours, theirs, best)
-    found, reason, difference, p = judge(claim, *([each.value for each in both] for both in pairs))
+    found, reason, difference, p = decide_claim(claim, *([each.value for each in both] for both in pairs))
     return Verdict(claim, found, reason, ours, theirs, best, difference, p)
 
 
@@ -180,7 +180,7 @@ COLUMNS = ["claim", "paper", "method", "baseline", "metric", "direction", "margi
 Row = Mapping[str, str]
 
 
-def rows_of(verdicts: Sequence[Verdict], place: Place) -> list[Row]:
+def claim_rows(verdicts: Sequence[Verdict], place: Place) -> list[Row]:
     """Convert the verdicts of a folder to rows of claims.csv."""
     rows: list[Row] = []
     for each in verdicts:
@@ -193,7 +193,7 @@ def rows_of(verdicts: Sequence[Verdict], place: Place) -> list[Row]:
             "paper": claim.paper,
             "method": " ".join([str(claim.method), *vary]),
             "baseline": claim.baseline,
-            "metric": _compared(claim),
+            "metric": _compared_name(claim),
             "direction": claim.direction,
             "margin": claim.margin,
             **{key: f"{value:g}" for key, value in numbers.items() if value is not None},
@@ -218,7 +218,7 @@ def rows_of(verdicts: Sequence[Verdict], place: Place) -> list[Row]:
     return rows
 
 
-def _compared(claim: Claim) -> str:
+def _compared_name(claim: Claim) -> str:
     """Return the name of the compared number: the metric, or its exponent in the varied key."""
     if claim.vary is None:
         return claim.metric
@@ -231,12 +231,12 @@ def decide(place: Place, failures: Sequence[Failure]) -> tuple[list[Verdict], li
     results = collect(place.runs, {metric for claim in place.claims for _, metric in claim.sides})
     own = [failure for failure in failures if failure.run in place.runs]
     verdicts = [verdict(claim, place, results, own) for claim in place.claims]
-    return verdicts, rows_of(verdicts, place)
+    return verdicts, claim_rows(verdicts, place)
 
 
 def write_claims(path: Path, rows: Sequence[Row]) -> None:
     """Write claims.csv."""
-    write_csv(path, COLUMNS, [[row[name] for name in COLUMNS] for row in rows])
+    write_results(path, COLUMNS, [[row[name] for name in COLUMNS] for row in rows])
 
 
 def reproductions(rows: Sequence[Row], published: bool = True) -> list[Row]:
@@ -279,7 +279,7 @@ def _seeds(row: Row) -> str:
     return ", ".join(row["seeds"].split()) + planned + (f" ({row['cpu_hours']} CPU hours)" if row["cpu_hours"] else "")
 
 
-def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+def verdict_cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Return the header and the rows of the table that is printed in the terminal."""
     return ["claim", "metric", *HEADER[3:9]], [
         [row["claim"], row["metric"], *_numbers(row), f"{row['margin']} {row['direction']}",
@@ -336,7 +336,7 @@ def reproduced_page(rows: Sequence[Row], papers: Mapping[str, str]) -> str:
     )
 
 
-def write(rows: Sequence[Row], output: Path) -> None:
+def write_claim_tables(rows: Sequence[Row], output: Path) -> None:
     """Write claims.csv and claims.md."""
     write_claims(output / "claims.csv", rows)
     write_text(output / "claims.md", claims_table(rows))

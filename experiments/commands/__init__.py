@@ -43,7 +43,7 @@ def first_line(module: str) -> str:
 
 def parse(name: str, argv: Sequence[str]) -> Namespace:
     """Parse the arguments of a command."""
-    command = _imported(name)
+    command = _import(name)
     parser = ArgumentParser(f"{PROGRAM} {name}", command.__doc__)
     command.arguments(parser)
     return parser.parse_args(argv)
@@ -54,7 +54,7 @@ def run(name: str, argv: Sequence[str], *more: Any) -> int:
 
     `more` are additional arguments for the `run` function of the command.
     """
-    command = _imported(name)
+    command = _import(name)
     if not hasattr(command, "arguments"):
         return command.run(argv, *more)
     try:
@@ -64,7 +64,7 @@ def run(name: str, argv: Sequence[str], *more: Any) -> int:
         return 2
 
 
-def _imported(name: str) -> Any:
+def _import(name: str) -> Any:
     return import_module(f"{__name__}.{name}")
 
 

@@ -23,7 +23,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> int:
-    from datamodules.corruptions.image_noise.calibration import calibrated
+    from datamodules.corruptions.image_noise.calibration import calibrate_camera
     from datamodules.corruptions.image_noise.camera import camera
     from datamodules.corruptions.image_noise.frames import read_frames
     from datamodules.files.whole_files import owned_path
@@ -32,7 +32,9 @@ def run(options: Namespace) -> int:
         raise FileNotFoundError(f"--output {options.output}: its folder does not exist")
     with owned_path(options.output):
         found = read_frames(options.frames)
-        measured = calibrated([each for pair in found.recordings.values() for each in pair], found.white - found.black)
+        measured = calibrate_camera(
+            [each for pair in found.recordings.values() for each in pair], found.white - found.black
+        )
         if options.output.is_file() and camera(str(options.output)) != measured:
             raise FileExistsError(
                 f"{options.output} has other values, perhaps corrected by hand: rename it, or choose another --output"

@@ -51,8 +51,8 @@ from pathlib import Path
 
 from datamodules.files.whole_files import owned_path
 from experiments.arguments import PROGRAM
-from experiments.claims.statements import ABOVE, check_metrics, commands_of, plan, select, try_metrics
-from experiments.claims.verdicts import Row, cells, decide, write, write_claims
+from experiments.claims.statements import ABOVE, check_metrics, commands_of, plan_claims, select_claims, try_metrics
+from experiments.claims.verdicts import Row, decide, verdict_cells, write_claim_tables, write_claims
 from experiments.compare import show
 from experiments.launching.launchers import add_arguments, launcher
 from experiments.launching.preflight import metrics_of_short_run, preflight
@@ -86,11 +86,11 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
     """
     if options.show:
         program = "noiseworks" if PROGRAM == "noiseworks" else f"python {PROGRAM}"
-        for claims in select(options.claims).values():
+        for claims in select_claims(options.claims).values():
             print(*commands_of(claims, program), sep="\n")
         return 0
     console = terminal()
-    places = plan(options.claims, options.output)
+    places = plan_claims(options.claims, options.output)
     runs = [run for each in places for run in each.runs]
     experiments = list(dict.fromkeys(run.experiment for run in runs))
     engine = launcher(options, experiments, (options.output or ABOVE) / "slurm")
@@ -122,11 +122,11 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
                 if each.compared:
                     show(each.compared, each.output, console)
                 decided, rows = decide(each, failures)
-                write(rows, each.output)
+                write_claim_tables(rows, each.output)
                 verdicts += decided
                 every += rows
             for folder in above:
-                write(every, folder)
+                write_claim_tables(every, folder)
         if options.record:
             with owned_path(options.record, GRACE_SECONDS, "choose another --record"):
                 write_claims(options.record, latest([*read_csv(options.record), *every], ["claim"]))
@@ -138,5 +138,5 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print_failures(failures, console)
-    console.print(table("claims", *cells(every)))
+    console.print(table("claims", *verdict_cells(every)))
     return 1 if any(each.fails for each in verdicts) else 0

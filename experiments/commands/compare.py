@@ -36,14 +36,14 @@ from pathlib import Path
 
 from experiments.arguments import ArgumentParser, seed
 from experiments.claims.arms import arm
-from experiments.compare import collect, default_output, plan, show
+from experiments.compare import collect, default_output, plan_runs, show
 from experiments.launching.launchers import add_arguments, launcher
 from experiments.launching.preflight import PREFLIGHT, preflight
 from experiments.launching.run_queue import TRAIN, lock, print_failures, run_all
-from experiments.results import Result, chosen, summarise, table, terminal, write_csv
+from experiments.results import Result, chosen, summarise, table, terminal, write_results
 from experiments.run_request import Experiment, load_experiments
 from experiments.sweeps.fits import keys_to_fit
-from experiments.sweeps.variations import variation, varied
+from experiments.sweeps.variations import variation, vary_experiments
 
 Parts = Mapping[str, Sequence[str]]
 """Names of metrics, by the name of their configuration."""
@@ -89,10 +89,10 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN, preflight_comman
         raise ValueError(f"--seeds has {repeated} twice; each seed must be given once")
     variations = [variation(text) for text in options.vary]
     fit = keys_to_fit(options.fit, variations)
-    experiments = varied(load_experiments(options.configs, options.overrides), variations, options.overrides)
+    experiments = vary_experiments(load_experiments(options.configs, options.overrides), variations, options.overrides)
     parts = parts_of(options.average, experiments)
     output = options.output or default_output(options.configs)
-    runs = plan(experiments, options.seeds, output)
+    runs = plan_runs(experiments, options.seeds, output)
     engine = launcher(options, experiments, output / "slurm")
     if preflight_command or run_command is TRAIN:
         preflight(runs, preflight_command or PREFLIGHT, engine)
@@ -104,7 +104,7 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN, preflight_comman
             show(runs, output, console, options.metrics, fit)
             if means := summarise(averages(collect(runs), experiments, parts)):
                 rows = [(each.config, each.mean, each.std, each.seeds) for each in means]
-                write_csv(output / "average.csv", ["setting", "mean", "std", "seeds"], rows)
+                write_results(output / "average.csv", ["setting", "mean", "std", "seeds"], rows)
                 shown = [[each.config or "as configured", str(each)] for each in means]
                 console.print(table("average of configs", ["setting", "mean ± std"], shown))
     except KeyboardInterrupt:

@@ -38,7 +38,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     from datamodules.files.whole_files import check_new
-    from experiments.exporting.folder import Export, write_folder
+    from experiments.exporting.folder import Export, write_export
     from experiments.exporting.preprocessing import preprocessing
     from experiments.exporting.program import trace
     from experiments.load_run import load_run
@@ -53,7 +53,7 @@ def run(options: Namespace) -> int:
             f"{type(module).__name__} cannot be exported: only classifiers, segmenters, denoisers, restorers and "
             f"diffusion models can"
         )
-    exported = module.exported(options.sigma)
+    exported = module.export_function(options.sigma)
     sizes = dict(exported.sizes)
     trained = None
     with suppress(OSError, ValueError):  # the data may be in files that are not on this machine
@@ -71,7 +71,7 @@ def run(options: Namespace) -> int:
     with exported.weights:
         traced = trace(module, exported, sizes)
         export = Export(module, exported, traced, _plain(module), _class_names(data), preprocessed)
-        write_folder(output, chosen, options.run, export)
+        write_export(output, chosen, options.run, export)
     print(f"written: {output}")
     if traced.multiple == 0 and {"H", "W"} <= sizes.keys():
         size = f"{sizes['H']} x {sizes['W']}"
@@ -92,7 +92,7 @@ def _class_names(data: Any) -> list[str] | None:
 
 def _plain(module: Any) -> dict[str, Any] | None:
     """Return the network's weights without the layers that only training needs, or None if there are no such layers."""
-    from lightning_modules.backbones.diffusion.export import merged
+    from lightning_modules.backbones.diffusion.export import merge_adapters
     from lightning_modules.interfaces import EffectiveNetwork
 
     if isinstance(module, EffectiveNetwork):
@@ -102,4 +102,4 @@ def _plain(module: Any) -> dict[str, Any] | None:
         network = network.network
     if network is None or not any("lora_" in name for name in network.state_dict()):
         return None
-    return merged(network, network.state_dict())
+    return merge_adapters(network, network.state_dict())

@@ -27,9 +27,9 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> int:
-    from callbacks.generation.folders import scores
+    from callbacks.generation.folders import score_folders
 
-    results, basis = scores(**vars(options))
+    results, basis = score_folders(**vars(options))
     for name, value in results.items():
         print(f"{name} {value:.6g}")
     if basis is not None:

@@ -60,7 +60,7 @@ def arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> int:
     import torch.distributed as dist
 
-    from callbacks.generation.generated_folder import SHEET, write_folder
+    from callbacks.generation.generated_folder import SHEET, generate_folder
     from callbacks.generation.image_generators import ImageGenerator, PipelineGenerator, Settings
     from callbacks.generation.image_requests import image_requests, read_prompts
     from callbacks.generation.launched import fabric_of
@@ -94,7 +94,7 @@ def run(options: Namespace) -> int:
     try:
         generator.to(fabric.device)
         with fabric.autocast():
-            write_folder(options.output, generator, requests, options.batch_size)
+            generate_folder(options.output, generator, requests, options.batch_size)
     except PeerFailure as error:
         raise OSError(f"{error}; repeat the command to continue") from error
     finally:
@@ -112,7 +112,7 @@ def of_run(options: Namespace, settings: Any) -> tuple[Any, Any]:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from callbacks.generation.image_generators import ModuleGenerator
-    from experiments.config_files import dotted
+    from experiments.config_files import flatten_settings
     from experiments.load_run import load_built
     from experiments.parsing.readable_errors import readable
     from lightning_modules.interfaces import FixedImageShape, SizedGenerator
@@ -126,7 +126,7 @@ def of_run(options: Namespace, settings: Any) -> tuple[Any, Any]:
     built.trainer.datamodule = built.datamodule  # type: ignore[attr-defined]
     built.model.trainer = built.trainer
     model = built.parsed.grammar.config_dump["model"]
-    configuration = {**dotted({"model": model}), "precision": built.trainer.precision}
+    configuration = {**flatten_settings({"model": model}), "precision": built.trainer.precision}
     data = built.datamodule if isinstance(built.model, SizedGenerator) else None
     size = data.image_shape[1:] if isinstance(data, FixedImageShape) else None
     return ModuleGenerator(built.model, settings, configuration, size), built.trainer.precision

@@ -53,7 +53,7 @@ def write_html(table: "pd.DataFrame", run: Path, path: Path, most: int) -> None:
     """Write a page with the most suspicious labels of a report, and with the images from the run's dataset."""
     import torch
 
-    from callbacks.labels.merge import unchecked
+    from callbacks.labels.merge import describe_missing
     from callbacks.labels.report_page import suspicious_rows, write_page
     from experiments.load_run import load_run
     from lightning_modules.interfaces import TrainingImageSource, require
@@ -76,7 +76,7 @@ def write_html(table: "pd.DataFrame", run: Path, path: Path, most: int) -> None:
 
     write_page(path, worst, thumbnails(), len(table))
     print(f"written: {path}, {len(worst)} of {len(table)} images")
-    if left := unchecked(len(table), source):
+    if left := describe_missing(len(table), source):
         print(left)
 
 
@@ -85,7 +85,7 @@ def run(options: Namespace) -> int:
         raise ValueError(f"--most must be at most {LARGEST}, got {options.most}")
     from callbacks.labels.cleaning import CLEANED, cleaned_labels, wrong_fraction
     from callbacks.labels.measures import report_metrics
-    from callbacks.labels.merge import REPORT, is_corrected, merged, read_report, write_report
+    from callbacks.labels.merge import REPORT, is_corrected, merge_reports, read_report, write_report
     from callbacks.labels.report_page import PAGE
     from datamodules.batches import UNVERIFIED
     from datamodules.files.whole_files import ANOTHER, csv_text, owned_folder
@@ -109,7 +109,7 @@ def run(options: Namespace) -> int:
         )
     if not reports:
         raise FileNotFoundError(f"{runs[0]} contains no {REPORT}: test with configs/callbacks/label_report.yaml")
-    table = merged(reports)
+    table = merge_reports(reports)
     with owned_folder(folder):
         if is_corrected(folder, csv_text(cleaned_labels(table))):
             raise FileExistsError(f"{folder / CLEANED} was corrected by hand: rename it, or {ANOTHER}")

@@ -11,7 +11,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from experiments.catalogue import claims_of, described, find_methods, one_line
+from experiments.catalogue import claims_of, describe_method, find_methods, one_line
 from experiments.config_files import PROJECT
 
 
@@ -34,7 +34,7 @@ def run(options: Namespace, project: Path = PROJECT) -> int:
             known = ", ".join(method.name for method in methods)
             raise ValueError(f"there is no method {name}; the methods are {known}")
     chosen = [method for method in methods if method.names & {name.lower() for name in options.names}]
-    lines = [line for method in chosen for line in described(method, claims_of(method, project))]
+    lines = [line for method in chosen for line in describe_method(method, claims_of(method, project))]
     try:
         for line in lines or one_line(methods):
             print(line)

@@ -67,8 +67,8 @@ def run(options: Namespace) -> int:
 
     from datamodules.arguments import at_least
     from datamodules.files.whole_files import new_folder
-    from datamodules.video.folder_sets import named_clips, opened
-    from datamodules.video.noise_windows import WindowTest, collected
+    from datamodules.video.folder_sets import named_clips, open_clip
+    from datamodules.video.noise_windows import WindowTest, write_windows
 
     at_least(1, frames=options.frames)
     test = WindowTest(**{name: getattr(options, name) for name in BOUNDS})
@@ -77,8 +77,8 @@ def run(options: Namespace) -> int:
     with new_folder(options.library, remedy="choose another folder") as library:
         for name, path in named_clips(options.videos, "videos").items():
             before = len(names)
-            clip = opened(path, 1 if options.grey else 3)
-            for folder, frames in collected(name, clip, library, test, options.frames):
+            clip = open_clip(path, 1 if options.grey else 3)
+            for folder, frames in write_windows(name, clip, library, test, options.frames):
                 names.append(folder.name)
                 shown.append(frames)
             said = f"{clip.shape[0]} frames of {clip.shape[2]} x {clip.shape[3]}: {len(names) - before} sequences"

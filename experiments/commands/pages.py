@@ -11,7 +11,7 @@ from pathlib import Path
 
 from datamodules.files.whole_files import owned_path, write_text
 from experiments.config_files import PROJECT
-from experiments.pages import generated, make_pictures
+from experiments.pages import generate_pages, make_pictures
 from experiments.pictures import shrink
 
 
@@ -30,6 +30,6 @@ def run(options: Namespace) -> int:
             raise ValueError(str(error)) from None
         if options.demo:
             shrink(options.demo / "curves.png", PROJECT / "docs/images/demo.png")
-        for path, text in generated().items():
+        for path, text in generate_pages().items():
             write_text(path, text)
     return 0

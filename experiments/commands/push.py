@@ -63,20 +63,20 @@ def _write(options: Namespace, folder: Path) -> None:
     """Write the folder of a run, including its model card."""
     from datamodules.files.whole_files import write_text
     from experiments.hub.model_card import CardOptions, base_model, method_of, model_card
-    from experiments.hub.pushed_folder import refuse_private, write_folder
+    from experiments.hub.pushed_folder import refuse_private, write_pushed_run
     from experiments.hub.upload import licence_of
-    from experiments.parsing.class_paths import imported
+    from experiments.parsing.class_paths import import_class_paths
     from lightning_modules.interfaces import DescribesLoss
 
-    pushed = write_folder(options.run, folder, options.checkpoint, options.picture)
+    pushed = write_pushed_run(options.run, folder, options.checkpoint, options.picture)
     if options.merged:
-        pushed = _merged(options, folder, pushed)
+        pushed = _merge(options, folder, pushed)
     base = options.base_model or base_model(pushed.settings)
     licence = options.license or (None if base is None else licence_of(base, online=options.repo_id is not None))
     if licence is None:
         print("the model card states no licence: set --license")
     name = options.repo_id or options.output.name
-    module = imported(pushed.class_path) if method_of(pushed.class_path) else None
+    module = import_class_paths(pushed.class_path) if method_of(pushed.class_path) else None
     settings = pushed.settings["model"].get("init_args") or {}
     docstring = module.loss_docstring(settings) if isinstance(module, DescribesLoss) else None
     card = CardOptions(name, licence, base, options.dataset, docstring)
@@ -84,7 +84,7 @@ def _write(options: Namespace, folder: Path) -> None:
     refuse_private(folder, options.run)
 
 
-def _merged(options: Namespace, folder: Path, pushed: "Pushed") -> "Pushed":
+def _merge(options: Namespace, folder: Path, pushed: "Pushed") -> "Pushed":
     """Replace the pipeline with a pipeline in which the adapters are merged into the weights."""
     import shutil
 

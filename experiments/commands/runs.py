@@ -71,11 +71,11 @@ def run(options: Namespace) -> int:
         raise FileNotFoundError(f"there is no such run below {folder}")
     if action == "remove":
         return _remove(runs, options)
-    _list(_sorted(runs, options.sort), options.metrics, options.format)
+    _list(_sort(runs, options.sort), options.metrics, options.format)
     return 0
 
 
-def _sorted(runs: Sequence[ListedRun], key: str) -> list[ListedRun]:
+def _sort(runs: Sequence[ListedRun], key: str) -> list[ListedRun]:
     keys = {
         "date": lambda run: run.started,
         "duration": lambda run: run.ended - run.started,

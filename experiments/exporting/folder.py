@@ -57,7 +57,7 @@ class Export:
             self.config["preprocessing"] = self.preprocessed
 
 
-def write_folder(output: Path, chosen: Any, run: Path, export: Export) -> None:
+def write_export(output: Path, chosen: Any, run: Path, export: Export) -> None:
     """Write the folder of an export.
 
     Args:

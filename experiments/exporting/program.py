@@ -92,18 +92,18 @@ def trace(module: nn.Module, exported: Any, sizes: Mapping[str, int]) -> Traced:
         _refuse_random(name, exported, {**sizes, "B": 2, "N": 2})
         limited = False
         try:
-            found = _checked(module, exported, sizes, 0, limited)
+            found = _check(module, exported, sizes, 0, limited)
         except _Failed:
             limited = True
             try:
-                found = _checked(module, exported, sizes, 0, limited)
+                found = _check(module, exported, sizes, 0, limited)
             except _Failed as error:
                 raise ValueError(
                     f"{name} cannot be exported: its computation depends on values or on Python code ({error})"
                 ) from error
         for multiple in _multiples(exported, sizes):
             with suppress(_Failed):
-                return _checked(module, exported, sizes, multiple, limited)
+                return _check(module, exported, sizes, multiple, limited)
         return found
 
 
@@ -111,10 +111,10 @@ class _Failed(Exception):
     """Raised if tracing failed, or if the outputs of graph and function differ. The message gives the reason."""
 
 
-def _checked(module: nn.Module, exported: Any, sizes: Mapping[str, int], multiple: int, limited: bool) -> Traced:
+def _check(module: nn.Module, exported: Any, sizes: Mapping[str, int], multiple: int, limited: bool) -> Traced:
     """Trace a function, and compare the graph with the function. This function takes the arguments of `_traced`."""
     try:
-        traced = _traced(module, exported, sizes, multiple, limited)
+        traced = _trace(module, exported, sizes, multiple, limited)
         graph = traced.program.module()
         tested = others(exported, traced)
         largest = max(difference(graph(*inputs), exported.function(*inputs)) for inputs in tested)
@@ -156,18 +156,18 @@ def _multiples(exported: Any, sizes: Mapping[str, int]) -> list[int]:
     for place, multiple in enumerate(MULTIPLES if used & SIDES.keys() else ()):
         with suppress(Exception):
             for add in ({"H": 1, "W": 3}, {"H": 2, "W": 1}):
-                tried = {letter: _rounded(sizes[letter], multiple) + multiple * more for letter, more in add.items()}
+                tried = {letter: _round(sizes[letter], multiple) + multiple * more for letter, more in add.items()}
                 exported.function(*examples(exported, {**sizes, **tried, "B": 1, "N": 1}))
             return list(MULTIPLES[place:])
     return []
 
 
-def _rounded(size: int, multiple: int) -> int:
+def _round(size: int, multiple: int) -> int:
     """Round a size up to a multiple of `multiple` that is at least the smallest dynamic size."""
     return max(SMALLEST, size) if multiple == 1 else multiple * max(2, -(-size // multiple))
 
 
-def _traced(module: nn.Module, exported: Any, sizes: Mapping[str, int], multiple: int, limited: bool) -> Traced:
+def _trace(module: nn.Module, exported: Any, sizes: Mapping[str, int], multiple: int, limited: bool) -> Traced:
     """Trace a function of a module.
 
     If `limited`, it is traced with an upper limit on the batch size. The limit is removed from the graph afterwards. It
@@ -176,12 +176,12 @@ def _traced(module: nn.Module, exported: Any, sizes: Mapping[str, int], multiple
     """
     sizes = {**sizes, "B": 2, "N": 2}
     if multiple:
-        sizes |= {letter: _rounded(sizes[letter], multiple) for letter in SIDES}
+        sizes |= {letter: _round(sizes[letter], multiple) for letter in SIDES}
     inputs = examples(exported, sizes)
     function: nn.Module = _Function(module, exported.function).eval()
     dynamic = _dynamic(exported, multiple, limited)
     program = torch.export.export(function, inputs, dynamic_shapes=(dynamic,), strict=False)
-    used = _used(program)
+    used = _used_names(program)
     if limited or used != program.state_dict.keys():
         dynamic = _dynamic(exported, multiple, limited=False)
         graph = _without_unused(program, used, check_guards=not limited)
@@ -201,7 +201,7 @@ def _dynamic(exported: Any, multiple: int, limited: bool) -> tuple[dict[int, Any
     return tuple({place: dims[letter] for place, letter in enumerate(each) if letter in dims} for each in letters)
 
 
-def _used(program: ExportedProgram) -> set[str]:
+def _used_names(program: ExportedProgram) -> set[str]:
     """Return the names of the parameters and buffers that a graph reads."""
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}

@@ -243,10 +243,10 @@ def _shown(settings: Mapping[str, Any]) -> str:
     kept = {key: settings[key] for key in ("seed_everything", "model", "data") if key in settings}
     trainer = settings.get("trainer")
     kept["trainer"] = {key: trainer.get(key) for key in SHOWN} if isinstance(trainer, dict) else None
-    return yaml.safe_dump(_given(kept), sort_keys=False, allow_unicode=True, width=120)
+    return yaml.safe_dump(_given_values(kept), sort_keys=False, allow_unicode=True, width=120)
 
 
-def _given(value: Any) -> Any:
+def _given_values(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _given(inner) for key, inner in value.items() if inner is not None}
-    return [_given(inner) for inner in value] if isinstance(value, list) else value
+        return {key: _given_values(inner) for key, inner in value.items() if inner is not None}
+    return [_given_values(inner) for inner in value] if isinstance(value, list) else value

@@ -26,7 +26,7 @@ def portable(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
         The settings, and a dict from dotted keys (without `init_args`) to the file names that replace paths.
     """
     named: dict[str, str] = {}
-    found = _replaced(_with_class_names(settings), "", named)
+    found = _replace(_with_class_names(settings), "", named)
     trainer = found.get("trainer")
     if isinstance(trainer, dict):
         found["trainer"] = trainer | {key: value for key, value in OF_THE_MACHINE.items() if key in trainer}
@@ -41,19 +41,19 @@ def is_local(value: str) -> bool:
 
 def without_paths(content: Any) -> Any:
     """Replace each local path in the content of a JSON file with the path's file name."""
-    return _replaced(content, "", {})
+    return _replace(content, "", {})
 
 
-def _replaced(value: Any, key: str, named: dict[str, str]) -> Any:
+def _replace(value: Any, key: str, named: dict[str, str]) -> Any:
     if isinstance(value, dict):
         return {
             name: None
             if isinstance(inner, str) and SECRET.fullmatch(str(name))
-            else _replaced(inner, f"{key}.{name}", named)
+            else _replace(inner, f"{key}.{name}", named)
             for name, inner in value.items()
         }
     if isinstance(value, list):
-        return [_replaced(inner, f"{key}.{place}", named) for place, inner in enumerate(value)]
+        return [_replace(inner, f"{key}.{place}", named) for place, inner in enumerate(value)]
     if not isinstance(value, str) or not is_local(value):
         return value
     if key.startswith(".trainer."):

@@ -56,7 +56,7 @@ class Pushed:
     pipeline: tuple[str, ...]
 
 
-def write_folder(run: Path, folder: Path, checkpoint: str | None = None, picture: str | None = None) -> Pushed:
+def write_pushed_run(run: Path, folder: Path, checkpoint: str | None = None, picture: str | None = None) -> Pushed:
     """Fill an empty folder with the files that `load_run` needs, and with metrics, a picture and the pipeline.
 
     Args:

@@ -190,7 +190,7 @@ def serve(channel: socket.socket, imports: Sequence[str]) -> dict[str, Any] | No
         ready = select.select([channel, wakes], [], [])[0]
         if wakes in ready:
             wakes.recv(4096)
-            for pid, status in list(_ended()):
+            for pid, status in list(_wait_for_end()):
                 channel.send(json.dumps({"ended": [pid, status]}).encode())
                 with open(notes.pop(pid), encoding="utf-8") as file:
                     file.seek(0)
@@ -226,7 +226,7 @@ def serve(channel: socket.socket, imports: Sequence[str]) -> dict[str, Any] | No
             channel.send(json.dumps({"forked": pid}).encode())
 
 
-def _ended() -> Iterator[tuple[int, int]]:
+def _wait_for_end() -> Iterator[tuple[int, int]]:
     with contextlib.suppress(ChildProcessError):
         while (found := os.waitpid(-1, os.WNOHANG))[0]:
             yield found[0], os.waitstatus_to_exitcode(found[1])

@@ -21,7 +21,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from datamodules.files.whole_files import owned_folder, write_text
-from experiments.config_files import dotted, mapping_of, text_of
+from experiments.config_files import flatten_settings, mapping_of, text_of
 from experiments.listing import last_metrics
 from experiments.results import duration, validation_metric
 from experiments.run_request import (
@@ -345,7 +345,7 @@ def _show(child: Child, progress: Progress, console: Console) -> None:
 def _max_epochs(directory: Path) -> int | None:
     """Read `trainer.max_epochs`. Return None if the configuration does not exist yet or limits the number of steps."""
     with contextlib.suppress(OSError, ValueError):
-        value = dotted(mapping_of(directory / "config.yaml")).get("trainer.max_epochs")
+        value = flatten_settings(mapping_of(directory / "config.yaml")).get("trainer.max_epochs")
         return value if isinstance(value, int) and value > 0 else None
     return None
 

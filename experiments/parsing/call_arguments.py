@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lightning.pytorch import loggers
 
-from experiments.config_files import located, settings_of
+from experiments.config_files import locate_config, settings_of
 from experiments.run_directory import has_checkpoint, latest_run, new_run_directory
 
 
@@ -26,7 +26,7 @@ def with_latest(args: list[str]) -> list[str]:
     """
     if value_of(args, "--resume") != "latest":
         return args
-    paths = {file: located(Path(file)) for file in config_files(args)}
+    paths = {file: locate_config(Path(file)) for file in config_files(args)}
     of = [
         file
         for file, path in paths.items()

@@ -24,7 +24,7 @@ def check_class_paths(key: str, hint: Any, value: Any) -> None:
     """Check the class paths in the value of an argument of a type, except those inside `init_args`."""
     classes = tuple(_classes(hint))
     for path in _class_paths(value):
-        named = imported(path)
+        named = import_class_paths(path)
         if inspect.isclass(named) or any(getattr(each, "_is_protocol", False) for each in classes):
             allowed = bool(classes) or _takes_callables(hint)  # jsonargparse has checked the callables
         else:
@@ -74,6 +74,6 @@ def _return_type(function: Any) -> Any:
         return None
 
 
-def imported(path: str) -> Any:
+def import_class_paths(path: str) -> Any:
     module, _, name = path.rpartition(".")
     return getattr(__import__(module, fromlist=[name]), name)

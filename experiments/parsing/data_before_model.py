@@ -8,7 +8,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import LightningDataModule
 
-from experiments.parsing.class_paths import imported
+from experiments.parsing.class_paths import import_class_paths
 
 AUTO = re.compile(r"(\bnum_classes: *)auto\b")
 COUNTED = -1
@@ -48,16 +48,16 @@ def check_captioned_images(config: Namespace) -> None:
     The DataModule is built, but no image is decoded.
     """
     model, data = config.get("model"), config.get("data")
-    if not model or not data or not hasattr(imported(data.class_path), "require_captions"):
+    if not model or not data or not hasattr(import_class_paths(data.class_path), "require_captions"):
         return
     for part in (model, (model.get("init_args") or {}).get("network")):
         if not isinstance(part, Namespace) or not part.get("class_path"):
             continue
         path = part.class_path
-        named = imported(path)
+        named = import_class_paths(path)
         if getattr(named, "needs_captions", False):
             reads: Any = data_of(config)
-            module = imported(model.class_path)
+            module = import_class_paths(model.class_path)
             if getattr(module, "needs_captions", True):
                 reads.require_captions(path.rpartition(".")[2])
             if (check := getattr(module, "check_before_loading", None)) is not None:

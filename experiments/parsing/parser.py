@@ -8,7 +8,7 @@ from typing import Any
 from jsonargparse import ActionConfigFile, DefaultHelpFormatter, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from experiments.config_files import located, with_base, without_base_line
+from experiments.config_files import locate_config, with_base, without_base_line
 from experiments.lightning_internals import typed_arguments
 from experiments.parsing.class_paths import check_class_paths
 from experiments.parsing.data_before_model import with_placeholder
@@ -18,7 +18,7 @@ class ConfigFile(ActionConfigFile):
     """Action of `--config FILE`. If the file has a `base`, the base is applied first, like a preceding `--config`."""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
-        path = located(Path(values))
+        path = locate_config(Path(values))
         for file in with_base(path) if os.path.isfile(path) else [values]:
             self.apply_config(parser, cfg, self.dest, str(file))
 

@@ -85,11 +85,11 @@ def readable(error: BaseException) -> str:
         "is rejected: the config.yaml of a run may not name classes of other packages; "
         "if the run is yours, also give its original configuration by --config FILE",
     )
-    message += _accepted(message) + _option_meant(message) + _needs_config(message)
+    message += _accepted_arguments(message) + _option_meant(message) + _needs_config(message)
     return f"{where}: {message}" if where and where not in message else message
 
 
-def _accepted(message: str) -> str:
+def _accepted_arguments(message: str) -> str:
     """Return, as one text, the arguments of the class that rejected an argument.
 
     The argument that was probably meant comes first.

@@ -170,7 +170,7 @@ class StepCheckpoint(ModelCheckpoint):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         if not may_go_on_from_here(trainer):
             return
-        stops, every = self.signals.agreed(), self.every_n_steps
+        stops, every = self.signals.agree(), self.every_n_steps
         if stops or (every and trainer.global_step // every > self._saved // every):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
             self._saved = trainer.global_step
@@ -180,7 +180,7 @@ class StepCheckpoint(ModelCheckpoint):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
             return
-        if trainer.state.fn == "fit" and self.signals.agreed():
+        if trainer.state.fn == "fit" and self.signals.agree():
             self.signals.stop()
         self.signals.in_step = False
 
@@ -189,7 +189,7 @@ class StepCheckpoint(ModelCheckpoint):
             self.signals.in_step = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.signals.agreed():
+        if self.signals.agree():
             self.signals.stop()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

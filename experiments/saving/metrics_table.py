@@ -43,14 +43,14 @@ class RowsSoFar:
         self.count += 1
 
 
-def rows_of(path: Path) -> Iterator[dict[str, str]]:
+def filled_rows(path: Path) -> Iterator[dict[str, str]]:
     """Yield each row of a table as a dict that omits empty cells."""
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             yield {name: value for name, value in row.items() if name is not None and value}
 
 
-def first_rows(folders: Iterable[Path], count: int, digest: str | None) -> list[dict[str, str]] | None:
+def find_rows(folders: Iterable[Path], count: int, digest: str | None) -> list[dict[str, str]] | None:
     """Search the tables of several run directories for the rows that were written before a checkpoint.
 
     Args:
@@ -66,7 +66,7 @@ def first_rows(folders: Iterable[Path], count: int, digest: str | None) -> list[
     tables = (path for folder in folders for path in sorted(folder.glob("metrics*.csv")))
     for path in filter(Path.is_file, tables):  # only regular files, because reading a pipe would block
         with suppress(OSError, ValueError, csv.Error):
-            rows, seen = list(islice(rows_of(path), count)), RowsSoFar()
+            rows, seen = list(islice(filled_rows(path), count)), RowsSoFar()
             for row in rows:
                 seen.add(row)
             if seen.count == count and seen.digest == digest:
@@ -93,7 +93,7 @@ class MetricsTable(Logger):
         if continued and self.path.is_file():
             with self.path.open(newline="", encoding="utf-8") as file:
                 self._columns = list(csv.DictReader(file).fieldnames or [])
-            for row in rows_of(self.path):
+            for row in filled_rows(self.path):
                 self.written.add(row)
                 if any(name.startswith("test/") for name in row):
                     self._tested.append(row)
@@ -135,7 +135,7 @@ class MetricsTable(Logger):
             return  # the row exists, because an earlier test was killed before all results were written
         if new := [name for name in row if name not in self._columns]:
             self._columns = ["epoch", "step", *sorted({*self._columns, *new} - {"epoch", "step"})]
-            self._write_all(chain(rows_of(self.path) if self.written.count else (), [row]))
+            self._write_all(chain(filled_rows(self.path) if self.written.count else (), [row]))
         else:
             with naming(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self._columns).writerow(row)
@@ -151,7 +151,7 @@ class MetricsTable(Logger):
         """
         kept = saved["kept"]
         folders = dict.fromkeys((self.path.parent, *checkpoint.absolute().parents[:2]))
-        before = first_rows([*folders], kept, saved["digest"])
+        before = find_rows([*folders], kept, saved["digest"])
         if before is None:
             rank_zero_info(
                 f"no metrics.csv near {checkpoint} begins with the {kept} rows that it had when the checkpoint was "

@@ -31,7 +31,7 @@ class StopSignals(SignalConnector):
         super().__init__(trainer)
         handle_signals(trainer, self)
 
-    def agreed(self) -> bool:
+    def agree(self) -> bool:
         """Return whether any rank received a stop signal; all ranks must call this method after the same batch.
 
         The result is the same on all ranks. On GPUs, the result of the previous call is returned, to avoid a host sync.

@@ -16,7 +16,7 @@ from experiments.method_table import Places, swept_keys
 from experiments.results import BEST_EPOCH, DIVERGED, Result, Summary, arrow, summarise
 from experiments.run_request import Experiment
 from experiments.sweeps.fits import Fit, line_of
-from experiments.sweeps.variations import number
+from experiments.sweeps.variations import to_number
 
 NOTE = "x: diverged, ▲: not finite, in so many of the seeds"
 MOST_TICKS = 8
@@ -28,7 +28,7 @@ DECADES = 100.0
 
 def in_place(values: Sequence[str]) -> tuple[dict[str, float], bool]:
     """Map the values of a key to positions on an axis, and return whether the positions equal the values."""
-    numbers = {value: number(value) for value in dict.fromkeys(values)}
+    numbers = {value: to_number(value) for value in dict.fromkeys(values)}
     if all(math.isfinite(each) for each in numbers.values()):
         return numbers, True
     return {value: float(place) for place, value in enumerate(numbers)}, False
@@ -71,7 +71,7 @@ def draw_table(results: Sequence[Result], place: Places, path: Path) -> None:
     for i, row in enumerate(rows):
         titles = {columns.index(column): title for title, (own, column) in place.items() if own == row}
         beside = (i - (len(rows) - 1) / 2) * 0.08
-        lines[row] = [{x + beside: titles[x] for x in group} for group in _connected(columns, sorted(titles))]
+        lines[row] = [{x + beside: titles[x] for x in group} for group in _connect(columns, sorted(titles))]
 
     def draw_axis(ax: Any) -> None:
         ax.set_xticks(range(len(columns)), columns, rotation=30, ha="right", fontsize=8)
@@ -127,7 +127,7 @@ def _draw_panels(
     save_with_note(figure, "dots: seeds; bars: mean ± std over them" + (f"; {NOTE}" if lost else ""), path)
 
 
-def _connected(columns: Sequence[str], numbers: Sequence[int]) -> list[list[int]]:
+def _connect(columns: Sequence[str], numbers: Sequence[int]) -> list[list[int]]:
     """Group columns that differ only in the value of one key; a line connects the points of a group."""
     groups: dict[str, list[int]] = {}
     for each in numbers:
@@ -184,7 +184,7 @@ def draw_heat_maps(
     from matplotlib.colors import LogNorm, Normalize
 
     down, across = swept_keys(experiments)
-    rows, columns = (_sorted([dict(each.setting)[key] for each in experiments]) for key in (down, across))
+    rows, columns = (_sort([dict(each.setting)[key] for each in experiments]) for key in (down, across))
     labels = list(dict.fromkeys(each.label for each in experiments))
     metrics = _metrics(results)
     shown = [(metric, label) for metric in metrics for label in labels][:MAX_METRICS]
@@ -260,7 +260,7 @@ def _draw_best(ax: Any, grids: Mapping[str, Any], metric: str, words: Mapping[st
     ax.set_title(f"best {words.get(metric, metric)}", fontsize=10, loc="left")
 
 
-def _sorted(values: Sequence[str]) -> list[str]:
+def _sort(values: Sequence[str]) -> list[str]:
     places, _ = in_place(values)
     return sorted(places, key=places.__getitem__)
 

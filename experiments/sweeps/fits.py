@@ -7,10 +7,10 @@ from pathlib import Path
 
 from experiments.claims.arms import short_names
 from experiments.config_files import plain
-from experiments.results import BEST_EPOCH, DIVERGED, Result, write_csv
+from experiments.results import BEST_EPOCH, DIVERGED, Result, write_results
 from experiments.run_request import Experiment
 from experiments.sweeps.exponents import FEWEST, Exponent, fitted_exponent
-from experiments.sweeps.variations import Variation, number
+from experiments.sweeps.variations import Variation, to_number
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def keys_to_fit(wanted: Sequence[str], variations: Sequence[Variation]) -> list[
             known = ", ".join(v.key for v in variations) or "no key"
             raise ValueError(f"--fit {name} is not a key of --vary, which has {known}")
         for each in own:
-            bad = next((value for value in each.values if not 0 < number(value) < math.inf), None)
+            bad = next((value for value in each.values if not 0 < to_number(value) < math.inf), None)
             if bad is not None:
                 raise ValueError(f"--fit {name}: a power law needs positive numbers, but --vary has {bad}")
             if len(each.values) < FEWEST:
@@ -67,7 +67,7 @@ def fits(results: Sequence[Result], experiments: Sequence[Experiment], keys: Seq
         for each in experiments:
             setting = dict(each.setting)
             if key in setting:
-                lines.setdefault(line_of(each, key), {})[each.title] = number(setting[key])
+                lines.setdefault(line_of(each, key), {})[each.title] = to_number(setting[key])
         for metric in metrics:
             for line, places in lines.items():
                 points: dict[float, list[Result]] = {x: [] for x in sorted(places.values())}
@@ -111,7 +111,7 @@ def _reason(own: Sequence[Result], seeds: int) -> str:
 HEADER = ["config", "metric", "key", "exponent", "95 % interval", "seeds", "note"]
 
 
-def cells(found: Sequence[Fit]) -> list[list[str]]:
+def exponent_cells(found: Sequence[Fit]) -> list[list[str]]:
     """Build the rows of a table of exponents ± standard errors, with the columns `HEADER`."""
     rows = []
     for each in found:
@@ -129,4 +129,4 @@ def write_fits(found: Sequence[Fit], path: Path) -> None:
         [each.line, each.metric, each.key, *(getattr(each.law, name, None) for name in numbers), each.note]
         for each in found
     ]
-    write_csv(path, ["config", "metric", "key", *numbers, "note"], rows)
+    write_results(path, ["config", "metric", "key", *numbers, "note"], rows)

@@ -73,7 +73,7 @@ def variation(text: str) -> Variation:
     return Variation(pattern or "*", keys[0], written, tuple(keys[1:]))
 
 
-def varied(
+def vary_experiments(
     experiments: Sequence[Experiment], variations: Sequence[Variation], fixed: Sequence[str] = ()
 ) -> list[Experiment]:
     """Replace each experiment with one experiment per combination of the values that apply to it.
@@ -147,7 +147,7 @@ def _kind(value: Any) -> str:
     return "a list" if isinstance(value, list) else "a mapping" if isinstance(value, dict) else "null"
 
 
-def number(value: str) -> float:
+def to_number(value: str) -> float:
     """Convert a value to a number, or to NaN if it is not a number."""
     try:
         return float(value)

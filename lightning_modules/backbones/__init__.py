@@ -2,8 +2,8 @@
 
 from lightning_modules.backbones.adaptation import (
     Adapters,
-    adapted,
-    compiled,
+    adapt,
+    compile_in_place,
     frozen,
     in_dtype,
     with_gradient_checkpointing,
@@ -18,8 +18,8 @@ from lightning_modules.backbones.weights import read_weights, with_weights
 __all__ = [
     "Adapters",
     "Normalized",
-    "adapted",
-    "compiled",
+    "adapt",
+    "compile_in_place",
     "diffusers_model",
     "frozen",
     "in_dtype",

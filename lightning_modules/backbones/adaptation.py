@@ -32,7 +32,7 @@ from torch.utils.checkpoint import checkpoint
 
 from datamodules.arguments import at_least, only_with, positive
 from lightning_modules.backbones.normalized import BATCH_NORM, Normalized
-from lightning_modules.backbones.weights import listed
+from lightning_modules.backbones.weights import join_names
 from lightning_modules.torch_internals import tree_leaves, tree_map
 
 Tuning = Literal["full", "lora", "frozen"]
@@ -71,7 +71,7 @@ class Adapters:
         only_with("tuning lora", tuning == "lora", Adapters, **settings)
 
 
-def adapted(
+def adapt(
     network: nn.Module,
     tuning: Tuning = "full",
     trainable: list[str] | None = None,
@@ -98,7 +98,7 @@ def adapted(
         ImportError: if `tuning` is lora and peft is not installed.
     """
     adapters.check_tuning(tuning)
-    only_with("tuning lora or frozen", tuning != "full", adapted, trainable=trainable)
+    only_with("tuning lora or frozen", tuning != "full", adapt, trainable=trainable)
     inner = network.network if isinstance(network, Normalized) else network
     if dtype is not None:
         in_dtype(inner, dtype)
@@ -111,7 +111,7 @@ def adapted(
     elif tuning != "full":
         raise ValueError(f"tuning must be full, lora or frozen, got {tuning!r}")
     if compile is not None:
-        compiled(network, compile)
+        compile_in_place(network, compile)
     return network
 
 
@@ -145,8 +145,10 @@ def _submodules(network: nn.Module, names: Sequence[str]) -> list[nn.Module]:
     modules = dict(network.named_modules())
     unknown = [name for name in names if name not in modules]
     if unknown:
-        children = listed((name for name, _ in network.named_children()), at_most=20)
-        raise ValueError(f"trainable: {type(network).__name__} has no submodule {listed(unknown)}; it has: {children}")
+        children = join_names((name for name, _ in network.named_children()), at_most=20)
+        raise ValueError(
+            f"trainable: {type(network).__name__} has no submodule {join_names(unknown)}; it has: {children}"
+        )
     return [modules[name] for name in names]
 
 
@@ -217,7 +219,8 @@ def with_lora(network: nn.Module, adapters: Adapters = Adapters(), trainable: li
         unknown = [target for target, found in matches.items() if not found]
         if unknown or not matches:
             raise ValueError(
-                f"adapters.targets: {type(network).__name__} has no layer named {listed(unknown)}; {_adaptable(layers)}"
+                f"adapters.targets: {type(network).__name__} has no layer named {join_names(unknown)}; "
+                f"{_adaptable(layers)}"
             )
         chosen = [name for found in matches.values() for name in found]
     config = LoraConfig(
@@ -261,7 +264,7 @@ def _initialise_magnitudes(network: nn.Module) -> None:
 
 def _adaptable(layers: dict[str, nn.Module]) -> str:
     last_parts = {name.split(".")[-1] for name, module in layers.items() if isinstance(module, nn.Linear | nn.Conv2d)}
-    return f"it has: {listed(sorted(last_parts), at_most=20)}"
+    return f"it has: {join_names(sorted(last_parts), at_most=20)}"
 
 
 def with_gradient_checkpointing(network: nn.Module) -> nn.Module:
@@ -286,7 +289,7 @@ def with_gradient_checkpointing(network: nn.Module) -> nn.Module:
             f"gradient_checkpointing: {type(network).__name__} has no blocks in nn.Sequential or nn.ModuleList"
         )
     for block in blocks:
-        block.forward = partial(_recomputed, block.forward, block)
+        block.forward = partial(_recompute, block.forward, block)
     return network
 
 
@@ -298,7 +301,7 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
             yield from _blocks(child)
 
 
-def _recomputed(forward: Any, block: nn.Module, *args: Any, **kwargs: Any) -> Any:
+def _recompute(forward: Any, block: nn.Module, *args: Any, **kwargs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
     if torch.compiler.is_compiling():  # the compiler excludes buffer updates from the recomputation
@@ -360,7 +363,7 @@ def _outputs_in_float32(network: nn.Module, args: tuple[Any, ...], output: Any) 
     return _cast(output, torch.float32)
 
 
-def compiled(network: nn.Module, backend: str = "inductor") -> nn.Module:
+def compile_in_place(network: nn.Module, backend: str = "inductor") -> nn.Module:
     """Compile a network in place.
 
     Unlike `torch.compile(network)`, this keeps the type and the state_dict keys of the network.

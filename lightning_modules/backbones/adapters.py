@@ -25,12 +25,12 @@ def lora_metadata(network: Any) -> dict[str, Any] | None:
     The weights are sufficient for plain LoRA with an alpha equal to the rank.
     """
     settings = lora_settings(network)
-    if settings is None or not (settings["use_dora"] or settings["lora_alpha"] != settings["r"] or _rescaled(settings)):
+    if settings is None or not (settings["use_dora"] or settings["lora_alpha"] != settings["r"] or _rescale(settings)):
         return None
     return settings | {"target_modules": network.peft_config["default"].target_modules}
 
 
-def _rescaled(settings: Mapping[str, Any]) -> bool:
+def _rescale(settings: Mapping[str, Any]) -> bool:
     return settings["use_rslora"] and settings["r"] != 1
 
 

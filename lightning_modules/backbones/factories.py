@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.files.text_files import read_json_object
-from lightning_modules.backbones.adaptation import Precision, Tuning, adapted
+from lightning_modules.backbones.adaptation import Precision, Tuning, adapt
 from lightning_modules.backbones.normalized import Normalized
 from lightning_modules.backbones.weights import (
     check_config,
     from_pretrained,
-    listed,
+    join_names,
     loaded_from,
     new_network,
     read_weights,
@@ -95,7 +95,7 @@ def timm_model(
             raise
         raise ValueError(f"{refused[0]}: {name} has no such option; leave it out") from error
     heads = _names(model.pretrained_cfg.get("classifier")) if num_classes else []
-    return adapted(
+    return adapt(
         Normalized(model, mean, std) if normalize else model,
         tuning="frozen" if tuning == "linear_probe" else tuning,
         trainable=heads if tuning in ("lora", "linear_probe") else None,
@@ -113,7 +113,7 @@ def _check_timm_name(name: str) -> None:
         raise ValueError(f"name: timm has no model {name!r}; {hint}")
     tagged = timm.list_pretrained(f"{architecture}.*")
     if tag and name not in tagged:
-        known = listed(tagged, at_most=10) if tagged else "none"
+        known = join_names(tagged, at_most=10) if tagged else "none"
         raise ValueError(f"name: {tag!r} is not a tag of {architecture}'s pretrained weights; timm has: {known}")
 
 
@@ -215,7 +215,7 @@ def diffusers_model(
     else:
         network = new_network(network_class.from_config, config, str(config_file))
     network.train()
-    return adapted(
+    return adapt(
         network,
         tuning=tuning,
         dtype=dtype,
@@ -234,7 +234,7 @@ def _config_file(name_or_path: str, subfolder: str | None) -> Path:
         if config_file.is_file():
             return config_file
         folders = [folder.parent.name for folder in sorted(path.glob("*/config.json"))]
-        hint = f"; subfolder could be {listed(folders)}" if folders else ", as save_pretrained writes it"
+        hint = f"; subfolder could be {join_names(folders)}" if folders else ", as save_pretrained writes it"
         raise FileNotFoundError(f"no diffusers network in {path}: expected {config_file}{hint}")
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", name_or_path) or path.suffix == ".json":
         raise FileNotFoundError(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.backbones.normalized import Normalized
-from lightning_modules.backbones.weights import listed
+from lightning_modules.backbones.weights import join_names
 
 MOST_NAMES = 60
 
@@ -39,7 +39,7 @@ def listed_layers(network: nn.Module) -> str:
     """List the names of a network's layers as text; the outermost layers, which are the likely ones, come first."""
     network = network.network if isinstance(network, Normalized) else network
     names = sorted((name for name, _ in network.named_modules() if name), key=lambda name: name.count("."))
-    return f"{type(network).__name__} has: {listed(names, at_most=MOST_NAMES)}"
+    return f"{type(network).__name__} has: {join_names(names, at_most=MOST_NAMES)}"
 
 
 def classifier_layer(network: nn.Module) -> nn.Linear:
@@ -51,7 +51,7 @@ def classifier_layer(network: nn.Module) -> nn.Linear:
 
 
 @contextmanager
-def tapped(
+def tap_layers(
     layers: Mapping[str, nn.Module],
     keep: Callable[[str, Any], Any] = lambda _, value: value,
     inputs: bool = False,
@@ -89,12 +89,12 @@ def tapped(
 
 def logits_and_features(network: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
     """Compute a classifier's logits, `[B, K]`, and the features, `[B, D]`, that enter its last linear layer."""
-    with tapped({"classifier": classifier_layer(network)}, inputs=True) as seen:
+    with tap_layers({"classifier": classifier_layer(network)}, inputs=True) as seen:
         logits = network(image)
     return logits, seen["classifier"][-1]
 
 
-def pooled(output: Tensor, channels_last: bool = False) -> Tensor:
+def pool_features(output: Tensor, channels_last: bool = False) -> Tensor:
     """Average a layer's output over spatial positions or tokens; the result is `[B, D]`.
 
     Args:

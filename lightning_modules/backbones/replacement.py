@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from lightning_modules.backbones.weights import listed
+from lightning_modules.backbones.weights import join_names
 
 
 def layers_named(
@@ -45,7 +45,8 @@ def layers_named(
             kind = " or ".join(each.__name__ for each in kinds)
             known = list(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in layers)) or ["none"]
             raise ValueError(
-                f"{key}: {pattern!r} matches no {kind} of {type(network).__name__}; it has: {listed(known, at_most=20)}"
+                f"{key}: {pattern!r} matches no {kind} of {type(network).__name__}; it has: "
+                f"{join_names(known, at_most=20)}"
             )
     return chosen
 

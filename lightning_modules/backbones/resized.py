@@ -32,7 +32,7 @@ class Resized(nn.Module):
         return self.network(F.interpolate(image, size, mode=self.mode, antialias=True))
 
 
-def enlarged(image: Tensor, size: Sequence[int]) -> Tensor:
+def upsample_bicubic(image: Tensor, size: Sequence[int]) -> Tensor:
     """Upsample images, `[B, C, h, w]`, to size (H, W) by bicubic interpolation; values may exceed the input's range."""
     size = tuple(size)
     return image if image.shape[2:] == size else F.interpolate(image, size, mode="bicubic", align_corners=False)
@@ -40,4 +40,4 @@ def enlarged(image: Tensor, size: Sequence[int]) -> Tensor:
 
 def times_larger(image: Tensor, factor: int) -> Tensor:
     """Upsample images by the integer `factor`, with bicubic interpolation."""
-    return enlarged(image, [factor * side for side in image.shape[2:]])
+    return upsample_bicubic(image, [factor * side for side in image.shape[2:]])

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.backbones.adaptation import Tuning, adapted
+from lightning_modules.backbones.adaptation import Tuning, adapt
 from lightning_modules.backbones.normalized import Normalized
 from lightning_modules.backbones.weights import load, loaded_from, read_weights
 
@@ -116,4 +116,4 @@ def smp_model(
     sized = FilledUp(network, network.encoder.output_stride) if network.requires_divisible_input_shape else network
     if normalize:
         sized = Normalized(sized, mean or IMAGENET_MEAN, std or IMAGENET_STD)
-    return adapted(sized, tuning=tuning, **adaptation)
+    return adapt(sized, tuning=tuning, **adaptation)

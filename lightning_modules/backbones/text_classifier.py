@@ -6,9 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.files.limits import sentence
-from lightning_modules.backbones.adaptation import Precision, Tuning, adapted
+from lightning_modules.backbones.adaptation import Precision, Tuning, adapt
 from lightning_modules.backbones.diffusion.pipelines import need_transformers, quiet_transformers
-from lightning_modules.backbones.weights import check_pretrained, folder_or_name, from_pretrained, listed, new_network
+from lightning_modules.backbones.weights import (
+    check_pretrained,
+    folder_or_name,
+    from_pretrained,
+    join_names,
+    new_network,
+)
 
 
 class TextClassifier(nn.Module):
@@ -117,7 +123,7 @@ def transformers_classifier(
         new = [
             f"network.{name}" for name, child in network.named_children() if name != base and list(child.parameters())
         ]
-    return adapted(model, tuning, None if tuning == "full" else new, dtype=dtype, **adaptation)
+    return adapt(model, tuning, None if tuning == "full" else new, dtype=dtype, **adaptation)
 
 
 def transformers_text_encoder(
@@ -142,7 +148,7 @@ def transformers_text_encoder(
         raise ValueError(
             f"name_or_path: {network.config.model_type} has a decoder, but features require an encoder-only network"
         )
-    return adapted(TextEncoder(getattr(network, network.base_model_prefix)), "frozen")
+    return adapt(TextEncoder(getattr(network, network.base_model_prefix)), "frozen")
 
 
 def _reads(pretrained: bool) -> bool:
@@ -200,6 +206,7 @@ def _answers(source: str, local: bool, num_classes: int) -> list[int]:
     tokens = [tokenizer(str(number)).input_ids[0] for number in range(num_classes)]
     if len(set(tokens)) < num_classes:
         raise ValueError(
-            f"num_classes: indices below {num_classes} must start with different tokens, got {listed(map(str, tokens))}"
+            f"num_classes: indices below {num_classes} must start with different tokens, got "
+            f"{join_names(map(str, tokens))}"
         )
     return tokens

@@ -17,7 +17,7 @@ from datamodules.arguments import at_least
 ImageFunction = Callable[[Tensor], Tensor]
 
 
-def padded(function: ImageFunction, image: Tensor, multiple: int) -> Tensor:
+def apply_padded(function: ImageFunction, image: Tensor, multiple: int) -> Tensor:
     """Apply a function to images whose sides are padded by reflection to multiples of `multiple`, and crop the result.
 
     Args:
@@ -63,7 +63,7 @@ def tile_spans(length: int, tile: int, overlap: int) -> list[tuple[slice, slice]
     return spans
 
 
-def tiled(function: ImageFunction, image: Tensor, tile: int, overlap: int) -> Tensor:
+def apply_tiled(function: ImageFunction, image: Tensor, tile: int, overlap: int) -> Tensor:
     """Apply a function to overlapping tiles of images; the function's memory use is independent of the image size.
 
     Each output pixel is taken from the tile in which it is farthest from the border. The result is the same as without
@@ -147,9 +147,9 @@ class TiledInference:
     def __call__(self, function: ImageFunction, image: Tensor) -> Tensor:
         """Apply a function to images `[B, C, H, W]`."""
         if self.multiple > 1:
-            function = partial(padded, function, multiple=self.multiple)
+            function = partial(apply_padded, function, multiple=self.multiple)
         if self.tile is not None:
-            function = partial(tiled, function, tile=self.tile, overlap=self.overlap)
+            function = partial(apply_tiled, function, tile=self.tile, overlap=self.overlap)
         return self_ensembled(function, image) if self.self_ensemble else function(image)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from datamodules.files.limits import sentence
 from datamodules.files.text_files import read_json_object
-from lightning_modules.backbones.adaptation import Precision, adapted
+from lightning_modules.backbones.adaptation import Precision, adapt
 from lightning_modules.backbones.diffusion.pipelines import need_transformers, quiet_transformers
 from lightning_modules.backbones.normalized import Normalized
 from lightning_modules.backbones.weights import check_pretrained, folder_or_name, from_pretrained, new_network
@@ -138,7 +138,7 @@ def transformers_model(
             if not _are_numbers(statistics.get(key, [0.5])):
                 raise ValueError(f"preprocessor_config.json of {name_or_path}: {key} must be numbers, one per channel")
         model = Normalized(model, mean or statistics["image_mean"], std or statistics["image_std"])
-    return adapted(
+    return adapt(
         model,
         tuning="frozen" if tuning == "linear_probe" else tuning,
         trainable=["classifier"] if tuning in ("lora", "linear_probe") and num_classes else None,

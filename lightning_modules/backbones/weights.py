@@ -19,7 +19,7 @@ MOST_LAYERS = 10_000
 MOST_PIXELS = 8192
 
 
-def listed(names: Iterable[str], at_most: int = 5) -> str:
+def join_names(names: Iterable[str], at_most: int = 5) -> str:
     """Join the first `at_most` names in a text, and append the number of omitted names."""
     names = list(names)
     more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
@@ -43,7 +43,7 @@ def weights_file(path: str | Path) -> Path:
             )
         if len(files) > 1:
             raise ValueError(
-                f"{path} contains several files of weights, name one: {listed(file.name for file in files)}"
+                f"{path} contains several files of weights, name one: {join_names(file.name for file in files)}"
             )
         return files[0]
     if not path.exists():
@@ -139,7 +139,7 @@ def weights_in(
     if isinstance(content, Mapping):
         content = next((content[key] for key in INSIDE if isinstance(content.get(key), Mapping)), content)
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        found = listed(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
+        found = join_names(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
         raise ValueError(
             f"{file} must contain a state dict (names and tensors, possibly under one of the keys "
             f"{', '.join(INSIDE)}), got: {found}"
@@ -150,10 +150,10 @@ def weights_in(
             weights = {key.removeprefix(wrapper): value for key, value in weights.items()}
     kept = below(weights, prefix) or below(content, prefix)
     if not kept:
-        raise ValueError(f"no key of {file} starts with prefix {prefix!r}; its keys are: {listed(weights)}")
+        raise ValueError(f"no key of {file} starts with prefix {prefix!r}; its keys are: {join_names(weights)}")
     for old, new in (renamed or {}).items():
         if not below(kept, old):
-            raise ValueError(f"renamed: no key of {file} starts with {old!r}; its keys are: {listed(kept)}")
+            raise ValueError(f"renamed: no key of {file} starts with {old!r}; its keys are: {join_names(kept)}")
         kept = {new + key.removeprefix(old) if key.startswith(old) else key: value for key, value in kept.items()}
     return kept
 
@@ -216,7 +216,7 @@ def load(network: nn.Module, weights: Mapping[str, Tensor], path: str | Path) ->
     ]
     imaginary = [key for key in own if key in weights and weights[key].is_complex() and not own[key].is_complex()]
     problems = [
-        f"{what}: {listed(names)}"
+        f"{what}: {join_names(names)}"
         for what, names in (
             ("missing", missing),
             ("unexpected", unexpected),
@@ -290,7 +290,7 @@ def from_pretrained(network_class: Any, source: str, file: str, needed: str = ""
         raise ValueError(f"the weights of {source} do not fit: {sentence(error)}") from error
     without = [key for key, value in network.state_dict().items() if value.is_meta]
     if missing := sorted(key for key in {*report["missing_keys"], *without} if key.startswith(needed)):
-        raise ValueError(f"the weights of {source} lack: {listed(missing)}")
+        raise ValueError(f"the weights of {source} lack: {join_names(missing)}")
     if wrong := [str(key[0] if isinstance(key, tuple) else key) for key in report["mismatched_keys"]]:
-        raise ValueError(f"the weights of {source} have a different shape in: {listed(wrong)}")
+        raise ValueError(f"the weights of {source} have a different shape in: {join_names(wrong)}")
     return loaded_from(source, network)

@@ -81,16 +81,16 @@ class BM3D(RestorerSteps, MethodModule):
         return self.restore(noisy)
 
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return self._filtered(degraded, None if self.grey_levels is None else self.grey_levels / 255)
+        return self._filter(degraded, None if self.grey_levels is None else self.grey_levels / 255)
 
     def denoise(self, noisy: Tensor, sigma: float | Tensor | None = None) -> Tensor:
         """Estimate clean images in [0, 1].
 
         The standard deviation `sigma` of the noise is a single number, or one number per image.
         """
-        return self._filtered(noisy, sigma).clamp(0, 1)
+        return self._filter(noisy, sigma).clamp(0, 1)
 
-    def _filtered(self, noisy: Tensor, sigma: float | Tensor | None) -> Tensor:
+    def _filter(self, noisy: Tensor, sigma: float | Tensor | None) -> Tensor:
         images = noisy.double().cpu().permute(0, 2, 3, 1).numpy()
         if sigma is None:
             deviations = estimated_deviation(noisy).tolist()

@@ -40,7 +40,7 @@ NEIGHBOURS = (0.5, 1.0, 0.5, 1.0, 0.0, 1.0, 0.5, 1.0, 0.5)
 """Weights of the neighbours before normalisation."""
 
 
-def grid(shape: tuple[int, int], uniform: Tensor, width: int) -> Tensor:
+def grid_mask(shape: tuple[int, int], uniform: Tensor, width: int) -> Tensor:
     """Divide images into squares, and select one pixel per square, at the same position in all squares of an image.
 
     Args:
@@ -56,7 +56,7 @@ def grid(shape: tuple[int, int], uniform: Tensor, width: int) -> Tensor:
     return ((rows == place[:, :1])[:, :, None] & (columns == place[:, 1:])[:, None, :])[:, None]
 
 
-def interpolated(noisy: Tensor, hidden: Tensor) -> Tensor:
+def interpolate_masked(noisy: Tensor, hidden: Tensor) -> Tensor:
     """Replace each masked pixel of images `[B, C, H, W]` by a weighted mean of its neighbours.
 
     The mask `hidden` has the shape `[B, 1, H, W]`.
@@ -108,8 +108,8 @@ class Noise2Self(RestorerSteps, MethodModule):
                 f"patches of {list(noisy.shape[2:])} pixels must not be smaller than model.width ({self.width})"
             )
         uniform = sample_uniform(run_seed(), self.current_epoch, batch["index"], 2, stream=STREAM)
-        hidden = grid((noisy.shape[2], noisy.shape[3]), uniform, self.width)
-        error = (self(interpolated(noisy, hidden)) - noisy).square().mean(dim=1, keepdim=True)
+        hidden = grid_mask((noisy.shape[2], noisy.shape[3]), uniform, self.width)
+        error = (self(interpolate_masked(noisy, hidden)) - noisy).square().mean(dim=1, keepdim=True)
         per_patch = (error * hidden).sum(dim=(1, 2, 3)) / hidden.sum(dim=(1, 2, 3))
         return {"loss": log_training(self, batch, per_patch.mean())}
 

@@ -38,7 +38,7 @@ REACH = 2
 """Maximum distance between a masked pixel and its replacement pixel, in rows and in columns, except near borders."""
 
 
-def masked(noisy: Tensor, uniform: Tensor, square: int) -> tuple[Tensor, Tensor]:
+def mask_pixels(noisy: Tensor, uniform: Tensor, square: int) -> tuple[Tensor, Tensor]:
     """Divide images into squares, and replace one pixel of each square by a neighbouring pixel, in all channels.
 
     Args:
@@ -112,7 +112,7 @@ class Noise2Void(RestorerSteps, MethodModule):
             )
         squares = (noisy.shape[2] // self.square) * (noisy.shape[3] // self.square)
         uniform = sample_uniform(run_seed(), self.current_epoch, batch["index"], 3 * squares, stream=STREAM)
-        replaced, hidden = masked(noisy, uniform.view(len(noisy), squares, 3), self.square)
+        replaced, hidden = mask_pixels(noisy, uniform.view(len(noisy), squares, 3), self.square)
         error = (self(replaced) - noisy).square() * hidden
         loss = error.sum() / (len(noisy) * squares * noisy.shape[1])
         return {"loss": log_training(self, batch, loss)}

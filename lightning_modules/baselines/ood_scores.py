@@ -18,14 +18,14 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.batches import LabelledImageBatch
-from lightning_modules.backbones.layer_features import classifier_layer, logits_and_features, tapped
+from lightning_modules.backbones.layer_features import classifier_layer, logits_and_features, tap_layers
 from lightning_modules.interfaces import TestOrigins, TrainingImageSource, data_with, require_data
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.metrics.detection import DetectionResult, metrics_by_name
 from lightning_modules.optim.optimizers import constant, optimizer_config, sgd, trainable_parameters
 from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
-from lightning_modules.training.evaluation_mode import classified
+from lightning_modules.training.evaluation_mode import iterate_logits
 from lightning_modules.training.logging import log_same, log_training
 
 
@@ -88,8 +88,8 @@ class OODScores(ClassifierSteps, MethodModule):
         if fitted := [scorer for scorer in self.scorers.values() if scorer.requires_fit]:
             loader = require_data(self.trainer, TrainingImageSource, "OODScores").training_images_dataloader()
             seen = Collected()
-            with tapped({"head": classifier_layer(self.network)}, inputs=True) as features:
-                for batch, logits in classified(self.trainer, self, loader):
+            with tap_layers({"head": classifier_layer(self.network)}, inputs=True) as features:
+                for batch, logits in iterate_logits(self.trainer, self, loader):
                     seen.update(batch["index"], side_by_side(logits, features["head"].pop(), batch["label"]))
             _, *parts, label = self._parts(seen)
             for scorer in fitted:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from datamodules.batches import LabelledMaskBatch
 from lightning_modules.losses.segmentation import pixel_cross_entropy
 from lightning_modules.method_module import MethodModule
-from lightning_modules.optim.optimizers import constant, scheduled, sgd
+from lightning_modules.optim.optimizers import constant, sgd, with_schedule
 from lightning_modules.optim.parameter_groups import learning_rate_groups, scale_learning_rates
 from lightning_modules.tasks.segmenter import SegmenterSteps, confusion
 from lightning_modules.training.logging import log_training
@@ -64,4 +64,4 @@ class SegmentationCrossEntropy(SegmenterSteps, MethodModule):
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(learning_rate_groups(self.network, self.new_layers))
         scale_learning_rates(optimizer)
-        return scheduled(optimizer, self.lr_scheduler)
+        return with_schedule(optimizer, self.lr_scheduler)

@@ -37,7 +37,7 @@ MARGIN = 32
 """Width, in pixels, of the reflection padding before denoising; larger than the radius of the receptive field."""
 
 
-def normalized(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def standardize_channels(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Standardise each channel of images `[N, C, H, W]`; the standard deviation is clamped to at least 1 / sqrt(H W).
 
     Returns:
@@ -70,7 +70,7 @@ def cbsn_terms(
     return blind, F.l1_loss(seeing, x), invariance
 
 
-def ramp(step: int, length: int) -> float:
+def loss_ramp(step: int, length: int) -> float:
     """Compute the loss weight w_t at step `step`. It rises linearly from 0 to 1 over the first `length` steps."""
     return min(step / length, 1.0)
 
@@ -133,17 +133,17 @@ class CBSN(RestorerSteps, MethodModule):
         """
         if any(side <= MARGIN for side in degraded.shape[2:]):  # `min` would tie height to width in an export
             raise ValueError(f"images need more than {MARGIN} pixels per side, got {list(degraded.shape[2:])}")
-        x, mean, std = normalized(degraded)
+        x, mean, std = standardize_channels(degraded)
         x = self.inference(self, F.pad(x, [MARGIN] * 4, mode="reflect"))
         return x[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN] * std + mean
 
     def training_step(self, batch: ImagePairBatch, batch_idx: int) -> dict[str, Tensor]:
-        x, _, _ = normalized(batch["noisy"])
+        x, _, _ = standardize_channels(batch["noisy"])
         cells = self.invariance_stride**2
         uniform = drawn_uniformly(x, 1, self.invariance_stride)[:, 0]
         index = torch.zeros_like(uniform, dtype=torch.int64) if self.fixed_cells else (uniform * cells).long()
         blind, own, invariance = cbsn_terms(self.network, x, index, self.blind_stride, self.invariance_stride)
-        loss = blind + ramp(self.global_step, self.ramp_steps) * (own + self.strength * invariance)
+        loss = blind + loss_ramp(self.global_step, self.ramp_steps) * (own + self.strength * invariance)
         terms = {"blind": blind, "self": own, "invariance": invariance}
         return {"loss": log_training(self, batch, loss, **terms)}
 

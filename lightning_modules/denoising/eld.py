@@ -90,7 +90,7 @@ BAYER = "RGBG"
 """Colour of each channel of a packed raw image."""
 
 
-def binned(packed: Tensor) -> Tensor:
+def average_colours(packed: Tensor) -> Tensor:
     """Average the channels of each colour in raw images `[B, 4, H, W]` or `[B, 9, H, W]`; return `[B, 3, H, W]`."""
     colours = BAYER if packed.shape[1] == len(BAYER) else COLOURS
     of_colour = ([place for place, each in enumerate(colours) if each == colour] for colour in "RGB")
@@ -108,8 +108,8 @@ def preview(image: Tensor, reference: Tensor) -> Tensor:
     Returns:
         `[B, 3, H, W]` in [0, 1].
     """
-    means = binned(reference).clamp(0, 1).mean(dim=(2, 3), keepdim=True).clamp(min=1e-6)
-    return (binned(image).clamp(0, 1) * means[:, 1:2] / means).clamp(0, 1) ** (1 / 2.2)
+    means = average_colours(reference).clamp(0, 1).mean(dim=(2, 3), keepdim=True).clamp(min=1e-6)
+    return (average_colours(image).clamp(0, 1) * means[:, 1:2] / means).clamp(0, 1) ** (1 / 2.2)
 
 
 def srgb(image: Tensor, rendering: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ def srgb(image: Tensor, rendering: Tensor) -> Tensor:
     """
     rendering = rendering.to(image)
     of_channel = ["RGB".index(colour) for colour in (BAYER if image.shape[1] == len(BAYER) else COLOURS)]
-    colours = binned((image * rendering[:, 0, of_channel, None, None]).clamp(0, 1))
+    colours = average_colours((image * rendering[:, 0, of_channel, None, None]).clamp(0, 1))
     linear = torch.einsum("bij,bjhw->bihw", rendering[:, 1:], colours).clamp(0, 1)
     return (255 * linear ** (1 / 2.2)).floor() / 255
 
@@ -173,7 +173,7 @@ class ELD(RestorerSteps, MethodModule):
 
         Images from camera files are rendered by `srgb`, and other images by `preview`.
         """
-        estimate = self.estimated(batch) if outputs is None else outputs["estimate"]
+        estimate = self.estimate(batch) if outputs is None else outputs["estimate"]
         reference = batch.get("clean", estimate)
 
         def rendered(image: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ from lightning_modules.tasks.restorer import RestorerSteps
 from lightning_modules.training.logging import log_training
 
 
-def annealed(first: float, last: float, seen: Tensor, images: int) -> Tensor:
+def annealed_sigma(first: float, last: float, seen: Tensor, images: int) -> Tensor:
     """Compute sigma after `seen` images of an epoch. It moves linearly from `first` to `last` over `images` images."""
     part = ((seen + 1) / images).clamp(max=1)
     return first * (1 - part) + last * part
@@ -144,7 +144,7 @@ class Noise2Score(RestorerSteps, MethodModule):
         else:
             image = self.noise.score_input(noisy)
         self.images_seen += global_batch_size(batch)
-        sigma = annealed(*self.sigma, self.images_seen, self.anneal_images)
+        sigma = annealed_sigma(*self.sigma, self.images_seen, self.anneal_images)
         perturbation = sample_rows_like(torch.randn, image)
         if self.random_sigma:
             sigma = sigma * sample_rows_like(torch.randn, image[:, :1, :1, :1])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from datamodules.randomness.shared_batches import sample_rows
-from lightning_modules.backbones.tiled import padded
+from lightning_modules.backbones.tiled import apply_padded
 
 
 def sub_images(image: Tensor, stride: int) -> Tensor:
@@ -29,7 +29,7 @@ def sub_images(image: Tensor, stride: int) -> Tensor:
     return cells.permute(3, 5, 0, 1, 2, 4).flatten(0, 1)
 
 
-def joined(sub_image: Tensor) -> Tensor:
+def merge_sub_images(sub_image: Tensor) -> Tensor:
     """Merge sub-images `[s^2, N, C, h, w]` into images `[N, C, s h, s w]`: the inverse of `sub_images`."""
     count, n, c, height, width = sub_image.shape
     stride = round(count**0.5)
@@ -55,7 +55,7 @@ def sub_sampled(image: Tensor, index: Tensor, stride: int) -> Tensor:
 def through_sub_images(network: Callable[[Tensor], Tensor], image: Tensor, stride: int) -> Tensor:
     """Split images `[N, C, H, W]` into sub-images, apply a network, and merge the results."""
     split = sub_images(image, stride)
-    return joined(network(split.flatten(0, 1)).unflatten(0, split.shape[:2]))
+    return merge_sub_images(network(split.flatten(0, 1)).unflatten(0, split.shape[:2]))
 
 
 def denoised_by_sub_images(network: Callable[[Tensor], Tensor], image: Tensor, stride: int) -> Tensor:
@@ -63,7 +63,7 @@ def denoised_by_sub_images(network: Callable[[Tensor], Tensor], image: Tensor, s
 
     Images are padded by reflection to multiples of the stride, and the result is cropped to the original size.
     """
-    return padded(partial(through_sub_images, network, stride=stride), image, stride)
+    return apply_padded(partial(through_sub_images, network, stride=stride), image, stride)
 
 
 def drawn_uniformly(image: Tensor, count: int, stride: int) -> Tensor:

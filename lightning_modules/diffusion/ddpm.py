@@ -51,7 +51,7 @@ class DDPM(MethodModule):
             assert prompts is not None
             assert empty is not None
             left_out = sample_rows(torch.rand, (len(image),), image.device) < self.caption_dropout
-            prompts = prompts.replaced(left_out, empty)
+            prompts = prompts.replace(left_out, empty)
         return {"loss": log_training(self, batch, self.network.denoising_loss(image, prompts))}
 
     def configure_optimizers(self) -> Any:

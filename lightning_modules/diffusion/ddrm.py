@@ -40,7 +40,7 @@ from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol
 from lightning_modules.optim.optimizers import adam, constant
 from lightning_modules.sde.ddim import level
-from lightning_modules.sde.discrete import Prediction, clean_estimate, predicted
+from lightning_modules.sde.discrete import Prediction, clean_estimate, run_diffusion_model
 
 
 class Gains(NamedTuple):
@@ -121,13 +121,13 @@ def ddrm(
         lower = (sigma / singular.where(singular > 0, 1.0)) * known(singular)
         return (levels[0] ** 2 - lower.square()).clamp(min=0).sqrt()
 
-    z = operator.filtered(inverse, known) + operator.filtered(draw(inverse), deviation)
+    z = operator.apply_filter(inverse, known) + operator.apply_filter(draw(inverse), deviation)
     for (t, here), (_, there) in itertools.pairwise(zip(times, levels, strict=True)):
         x = level(abar, t) ** 0.5 * z
-        clean = clean_estimate(predicted(model, x, t), x, level(abar, t), prediction)
+        clean = clean_estimate(run_diffusion_model(model, x, t), x, level(abar, t), prediction)
         step = partial(gains, here=here, there=there, sigma=sigma, eta=eta, eta_b=eta_b)
         parts = {"clean": clean, "moved": z, "measured": inverse, "noise": draw(z)}
-        found = [operator.filtered(part, _one(name, step)) for name, part in parts.items()]
+        found = [operator.apply_filter(part, _one(name, step)) for name, part in parts.items()]
         z = torch.stack(found).sum(dim=0)
     return z
 

@@ -64,7 +64,7 @@ def reject_latent_models(network: nn.Module, method: str) -> None:
         )
 
 
-def check_fits(network: nn.Module, shape: tuple[int, ...]) -> None:
+def check_unet_shape(network: nn.Module, shape: tuple[int, ...]) -> None:
     """Reject images whose shape does not suit a diffusers U-Net; other networks are not checked.
 
     Args:
@@ -162,22 +162,22 @@ class MeasuredRestoration(RestorerSteps):
         measured = centred_measurements(measured, operator)
         seed = (generator or torch.default_generator).initial_seed()
         with evaluating(self.network):
-            return self._restored(Problem(measured, operator, 2 * sigma, drawing(generator), seed))
+            return self._restore(Problem(measured, operator, 2 * sigma, drawing(generator), seed))
 
-    def estimated(self: Any, batch: Any) -> Tensor:
+    def estimate(self: Any, batch: Any) -> Tensor:
         """Reconstruct the images of a `MeasuredImageBatch`, `[B, C, H, W]`.
 
         The result has the scale of `clean`, and is not clipped.
         """
         source = require_data(self.trainer, MeasurementSource, type(self).__name__)
-        check_fits(self.network, tuple(batch["noisy"].shape[1:]))
+        check_unet_shape(self.network, tuple(batch["noisy"].shape[1:]))
         with torch.inference_mode(False):
             index = batch["index"].clone()
             operator = source.operator.of(index, tuple(batch["noisy"].shape[2:]))
         draw = CounterRNG(run_seed(), 0, index, STREAM).normal
-        return self._restored(Problem(batch["measured"], operator, 2 * source.sigma, draw, run_seed()))
+        return self._restore(Problem(batch["measured"], operator, 2 * source.sigma, draw, run_seed()))
 
-    def _restored(self: Any, problem: Problem) -> Tensor:
+    def _restore(self: Any, problem: Problem) -> Tensor:
         device = problem.measured.device
         autocast = surrounding_autocast(device)
         dtype = next((each.dtype for each in self.network.parameters() if each.is_floating_point()), self.dtype)
@@ -191,7 +191,7 @@ class MeasuredRestoration(RestorerSteps):
             problem = problem._replace(measured=at_least_float32(problem.measured.clone()))
             return to_unit(self.reconstruct(model, problem).detach())
 
-    def exported(self, sigma: float | None = None) -> Exported:
+    def export_function(self, sigma: float | None = None) -> Exported:
         """Reject the export, because a reconstruction is not a function of images alone."""
         raise ValueError(
             f"{type(self).__name__} cannot be exported, because its result depends on the operator: in Python, call "

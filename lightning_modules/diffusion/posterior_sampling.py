@@ -12,7 +12,13 @@ from torch import Tensor
 from datamodules.corruptions.operators.interface import Operator
 from lightning_modules.diffusion.measured_restoration import Draw, MeasuredRestoration, Model, Problem
 from lightning_modules.sde.ddim import ddim_deviation, ddim_step, level
-from lightning_modules.sde.discrete import Prediction, clean_estimate, noise_estimate, noised, predicted
+from lightning_modules.sde.discrete import (
+    Prediction,
+    add_diffusion_noise,
+    clean_estimate,
+    noise_estimate,
+    run_diffusion_model,
+)
 
 Guidance = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 """Function of x_t, an estimate of the clean image and sqrt(abar_s abar_t). The estimate is differentiable with respect
@@ -48,7 +54,7 @@ def guided_ddim(
     for t, s in itertools.pairwise(times):
         here, there = level(abar, t), level(abar, s)
         x = x.detach().requires_grad_(True)
-        output = predicted(model, x, t)
+        output = run_diffusion_model(model, x, t)
         estimate, correction = guidance(x, clean_estimate(output, x, here, prediction), (there * here) ** 0.5)
         noise = noise_estimate(output.detach(), x.detach(), here, prediction)
         deviation = ddim_deviation(here, there, eta)
@@ -67,6 +73,6 @@ class PosteriorSampling(MeasuredRestoration):
 
     def reconstruct(self: Any, model: Model, problem: Problem) -> Tensor:
         times, start = self.times(), problem.operator.pseudo_inverse(problem.measured)
-        x = noised(start, problem.draw(start), level(self.abar, times[0]))
+        x = add_diffusion_noise(start, problem.draw(start), level(self.abar, times[0]))
         guidance = self.guidance(problem.measured, problem.operator)
         return guided_ddim(model, x, times, self.abar, guidance, self.prediction, self.eta, problem.draw)

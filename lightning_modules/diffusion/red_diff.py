@@ -40,7 +40,7 @@ from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol
 from lightning_modules.optim.optimizers import adam, constant
 from lightning_modules.sde.ddim import level
-from lightning_modules.sde.discrete import Prediction, noise_estimate, noised, predicted
+from lightning_modules.sde.discrete import Prediction, add_diffusion_noise, noise_estimate, run_diffusion_model
 
 Weighting = Literal["linear", "sqrt", "square", "log", "clipped", "constant", "power"]
 Order = Literal["descending", "random", "ascending"]
@@ -114,8 +114,8 @@ def red_diff(
         image = mu + sigma * draw(mu) if sigma else mu
         noise = draw(mu)
         with torch.no_grad():
-            noisy = noised(image, noise, abar_t)
-            error = noise_estimate(predicted(model, noisy, t), noisy, abar_t, prediction) - noise
+            noisy = add_diffusion_noise(image, noise, abar_t)
+            error = noise_estimate(run_diffusion_model(model, noisy, t), noisy, abar_t, prediction) - noise
         weight = strength * WEIGHTINGS[weighting](noise_to_signal(abar_t))
         optimizer.zero_grad()
         red_diff_loss(measured, operator, image, error, weight).backward()

@@ -153,7 +153,7 @@ class PerSample:
         start = share_start(global_batch_size)
         return new[start : start + len(index)]
 
-    def gathered(self, copy: bool = True) -> Tensor:
+    def gather(self, copy: bool = True) -> Tensor:
         """Gather all rows, `[N, K]`, on the CPU of rank 0; other ranks return no rows. All ranks must call this method.
 
         Before `allocate` is called, the result is the rows passed to `restore`.

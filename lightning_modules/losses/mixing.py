@@ -88,7 +88,7 @@ class SoftLabels:
         if ways:
             with shared_rng():  # on the CPU, to avoid synchronisation with the device
                 kind, alpha = ways[int(torch.randint(len(ways), (), device="cpu"))]
-                image, soft = _mixed(kind(alpha=alpha, num_classes=num_classes), image, soft)
+                image, soft = _mix(kind(alpha=alpha, num_classes=num_classes), image, soft)
         return image, soft * (1 - self.smoothing) + self.smoothing / num_classes
 
 
@@ -108,7 +108,7 @@ def soft_cross_entropy(logits: Tensor, target: Tensor, binary: bool = False, all
     return F.binary_cross_entropy_with_logits(logits, (soft > 0 if all_right else soft).to(logits.dtype))
 
 
-def _mixed(mix: MixUp | CutMix, image: Tensor, soft: Tensor) -> tuple[Tensor, Tensor]:
+def _mix(mix: MixUp | CutMix, image: Tensor, soft: Tensor) -> tuple[Tensor, Tensor]:
     """Mix each sample with the preceding sample of the global batch.
 
     The transform mixes each sample of its input with the sample before it. If there are several ranks, each sample is

@@ -52,9 +52,9 @@ class CountedLoss(nn.Module):
         self.register_full_backward_hook(count_gradient)
 
     def forward(self, outputs: Tensor, target: Tensor) -> Tensor:
-        return self.uncounted(outputs, target)
+        return self.evaluation_loss(outputs, target)
 
-    def uncounted(self, outputs: Tensor, target: Tensor) -> Tensor:
+    def evaluation_loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Compute the loss for evaluation: its gradients are not counted."""
         return self.loss(outputs.view_as(target) if target.is_floating_point() else outputs, target)
 
@@ -105,7 +105,7 @@ class OutputLossSteps:
         total, value, samples = [torch.zeros_like(each) for each in parameters], torch.zeros((), device=self.device), 0
         for batch in batches:
             inputs, target = inputs_and_target(batch)
-            loss = self.loss.uncounted(self.outputs(inputs), target)
+            loss = self.loss.evaluation_loss(self.outputs(inputs), target)
             foreach_add_(total, torch.autograd.grad(loss, parameters, materialize_grads=True))
             value, samples = value + loss.detach(), samples + global_batch_size(batch)
         value, total = sum_over_processes(value, total)
@@ -113,7 +113,7 @@ class OutputLossSteps:
 
     def test_step(self: Any, batch: Any, batch_idx: int) -> None:
         inputs, target = inputs_and_target(batch)
-        loss = loss_weight(batch) * self.loss.uncounted(self.outputs(inputs), target) / len(target)
+        loss = loss_weight(batch) * self.loss.evaluation_loss(self.outputs(inputs), target) / len(target)
         self.log("test/loss", loss, on_epoch=True, batch_size=global_batch_size(batch), sync_dist=True)
 
     def on_test_epoch_end(self: Any) -> None:

@@ -149,14 +149,14 @@ class CurvatureProduct:
         total = torch.zeros_like(vector)
         for number, (inputs, label) in enumerate(self.batches):
             hessian = self.matrix == "hessian"
-            total += flat(self._hessian(number, inputs, label, v) if hessian else self._newton(inputs, v))
+            total += concatenate_flat(self._hessian(number, inputs, label, v) if hessian else self._newton(inputs, v))
         return all_reduce_sum(total) / self.samples
 
     def gradient(self) -> Tensor:
         """Compute the gradient of L, `[P]`. Must be called on every rank."""
         total = torch.zeros(self.size, dtype=self.like.dtype, device=self.like.device)
         for inputs, label in self.batches:
-            total += flat(grad(lambda weights, x=inputs, y=label: self._loss(weights, x, y))(self.weights))
+            total += concatenate_flat(grad(lambda weights, x=inputs, y=label: self._loss(weights, x, y))(self.weights))
         return all_reduce_sum(total) / self.samples
 
     @torch.no_grad()
@@ -210,6 +210,6 @@ class CurvatureProduct:
         return of_logits[1](curved)[0]
 
 
-def flat(parts: dict[str, Tensor]) -> Tensor:
+def concatenate_flat(parts: dict[str, Tensor]) -> Tensor:
     """Concatenate flattened tensors, `[P]`."""
     return torch.cat([part.flatten() for part in parts.values()])

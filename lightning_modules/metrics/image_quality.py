@@ -46,7 +46,7 @@ def as_measured(image: Tensor, protocol: EvaluationProtocol) -> Tensor:
     return image.mul(255).round().div(255) if protocol == "rounded" else image
 
 
-def compared(image: Tensor, clean: Tensor, protocol: EvaluationProtocol) -> tuple[Tensor, Tensor]:
+def preprocess_pair(image: Tensor, clean: Tensor, protocol: EvaluationProtocol) -> tuple[Tensor, Tensor]:
     """Preprocess images and clean images as a protocol prescribes; clean images are rounded or left unchanged."""
     return as_measured(image, protocol), as_measured(clean, "rounded" if protocol == "rounded" else "unclipped")
 
@@ -62,7 +62,9 @@ def psnr(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "rounded")
     Returns:
         `[B]`, in dB; infinite for equal images.
     """
-    return peak_signal_noise_ratio(*compared(image, clean, protocol), data_range=1.0, dim=(1, 2, 3), reduction="none")
+    return peak_signal_noise_ratio(
+        *preprocess_pair(image, clean, protocol), data_range=1.0, dim=(1, 2, 3), reduction="none"
+    )
 
 
 def ssim(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "rounded") -> Tensor:
@@ -84,7 +86,7 @@ def ssim(image: Tensor, clean: Tensor, protocol: EvaluationProtocol = "rounded")
     if min(image.shape[2:]) < WINDOW:
         raise ValueError(f"SSIM needs at least {WINDOW} pixels per side, got {list(image.shape)}")
     dtype = torch.promote_types(image.dtype, torch.float32)
-    one, other = (each.to(dtype) for each in compared(image, clean, protocol))
+    one, other = (each.to(dtype) for each in preprocess_pair(image, clean, protocol))
     with in_full_precision(image.device):  # variances are small differences of large numbers
         _, similarity = structural_similarity_index_measure(
             one, other, sigma=1.5, data_range=1.0, reduction="none", return_full_image=True

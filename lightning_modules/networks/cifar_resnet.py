@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def subsampled(image: Tensor, out_channels: int) -> Tensor:
+def shortcut_option_a(image: Tensor, out_channels: int) -> Tensor:
     """Apply the parameter-free shortcut, option A.
 
     Args:
@@ -52,7 +52,7 @@ class BasicBlock(nn.Module):
         if self.downsample is not None:
             x = self.downsample(x)
         elif self.stride > 1:
-            x = subsampled(x, self.out_channels)
+            x = shortcut_option_a(x, self.out_channels)
         return F.relu(x + residual)
 
 

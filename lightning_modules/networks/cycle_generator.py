@@ -28,7 +28,7 @@ def _convolution(before: int, after: int, kernel: int, stride: int = 1, reflect:
     return [convolution, nn.InstanceNorm2d(after), nn.ReLU()]
 
 
-class ResidualBlock(nn.Module):
+class CycleResidualBlock(nn.Module):
     """A residual block: the output of two 3x3 convolutions, with a ReLU between them, is added to the input."""
 
     def __init__(self, width: int) -> None:
@@ -59,7 +59,7 @@ class ResNetGenerator(nn.Module):
         layers = _convolution(in_channels, width, 7, reflect=True)
         for before in (width, 2 * width):
             layers += _convolution(before, 2 * before, 3, stride=2)
-        layers += [ResidualBlock(4 * width) for _ in range(num_blocks)]
+        layers += [CycleResidualBlock(4 * width) for _ in range(num_blocks)]
         for before in (4 * width, 2 * width):
             enlarging = nn.ConvTranspose2d(before, before // 2, 3, stride=2, padding=1, output_padding=1)
             layers += [enlarging, nn.InstanceNorm2d(before // 2), nn.ReLU()]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.backbones.normalized import Normalized
-from lightning_modules.backbones.weights import listed, load, loaded_from, read_weights
+from lightning_modules.backbones.weights import join_names, load, loaded_from, read_weights
 
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -93,7 +93,9 @@ def _read_into(network: nn.Module, path: str) -> None:
     if not any(key.startswith("backbone.") for key in state):
         backbone = network.get_submodule("backbone")
         if "conv1.weight" not in state:
-            raise ValueError(f"weights: {path} is neither a DeepLabv3 nor a ResNet-50; its keys are {listed(state)}")
+            raise ValueError(
+                f"weights: {path} is neither a DeepLabv3 nor a ResNet-50; its keys are {join_names(state)}"
+            )
         load(backbone, {key: value for key, value in state.items() if not key.startswith("fc.")}, path)
         return
     state = {key: value for key, value in state.items() if not key.startswith("aux_classifier.")}

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU}
 
 
-class WideBlock(nn.Module):
+class DeepMindWideBlock(nn.Module):
     """Two 3x3 convolutions, each preceded by BN and the activation."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, activation: type[nn.Module]) -> None:
@@ -48,8 +48,8 @@ class Stage(nn.Module):
         self, in_channels: int, out_channels: int, blocks: int, stride: int, activation: type[nn.Module]
     ) -> None:
         super().__init__()
-        first = WideBlock(in_channels, out_channels, stride, activation)
-        rest = (WideBlock(out_channels, out_channels, 1, activation) for _ in range(blocks - 1))
+        first = DeepMindWideBlock(in_channels, out_channels, stride, activation)
+        rest = (DeepMindWideBlock(out_channels, out_channels, 1, activation) for _ in range(blocks - 1))
         self.block = nn.Sequential(first, *rest)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -226,7 +226,7 @@ class EANet(nn.Module):
         return h
 
 
-def with_published_weights(network: EANet, path: str) -> EANet:
+def ediffsr_weights(network: EANet, path: str) -> EANet:
     """Load weights that the authors of EDiffSR published, such as `180000_G.pth`.
 
     If the network is on the meta device, where parameters have no values, the file is not read.

@@ -193,7 +193,7 @@ class FIDInception(nn.Module):
         load(self.network, weights, file)
         self.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def resized(self, image: Tensor) -> Tensor:
+    def resize_images(self, image: Tensor) -> Tensor:
         """Resize images `[B, C, H, W]` in [0, 1] and rescale their values, to form the input `[B, 3, 299, 299]`."""
         image = image * (255 / 128) - 1
         if self.resize == "legacy":
@@ -201,4 +201,4 @@ class FIDInception(nn.Module):
         return clean_resized(image).clamp_(-1, 255 / 128 - 1).expand(-1, 3, -1, -1)
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.network(self.resized(image).contiguous(memory_format=torch.channels_last))
+        return self.network(self.resize_images(image).contiguous(memory_format=torch.channels_last))

@@ -131,7 +131,7 @@ class KernelWizard(nn.Module):
         return image + self.recon_trunk(self.adapter(self.feature_extractor(image), code))
 
 
-def with_published_weights(path: str, network: nn.Module | None = None) -> nn.Module:
+def kernel_wizard_weights(path: str, network: nn.Module | None = None) -> nn.Module:
     """Load published weights, such as `GOPRO_wVAE.pth`. No code in the file is run.
 
     Args:

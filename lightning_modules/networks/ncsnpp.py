@@ -41,7 +41,7 @@ def groups(channels: int) -> int:
     return min(channels // 4, 32)
 
 
-def drawn(layer: Any, scale: float = 1.0) -> Any:
+def initialize_layer(layer: Any, scale: float = 1.0) -> Any:
     """Initialise a layer: weights are random with the variance scale `scale`, and the bias is zero."""
     nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(scale))
     if layer.bias is not None:
@@ -74,8 +74,8 @@ def residual_block(
     )
     for layer in (block.conv1, block.time_emb_proj, block.conv_shortcut):
         if layer is not None:
-            drawn(layer)
-    drawn(block.conv2, ZERO)
+            initialize_layer(layer)
+    initialize_layer(block.conv2, ZERO)
     return block
 
 
@@ -92,13 +92,13 @@ def attention_block(channels: int) -> Attention:
         rescale_output_factor=math.sqrt(2),
     )
     for layer in (attention.to_q, attention.to_k, attention.to_v):
-        drawn(layer, 0.1)
-    drawn(attention.to_out[0], ZERO)
+        initialize_layer(layer, 0.1)
+    initialize_layer(attention.to_out[0], ZERO)
     return attention
 
 
 def _last(inside: int, outside: int) -> nn.Sequential:
-    last = drawn(nn.Conv2d(inside, outside, 3, padding=1), ZERO)
+    last = initialize_layer(nn.Conv2d(inside, outside, 3, padding=1), ZERO)
     return nn.Sequential(nn.GroupNorm(groups(inside), inside, eps=EPSILON), nn.SiLU(), last)
 
 
@@ -182,14 +182,16 @@ class NCSNpp(nn.Module):
             else Timesteps(width, flip_sin_to_cos=False, downscale_freq_shift=1)
         )
         self.told = nn.Sequential(
-            drawn(nn.Linear(features, 4 * width)), nn.SiLU(), drawn(nn.Linear(4 * width, 4 * width))
+            initialize_layer(nn.Linear(features, 4 * width)),
+            nn.SiLU(),
+            initialize_layer(nn.Linear(4 * width, 4 * width)),
         )
 
         def block(inside: int, outside: int, resize: Literal["up", "down"] | None = None) -> ResnetBlock2D:
             return residual_block(inside, outside, 4 * width, dropout, fir, resize)
 
         sizes = [image_size // 2**level for level in range(len(multipliers))]
-        self.first = drawn(nn.Conv2d(channels, width, 3, padding=1))
+        self.first = initialize_layer(nn.Conv2d(channels, width, 3, padding=1))
         here, kept, shrunk = width, [width], channels
         self.down = nn.ModuleList()
         for size, multiplier in zip(sizes, multipliers, strict=True):
@@ -203,10 +205,10 @@ class NCSNpp(nn.Module):
                 level.resize = block(here, here, "down")
                 if pyramid == "residual":
                     level.pyramid = FirDownsample2D(shrunk, here, use_conv=True)
-                    drawn(level.pyramid.Conv2d_0)
+                    initialize_layer(level.pyramid.Conv2d_0)
                     shrunk = here
                 elif pyramid == "skip":
-                    level.pyramid = drawn(nn.Conv2d(channels, here, 1))
+                    level.pyramid = initialize_layer(nn.Conv2d(channels, here, 1))
                 kept.append(here)
             self.down.append(level)
         self.middle = nn.ModuleList([block(here, here), attention_block(here), block(here, here)])

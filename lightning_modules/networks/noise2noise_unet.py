@@ -16,7 +16,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.backbones.tiled import padded
+from lightning_modules.backbones.tiled import apply_padded
 
 
 def convolutions(*channels: int) -> list[nn.Module]:
@@ -27,7 +27,7 @@ def convolutions(*channels: int) -> list[nn.Module]:
     return layers
 
 
-def doubled(channels: int) -> nn.ConvTranspose2d:
+def doubling_convolution(channels: int) -> nn.ConvTranspose2d:
     """Build a transposed convolution that doubles height and width."""
     return nn.ConvTranspose2d(channels, channels, 3, stride=2, padding=1, output_padding=1)
 
@@ -46,9 +46,9 @@ class Noise2NoiseUNet(nn.Module):
         super().__init__()
         self.first = nn.Sequential(*convolutions(channels, width, width), nn.MaxPool2d(2))
         self.down = nn.Sequential(*convolutions(width, width), nn.MaxPool2d(2))
-        self.deepest = nn.Sequential(*convolutions(width, width), doubled(width))
-        self.up_first = nn.Sequential(*convolutions(2 * width, 2 * width, 2 * width), doubled(2 * width))
-        self.up = nn.Sequential(*convolutions(3 * width, 2 * width, 2 * width), doubled(2 * width))
+        self.deepest = nn.Sequential(*convolutions(width, width), doubling_convolution(width))
+        self.up_first = nn.Sequential(*convolutions(2 * width, 2 * width, 2 * width), doubling_convolution(2 * width))
+        self.up = nn.Sequential(*convolutions(3 * width, 2 * width, 2 * width), doubling_convolution(2 * width))
         self.last = nn.Sequential(*convolutions(2 * width + channels, 64, 32), nn.Conv2d(32, channels, 3, padding=1))
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
@@ -56,7 +56,7 @@ class Noise2NoiseUNet(nn.Module):
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
     def forward(self, image: Tensor) -> Tensor:
-        return padded(self._whole, image, 32)
+        return apply_padded(self._whole, image, 32)
 
     def _whole(self, image: Tensor) -> Tensor:
         """Apply the network to images whose height and width are multiples of 32."""

@@ -27,7 +27,7 @@ RESIDUAL = {  # layers of a residual block
 }
 
 
-def with_published_weights(network: nn.Module, path: str) -> nn.Module:
+def openai_weights(network: nn.Module, path: str) -> nn.Module:
     """Load weights published by OpenAI, `cifar10_uncond_50M_500K.pt` or `256x256_diffusion_uncond.pt`, into a U-Net.
 
     The file is not read on the meta device, because parameters on this device have no values.

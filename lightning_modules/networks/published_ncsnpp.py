@@ -20,7 +20,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 from datamodules.files.tensor_files import read_tensors
-from lightning_modules.backbones.weights import listed, load, on_meta, weights_file, weights_in
+from lightning_modules.backbones.weights import join_names, load, on_meta, weights_file, weights_in
 from lightning_modules.networks.ncsnpp import NCSNpp
 
 RESIDUAL = {  # layers of a residual block, in the order of the authors' code
@@ -35,7 +35,7 @@ ATTENTION = {"NIN_0": "to_q", "NIN_1": "to_k", "NIN_2": "to_v", "NIN_3": "to_out
 FREQUENCIES = "embedding.weight"
 
 
-def with_published_weights(network: NCSNpp, path: str) -> NCSNpp:
+def score_sde_weights(network: NCSNpp, path: str) -> NCSNpp:
     """Load the averaged weights of a checkpoint of yang-song/score_sde_pytorch into a network of the same layout.
 
     If the network is on the meta device, the file is not read, because parameters on this device have no values.
@@ -91,7 +91,7 @@ def in_own_names(content: Any, names: Mapping[str, str], file: Path, prefix: str
     weights = weights_in(content, file, prefix)
     weights.pop("sigmas", None)  # the noise levels of discrete models; here, the process defines them
     problems = [
-        f"{what}: {listed(keys)}"
+        f"{what}: {join_names(keys)}"
         for what, keys in (
             ("missing", [name for name in names if name not in weights]),
             ("unexpected", [key for key in weights if key not in names]),
@@ -101,11 +101,11 @@ def in_own_names(content: Any, names: Mapping[str, str], file: Path, prefix: str
     if problems:
         raise ValueError(f"{file} has a different layout from the network: {'; '.join(problems)}")
     if isinstance(content, Mapping) and "ema" in content:
-        weights |= _averaged(content["ema"], names, file)
-    return {own: _transposed(weights[name]) if name.endswith(".W") else weights[name] for name, own in names.items()}
+        weights |= _average(content["ema"], names, file)
+    return {own: _transpose(weights[name]) if name.endswith(".W") else weights[name] for name, own in names.items()}
 
 
-def _averaged(average: Any, names: Mapping[str, str], file: Path) -> dict[str, Tensor]:
+def _average(average: Any, names: Mapping[str, str], file: Path) -> dict[str, Tensor]:
     """Return the averaged weights that a file contains, in a dict whose keys are the published names."""
     values = average.get("shadow_params") if isinstance(average, Mapping) else None
     trained = [name for name, own in names.items() if not own.endswith(FREQUENCIES)]
@@ -116,7 +116,7 @@ def _averaged(average: Any, names: Mapping[str, str], file: Path) -> dict[str, T
     raise ValueError(f"{file}: ema.shadow_params must be a list of {len(trained)} tensors, got {found}")
 
 
-def _transposed(weight: Tensor) -> Tensor:
+def _transpose(weight: Tensor) -> Tensor:
     """Transpose the weight matrix of a linear map over channels. Return all other tensors unchanged."""
     return weight.T if weight.ndim == 2 else weight
 

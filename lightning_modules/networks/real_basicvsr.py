@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from datamodules.arguments import at_least, one_of, within
 from lightning_modules.backbones.weights import below, load, on_meta, read_weights, renamed_key
-from lightning_modules.networks.spynet import ZeroFlow, own_name, warped
+from lightning_modules.networks.spynet import ZeroFlow, own_name, warp
 
 SLOPE = 0.1
 MOST_CLEANINGS = 3
@@ -173,9 +173,9 @@ class RealBasicVSR(nn.Module):
 
     def forward(self, clip: Tensor) -> Tensor:
         """Clean and upscale clips."""
-        return self.enlarged(self.cleaned(clip))
+        return self.upscale(self.clean_frames(clip))
 
-    def cleaned(self, clip: Tensor) -> Tensor:
+    def clean_frames(self, clip: Tensor) -> Tensor:
         """Apply the cleaning network to clips, once in training and up to three times in evaluation."""
         self.require_fit(clip)
         cleaned, unclean = clip, None
@@ -189,7 +189,7 @@ class RealBasicVSR(nn.Module):
                     break
         return cleaned
 
-    def enlarged(self, clip: Tensor) -> Tensor:
+    def upscale(self, clip: Tensor) -> Tensor:
         """Upscale cleaned clips."""
         self.require_fit(clip)
         to_later, to_earlier = self.flows(clip)
@@ -233,7 +233,7 @@ class RealBasicVSR(nn.Module):
         return step(*given)
 
     def _state(self, trunk: nn.Module, frame: Tensor, before: Tensor, flow: Tensor | None) -> Tensor:
-        before = before if flow is None else warped(before, flow)
+        before = before if flow is None else warp(before, flow)
         return trunk(torch.cat([frame, before], dim=1))
 
     def _frame(self, frame: Tensor, backward: Tensor, forward: Tensor) -> Tensor:
@@ -241,7 +241,7 @@ class RealBasicVSR(nn.Module):
         return larger + self.enlargement(backward, forward)
 
 
-def with_published_weights(network: RealBasicVSR, path: str) -> RealBasicVSR:
+def negvsr_weights(network: RealBasicVSR, path: str) -> RealBasicVSR:
     """Load weights that the authors of NegVSR or RealBasicVSR published, including those of the flow network.
 
     If the file contains averaged weights of the generator, these are loaded instead of the trained weights. If the

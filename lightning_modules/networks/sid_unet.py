@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.backbones.tiled import padded
+from lightning_modules.backbones.tiled import apply_padded
 
 
 def two_convolutions(before: int, after: int) -> nn.Sequential:
@@ -52,7 +52,7 @@ class SIDUNet(nn.Module):
         self.last = nn.Conv2d(widths[0], channels, 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        return padded(self._whole, image, self.stride)
+        return apply_padded(self._whole, image, self.stride)
 
     def _whole(self, image: Tensor) -> Tensor:
         """Apply the network to images whose height and width are multiples of the stride."""

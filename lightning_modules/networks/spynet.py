@@ -27,7 +27,7 @@ LEAST_SIDE = 64
 """Minimum size of frames for flow estimation, in pixels, as in BasicVSR."""
 
 
-def warped(image: Tensor, flow: Tensor, padding: Literal["zeros", "border"] = "zeros") -> Tensor:
+def warp(image: Tensor, flow: Tensor, padding: Literal["zeros", "border"] = "zeros") -> Tensor:
     """Sample images bilinearly at the positions to which a flow points.
 
     Args:
@@ -109,7 +109,7 @@ class SPyNet(nn.Module):
             if number:
                 flow = 2 * F.interpolate(flow, scale_factor=2, mode="bilinear", align_corners=True)
             first, second = level.chunk(2)
-            flow = flow + correct(torch.cat([first, warped(second, flow, "border"), flow], dim=1))
+            flow = flow + correct(torch.cat([first, warp(second, flow, "border"), flow], dim=1))
         flow = F.interpolate(flow, (height, width), mode="bilinear", align_corners=False)
         return flow * flow.new_tensor([width / size[1], height / size[0]])[:, None, None]
 

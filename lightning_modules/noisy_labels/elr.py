@@ -112,7 +112,7 @@ class ELR(ClassifierSteps, MethodModule):
         return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.network))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["targets"] = self.targets.gathered(copy=False)
+        checkpoint["targets"] = self.targets.gather(copy=False)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.targets.restore(checkpoint["targets"])

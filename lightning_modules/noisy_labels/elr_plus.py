@@ -176,7 +176,7 @@ class ELRPlus(ClassifierSteps, MethodModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["steps"] = list(self.steps)
-        checkpoint["targets"] = [targets.gathered(copy=False) for targets in self.targets]
+        checkpoint["targets"] = [targets.gather(copy=False) for targets in self.targets]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.steps = list(checkpoint["steps"])

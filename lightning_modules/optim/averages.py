@@ -64,7 +64,7 @@ class AveragedWeights(nn.Module):
         self.decay = decay
         self.updates = 0
         self.names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
-        kept = [] if decay is None else self._averaged(network)
+        kept = [] if decay is None else self._average(network)
         copies = [parameter.detach().to(wide(parameter.dtype), copy=True) for parameter in kept]
         # `Module.to` moves parameters, but not tensors in a list.
         self.host = [copy.to("cpu") for copy in copies] if on_cpu else None
@@ -75,7 +75,7 @@ class AveragedWeights(nn.Module):
         self.register_state_dict_post_hook(_write_host)
         self.register_load_state_dict_pre_hook(_read_host)
 
-    def _averaged(self, network: nn.Module) -> list[nn.Parameter]:
+    def _average(self, network: nn.Module) -> list[nn.Parameter]:
         """Return the averaged parameters.
 
         These are the parameters that were trainable when the average was built, even if they do not require gradients
@@ -103,13 +103,13 @@ class AveragedWeights(nn.Module):
 
     def dtype(self, network: nn.Module) -> torch.dtype:
         """Return the dtype of the averaged weights."""
-        return wide(self._averaged(network)[0].dtype)
+        return wide(self._average(network)[0].dtype)
 
     @torch.no_grad()
     def follow(self, network: nn.Module, optimizer: Optimizer) -> None:
         """Register a hook that updates the average after every step of the network's optimizer."""
         if self.host is not None:  # the network's precision may have changed
-            trained = zip(self.host, self._averaged(network), strict=self.decay is not None)
+            trained = zip(self.host, self._average(network), strict=self.decay is not None)
             self.host = [mine.to(wide(parameter.dtype)) for mine, parameter in trained]
         optimizer.register_step_post_hook(lambda *_: self.update(network))
 
@@ -118,7 +118,7 @@ class AveragedWeights(nn.Module):
         """Update the average with the network's weights: e <- d e + (1 - d) theta."""
         self.finish()
         if self.decay is not None:
-            weight, trained = self.decay(self.updates), self._averaged(network)
+            weight, trained = self.decay(self.updates), self._average(network)
             if self.host is not None:
                 self.unfinished = weight, self._stage(trained)
             else:
@@ -162,7 +162,7 @@ class AveragedWeights(nn.Module):
         if self._in_use or self.decay is None:
             yield
             return
-        trained = self._averaged(network)
+        trained = self._average(network)
         own = [parameter.detach().to("cpu" if self.host else parameter.device, copy=True) for parameter in trained]
         self._in_use = True
         try:

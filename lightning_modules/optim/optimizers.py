@@ -68,10 +68,10 @@ def optimizer_config(optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCall
             its attribute `monitor`.
         parameters: trainable parameters, or parameter groups.
     """
-    return scheduled(optimizer(parameters), lr_scheduler)
+    return with_schedule(optimizer(parameters), lr_scheduler)
 
 
-def scheduled(optimizer: Optimizer, lr_scheduler: LRSchedulerCallable) -> Any:
+def with_schedule(optimizer: Optimizer, lr_scheduler: LRSchedulerCallable) -> Any:
     """Attach a learning-rate schedule to an optimizer for `configure_optimizers`; see `optimizer_config`."""
     scheduler = lr_scheduler(optimizer)
     interval = getattr(scheduler, "interval", "epoch")

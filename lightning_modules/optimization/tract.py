@@ -56,7 +56,7 @@ AT_ONCE = 2**24
 """Maximum number of values of unfolded patches that are in memory at once."""
 
 
-def num_rows(layer: nn.Linear | nn.Conv2d, inputs: Tensor) -> int:
+def num_input_rows(layer: nn.Linear | nn.Conv2d, inputs: Tensor) -> int:
     """Return the number b of input rows of a layer.
 
     For a convolution, each patch is a row.
@@ -79,13 +79,13 @@ def layer_rows(layer: nn.Linear | nn.Conv2d, inputs: Tensor) -> Iterator[Tensor]
         yield F.unfold(images, *kernel).transpose(1, 2).flatten(end_dim=1)
 
 
-def factored(matrix: Tensor, shift: float) -> Tensor:
+def cholesky_factor(matrix: Tensor, shift: float) -> Tensor:
     """Compute the lower Cholesky factor of A + s I for a positive semidefinite A, without a host synchronisation."""
     shifted = matrix + shift * torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
     return torch.linalg.cholesky_ex(shifted, check_errors=False).L
 
 
-def solved(gradient: Tensor, factor: Tensor, rows: Tensor | None, ridge: float) -> Tensor:
+def precondition_gradient(gradient: Tensor, factor: Tensor, rows: Tensor | None, ridge: float) -> Tensor:
     """Multiply a weight gradient by (X^T X / b + lambda I)^-1.
 
     Args:
@@ -117,7 +117,12 @@ class _PreActivationGradient(torch.autograd.Function):
         factor, rows = ctx.saved_tensors
         with in_full_precision(gradient.device):
             matrix = gradient.flatten(start_dim=1).to(factor.dtype)
-            return solved(matrix, factor, rows, ctx.ridge).view_as(gradient).to(gradient.dtype), None, None, None
+            return (
+                precondition_gradient(matrix, factor, rows, ctx.ridge).view_as(gradient).to(gradient.dtype),
+                None,
+                None,
+                None,
+            )
 
 
 def pre_activation_weight(layer: nn.Linear | nn.Conv2d, inputs: Tensor, ridge: float, sync_gram: bool) -> Tensor:
@@ -135,9 +140,9 @@ def pre_activation_weight(layer: nn.Linear | nn.Conv2d, inputs: Tensor, ridge: f
         return layer.weight
     with torch.no_grad(), in_full_precision(inputs.device):
         parts, kept = layer_rows(layer, inputs), None
-        if num_rows(layer, inputs) < layer.weight[0].numel() and not sync_gram:
+        if num_input_rows(layer, inputs) < layer.weight[0].numel() and not sync_gram:
             kept = torch.cat(list(parts))
-            factor = factored(kept @ kept.T, ridge * len(kept))
+            factor = cholesky_factor(kept @ kept.T, ridge * len(kept))
         else:
             rows = next(parts)
             gram = torch.cat([rows.T @ rows, rows.new_full((1, rows.shape[1]), len(rows))])  # last row: b
@@ -146,7 +151,7 @@ def pre_activation_weight(layer: nn.Linear | nn.Conv2d, inputs: Tensor, ridge: f
                 gram[-1] += len(part)
             if sync_gram and world_size() > 1:
                 dist.all_reduce(gram)
-            factor = factored(gram[:-1] / gram[-1], ridge)
+            factor = cholesky_factor(gram[:-1] / gram[-1], ridge)
     return _PreActivationGradient.apply(layer.weight, factor, kept, ridge)
 
 

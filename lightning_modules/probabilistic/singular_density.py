@@ -53,7 +53,7 @@ from lightning_modules.interfaces import Table, TrainingSamples, require_data
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.metrics.wasserstein import MOST_POINTS, sliced_wasserstein, wasserstein
-from lightning_modules.optim.optimizers import adam, constant, scheduled, trainable_parameters
+from lightning_modules.optim.optimizers import adam, constant, trainable_parameters, with_schedule
 from lightning_modules.optim.parameter_groups import scale_learning_rates
 from lightning_modules.training.logging import log_same, log_training
 
@@ -61,13 +61,13 @@ AT_ONCE = 2**20
 """Maximum number of pairs of a data point and a latent point that are in memory at once."""
 
 
-def squared_distances(x: Tensor, centre: Tensor) -> Tensor:
+def centre_distances(x: Tensor, centre: Tensor) -> Tensor:
     """Compute |x_i - c_m|^2, `[B, M]`, for points `[B, D]` and centres `[M, D]`."""
     return (x.square().sum(1)[:, None] + centre.square().sum(1) - 2 * x @ centre.T).clamp(min=0)
 
 
 def _mixture(x: Tensor, centre: Tensor, log_std: Tensor) -> Tensor:
-    exponent = -squared_distances(x, centre) / (2 * (2 * log_std).exp())
+    exponent = -centre_distances(x, centre) / (2 * (2 * log_std).exp())
     dim = x.shape[1]
     return exponent.logsumexp(1) - math.log(len(centre)) - dim * log_std - dim / 2 * math.log(2 * math.pi)
 
@@ -119,7 +119,7 @@ def cells_per_axis(points: int, dim: int) -> int:
     return k
 
 
-def stratified(uniform: Tensor, cells: int) -> Tensor:
+def stratified_points(uniform: Tensor, cells: int) -> Tensor:
     """Map uniform numbers `[k^d, d]` in [0, 1) to stratified points in the unit cube.
 
     Each of the k^d equal cells of the cube contains one point.
@@ -244,7 +244,7 @@ class SingularDensity(MethodModule):
         draw: Callable[..., Tensor] = torch.rand if self.cells else torch.randn
         with shared_rng():
             latent = draw(self.points, self.latent_dim, dtype=x.dtype).to(x.device, non_blocking=True)
-        centre = self.network(stratified(latent, self.cells) if self.cells else latent)
+        centre = self.network(stratified_points(latent, self.cells) if self.cells else latent)
         return mixture_log_likelihood(x, centre, log_std)
 
     def training_step(self, batch: TableBatch, batch_idx: int) -> dict[str, Tensor]:
@@ -258,7 +258,7 @@ class SingularDensity(MethodModule):
     def on_train_epoch_end(self) -> None:
         log_same(self, "train/std", self.log_std.exp())
 
-    def generated(self, count: int) -> Tensor:
+    def generate_points(self, count: int) -> Tensor:
         """Generate `count` points f(z); the result is `[count, D]`.
 
         The latents z come from a Sobol sequence, which covers their distribution evenly.
@@ -283,7 +283,7 @@ class SingularDensity(MethodModule):
     def _compare(self, stage: str) -> None:
         _, truth = self.held_out.compute()
         self.held_out.reset()
-        generated = self.generated(len(truth)).double().cpu()
+        generated = self.generate_points(len(truth)).double().cpu()
         log_std = self.log_std.double().cpu()
         log_same(self, f"{stage}/sliced_wasserstein", sliced_wasserstein(generated, truth))
         if len(truth) <= MOST_POINTS:
@@ -301,4 +301,4 @@ class SingularDensity(MethodModule):
         log_std = {"params": [self.log_std], "lr_factor": self.std_lr_factor}
         optimizer = self.optimizer([{"params": trainable_parameters(self.network, *encoder)}, log_std])
         scale_learning_rates(optimizer)
-        return scheduled(optimizer, self.lr_scheduler)
+        return with_schedule(optimizer, self.lr_scheduler)

@@ -48,7 +48,7 @@ from lightning_modules.full_precision import at_least_float32
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
 from lightning_modules.optim.averages import AveragedWeights
-from lightning_modules.optim.optimizers import adamw, constant, scheduled, trainable_parameters
+from lightning_modules.optim.optimizers import adamw, constant, trainable_parameters, with_schedule
 from lightning_modules.sde.mean_reverting import SAMPLERS, MeanReverting, Sampler
 from lightning_modules.tasks.restorer import RestorerSteps
 from lightning_modules.training.logging import log_training
@@ -134,29 +134,29 @@ class EDiffSR(RestorerSteps, MethodModule):
     def training_step(self, batch: ImagePairBatch, batch_idx: int) -> dict[str, Tensor]:
         clean, large = batch["clean"], times_larger(batch["noisy"], self.factor)
         t = sample_rows(partial(torch.randint, 1, self.process.steps + 1), (len(clean),), clean.device)
-        x = self.process.noised(clean, large, t, sample_rows_like(torch.randn, clean))
+        x = self.process.add_noise(clean, large, t, sample_rows_like(torch.randn, clean))
         made = self.process.step_back(x, large, self(x, large, t), t)
         loss = (made - self.process.best_step_back(x, clean, large, t)).abs().mean()
         return {"loss": log_training(self, batch, loss)}
 
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return self._restored(degraded, drawing(generator))
+        return self._restore(degraded, drawing(generator))
 
-    def estimated(self, batch: ImagePairBatch) -> Tensor:
+    def estimate(self, batch: ImagePairBatch) -> Tensor:
         """Upsample a batch.
 
         The noise of an image is seeded by the seed of the run, the index of the image and the step.
         """
         numbers = CounterRNG(run_seed(), 0, batch["index"], STREAM)
-        return self._restored(at_least_float32(batch["noisy"]), numbers.normal)
+        return self._restore(at_least_float32(batch["noisy"]), numbers.normal)
 
     def other_estimates(self, batch: ImagePairBatch) -> dict[str, Tensor]:
         if self.weights != "both":
             return {}
         with self.average.used_by(self.network):
-            return {"averaged": self.estimated(batch)}
+            return {"averaged": self.estimate(batch)}
 
-    def _restored(self, degraded: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
+    def _restore(self, degraded: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor:
         large = times_larger(degraded, self.factor)
 
         def noise_in(x: Tensor, t: int) -> Tensor:
@@ -169,4 +169,4 @@ class EDiffSR(RestorerSteps, MethodModule):
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(trainable_parameters(self.network))
         self.average.follow(self.network, optimizer)
-        return scheduled(optimizer, self.lr_scheduler)
+        return with_schedule(optimizer, self.lr_scheduler)

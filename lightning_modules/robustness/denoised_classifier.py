@@ -77,11 +77,11 @@ class DenoisedClassifier(ClassifierSteps, MethodModule):
         denoiser: Any = self.denoiser
         return self(denoiser.denoise(torch.add(image, noise, alpha=sigma), sigma).to(image.dtype))[None]
 
-    def exported(self, sigma: float | None = None) -> Exported:
+    def export_function(self, sigma: float | None = None) -> Exported:
         """Export, as a function, the vote fractions of the smoothed classifier. See `interfaces.Exportable`."""
         if sigma is None:
             raise ValueError("sigma must be given for a classifier behind a denoiser; 0 exports the classifier alone")
-        return exported_votes(self, sigma) if sigma else super().exported()
+        return exported_votes(self, sigma) if sigma else super().export_function()
 
     def certified_radius(self, probability: Sequence[float], sigma: float) -> float:
         return gaussian_radius(probability[0], sigma)

@@ -43,7 +43,7 @@ from lightning_modules.sde.discrete import (
     denoising_loss,
     first_timestep,
     noise_levels,
-    predicted,
+    run_diffusion_model,
     scheduler_levels,
     scheduler_prediction,
 )
@@ -114,10 +114,10 @@ class DenoisedSmoothing(ClassifierSteps, MethodModule):
         abar = float(self.levels[t])
         x_t = math.sqrt(abar) * to_signed(noisy)
         timestep = torch.full(noisy.shape[:1], t, dtype=torch.int64, device=noisy.device)
-        output = predicted(self.denoiser, x_t, self._told(timestep))
+        output = run_diffusion_model(self.denoiser, x_t, self._scaled_timestep(timestep))
         return to_unit(clean_estimate(output, x_t, abar, self.prediction).clamp(-1, 1))
 
-    def _told(self, t: Tensor) -> Tensor:
+    def _scaled_timestep(self, t: Tensor) -> Tensor:
         """Compute t times `timestep_scale`, which is the diffusion model's input for timestep t."""
         return t if self.timestep_scale == 1 else t * self.timestep_scale
 
@@ -142,11 +142,11 @@ class DenoisedSmoothing(ClassifierSteps, MethodModule):
         noisy = torch.add(image, noise, alpha=float(noise_levels(self.levels[t])))
         return self(self.estimate(noisy.to(next(self.network.parameters()).dtype), t))[None]
 
-    def exported(self, sigma: float | None = None) -> Exported:
+    def export_function(self, sigma: float | None = None) -> Exported:
         """Export, as a function, the vote fractions of the smoothed classifier. See `interfaces.Exportable`."""
         if sigma is None:
             raise ValueError("sigma must be given for a classifier behind a denoiser; 0 exports the classifier alone")
-        return exported_votes(self, sigma) if sigma else super().exported()
+        return exported_votes(self, sigma) if sigma else super().export_function()
 
     def certified_radius(self, probability: Sequence[float], sigma: float) -> float:
         return gaussian_radius(probability[0], sigma)
@@ -162,7 +162,7 @@ class DenoisedSmoothing(ClassifierSteps, MethodModule):
 
     def _diffusion_loss(self, image: Tensor) -> Tensor:
         def denoiser(noisy: Tensor, t: Tensor) -> Any:
-            return self.denoiser(noisy, self._told(t))
+            return self.denoiser(noisy, self._scaled_timestep(t))
 
         return denoising_loss(denoiser, image, self.alphas_cumprod, self.prediction)
 

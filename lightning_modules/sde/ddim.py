@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from datamodules.arguments import within
-from lightning_modules.sde.discrete import Prediction, clean_estimate, noise_estimate, predicted
+from lightning_modules.sde.discrete import Prediction, clean_estimate, noise_estimate, run_diffusion_model
 
 
 def scheduler_path(scheduler: Any, num_steps: int) -> list[int]:
@@ -108,7 +108,7 @@ def ddim(
     within(0, 1, eta=eta)
     for step, (t, s) in enumerate(itertools.pairwise(times)):
         here, there = level(abar, t), level(abar, s)
-        output = predicted(model, x, max(t, 0) if told is None else told[step])
+        output = run_diffusion_model(model, x, max(t, 0) if told is None else told[step])
         clean, noise = (estimate(output, x, here, prediction) for estimate in (clean_estimate, noise_estimate))
         deviation = ddim_deviation(here, there, eta)
         drawn = draw(x) if deviation else None

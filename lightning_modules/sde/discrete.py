@@ -84,13 +84,13 @@ def first_timestep(sigma: float, alphas_cumprod: ArrayLike) -> int:
     return t
 
 
-def noised(image: Tensor, noise: Tensor, abar: float | Tensor) -> Tensor:
+def add_diffusion_noise(image: Tensor, noise: Tensor, abar: float | Tensor) -> Tensor:
     """Compute x_t from an image in [-1, 1] and standard normal noise, both `[B, C, H, W]`."""
     abar = _like(abar, image)
     return abar.sqrt() * image + (1 - abar).sqrt() * noise
 
 
-def predicted(model: Callable[..., Any], noisy: Tensor, t: int | Tensor) -> Tensor:
+def run_diffusion_model(model: Callable[..., Any], noisy: Tensor, t: int | Tensor) -> Tensor:
     """Evaluate a diffusion model, at one time t for all images or at a separate time t for each image.
 
     If the model also returns channels with a learned variance, they are removed.
@@ -181,7 +181,7 @@ def denoising_loss(model: Callable[..., Any], image: Tensor, levels: Tensor, pre
     t = sample_rows(partial(torch.randint, len(levels)), (len(image),), image.device)
     abar = levels.to(image.dtype)[t].view(-1, 1, 1, 1)
     noise = sample_rows_like(torch.randn, image)
-    output = predicted(model, noised(image, noise, abar), t)
+    output = run_diffusion_model(model, add_diffusion_noise(image, noise, abar), t)
     return F.mse_loss(output, diffusion_target(image, noise, abar, prediction))
 
 

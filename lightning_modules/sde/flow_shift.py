@@ -14,7 +14,7 @@ from torch import Tensor
 Time = TypeVar("Time", float, Tensor)
 
 
-def shifted(t: Time, shift: float) -> Time:
+def shift_time(t: Time, shift: float) -> Time:
     """Return the shifted time a t / (1 + (a - 1) t), where a is the argument `shift`."""
     return shift * t / (1 + (shift - 1) * t)
 

@@ -120,7 +120,7 @@ class MeanReverting(nn.Module):
         towards, back = np.exp(after - before) * left / whole, np.exp(-after) * step / whole
         return towards, back, self.deviation * np.sqrt(step * left / whole)
 
-    def noised(self, clean: Tensor, degraded: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    def add_noise(self, clean: Tensor, degraded: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """Compute x_t from images and noise, all `[B, C, H, W]`, at the times t, `[B]`, int64."""
         return degraded + along(self.kept[t], clean) * (clean - degraded) + along(self.std[t], clean) * noise
 

@@ -112,7 +112,7 @@ class ClassifierSteps(OwnLoaders):
     def _probabilities(self: Any, inputs: Any) -> Tensor:
         return self(inputs).float().softmax(dim=1)
 
-    def exported(self: Any, sigma: float | None = None) -> Exported:
+    def export_function(self: Any, sigma: float | None = None) -> Exported:
         """Export, as a function, the class probabilities that `predict` writes. See `interfaces.Exportable`."""
         refuse_sigma(sigma, self)
         inputs = {"image": ExportedInput("B C H W")}

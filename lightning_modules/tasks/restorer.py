@@ -8,7 +8,7 @@ from torch import Tensor
 from datamodules.batches import ImagePairBatch
 from datamodules.distributed.collectives import run_seed
 from datamodules.randomness.generators import generator_of
-from lightning_modules.backbones.resized import enlarged
+from lightning_modules.backbones.resized import upsample_bicubic
 from lightning_modules.backbones.tiled import TiledInference
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.interfaces import Exported, ExportedInput, ImageColumn, refuse_sigma
@@ -43,7 +43,7 @@ class RestorerSteps(ImageWriter):
         """Restore images `[B, C, H, W]` with `forward`, without clipping."""
         return self.inference(self, degraded)
 
-    def estimated(self: Any, batch: ImagePairBatch) -> Tensor:
+    def estimate(self: Any, batch: ImagePairBatch) -> Tensor:
         """Restore the images of a batch, `[B, C, H, W]`, in float32 or a higher precision, without clipping.
 
         Random numbers depend only on the seed of the run and the index of the first image of the batch.
@@ -60,21 +60,21 @@ class RestorerSteps(ImageWriter):
     def validation_step(
         self: Any, batch: ImagePairBatch, batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, Tensor] | None:
-        return self._measured(batch, dataloader_idx) if "clean" in batch else None
+        return self._metrics_of(batch, dataloader_idx) if "clean" in batch else None
 
     def test_step(self: Any, batch: ImagePairBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Update the metrics with a batch, and return a dict with `estimate`, `[B, C, H, W]`."""
         if "clean" not in batch:
             raise ValueError("testing needs clean images, but the data have none: use predict to write the estimates")
-        return self._measured(batch, dataloader_idx, self.other_estimates(batch))
+        return self._metrics_of(batch, dataloader_idx, self.other_estimates(batch))
 
-    def _measured(
+    def _metrics_of(
         self: Any, batch: ImagePairBatch, loader: int, others: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        estimate = self.estimated(batch)
+        estimate = self.estimate(batch)
         names = batch.get("name") or [str(position) for position in batch["index"].tolist()]
         with in_full_precision(estimate.device):
-            degraded = enlarged(batch["noisy"], estimate.shape[2:])
+            degraded = upsample_bicubic(batch["noisy"], estimate.shape[2:])
             self.quality.update(degraded, estimate, batch["clean"], batch["index"], names, loader, others)
         return {"estimate": estimate}
 
@@ -89,10 +89,10 @@ class RestorerSteps(ImageWriter):
 
     def image_columns(self: Any, batch: ImagePairBatch, outputs: Any) -> dict[str, Tensor | ImageColumn]:
         """Return the columns of an image grid: degraded images, estimates, errors, and crops of detailed parts."""
-        estimate = self.estimated(batch) if outputs is None else outputs["estimate"]
+        estimate = self.estimate(batch) if outputs is None else outputs["estimate"]
         clean = batch.get("clean")
         given = "noisy" if batch["noisy"].shape[2:] == estimate.shape[2:] else "bicubic"
-        shown = {given: enlarged(batch["noisy"], estimate.shape[2:]), "estimate": estimate}
+        shown = {given: upsample_bicubic(batch["noisy"], estimate.shape[2:]), "estimate": estimate}
         shown |= {} if clean is None else {"clean": clean}
         columns: dict[str, Tensor | ImageColumn] = dict(shown)
         if clean is not None:
@@ -101,7 +101,7 @@ class RestorerSteps(ImageWriter):
         crops = detailed_crops(torch.cat(list(shown.values()), dim=1), detail).chunk(len(shown), dim=1)
         return columns | {f"{name}, x{ZOOM}": crop for name, crop in zip(shown, crops, strict=True)}
 
-    def exported(self: Any, sigma: float | None = None) -> Exported:
+    def export_function(self: Any, sigma: float | None = None) -> Exported:
         """Export, as a function, the restored images that `predict` writes. See `interfaces.Exportable`."""
         refuse_sigma(sigma, self)
         return Exported(
@@ -116,7 +116,7 @@ class RestorerSteps(ImageWriter):
     def pixels(self: Any, batch: ImagePairBatch) -> Tensor:
         """Round estimates `[B, C, H, W]` to the bit depth of the input images."""
         data_range = batch.get("data_range", 255)
-        return levels_of(self.estimated(batch), data_range if data_range > 1 else 65535)
+        return levels_of(self.estimate(batch), data_range if data_range > 1 else 65535)
 
 
 def detailed_crops(image: Tensor, detail: Tensor) -> Tensor:

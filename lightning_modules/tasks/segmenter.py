@@ -107,7 +107,7 @@ class SegmenterSteps(OwnLoaders):
         """Return a dict with `index`, `[B]`, and `prediction`, `[B, H, W]`, uint8."""
         return {"index": batch["index"], "prediction": self(batch["image"]).argmax(dim=1).to(torch.uint8)}
 
-    def exported(self: Any, sigma: float | None = None) -> Exported:
+    def export_function(self: Any, sigma: float | None = None) -> Exported:
         """Export, as a function, the probabilities of the categories at each pixel. See `interfaces.Exportable`."""
         refuse_sigma(sigma, self)
         return Exported(

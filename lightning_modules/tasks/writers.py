@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.distributed.collectives import run_seed
-from datamodules.files.bayer import unpacked
+from datamodules.files.bayer import unpack_bayer
 from datamodules.files.module_hash import hash_of_module
 from datamodules.files.xtrans import unpacked_xtrans
 from datamodules.jobs.resumable_map import ResumableMap
@@ -165,7 +165,7 @@ class ImageWriter(FolderWriter, ABC):
             levels = self.pixels(batch)  # for the whole batch, because random numbers may depend on it
             for row in rows:
                 pixels = levels[row].cpu().numpy()
-                unpack = {4: unpacked, 9: unpacked_xtrans}.get(len(pixels))
+                unpack = {4: unpack_bayer, 9: unpacked_xtrans}.get(len(pixels))
                 yield pixels if unpack is None else unpack(pixels)[None]
 
         digests = [digest_of(image.float()) for image in batch[self.given]]

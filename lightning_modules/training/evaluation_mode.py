@@ -48,7 +48,7 @@ def on_root_device(trainer: Trainer, module: nn.Module) -> Iterator[None]:
         module.to(before)
 
 
-def classified(
+def iterate_logits(
     trainer: Trainer, module: nn.Module, loader: Iterable[Any]
 ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
     """Yield each batch of a dataloader, on the trainer's device, together with the module's logits for this batch.

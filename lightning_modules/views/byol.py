@@ -15,7 +15,7 @@ from lightning_modules.views.colour import ColourJitter
 from lightning_modules.views.crops import RandomResizedCrop
 
 
-def blurred(image: Tensor, sigma: Tensor, radius: int) -> Tensor:
+def gaussian_blur(image: Tensor, sigma: Tensor, radius: int) -> Tensor:
     """Convolve each image with its own Gaussian, which is truncated and normalised; images are padded by reflection.
 
     Args:
@@ -49,7 +49,7 @@ class GaussianBlur(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         uniform = sample_rows(torch.rand, (2, len(image)), image.device, rows=1)
         radius = min(math.ceil(3 * self.sigma[1]), min(image.shape[-2:]) - 1)
-        smooth = blurred(image, self.sigma[0] + uniform[0] * (self.sigma[1] - self.sigma[0]), radius)
+        smooth = gaussian_blur(image, self.sigma[0] + uniform[0] * (self.sigma[1] - self.sigma[0]), radius)
         return torch.where((uniform[1] < self.probability).view(-1, 1, 1, 1), smooth, image)
 
 

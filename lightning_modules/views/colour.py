@@ -13,7 +13,7 @@ LUMA = (0.2989, 0.587, 0.114)
 """Weights of red, green and blue in the luma (ITU-R 601-2), as in torchvision."""
 
 
-def blended(image: Tensor, other: Tensor | float, factor: Tensor) -> Tensor:
+def blend(image: Tensor, other: Tensor | float, factor: Tensor) -> Tensor:
     """Compute factor * image + (1 - factor) * other, clipped to [0, 1], for images `[B, ...]` and factors `[B]`."""
     f = factor.to(image.dtype).view(-1, *[1] * (image.ndim - 1))
     return (f * image).add_((1 - f) * other).clamp_(0, 1)
@@ -29,17 +29,17 @@ def grey(image: Tensor) -> Tensor:
 
 def with_brightness(image: Tensor, factor: Tensor) -> Tensor:
     """Scale the brightness of images `[B, C, H, W]` by factors `[B]`; 0 gives black, and 1 gives the original image."""
-    return blended(image, 0.0, factor)
+    return blend(image, 0.0, factor)
 
 
 def with_contrast(image: Tensor, factor: Tensor) -> Tensor:
     """Scale the contrast by factors `[B]`: 0 gives the mean luma of the image, and 1 the original image."""
-    return blended(image, grey(image).mean(dim=(1, 2, 3), keepdim=True), factor)
+    return blend(image, grey(image).mean(dim=(1, 2, 3), keepdim=True), factor)
 
 
 def with_saturation(image: Tensor, factor: Tensor) -> Tensor:
     """Scale the saturation of images by factors `[B]`; 0 gives a grey image, and 1 gives the original image."""
-    return blended(image, grey(image), factor)
+    return blend(image, grey(image), factor)
 
 
 def with_hue(image: Tensor, shift: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ def boxes_of_random_area(uniform: Tensor, height: int, width: int, min_area: flo
     return torch.stack([row * (height - box_height), column * (width - box_width), box_height, box_width], dim=1)
 
 
-def resized(image: Tensor, box: Tensor, size: int, mirror: Tensor) -> Tensor:
+def crop_and_resize(image: Tensor, box: Tensor, size: int, mirror: Tensor) -> Tensor:
     """Crop a box from each image, and resize it to a square.
 
     Args:
@@ -130,4 +130,4 @@ class RandomResizedCrop(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         uniform = sample_rows(torch.rand, (len(image), 1 + NUM_UNIFORM), image.device)
         box = boxes_of_random_area(uniform[:, 1:], image.shape[2], image.shape[3], self.min_area)
-        return resized(image, box, self.size or image.shape[2], (uniform[:, 0] < 0.5) & self.flip)
+        return crop_and_resize(image, box, self.size or image.shape[2], (uniform[:, 0] < 0.5) & self.flip)

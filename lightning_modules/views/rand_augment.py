@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from datamodules.arguments import within
 from datamodules.randomness.shared_batches import sample_rows
-from lightning_modules.views.colour import blended, with_brightness, with_contrast, with_saturation
+from lightning_modules.views.colour import blend, with_brightness, with_contrast, with_saturation
 
 GEOMETRIC = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 NUM_BINS = 31
@@ -96,10 +96,10 @@ def with_sharpness(image: Tensor, factor: Tensor) -> Tensor:
         inner.add_(pixel, alpha=(5 if place == 4 else 1) / 13)
     smooth = image.clone()
     smooth[:, :, 1:-1, 1:-1] = inner
-    return blended(image, smooth, factor)
+    return blend(image, smooth, factor)
 
 
-def posterized(image: Tensor, bits: int | Tensor) -> Tensor:
+def posterize(image: Tensor, bits: int | Tensor) -> Tensor:
     """Quantise values to 2^bits levels, rounding down.
 
     The value 1 is mapped to the highest level. `bits` is a single number, or a tensor `[B, 1, 1, 1]`.
@@ -108,7 +108,7 @@ def posterized(image: Tensor, bits: int | Tensor) -> Tensor:
     return torch.minimum((image * levels).floor_(), image.new_ones(()) * (levels - 1)).div_(levels)
 
 
-def solarized(image: Tensor, threshold: float | Tensor) -> Tensor:
+def solarize(image: Tensor, threshold: float | Tensor) -> Tensor:
     """Invert all values that are at least the threshold.
 
     The threshold is a single number, or a tensor `[B, 1, 1, 1]`.
@@ -117,7 +117,7 @@ def solarized(image: Tensor, threshold: float | Tensor) -> Tensor:
     return image.lerp(1 - image, image.detach().clone().ge_(threshold))
 
 
-def stretched(image: Tensor) -> Tensor:
+def autocontrast(image: Tensor) -> Tensor:
     """Rescale the values of each channel to [0, 1].
 
     Constant channels are not changed.
@@ -127,7 +127,7 @@ def stretched(image: Tensor) -> Tensor:
     return (image - torch.where(span > 0, least, 0)).div_(torch.where(span > 0, span, 1))
 
 
-def equalized(image: Tensor) -> Tensor:
+def equalize(image: Tensor) -> Tensor:
     """Equalise the 256-level histogram of each channel, as in Pillow."""
     level = (image * 255).round_().long().flatten(start_dim=2)
     counts = torch.zeros(*level.shape[:2], 256, dtype=torch.int64, device=image.device)
@@ -215,14 +215,14 @@ def apply_operations(
         "color": lambda image, rows: with_saturation(image, factor[rows]),
         "contrast": lambda image, rows: with_contrast(image, factor[rows]),
         "sharpness": lambda image, rows: with_sharpness(image, factor[rows]),
-        "posterize": lambda image, rows: posterized(image, of(strengths.bits, rows)),
-        "solarize": lambda image, rows: solarized(image, of(strengths.threshold, rows)),
+        "posterize": lambda image, rows: posterize(image, of(strengths.bits, rows)),
+        "solarize": lambda image, rows: solarize(image, of(strengths.threshold, rows)),
         "solarize_add": lambda image, rows: image.lerp(
             (image + of(strengths.added, rows)).clamp_(max=1), image.detach().clone().lt_(128 / 255)
         ),
         "invert": lambda image, _: 1 - image,
-        "autocontrast": lambda image, _: stretched(image),
-        "equalize": lambda image, _: equalized(image),
+        "autocontrast": lambda image, _: autocontrast(image),
+        "equalize": lambda image, _: equalize(image),
     }
     return each_on_its_rows(
         image, operation, {number: functions[name] for number, name in enumerate(names) if name in functions}
@@ -284,7 +284,7 @@ class RandAugment(nn.Module):
         return apply_operations(image, operation, TORCHVISION_OPERATIONS, strengths, nearest)
 
 
-def parts_of(recipe: str) -> dict[str, float]:
+def parse_recipe(recipe: str) -> dict[str, float]:
     """Parse timm's RandAugment string into its parts m, n, p, mstd, mmax and inc."""
     first, *parts = recipe.split("-")
     found = [re.fullmatch(r"(m|n|p|mstd|mmax|inc)(\d+\.?\d*|inf)", part) for part in parts]
@@ -321,7 +321,7 @@ class TimmRandAugment(nn.Module):
 
     def __init__(self, recipe: str = "rand-m9-mstd0.5-inc1", fill: float = 0.5) -> None:
         super().__init__()
-        parts = parts_of(recipe)
+        parts = parse_recipe(recipe)
         within(0, 1, fill=fill, p=parts["p"])
         self.recipe = recipe
         self.fill = fill

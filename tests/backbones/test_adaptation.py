@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from lightning_modules.backbones import (
     Normalized,
-    adapted,
-    compiled,
+    adapt,
+    compile_in_place,
     frozen,
     in_dtype,
     with_gradient_checkpointing,
@@ -135,7 +135,7 @@ def test_the_projection_of_torch_attention_gets_no_adapter_because_it_would_be_b
 def test_without_peft_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ImportError, match=r"pip install 'noiseworks\[lora\]'"):
-        adapted(MLP(4, [3], 2), tuning="lora")
+        adapt(MLP(4, [3], 2), tuning="lora")
 
 
 def test_recomputed_activations_give_the_same_gradients_and_count_batch_statistics_once() -> None:
@@ -159,7 +159,7 @@ def test_recomputed_activations_give_the_same_gradients_and_count_batch_statisti
 
 def test_recomputation_also_holds_when_compiled() -> None:
     plain = WideResNet(10, 1, num_classes=3).double()
-    recomputing = compiled(with_gradient_checkpointing(copy.deepcopy(plain)), "aot_eager")
+    recomputing = compile_in_place(with_gradient_checkpointing(copy.deepcopy(plain)), "aot_eager")
     image = torch.rand(4, 3, 8, 8, dtype=torch.float64)
     torch.testing.assert_close(gradients(recomputing, image), gradients(plain, image))
     torch.testing.assert_close(dict(recomputing.state_dict()), dict(plain.state_dict()))
@@ -233,7 +233,7 @@ def test_what_is_trainable_in_a_half_precision_network_moves_by_small_steps(
     keys, expected = list(network.state_dict()), copy.deepcopy(network).eval()(given)
     targets = ["conv1"] if isinstance(network, CIFARResNet) else None
     options: Any = {"adapters": Adapters(targets=targets)} if tuning == "lora" else {}
-    network = adapted(copy.deepcopy(network), tuning, trainable, **options, dtype="bfloat16")
+    network = adapt(copy.deepcopy(network), tuning, trainable, **options, dtype="bfloat16")
     assert tuning == "lora" or list(network.state_dict()) == keys
     torch.testing.assert_close(network.eval()(given), expected, rtol=0.1, atol=0.05)
     network = copy.deepcopy(network).train()
@@ -261,7 +261,7 @@ def test_compilation_runs_the_backend_and_keeps_keys_and_outputs() -> None:
     network = Normalized(MLP(4, [3], 2), [0.5], [0.5])
     image = torch.rand(5, 1, 2, 2)
     keys, expected = list(network.state_dict()), network(image)
-    assert compiled(network, "recording") is network
+    assert compile_in_place(network, "recording") is network
     torch.testing.assert_close(network(image), expected)
     assert graphs
     assert list(network.state_dict()) == keys
@@ -273,7 +273,7 @@ def test_choices_combine_on_a_normalized_network_on_the_meta_device(tuning: Any)
     with torch.device("meta"):
         network = Normalized(WideResNet(10, 1), [0.5] * 3, [0.25] * 3)
         targets: Any = {"adapters": Adapters(targets=["conv1", "conv2"])} if tuning == "lora" else {}
-        adapted(network, tuning, gradient_checkpointing=True, dtype="bfloat16", **targets)
+        adapt(network, tuning, gradient_checkpointing=True, dtype="bfloat16", **targets)
         network.train()
         image = torch.rand(2, 3, 16, 16, requires_grad=True)
         network(image).sum().backward()

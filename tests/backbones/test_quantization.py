@@ -190,7 +190,7 @@ def test_a_quantised_network_is_neither_exported_nor_sharded(flux: Path) -> None
     pytest.importorskip("torchao")
     module: Any = tuning(adapted_model(flux, "int8"))
     with pytest.raises(ValueError, match="quantised weights cannot be exported; `push RUN --merged --output FOLDER` w"):
-        module.exported()
+        module.export_function()
     module.trainer = type("Trainer", (), {"datamodule": None})()
     with pytest.raises(ValueError, match="quantization: ModelParallelStrategy cannot shard quantised weights"):
         check_sharding(module)

@@ -10,7 +10,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from lightning_modules.backbones import (
     Adapters,
-    adapted,
+    adapt,
     diffusers_model,
     frozen,
     smp_model,
@@ -20,7 +20,7 @@ from lightning_modules.backbones import (
 from lightning_modules.backbones.normalized import Normalized
 from lightning_modules.backbones.replacement import layers_named, replace_layers
 from lightning_modules.backbones.text_classifier import transformers_classifier
-from lightning_modules.backbones.tiled import TiledInference, padded, tiled
+from lightning_modules.backbones.tiled import TiledInference, apply_padded, apply_tiled
 from lightning_modules.networks.cifar_resnet import CIFARResNet
 from lightning_modules.networks.mlp import MLP
 from tests.backbones.test_replacement import Doubled, vit
@@ -64,7 +64,7 @@ REJECTED: list[Row] = [
      "trainable: CIFARResNet has no submodule fc; it has: conv1, "),
     ("with_lora trainable", lambda _: with_lora(CIFARResNet(8), trainable=["fc"]), ValueError,
      "trainable: CIFARResNet has no submodule fc; .*linear"),
-    ("adapted dora", lambda _: adapted(MLP(4, [3], 2), adapters=Adapters(dora=True)), ValueError,
+    ("adapted dora", lambda _: adapt(MLP(4, [3], 2), adapters=Adapters(dora=True)), ValueError,
      "adapters.dora is used only with tuning lora: leave it at False, got True"),
     ("with_lora targets", lambda _: with_lora(MLP(4, [3], 2), Adapters(targets=["0", "to_q"])), ValueError,
      "adapters.targets: MLP has no layer named to_q; it has: 0"),
@@ -72,9 +72,9 @@ REJECTED: list[Row] = [
      "adapters.targets must be given.*no nn.Linear; it has: 0"),
     ("with_gradient_checkpointing", lambda _: with_gradient_checkpointing(MLP(4, [3], 2)), ValueError,
      "gradient_checkpointing: MLP has no blocks"),
-    ("adapted tuning", lambda _: adapted(MLP(4, [3], 2), tuning="half"), ValueError,
+    ("adapted tuning", lambda _: adapt(MLP(4, [3], 2), tuning="half"), ValueError,
      "tuning must be full, lora or frozen, got 'half'"),
-    ("adapted dtype", lambda _: adapted(MLP(4, [3], 2), dtype="int8"), ValueError,
+    ("adapted dtype", lambda _: adapt(MLP(4, [3], 2), dtype="int8"), ValueError,
      "dtype must be float32, bfloat16 or float16, got 'int8'"),
     ("config must name a network of diffusers 1", lambda root: config_must_name_a_network_of_diffusers(root, None),
      ValueError, r"_class_name in .*config\.json must be a diffusers network"),
@@ -137,9 +137,9 @@ REJECTED: list[Row] = [
      "vit is not a text classification network of transformers"),
     ("text classifier 4", lambda _: text_classifier({"tuning": "half"}), ValueError,
      "tuning must be full, lora or frozen"),
-    ("padded", lambda _: padded(nn.Identity(), torch.zeros(1, 1, 8, 40), 32), ValueError,
+    ("padded", lambda _: apply_padded(nn.Identity(), torch.zeros(1, 1, 8, 40), 32), ValueError,
      "8 x 40 pixels are too small.*multiples of 32"),
-    ("tiled 1", lambda _: tiled(nn.Identity(), IMAGE, 16, 8), ValueError,
+    ("tiled 1", lambda _: apply_tiled(nn.Identity(), IMAGE, 16, 8), ValueError,
      "overlap must be .* less than half of the tile, 16, got 8"),
     ("TiledInference tile", lambda _: TiledInference(tile=100), ValueError, "less than half of the tile, 100, got 64"),
 ]

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lightning_modules.backbones.tiled import TiledInference, padded, self_ensembled, tile_spans, tiled
+from lightning_modules.backbones.tiled import TiledInference, apply_padded, apply_tiled, self_ensembled, tile_spans
 
 
 def layers(depth: int) -> nn.Module:
@@ -32,7 +32,7 @@ def test_tiles_give_what_the_whole_image_gives(tile: int, overlap: int) -> None:
         sizes.append(max(image.shape[2:]))
         return network(image)
 
-    torch.testing.assert_close(tiled(function, IMAGE, tile, overlap), network(IMAGE), atol=1e-6, rtol=0)
+    torch.testing.assert_close(apply_tiled(function, IMAGE, tile, overlap), network(IMAGE), atol=1e-6, rtol=0)
     assert max(sizes) <= tile
 
 
@@ -40,7 +40,7 @@ def test_tiles_give_what_the_whole_image_gives(tile: int, overlap: int) -> None:
 def test_a_longer_reach_is_wrong_beside_the_cuts_alone() -> None:
     """Only pixels closer to a cut than (reach - overlap / 2) may differ from the output for the whole image."""
     network = layers(7)
-    error = (tiled(network, IMAGE, 40, 8) - network(IMAGE)).abs().amax(dim=(0, 1))
+    error = (apply_tiled(network, IMAGE, 40, 8) - network(IMAGE)).abs().amax(dim=(0, 1))
     assert error.max() > 1e-5
     cuts = [span[1].stop for span in tile_spans(61, 40, 8)[:-1]]
     far = torch.tensor([min(abs(x + 0.5 - cut) for cut in cuts) > 3 for x in range(61)])
@@ -53,9 +53,9 @@ def test_padded_tiles_of_a_network_with_a_stride() -> None:
     network = strided()
 
     def function(image: Tensor) -> Tensor:
-        return padded(network, image, 2)
+        return apply_padded(network, image, 2)
 
-    torch.testing.assert_close(tiled(function, IMAGE, 32, 14), function(IMAGE), atol=1e-6, rtol=0)
+    torch.testing.assert_close(apply_tiled(function, IMAGE, 32, 14), function(IMAGE), atol=1e-6, rtol=0)
 
 
 @settings(max_examples=100, deadline=None)
@@ -79,7 +79,7 @@ def test_padding_is_a_reflection_that_is_cut_off(size: tuple[int, int]) -> None:
         seen.append(given)
         return given
 
-    assert torch.equal(padded(function, image, 16), image)
+    assert torch.equal(apply_padded(function, image, 16), image)
     [given] = seen
     assert all(side % 16 == 0 and side - own < 16 for side, own in zip(given.shape[2:], size, strict=True))
     for y in range(size[0], given.shape[2]):
@@ -98,7 +98,7 @@ def test_an_ensemble_is_the_mean_over_rotations_and_reflections() -> None:
 @torch.no_grad()
 def test_inference_pads_tiles_and_averages() -> None:
     network = strided()
-    expected = self_ensembled(lambda image: padded(network, image, 2), IMAGE)
+    expected = self_ensembled(lambda image: apply_padded(network, image, 2), IMAGE)
     found = TiledInference(multiple=2, tile=32, overlap=14, self_ensemble=True)(network, IMAGE)
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
     assert torch.equal(TiledInference()(layers(1), IMAGE), layers(1)(IMAGE))

@@ -2,12 +2,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.baselines.noise2self import Noise2Self, grid, interpolated
+from lightning_modules.baselines.noise2self import Noise2Self, grid_mask, interpolate_masked
 from tests.baselines.restoration import Restored, gradient_of_a_step
 
 
 def test_a_grid_has_the_pixel_of_every_square_that_the_numbers_select() -> None:
-    hidden = grid((8, 10), torch.tensor([[0.0, 0.99], [0.5, 0.3]]), 4)
+    hidden = grid_mask((8, 10), torch.tensor([[0.0, 0.99], [0.5, 0.3]]), 4)
     expected = torch.zeros(2, 1, 8, 10, dtype=torch.bool)
     expected[0, 0, 0::4, 3::4] = True
     expected[1, 0, 2::4, 1::4] = True
@@ -17,7 +17,7 @@ def test_a_grid_has_the_pixel_of_every_square_that_the_numbers_select() -> None:
 def test_hidden_pixels_are_means_of_their_neighbours_and_others_stay() -> None:
     noisy, hidden = torch.rand(1, 2, 6, 7, dtype=torch.float64), torch.zeros(1, 1, 6, 7, dtype=torch.bool)
     hidden[0, 0, 2, 3] = True
-    replaced = interpolated(noisy, hidden)
+    replaced = interpolate_masked(noisy, hidden)
     side = noisy[0, :, 1, 3] + noisy[0, :, 3, 3] + noisy[0, :, 2, 2] + noisy[0, :, 2, 4]
     corner = noisy[0, :, 1, 2] + noisy[0, :, 1, 4] + noisy[0, :, 3, 2] + noisy[0, :, 3, 4]
     torch.testing.assert_close(replaced[0, :, 2, 3], (side + 0.5 * corner) / 6)
@@ -32,9 +32,9 @@ def test_the_loss_is_over_the_grid_and_its_estimates_do_not_depend_on_hidden_pix
     noisy = torch.rand(2, 1, 8, 8, dtype=torch.float64, requires_grad=True)
     drawn = torch.tensor([[0.3, 0.8], [0.6, 0.1]])
     monkeypatch.setattr("lightning_modules.baselines.noise2self.sample_uniform", lambda *args, **options: drawn)
-    hidden = grid((8, 8), drawn, 4)
+    hidden = grid_mask((8, 8), drawn, 4)
     loss, found = gradient_of_a_step(Noise2Self(network), {"noisy": noisy})
-    estimate = network(interpolated(noisy, hidden))
+    estimate = network(interpolate_masked(noisy, hidden))
     expected = (estimate - noisy)[hidden].square().mean()
     assert loss == pytest.approx(float(expected.detach()), abs=1e-12)
     for have, want in zip(

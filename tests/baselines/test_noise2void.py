@@ -2,14 +2,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.baselines.noise2void import Noise2Void, masked
+from lightning_modules.baselines.noise2void import Noise2Void, mask_pixels
 from tests.baselines.restoration import Restored, gradient_of_a_step
 
 
 def test_each_square_has_one_pixel_that_a_neighbour_replaces() -> None:
     noisy = torch.arange(2 * 12 * 20, dtype=torch.float64).view(1, 2, 12, 20).repeat(200, 1, 1, 1)
     uniform = torch.rand(200, 15, 3, generator=torch.Generator().manual_seed(0))
-    replaced, hidden = masked(noisy, uniform, 4)
+    replaced, hidden = mask_pixels(noisy, uniform, 4)
     squares = hidden.view(200, 1, 3, 4, 5, 4).sum(dim=(3, 5))
     assert torch.equal(squares, torch.ones_like(squares))
     assert torch.equal((replaced != noisy).any(dim=1, keepdim=True), hidden)
@@ -40,7 +40,7 @@ def test_the_loss_is_over_hidden_pixels_alone(monkeypatch: pytest.MonkeyPatch) -
     drawn = torch.rand(3, 6 * 3)
     monkeypatch.setattr("lightning_modules.baselines.noise2void.sample_uniform", lambda *args, **options: drawn)
     loss, [gradient] = gradient_of_a_step(module, {"noisy": noisy})
-    _, hidden = masked(noisy, drawn.view(3, 6, 3), 4)
+    _, hidden = mask_pixels(noisy, drawn.view(3, 6, 3), 4)
     values = noisy[hidden]
     assert len(values) == 18
     assert loss == pytest.approx(float((0.25 - values).square().mean()), abs=1e-12)

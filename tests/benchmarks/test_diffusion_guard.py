@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.calls.build import build
 from experiments.calls.parse import parse
-from lightning_modules.robustness.diffusion_guard.attack import ProtectionObjective, raised
+from lightning_modules.robustness.diffusion_guard.attack import ProtectionObjective, attack_objective
 from tests.benchmarks.pairs import paired_ratio
 
 pytestmark = pytest.mark.benchmark
@@ -24,7 +24,7 @@ def one_step(objective: ProtectionObjective) -> Callable[[], object]:
     noise = torch.randn(image.shape)
 
     def gradient() -> object:
-        value = raised(
+        value = attack_objective(
             module.inpainter, objective, image, keep, noise, noise, module.defence.timestep, module.editor_steps
         )
         return torch.autograd.grad(value, image)

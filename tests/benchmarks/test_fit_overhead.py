@@ -20,12 +20,12 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
 from datamodules.randomness.generators import generator_of
-from lightning_modules.denoising.noise2score import annealed, score_loss
+from lightning_modules.denoising.noise2score import annealed_sigma, score_loss
 from lightning_modules.diffusion.finetuning.objectives import denoising_errors
 from lightning_modules.diffusion.finetuning.weighting import min_snr_weight
 from lightning_modules.diffusion.score_sde.trained_levels import score_matching
 from lightning_modules.efficiency.ofq.module import distillation
-from lightning_modules.optimization.monna.exchange import exchanged
+from lightning_modules.optimization.monna.exchange import exchange_vectors
 from lightning_modules.optimization.monna.module import node_losses
 from tests.benchmarks.pairs import medians
 from tests.conformance.experiments import CONFIGS, experiments
@@ -85,7 +85,7 @@ def score_sde_loss(module: Any, batch: Batch) -> Tensor:
 def noise2score_loss(module: Any, batch: Batch) -> Tensor:
     noisy = batch["noisy"]
     module.images_seen += len(noisy)
-    sigma = annealed(*module.sigma, module.images_seen, module.anneal_images)
+    sigma = annealed_sigma(*module.sigma, module.images_seen, module.anneal_images)
     perturbation = torch.randn_like(noisy)
     return score_loss(module.score_scale * module.network(noisy + sigma * perturbation), perturbation, sigma)
 
@@ -130,7 +130,9 @@ def monna_round(module: Any, batch: Batch, optimizer: Any) -> Tensor:
         optimizer.step()
         module.rounds += 1
         rules = (module.rule, module.byzantine, module.attack, module.rounds)
-        network.weights.copy_(exchanged(network.weights, network, *rules, generator_of(module.rounds), relative=True))
+        network.weights.copy_(
+            exchange_vectors(network.weights, network, *rules, generator_of(module.rounds), relative=True)
+        )
     return loss.detach().mean()
 
 

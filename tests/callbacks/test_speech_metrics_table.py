@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from callbacks.speech_metrics_table import SpeechMetricsTable, decibels, summary
+from callbacks.speech_metrics_table import SpeechMetricsTable, spectrogram_decibels, speech_summary
 from datamodules.loading import Loading
 from datamodules.speech.speech_pairs import SpeechPairs
 from datamodules.speech.tones import Tones
@@ -31,7 +31,7 @@ def test_recordings_are_trained_on_tested_and_shown(tmp_path: Path) -> None:
     table = pd.read_csv(tmp_path / "speech_quality.csv")
     assert table["set"].tolist() == ["a"] * 3 + ["b"] * 2
     assert {"input_snr", "noisy_si_sdr", "si_sdr", "si_sir", "si_sar"} <= {*table}
-    means = summary(table).set_index(["set", "band", "measure"])["mean"]
+    means = speech_summary(table).set_index(["set", "band", "measure"])["mean"]
     assert means["a", "all", "si_sdr"] == pytest.approx(table["si_sdr"][:3].mean())
     assert (tmp_path / "figures" / "spectrograms.png").is_file()
     assert len(list((tmp_path / "recordings").iterdir())) == 6
@@ -41,13 +41,13 @@ def test_a_summary_has_bands_of_five_decibels() -> None:
     table = pd.DataFrame(
         {"set": "a", "index": [0, 1, 2], "name": list("xyz"), "input_snr": [-1.0, 1.0, 4.0], "si_sdr": [1.0, 2.0, 4.0]}
     )
-    found = summary(table).set_index(["band", "measure"])
+    found = speech_summary(table).set_index(["band", "measure"])
     assert found.loc[("0 to 5 dB", "si_sdr"), "mean"] == 3
     assert found.loc[("all", "si_sdr"), "count"] == 3
     assert np.isnan(found.loc[("-5 to 0 dB", "si_sdr"), "std"])
 
 
 def test_a_tone_is_loudest_at_its_frequency() -> None:
-    levels = decibels(torch.sin(2 * torch.pi * 0.125 * torch.arange(4096)))
+    levels = spectrogram_decibels(torch.sin(2 * torch.pi * 0.125 * torch.arange(4096)))
     assert levels.shape[0] == 257
     assert (levels[:, 5:-5].argmax(axis=0) == 64).all()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from experiments.claims.arms import Arm, flags
-from experiments.config_files import base_of, dotted, load_yaml, mapping_of, settings_of
+from experiments.config_files import base_of, flatten_settings, load_yaml, mapping_of, settings_of
 from tests.conformance.experiments import CLAIMS, CONFIGS, EXPERIMENTS, TRAINERS, experiments, name
 
 OWN_KEYS = {
@@ -116,9 +116,11 @@ def test_a_key_that_does_not_exist_is_found() -> None:
 def effective(arm: Arm) -> dict[str, Any]:
     """Return settings by dotted name, without the base file's arguments that a replacing class does not have."""
     settings = arm.settings
-    changes = dotted(mapping_of(arm.config)) if base_of(arm.config) else {}
+    changes = flatten_settings(mapping_of(arm.config)) if base_of(arm.config) else {}
     changes |= {
-        key: value for each in flags(arm.overrides) for key, value in dotted({each[0]: load_yaml(each[1])}).items()
+        key: value
+        for each in flags(arm.overrides)
+        for key, value in flatten_settings({each[0]: load_yaml(each[1])}).items()
     }
     for key, value in changes.items():
         if key.endswith(".class_path"):

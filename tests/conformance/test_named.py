@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from lightning.pytorch import Trainer
 
-from experiments.config_files import dotted, settings_of
+from experiments.config_files import flatten_settings, settings_of
 from experiments.saving.checkpoints import Checkpoints
 from tests.command import ROOT
 from tests.conformance.experiments import ARMS, CONFIGS, HEADER_ARMS, NO_CONFIGURATIONS
@@ -92,7 +92,9 @@ def exists(key: str, settings: Mapping[str, Any]) -> bool:
         outer, rest = ".".join(parts[:cut]), parts[cut:]
         value = settings.get(outer, settings.get(f"{outer}.class_path"))
         entries = [*(value if isinstance(value, list) else ()), *settings.get(f"{outer}+", ())]
-        if any(exists(".".join(["one", *rest]), dotted({"one": one})) for one in entries if isinstance(one, dict)):
+        if any(
+            exists(".".join(["one", *rest]), flatten_settings({"one": one})) for one in entries if isinstance(one, dict)
+        ):
             return True
         if isinstance(value, str) and (kind := resolved(value)) is not None:
             return takes(kind, rest)

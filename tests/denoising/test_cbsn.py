@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, export
 
-from lightning_modules.denoising.cbsn import CBSN, cbsn_terms, normalized, ramp
+from lightning_modules.denoising.cbsn import CBSN, cbsn_terms, loss_ramp, standardize_channels
 from lightning_modules.denoising.sub_images import sub_sampled
 from lightning_modules.networks.blind_spot import BlindSpotNetwork
 from tests.denoising.steps import gradient_of_a_step, small_network
@@ -42,7 +42,7 @@ def gradients(loss: Tensor, network: nn.Module) -> list[Tensor]:
 
 
 def test_terms_and_gradients_are_those_of_the_paper() -> None:
-    network, (x, _, _) = small_network(module_relu=True), normalized(patches())
+    network, (x, _, _) = small_network(module_relu=True), standardize_channels(patches())
     index = torch.randint(4, (2, 6, 6), generator=torch.Generator().manual_seed(2))
     found, expected = cbsn_terms(network, x, index, 3, 2), parts_by_hand(network, x, index)
     for one, other in zip(found, expected, strict=True):
@@ -60,7 +60,7 @@ def test_a_fixed_sub_sampler_keeps_the_first_pixel_of_each_cell(monkeypatch: pyt
     monkeypatch.setattr(CBSN, "global_step", 1)
     loss, _ = gradient_of_a_step(module, patches())
     blind, own, invariance = parts_by_hand(
-        module.network, normalized(patches())[0], torch.zeros(2, 6, 6, dtype=torch.int64)
+        module.network, standardize_channels(patches())[0], torch.zeros(2, 6, 6, dtype=torch.int64)
     )
     assert loss == pytest.approx(float((blind + own + 2 * invariance).detach()), abs=1e-12)
 
@@ -74,7 +74,7 @@ def test_a_step_sums_the_terms_and_centre_taps_learn_after_the_ramp_begins(
     module = CBSN(small_network(module_relu=True), blind_stride=3, strength=1.7, ramp_steps=40)
     monkeypatch.setattr(CBSN, "global_step", step)
     loss, found = gradient_of_a_step(module, patches())
-    blind, own, invariance = parts_by_hand(module.network, normalized(patches())[0], (drawn[:, 0] * 4).long())
+    blind, own, invariance = parts_by_hand(module.network, standardize_channels(patches())[0], (drawn[:, 0] * 4).long())
     expected = blind + step / 40 * (own + 1.7 * invariance)
     assert loss == pytest.approx(float(expected.detach()), abs=1e-12)
     for name, have, want in zip(found, found.values(), gradients(expected, module.network), strict=True):
@@ -134,16 +134,16 @@ def test_the_term_bounds_the_supervised_loss_and_one_with_an_unmasked_target_doe
 
 def test_a_patch_is_normalised_by_channel_and_a_constant_one_is_zero() -> None:
     image = patches()
-    x, mean, std = normalized(image)
+    x, mean, std = standardize_channels(image)
     torch.testing.assert_close(x.square().mean(dim=(2, 3)), torch.ones(2, 3, dtype=torch.float64))
     torch.testing.assert_close(x * std + mean, image, rtol=0, atol=1e-12)
-    flat, _, floor = normalized(torch.full((1, 3, 12, 12), 0.25, dtype=torch.float64))
+    flat, _, floor = standardize_channels(torch.full((1, 3, 12, 12), 0.25, dtype=torch.float64))
     assert not flat.any()
     assert floor.flatten().tolist() == [1 / 12] * 3
 
 
 def test_the_ramp_is_linear_up_to_one() -> None:
-    assert [ramp(step, 200_000) for step in (0, 100_000, 200_000, 300_000)] == [0, 0.5, 1, 1]
+    assert [loss_ramp(step, 200_000) for step in (0, 100_000, 200_000, 300_000)] == [0, 0.5, 1, 1]
 
 
 class Given(nn.Module):

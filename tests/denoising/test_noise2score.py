@@ -10,7 +10,7 @@ from datamodules.corruptions.image_noise import CorrelatedGaussian, Gamma, Gauss
 from datamodules.randomness.counter import CounterRNG
 from experiments.config_files import settings_of
 from lightning_modules.baselines.sure import sure
-from lightning_modules.denoising.noise2score import Noise2Score, annealed, score_loss
+from lightning_modules.denoising.noise2score import Noise2Score, annealed_sigma, score_loss
 from tests.conformance.experiments import CONFIGS
 
 
@@ -56,7 +56,7 @@ def test_the_best_linear_score_is_that_of_the_perturbed_law() -> None:
 def test_the_perturbation_falls_linearly_and_then_stays() -> None:
     seen = torch.tensor([7, 10_999, 21_999, 50_000])
     expected = torch.tensor([0.05 - 0.049 * 8 / 22_000, 0.0255, 0.001, 0.001])
-    torch.testing.assert_close(annealed(0.05, 0.001, seen, 22_000), expected)
+    torch.testing.assert_close(annealed_sigma(0.05, 0.001, seen, 22_000), expected)
 
 
 def test_a_random_sigma_of_each_image_is_normal_with_the_annealed_deviation() -> None:

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.denoising.sdap import SDAP, cyclic_difference_loss, random_sub_samples
-from lightning_modules.denoising.sub_images import joined, sub_images
+from lightning_modules.denoising.sub_images import merge_sub_images, sub_images
 from tests.denoising.steps import gradient_of_a_step, small_network
 
 
@@ -12,7 +12,7 @@ def test_every_pixel_of_a_cell_goes_to_one_sub_image() -> None:
     sampled, order = random_sub_samples(image, uniform, 5), uniform.argsort(dim=1).transpose(0, 1)
     assert sampled.shape == (25, 2, 3, 2, 3)
     back = torch.empty_like(sampled).scatter_(0, order[:, :, None].expand_as(sampled), sampled)
-    assert joined(back).equal(image)
+    assert merge_sub_images(back).equal(image)
     in_order = torch.linspace(0, 1, 25)[None, :, None, None].expand(2, 25, 2, 3)
     assert random_sub_samples(image, in_order, 5).equal(sub_images(image, 5))
 

@@ -3,7 +3,13 @@ import torch
 
 from datamodules.corruptions.image_noise import CorrelatedGaussian
 from datamodules.randomness.counter import CounterRNG
-from lightning_modules.denoising.sub_images import drawn_uniformly, joined, sub_images, sub_sampled, through_sub_images
+from lightning_modules.denoising.sub_images import (
+    drawn_uniformly,
+    merge_sub_images,
+    sub_images,
+    sub_sampled,
+    through_sub_images,
+)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3, 5])
@@ -14,7 +20,7 @@ def test_sub_images_are_strided_slices_and_are_put_together_again(stride: int) -
     for number in range(stride**2):
         row, column = divmod(number, stride)
         assert split[number].equal(image[:, :, row::stride, column::stride])
-    assert joined(split).equal(image)
+    assert merge_sub_images(split).equal(image)
     assert through_sub_images(lambda x: x + 1, image, stride).equal(image + 1)
 
 

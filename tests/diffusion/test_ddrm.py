@@ -112,6 +112,6 @@ def test_the_module_takes_the_noise_of_the_data_and_keeps_what_is_measured_witho
         given = {"noisy": (y + 1) / 2, "measured": y, "index": torch.arange(2)}
         draw = CounterRNG(run_seed(), 0, torch.arange(2), STREAM).normal
         expected = ddrm(module.network, y, MASK, module.times(), ABAR, sigma=2 * sigma, draw=draw)
-        torch.testing.assert_close(module.estimated(given), ((expected + 1) / 2).detach())
+        torch.testing.assert_close(module.estimate(given), ((expected + 1) / 2).detach())
     with pytest.raises(ValueError, match=r"data.operator must be linear for DDRM, such as .*, got PhaseRetrieval"):
         module.restore(y, PhaseRetrieval())

@@ -24,7 +24,7 @@ from lightning_modules.diffusion.red_diff import REDDiff, red_diff
 from lightning_modules.metrics.image_quality import psnr
 from lightning_modules.networks.mnist_unet import MNISTUNet
 from lightning_modules.sde.ddim import scheduler_path
-from lightning_modules.sde.discrete import noised
+from lightning_modules.sde.discrete import add_diffusion_noise
 from tests.datamodules.restoration.test_measured_images import Five
 from tests.diffusion.gaussian_images import ABAR, SCHEDULER, GaussianImages
 from tests.tiny_pipelines import save_unconditional
@@ -107,7 +107,9 @@ def test_a_method_is_a_function_of_measurements_in_the_unit_interval(operator: A
 
     def posterior(guidance: Any, draw: Any) -> Tensor:
         start = operator.pseudo_inverse(y)
-        return guided_ddim(network, noised(start, draw(start), ABAR[times[0]]), times, ABAR, guidance, eta=1, draw=draw)
+        return guided_ddim(
+            network, add_diffusion_noise(start, draw(start), ABAR[times[0]]), times, ABAR, guidance, eta=1, draw=draw
+        )
 
     samplers: dict[Any, Any] = {
         REDDiff: lambda draw: red_diff(network, y, operator, times[:-1], ABAR, draw=draw),
@@ -137,7 +139,7 @@ def test_an_export_is_rejected_in_one_sentence() -> None:
     with pytest.raises(
         ValueError, match=r"DPS cannot be exported, .* call restore\(measured, operator\) of the module"
     ):
-        module(DPS).exported()  # type: ignore[operator]
+        module(DPS).export_function()  # type: ignore[operator]
 
 
 def test_prediction_continues_where_it_was_stopped_and_refuses_other_settings(tmp_path: Path) -> None:

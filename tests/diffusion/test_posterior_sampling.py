@@ -22,7 +22,7 @@ class Nothing(LinearOperator):
     def forward(self, image: Tensor) -> Tensor:
         return 0 * image
 
-    def filtered(self, image: Tensor, gain: Callable[[Tensor], Tensor]) -> Tensor:
+    def apply_filter(self, image: Tensor, gain: Callable[[Tensor], Tensor]) -> Tensor:
         return gain(torch.zeros_like(image)) * image
 
     pseudo_inverse = transpose = forward  # type: ignore[assignment]

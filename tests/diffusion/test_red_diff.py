@@ -16,7 +16,7 @@ from datamodules.corruptions.operators import (
 )
 from lightning_modules.diffusion.red_diff import WEIGHTINGS, REDDiff, noise_to_signal, red_diff, red_diff_loss
 from lightning_modules.networks.kernel_wizard import KernelWizard
-from lightning_modules.sde.discrete import noise_estimate, noised, predicted
+from lightning_modules.sde.discrete import add_diffusion_noise, noise_estimate, run_diffusion_model
 from tests.diffusion.gaussian_images import ABAR, SCHEDULER, V0, GaussianImages, images
 
 TIMES = [990, 700, 400, 150, 20, 0]
@@ -95,8 +95,8 @@ def test_the_mean_of_the_regulariser_is_a_quadratic_prior_for_gaussian_images() 
     fixed, model = torch.full((40_000, 1, 1, 1), 0.8, dtype=torch.float64), GaussianImages().double()
     for t in (900, 300, 50):
         noise = images(*fixed.shape, seed=t)
-        noisy = noised(fixed, noise, ABAR[t])
-        error = noise_estimate(predicted(model, noisy, t), noisy, ABAR[t], "epsilon") - noise
+        noisy = add_diffusion_noise(fixed, noise, ABAR[t])
+        error = noise_estimate(run_diffusion_model(model, noisy, t), noisy, ABAR[t], "epsilon") - noise
         expected = (ABAR[t] * (1 - ABAR[t])) ** 0.5 * 0.8 / d[t]
         assert float(error.detach().mean()) == pytest.approx(expected, abs=5 * float(error.detach().std()) / 200)
 

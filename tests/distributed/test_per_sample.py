@@ -42,7 +42,7 @@ def collect(directory: str) -> None:
         memory = PerSample(K)
         memory.restore(expected(num_samples))
         memory.allocate(num_samples, "cpu", torch.float64, exchange="cpu")
-        found.append((memory.gathered(), max(exchanged)))
+        found.append((memory.gather(), max(exchanged)))
     torch.save(found, Path(directory) / f"{dist.get_rank()}.pt")
 
 
@@ -66,7 +66,7 @@ def test_rows_belong_to_the_sample_and_not_to_its_place_in_the_batch() -> None:
         memory = PerSample(K).allocate(50, "cpu", torch.float64)
         new = memory.update(index[order], value[order], lambda old, new: 0.5 * old + new)
         assert torch.equal(new, value[order])
-        tables.append(memory.gathered())
+        tables.append(memory.gather())
     assert torch.equal(tables[0], tables[1])
     assert torch.equal(tables[0][index], value)
     assert tables[0].count_nonzero() == 6 * K
@@ -77,7 +77,7 @@ def test_a_checkpoint_of_one_process_makes_no_second_table(tmp_path: Path) -> No
     memory = PerSample(K).allocate(50, "cpu", torch.float64)
     index, value = torch.arange(50), torch.rand(50, K, dtype=torch.float64)
     memory.update(index, value, lambda old, new: new)
-    written, kept = memory.gathered(copy=False), memory.gathered()
+    written, kept = memory.gather(copy=False), memory.gather()
     assert written.untyped_storage().data_ptr() == memory._rows.untyped_storage().data_ptr()
     torch.save(written, tmp_path / "saved.pt")
     memory.update(index, value, lambda old, new: old + new)
@@ -87,7 +87,7 @@ def test_a_checkpoint_of_one_process_makes_no_second_table(tmp_path: Path) -> No
     again = PerSample(K)
     again.restore(saved)
     again.allocate(50, "cpu", torch.float64).update(index, value, lambda old, new: old + new)
-    assert torch.equal(again.gathered(), memory.gathered())
+    assert torch.equal(again.gather(), memory.gather())
     assert torch.equal(saved, value)
     assert not again._restored.untyped_storage().nbytes()
 
@@ -102,12 +102,12 @@ def test_half_precision_storage_rounds_and_nothing_else() -> None:
 def test_a_training_begins_with_what_was_restored_and_the_next_one_anew() -> None:
     memory, rows = PerSample(K), torch.rand(5, K)
     memory.restore(rows)
-    assert torch.equal(memory.gathered(), rows)
+    assert torch.equal(memory.gather(), rows)
     assert memory.allocate(5, "cpu") is memory
-    assert torch.equal(memory.gathered(), rows)
-    assert (memory.allocate(7, "cpu").gathered() == torch.zeros(7, K)).all()
+    assert torch.equal(memory.gather(), rows)
+    assert (memory.allocate(7, "cpu").gather() == torch.zeros(7, K)).all()
     memory.restore(rows[:0])  # the state in a checkpoint before any training
-    assert (memory.allocate(5, "cpu").gathered() == 0).all()
+    assert (memory.allocate(5, "cpu").gather() == 0).all()
 
 
 @pytest.mark.parametrize("shape", [(4, K), (6, K + 1)])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lightning_modules.diffusion.finetuning.sharding import blocks, refuse_to_go_on
+from lightning_modules.diffusion.finetuning.sharding import network_blocks, refuse_to_go_on
 from tests.conformance.runs import rows, run, state, written
 from tests.distributed.written_files import pixels
 from tests.tiny_pipelines import conditional_unet
@@ -64,4 +64,4 @@ def test_it_does_not_go_on() -> None:
 
 def test_the_blocks_of_a_u_net_are_sharded_one_by_one() -> None:
     unet = conditional_unet()
-    assert set(blocks(unet)) == {*unet.down_blocks, unet.mid_block, *unet.up_blocks}
+    assert set(network_blocks(unet)) == {*unet.down_blocks, unet.mid_block, *unet.up_blocks}

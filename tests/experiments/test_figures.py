@@ -6,13 +6,13 @@ from matplotlib.figure import Figure
 
 from experiments.figures import colours_of, draw_curves, legend_above, panels, shared_curves
 from experiments.results import read_curves
-from experiments.sweeps.figures import _connected
+from experiments.sweeps.figures import _connect
 
 
 def test_lines_connect_the_values_of_a_key_alone() -> None:
     columns = ["cifar10 rate 0.2", "cifar10 rate 0.4", "cifar10_asymmetric", "cifar100 rate 0.2", "cifar100"]
-    assert _connected(columns, [0, 1, 2, 3, 4]) == [[0, 1], [2], [3], [4]]
-    assert _connected(["rate 0.2", "rate 0.4", "rate 0.8"], [0, 2]) == [[0, 2]]
+    assert _connect(columns, [0, 1, 2, 3, 4]) == [[0, 1], [2], [3], [4]]
+    assert _connect(["rate 0.2", "rate 0.4", "rate 0.8"], [0, 2]) == [[0, 2]]
 
 
 def test_shared_curves_leave_out_steps_classes_and_what_one_config_lacks(tmp_path: Path) -> None:

@@ -135,14 +135,14 @@ def test_a_file_of_something_else_is_one_sentence(name: str, tmp_path: Path) -> 
 @pytest.fixture
 def _parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reuse the earlier result for a command line that was parsed before."""
-    resolve, known = Grammar.resolved, {}
+    resolve, known = Grammar.resolve, {}
 
     def resolved(self: Grammar, args: list[str]) -> Any:
         if str(args) not in known:
             known[str(args)] = resolve(self, args)
         return copy.deepcopy(known[str(args)])
 
-    monkeypatch.setattr(Grammar, "resolved", resolved)
+    monkeypatch.setattr(Grammar, "resolve", resolved)
 
 
 def two_of_each() -> list[str]:

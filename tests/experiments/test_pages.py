@@ -21,7 +21,7 @@ MARKERS = [f"<!-- {name}:{end} -->\n" for name in ("problems", "gallery") for en
 
 @pytest.fixture(scope="module")
 def generated() -> dict[Path, str]:
-    return pages.generated()
+    return pages.generate_pages()
 
 
 def test_the_committed_pages_are_generated(generated: dict[Path, str]) -> None:
@@ -126,7 +126,7 @@ def test_a_picture_can_be_that_of_a_comparison(
     assert parsed.overrides == ["--trainer.max_epochs", "4"]
     (tmp_path / "docs/problems.csv").write_text("problem,data,cost,claim\n")
     (tmp_path / "README.md").write_text("".join(MARKERS))
-    shown = pages.generated(tmp_path)[tmp_path / "docs/noisy_labels.md"]
+    shown = pages.generate_pages(tmp_path)[tmp_path / "docs/noisy_labels.md"]
     other = "'configs/elr/demo.yaml --model.strength 1' " if lines else ""
     assert f"`table.png` of `python train.py compare configs/elr/demo.yaml {other}{asked}`." in shown
 

@@ -13,7 +13,7 @@ from experiments import pictures
 from experiments.catalogue import find_methods
 from experiments.claims.arms import Arm
 from experiments.pages import sections
-from experiments.pictures import Picture, pictured
+from experiments.pictures import Picture, pictures_of_methods
 from tests.command import ROOT
 
 
@@ -26,7 +26,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
 
 def every_picture() -> list[Picture]:
-    return [each for _, _, own in sections(find_methods(ROOT)) for each in pictured(own, ROOT)]
+    return [each for _, _, own in sections(find_methods(ROOT)) for each in pictures_of_methods(own, ROOT)]
 
 
 def test_every_picture_says_in_a_sentence_what_to_see_and_has_at_most_five_lines() -> None:
@@ -102,7 +102,7 @@ def test_rows_are_selected_and_a_log_scale_is_named(tmp_path: Path, drawn: list[
 def test_certified_accuracy_is_the_share_of_right_images_at_least_as_far(tmp_path: Path) -> None:
     file = tmp_path / "certification.csv"
     file.write_text("idx,label,predict,radius,correct\n0,1,1,0.5,1\n1,1,2,0.9,0\n2,3,3,1.0,1\n3,3,-1,0.0,0\n")
-    table = pictures._certified(file)
+    table = pictures._certify(file)
     for radius, share in ((0.0, 0.5), (0.4, 0.5), (0.6, 0.25), (0.95, 0.25), (1.04, 0.0)):
         assert table["certified accuracy"][(table["radius"] - radius).abs().argmin()] == share
 

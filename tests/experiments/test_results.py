@@ -11,7 +11,7 @@ from experiments.results import (
     duration,
     markdown,
     mean_and_std,
-    repeated,
+    repeats_tested,
     summarise,
     validation_metric,
 )
@@ -100,5 +100,5 @@ def test_times_are_written_as_clocks_do() -> None:
 
 def test_a_best_epoch_is_repeated_only_where_its_value_is_the_tested_one() -> None:
     tested = {"test/accuracy": 0.8, "best_epoch/test/accuracy": 0.9, "best_epoch/test/loss": 0.8}
-    assert not any(repeated(name, tested) for name in tested)
-    assert repeated("best_epoch/test/accuracy", {**tested, "test/accuracy": 0.9})
+    assert not any(repeats_tested(name, tested) for name in tested)
+    assert repeats_tested("best_epoch/test/accuracy", {**tested, "test/accuracy": 0.9})

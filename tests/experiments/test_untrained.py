@@ -7,7 +7,7 @@ import torch
 
 import train
 from experiments.calls.build import build
-from experiments.calls.execute import untrained
+from experiments.calls.execute import has_untrained_weights
 from experiments.calls.parse import parse
 from tests.command import ROOT
 
@@ -46,7 +46,7 @@ def test_what_is_meant_is_done(meant: list[str], tmp_path: Path) -> None:
 
 
 def refused(*arguments: str) -> bool:
-    return untrained(build(parse(["test", "--config", *arguments, *QUIET]), runs=False))
+    return has_untrained_weights(build(parse(["test", "--config", *arguments, *QUIET]), runs=False))
 
 
 def test_weights_of_a_file_are_recognised_and_a_word_is_not(tmp_path: Path) -> None:

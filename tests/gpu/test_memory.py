@@ -189,7 +189,7 @@ def diffusion_steps(tuning: Any, cached: bool, at: Place) -> tuple[nn.Module, Ca
             else:
                 given = {"image": torch.rand(batch, 3, size, size, device=at.device)}
                 given["caption"] = ["a photo"] * batch  # type: ignore[assignment]
-            latent, texts = module.given(given, torch.randn_like)  # type: ignore[arg-type]
+            latent, texts = module.given_values(given, torch.randn_like)  # type: ignore[arg-type]
             objective = module.objective
             assert isinstance(objective, DiffusionObjective)
             t = torch.randint(len(objective.abar), (batch,), device=at.device)

@@ -13,7 +13,7 @@ from torch import nn
 
 from callbacks.generation.extraction import Extractor, Shares, features_of
 from callbacks.generation.image_lists import ArrayImages
-from callbacks.generation.measurement import described
+from callbacks.generation.measurement import compute_moments
 from datamodules.classification.folder_sets import ImageFolder
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.loading import Loading
@@ -163,7 +163,7 @@ def test_fid(at: Place) -> None:
     network.to(at.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     random = np.random.default_rng(0)
     listed = [random.integers(0, 256, (3, 32, 32), dtype=np.uint8) for _ in range(count)]
-    prepared = network.resized(torch.from_numpy(np.stack(listed[:size])).to(at.device) / 255)
+    prepared = network.resize_images(torch.from_numpy(np.stack(listed[:size])).to(at.device) / 255)
     prepared = prepared.contiguous(memory_format=torch.channels_last)
     folders = iter(range(100))
     alone = Shares(device=at.device)
@@ -171,7 +171,7 @@ def test_fid(at: Place) -> None:
     def ours() -> None:
         folder = at.scratch / f"features_{os.getpid()}_{next(folders)}"
         feature = features_of(ArrayImages(listed, 255, "images"), extractor, folder, size, alone)
-        described("images", feature, extractor.identity, alone, None)
+        compute_moments("images", feature, extractor.identity, alone, None)
 
     def theirs() -> None:
         with torch.no_grad():

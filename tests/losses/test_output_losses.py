@@ -20,7 +20,7 @@ def test_gradients_by_outputs_are_counted_and_nothing_else() -> None:
     loss(outputs, target)
     with torch.no_grad():
         loss(outputs, target)
-    loss.uncounted(outputs, target).backward()
+    loss.evaluation_loss(outputs, target).backward()
     assert loss.gradients == 0
     (2 * loss(3 * outputs, target)).backward()
     assert torch.autograd.grad(loss(outputs, target), outputs)[0].tolist() == [[-2.0]] * 4

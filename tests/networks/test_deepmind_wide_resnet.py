@@ -1,7 +1,7 @@
 import torch
 import torch.nn.functional as F
 
-from lightning_modules.networks.deepmind_wide_resnet import DeepMindWideResNet, WideBlock
+from lightning_modules.networks.deepmind_wide_resnet import DeepMindWideBlock, DeepMindWideResNet
 from tests.networks.compared import count
 
 
@@ -28,7 +28,7 @@ def test_the_robust_networks_of_the_literature_have_their_sizes_and_names() -> N
 
 
 def test_a_strided_convolution_pads_below_and_to_the_right() -> None:
-    block = WideBlock(2, 3, stride=2, activation=torch.nn.SiLU).double().eval()
+    block = DeepMindWideBlock(2, 3, stride=2, activation=torch.nn.SiLU).double().eval()
     x = torch.randn(2, 2, 8, 8, dtype=torch.float64)
     activation = F.silu(block.batchnorm_0(x))
     padded = torch.zeros(2, 2, 9, 9, dtype=torch.float64)

@@ -6,7 +6,7 @@ import torch
 
 from lightning_modules.backbones.resized import times_larger
 from lightning_modules.baselines import SupervisedRestoration
-from lightning_modules.networks.eanet import ChannelNorm, EANet, GatedConvolutions, with_published_weights
+from lightning_modules.networks.eanet import ChannelNorm, EANet, GatedConvolutions, ediffsr_weights
 
 
 def small(**arguments: object) -> EANet:
@@ -136,7 +136,7 @@ def test_published_weights_compute_what_the_authors_code_does(tmp_path: Path) ->
     }
     torch.save({f"module.{name}": value for name, value in state.items()}, tmp_path / "180000_G.pth")
     network = small(channels=3)
-    assert with_published_weights(network, str(tmp_path / "180000_G.pth")) is network
+    assert ediffsr_weights(network, str(tmp_path / "180000_G.pth")) is network
     x, degraded = torch.sin(0.13 * values(252)).reshape(2, 3, 6, 7), torch.cos(0.17 * values(252)).reshape(2, 3, 6, 7)
     with torch.no_grad():
         found = network(x, degraded, torch.tensor([3.0, 50.0], dtype=torch.float64)).flatten()
@@ -152,4 +152,4 @@ def test_other_weights_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"other\.pth does not fit EANet: missing: .* unexpected: first\.scale; wrong shape"
     ):
-        with_published_weights(small(), str(tmp_path / "other.pth"))
+        ediffsr_weights(small(), str(tmp_path / "other.pth"))

@@ -41,7 +41,7 @@ def test_clean_resizing_is_that_of_pillow_channel_by_channel(side: int) -> None:
 @pytest.mark.parametrize("resize", ["legacy", "clean"])
 def test_images_reach_the_network_as_bytes_less_128_over_128(resize: Any) -> None:
     image = (torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)) > 0.5).float()  # bicubic overshoots
-    given = FIDInception(resize=resize).resized(image)
+    given = FIDInception(resize=resize).resize_images(image)
     assert given.shape == (1, 3, 299, 299)
     assert given.aminmax() == pytest.approx((-1, 127 / 128), abs=1e-6)
     resized = fid_inception.legacy_resized if resize == "legacy" else clean_resized

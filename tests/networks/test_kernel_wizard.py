@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_modules.networks.kernel_wizard import KernelWizard, with_published_weights
+from lightning_modules.networks.kernel_wizard import KernelWizard, kernel_wizard_weights
 
 PLACES = [0, 777, 20000, 33333, 49151]
 CHANGES = [-0.4818526049631665, -0.3327141680669951, -0.06377071674984891, 0.2334757484394942, -0.004377148474673003]
@@ -26,7 +26,7 @@ def state(network: KernelWizard) -> dict[str, Tensor]:
 def test_a_published_file_gives_what_the_authors_code_gives(tmp_path: Path) -> None:
     network = KernelWizard(features=8, front_blocks=1, back_blocks=1)
     torch.save({**state(network), "kernel_extractor.model.1.weight": torch.zeros(8, 16, 7, 7)}, tmp_path / "wvae.pth")
-    assert with_published_weights(str(tmp_path / "wvae.pth"), network.double()) is network
+    assert kernel_wizard_weights(str(tmp_path / "wvae.pth"), network.double()) is network
     assert not any(parameter.requires_grad for parameter in network.parameters())
     image = (0.013 * torch.arange(3 * 128 * 128, dtype=torch.float64)).sin().view(1, 3, 128, 128) / 2 + 0.5
     code = 1.2 * (0.9 * torch.arange(network.code_channels, dtype=torch.float64)).cos().view(1, -1, 1, 1)
@@ -35,6 +35,6 @@ def test_a_published_file_gives_what_the_authors_code_gives(tmp_path: Path) -> N
 
     torch.save({"adapter.model.down.0.weight": torch.zeros(8, 8, 4, 4)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"other.pth does not fit KernelWizard: missing: feature_extractor.0.weight"):
-        with_published_weights(str(tmp_path / "other.pth"), network)
+        kernel_wizard_weights(str(tmp_path / "other.pth"), network)
     with torch.device("meta"):  # no file is read
-        assert with_published_weights("absent.pth").code_channels == 512  # type: ignore[union-attr]
+        assert kernel_wizard_weights("absent.pth").code_channels == 512  # type: ignore[union-attr]

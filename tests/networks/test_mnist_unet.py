@@ -8,7 +8,7 @@ from diffusers import DDPMScheduler
 from datamodules.classification.mnist import MNIST
 from lightning_modules.backbones import with_weights
 from lightning_modules.networks.mnist_unet import MNISTUNet, interleaved_embedding
-from lightning_modules.sde.discrete import noised, predicted, scheduler_levels
+from lightning_modules.sde.discrete import add_diffusion_noise, run_diffusion_model, scheduler_levels
 
 
 def test_numbers_are_those_of_the_published_weights() -> None:
@@ -43,5 +43,5 @@ def test_published_weights_know_the_noise_of_test_digits() -> None:
     for t, error in {50: 0.099, 200: 0.044, 500: 0.016, 800: 0.0033}.items():
         noise = torch.randn(image.shape, generator=generator)
         with torch.inference_mode():
-            output = predicted(network, noised(image, noise, float(abar[t])), t)
+            output = run_diffusion_model(network, add_diffusion_noise(image, noise, float(abar[t])), t)
         assert float((output - noise).square().mean()) == pytest.approx(error, rel=0.1)

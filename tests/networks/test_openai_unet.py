@@ -12,7 +12,7 @@ from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from experiments.config_files import settings_of
-from lightning_modules.networks.openai_unet import with_published_weights
+from lightning_modules.networks.openai_unet import openai_weights
 from tests.command import ROOT
 from tests.networks.compared import count
 
@@ -129,7 +129,7 @@ def test_it_computes_what_the_published_layout_does(
     theirs = published(residual_samplers)
     torch.save(theirs.state_dict(), tmp_path / "published.pt")
     ours = UNet2DModel(**SMALL, **layout).double().eval()
-    assert with_published_weights(ours, str(tmp_path / "published.pt")) is ours
+    assert openai_weights(ours, str(tmp_path / "published.pt")) is ours
     image = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     for t in (0.0, 17.0, 289.5):
         time = torch.full((2,), t, dtype=torch.float64)
@@ -142,7 +142,7 @@ def test_it_computes_what_the_published_layout_does(
 def test_layouts_of_the_configurations_are_the_published_ones(name: str, parameters: int) -> None:
     config = yaml.safe_load((ROOT / "configs" / "denoised_smoothing" / f"{name}.yaml").read_text())
     inner = config["model"]["init_args"]["denoiser"]["init_args"]["network"]
-    assert inner["class_path"] == "lightning_modules.networks.openai_unet.with_published_weights"
+    assert inner["class_path"] == "lightning_modules.networks.openai_unet.openai_weights"
     with torch.device("meta"):
         unet = UNet2DModel(**inner["init_args"]["network"]["init_args"])
     assert count(unet) == parameters

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from experiments.config_files import settings_of
 from lightning_modules.networks.ncsnpp import NCSNpp
-from lightning_modules.networks.published_ncsnpp import published_names, with_published_weights
+from lightning_modules.networks.published_ncsnpp import published_names, score_sde_weights
 from tests.command import ROOT
 
 SIZE: dict[str, Any] = {"image_size": 8, "width": 8, "multipliers": (1, 2), "num_blocks": 1, "attention_sizes": (4,)}
@@ -126,7 +126,7 @@ def test_the_network_computes_what_the_authors_code_does(layout: str, tmp_path: 
     options, layers = LAYOUTS[layout]
     network = NCSNpp(**SIZE, **options).double().eval()
     path = checkpoint(tmp_path / "checkpoint_24.pth", layers)
-    assert with_published_weights(network, str(path)) is network
+    assert score_sde_weights(network, str(path)) is network
     level = [17.0, 500.0] if "embedding" in options else [0.5, 3.0]
     with torch.no_grad():
         found = network(image(), torch.tensor(level, dtype=torch.float64)).flatten()[PLACES]
@@ -138,7 +138,7 @@ def test_the_network_computes_what_the_authors_code_does(layout: str, tmp_path: 
 def test_weights_without_averages_are_read(tmp_path: Path) -> None:
     options, layers = LAYOUTS["DDPM++"]
     network = NCSNpp(**SIZE, **options).double()
-    with_published_weights(network, str(checkpoint(tmp_path / "plain.pth", layers, "", averaged=False)))
+    score_sde_weights(network, str(checkpoint(tmp_path / "plain.pth", layers, "", averaged=False)))
     expected = 1 + filled((32, 8), 0)
     torch.testing.assert_close(network.get_parameter("told.0.weight").data, expected, rtol=0, atol=0)
 
@@ -146,18 +146,18 @@ def test_weights_without_averages_are_read(tmp_path: Path) -> None:
 def test_another_layout_is_one_sentence(tmp_path: Path) -> None:
     path = checkpoint(tmp_path / "deep.pth", LAYOUTS["NCSN++"][1])
     with pytest.raises(ValueError, match=r"deep\.pth has a different layout from the network: missing: all_modules\."):
-        with_published_weights(NCSNpp(**{**SIZE, "num_blocks": 2}), str(path))
+        score_sde_weights(NCSNpp(**{**SIZE, "num_blocks": 2}), str(path))
     with pytest.raises(ValueError, match=r"unexpected: all_modules\.0\.W, "):
-        with_published_weights(NCSNpp(**SIZE, **DDPMPP, **TIMES), str(path))
+        score_sde_weights(NCSNpp(**SIZE, **DDPMPP, **TIMES), str(path))
     with pytest.raises(ValueError, match=r"wrong shape: .*told\.0\.weight \[32, 16\] instead of \[64, 32\]"):
-        with_published_weights(NCSNpp(**{**SIZE, "width": 16}), str(path))
+        score_sde_weights(NCSNpp(**{**SIZE, "width": 16}), str(path))
     content = torch.load(path, weights_only=True)
     content["ema"]["shadow_params"].pop()
     torch.save(content, path)
     with pytest.raises(ValueError, match=r"shadow_params must be a list of \d+ tensors, got \d+ values"):
-        with_published_weights(NCSNpp(**SIZE), str(path))
+        score_sde_weights(NCSNpp(**SIZE), str(path))
     with pytest.raises(FileNotFoundError, match=r"no weights at .*nowhere"):
-        with_published_weights(NCSNpp(**SIZE), str(tmp_path / "nowhere.pth"))
+        score_sde_weights(NCSNpp(**SIZE), str(tmp_path / "nowhere.pth"))
 
 
 @pytest.mark.parametrize("data", ["cifar10_ve", "cifar10_vp"])

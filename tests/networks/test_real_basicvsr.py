@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_modules.networks.real_basicvsr import RealBasicVSR, with_published_weights
-from lightning_modules.networks.spynet import SPyNet, ZeroFlow, warped
+from lightning_modules.networks.real_basicvsr import RealBasicVSR, negvsr_weights
+from lightning_modules.networks.spynet import SPyNet, ZeroFlow, warp
 
 
 class Steady(nn.Module):
@@ -37,7 +37,7 @@ def test_the_recurrence_is_that_of_its_equations(flow: nn.Module | None) -> None
     frames = v.unbind(dim=1)
 
     def moved(state: Tensor, frame: Tensor, other: Tensor) -> Tensor:
-        return state if flow is None else warped(state, flow(frame, other))
+        return state if flow is None else warp(state, flow(frame, other))
 
     def through(trunk: nn.Module, frame: Tensor, state: Tensor) -> Tensor:
         return trunk(torch.cat([frame, state], dim=1))
@@ -51,7 +51,7 @@ def test_the_recurrence_is_that_of_its_equations(flow: nn.Module | None) -> None
         f[t] = through(network.forward_trunk, frames[t], moved(f[t - 1], frames[t], frames[t - 1]))
     large = [F.interpolate(frame, scale_factor=2, mode="bilinear") for frame in frames]
     expected = torch.stack([large[t] + network.enlargement(b[t], f[t]) for t in range(4)], dim=1)
-    torch.testing.assert_close(network.enlarged(v), expected)
+    torch.testing.assert_close(network.upscale(v), expected)
 
 
 @pytest.mark.parametrize("scale", [2, 4])
@@ -60,7 +60,7 @@ def test_without_features_frames_are_enlarged_bilinearly(scale: int) -> None:
     for parameter in network.enlargement.last.parameters():
         nn.init.zeros_(parameter)
     large = F.interpolate(v.flatten(0, 1), scale_factor=scale, mode="bilinear")
-    torch.testing.assert_close(network.enlarged(v).flatten(0, 1), large)
+    torch.testing.assert_close(network.upscale(v).flatten(0, 1), large)
 
 
 def test_mirrored_clips_have_mirrored_flows_and_results() -> None:
@@ -83,7 +83,7 @@ def test_mirrored_clips_have_mirrored_flows_and_results() -> None:
 def test_every_frame_sees_all_others() -> None:
     network, v = small(), clip(1, 4, 1, 4, 4).requires_grad_()
     for t in range(4):
-        [gradient] = torch.autograd.grad(network.enlarged(v)[:, t].sum(), v)
+        [gradient] = torch.autograd.grad(network.upscale(v)[:, t].sum(), v)
         assert (gradient.abs().sum(dim=(0, 2, 3, 4)) > 0).all()
 
 
@@ -97,7 +97,7 @@ def test_training_cleans_once_and_evaluation_as_often_as_a_clip_needs() -> None:
     for training, step, passes in ((True, 0.1, 1), (False, 0.1, 3), (False, 0.04, 1)):
         calls.clear()
         nn.init.constant_(bias, step)  # type: ignore[arg-type]
-        torch.testing.assert_close(network.train(training).cleaned(given), given + passes * step)
+        torch.testing.assert_close(network.train(training).clean_frames(given), given + passes * step)
         assert len(calls) == passes
 
 
@@ -109,10 +109,10 @@ def test_how_often_a_clip_is_cleaned_does_not_depend_on_the_batch() -> None:
         network.cleaning[0][0].weight[0, 0, 1, 1] = 1  # type: ignore[index]
         network.cleaning[1].weight[0, 0, 1, 1] = -0.5  # type: ignore[index]
     given = clip() * torch.tensor([2.0, 0.5])[:, None, None, None, None]  # with means of about 1 and 1/4
-    made = network.cleaned(given)
+    made = network.clean_frames(given)
     torch.testing.assert_close(made, torch.stack([given[0] / 8, given[1] / 2]))
     for row in range(2):
-        torch.testing.assert_close(network.cleaned(given[row : row + 1])[0], made[row])
+        torch.testing.assert_close(network.clean_frames(given[row : row + 1])[0], made[row])
 
 
 def test_steps_that_are_computed_again_change_no_gradient() -> None:
@@ -205,7 +205,7 @@ def saved(path: Path, state: dict[str, Tensor], **more: Any) -> str:
 def test_published_weights_compute_what_their_names_say(tmp_path: Path) -> None:
     network = small(scale=4, num_blocks=2, threshold=1.0, upscaling="carafe").eval()
     path = saved(tmp_path / "negvsr.pth", published())
-    assert with_published_weights(network, path) is network
+    assert negvsr_weights(network, path) is network
     with torch.no_grad():
         torch.testing.assert_close(network(clip()), enlarged_by_names(published(), clip()))
 
@@ -223,7 +223,7 @@ def test_published_weights_of_flow_and_of_pixel_shuffle_are_read(tmp_path: Path)
     for place, (name, shape) in enumerate({**shuffled, **flow}.items()):
         state |= {f"{name}.weight": torch.full(shape, float(place)), f"{name}.bias": torch.zeros(shape[0])}
     constants = {f"basicvsr.spynet.{name}": torch.ones(1, 3, 1, 1) for name in ("mean", "std")}
-    with_published_weights(network, saved(tmp_path / "x4.pth", {**state, **constants}))
+    negvsr_weights(network, saved(tmp_path / "x4.pth", {**state, **constants}))
     found: Any = network
     assert float(found.enlargement.doublings[1].weight[0, 0, 0, 0].detach()) == 1
     assert float(found.flow.levels[5][6].weight[0, 0, 0, 0]) == 2 + 5 * 5 + 3
@@ -233,4 +233,4 @@ def test_published_weights_of_another_layout_are_one_sentence(tmp_path: Path) ->
     path = saved(tmp_path / "negvsr.pth", published())
     message = r"missing: enlargement\.doublings\.0\.weight, .*; unexpected: enlargement\.doublings\.0\.compress\.weight"
     with pytest.raises(ValueError, match=message):
-        with_published_weights(small(scale=4, num_blocks=2), path)
+        negvsr_weights(small(scale=4, num_blocks=2), path)

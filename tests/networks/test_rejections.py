@@ -15,7 +15,7 @@ from lightning_modules.networks.deepmind_wide_resnet import DeepMindWideResNet
 from lightning_modules.networks.densenet_bc import DenseNetBC
 from lightning_modules.networks.mlp import MLP
 from lightning_modules.networks.ncsnpp import NCSNpp
-from lightning_modules.networks.openai_unet import in_diffusers_names, with_published_weights
+from lightning_modules.networks.openai_unet import in_diffusers_names, openai_weights
 from lightning_modules.networks.preact_bottleneck_resnet import PreActBottleneckResNet
 from lightning_modules.networks.real_basicvsr import RealBasicVSR
 from lightning_modules.networks.shape_vae import ShapeVAE
@@ -102,7 +102,7 @@ REJECTED: list[Row] = [
      lambda _: openai_unet(CONVOLUTIONS, *(f"input_blocks.2.9.{n}" for n in range(5))), ValueError,
      r"has no layer for the published input_blocks\.2\..* and \d+ more"),
     ("OpenAI U-Net missing",
-     lambda root: with_published_weights(UNet2DModel(**SMALL, **CONVOLUTIONS), str(root / "nowhere.pt")),
+     lambda root: openai_weights(UNet2DModel(**SMALL, **CONVOLUTIONS), str(root / "nowhere.pt")),
      FileNotFoundError, r"nowhere\.pt does not exist; the readme files of openai"),
     ("PreActBottleneckResNet depth", lambda _: PreActBottleneckResNet(18), ValueError,
      r"depth must be 9n \+ 2 .*, got 18"),

@@ -1,7 +1,7 @@
 import torch
 import torch.nn.functional as F
 
-from lightning_modules.backbones.tiled import tiled
+from lightning_modules.backbones.tiled import apply_tiled
 from lightning_modules.networks.sid_unet import SIDUNet
 
 
@@ -43,4 +43,4 @@ def test_tiles_that_overlap_by_twice_the_reach_give_what_the_whole_image_gives()
     torch.manual_seed(0)
     network = SIDUNet(4, widths=[2, 3, 4]).double()
     image = torch.rand(1, 4, 140, 84, dtype=torch.float64)
-    torch.testing.assert_close(tiled(network, image, 100, 48), network(image), rtol=0, atol=1e-12)
+    torch.testing.assert_close(apply_tiled(network, image, 100, 48), network(image), rtol=0, atol=1e-12)

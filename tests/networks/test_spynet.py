@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lightning_modules.networks.spynet import SPyNet, ZeroFlow, warped
+from lightning_modules.networks.spynet import SPyNet, ZeroFlow, warp
 
 
 def image(*shape: int, seed: int = 0) -> Tensor:
@@ -33,26 +33,26 @@ def test_the_papers_network_has_its_parameters_and_trains_none() -> None:
 def test_zero_flow_is_the_identity_and_whole_numbers_shift() -> None:
     given = image(2, 3, 6, 7)
     flow = torch.zeros(2, 2, 6, 7, dtype=torch.float64)
-    torch.testing.assert_close(warped(given, flow), given)
+    torch.testing.assert_close(warp(given, flow), given)
     flow[:, 0], flow[:, 1] = 2, -1  # two columns to the right, one row up
-    moved = warped(given, flow)
+    moved = warp(given, flow)
     torch.testing.assert_close(moved[:, :, 1:, :-2], given[:, :, :-1, 2:])
     assert moved[:, :, 0].abs().max() < 1e-12
-    torch.testing.assert_close(warped(given, flow, "border")[:, :, 1:, -1], given[:, :, :-1, -1])
+    torch.testing.assert_close(warp(given, flow, "border")[:, :, 1:, -1], given[:, :, :-1, -1])
 
 
 def test_half_precision_moves_by_whole_pixels_in_wide_frames_too() -> None:
     given = image(1, 1, 2, 700).bfloat16()
     flow = torch.zeros(1, 2, 2, 700)
     flow[:, 0] = 1
-    torch.testing.assert_close(warped(given, flow)[..., :-1], given[..., 1:], rtol=0, atol=0.01)
+    torch.testing.assert_close(warp(given, flow)[..., :-1], given[..., 1:], rtol=0, atol=0.01)
 
 
 def test_between_pixels_is_their_weighted_mean() -> None:
     given = image(1, 1, 5, 5)
     flow = torch.zeros(1, 2, 5, 5, dtype=torch.float64)
     flow[:, 0] = 0.25
-    torch.testing.assert_close(warped(given, flow)[..., :-1], 0.75 * given[..., :-1] + 0.25 * given[..., 1:])
+    torch.testing.assert_close(warp(given, flow)[..., :-1], 0.75 * given[..., :-1] + 0.25 * given[..., 1:])
 
 
 @pytest.mark.parametrize("size", [(64, 64), (70, 99)])

@@ -8,10 +8,10 @@ from lightning_modules.optim.optimizers import (
     adamw,
     constant,
     optimizer_config,
-    scheduled,
     sgd,
     temporarily_frozen,
     trainable_parameters,
+    with_schedule,
 )
 from lightning_modules.optim.schedules import (
     CosineOverSteps,
@@ -64,7 +64,7 @@ def test_what_is_frozen_is_not_trained() -> None:
 )
 def test_a_schedule_says_itself_when_it_is_stepped(schedule, interval: str) -> None:
     optimizer = sgd([nn.Parameter(torch.ones(1))])
-    [same], [found] = scheduled(optimizer, schedule)
+    [same], [found] = with_schedule(optimizer, schedule)
     assert same is optimizer
     assert found["scheduler"].optimizer is optimizer
     assert found["interval"] == interval
@@ -72,7 +72,7 @@ def test_a_schedule_says_itself_when_it_is_stepped(schedule, interval: str) -> N
 
 def test_a_schedule_that_waits_for_a_plateau_says_of_which_metric() -> None:
     optimizer = sgd([nn.Parameter(torch.ones(1))])
-    _, [found] = scheduled(optimizer, lambda optimizer: ReduceLROnPlateau(optimizer, monitor="val/nll"))
+    _, [found] = with_schedule(optimizer, lambda optimizer: ReduceLROnPlateau(optimizer, monitor="val/nll"))
     assert found["monitor"] == "val/nll"
 
 

@@ -70,22 +70,22 @@ def test_the_weight_gets_the_closed_form_and_all_else_is_the_plain_layers(
 
 def test_both_forms_of_the_inverse_agree() -> None:
     rows, gradient = numbers(8, 11), numbers(3, 11, seed=1)
-    wide = tract.solved(gradient, tract.factored(rows @ rows.T, RIDGE * 8), rows, RIDGE)
-    tall = tract.solved(gradient, tract.factored(rows.T @ rows / 8, RIDGE), None, RIDGE)
+    wide = tract.precondition_gradient(gradient, tract.cholesky_factor(rows @ rows.T, RIDGE * 8), rows, RIDGE)
+    tall = tract.precondition_gradient(gradient, tract.cholesky_factor(rows.T @ rows / 8, RIDGE), None, RIDGE)
     torch.testing.assert_close(wide, tall, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("at_once", [1, tract.AT_ONCE])
 def test_the_matrix_that_is_solved_is_the_smaller_one(case: str, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes, factored = [], tract.factored
+    sizes, factored = [], tract.cholesky_factor
 
     def seen(matrix: Tensor, shift: float) -> Tensor:
         sizes.append(len(matrix))
         return factored(matrix, shift)
 
     monkeypatch.setattr(tract, "AT_ONCE", at_once)
-    monkeypatch.setattr(tract, "factored", seen)
+    monkeypatch.setattr(tract, "cholesky_factor", seen)
     layer, shape = CASES[case]
     rows = torch.cat(list(layer_rows(layer, numbers(*shape).float())))  # type: ignore[arg-type]
     changed = nn.Sequential(copy.deepcopy(layer))
@@ -177,7 +177,7 @@ def test_half_precision_solves_in_single() -> None:
 
 def test_without_gradients_nothing_is_solved(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = TrActLinear(nn.Linear(6, 4), RIDGE, sync_gram=False)
-    monkeypatch.setattr(tract, "factored", None)
+    monkeypatch.setattr(tract, "cholesky_factor", None)
     with torch.no_grad():
         layer(torch.rand(3, 6))
     with pytest.raises(TypeError):

@@ -16,7 +16,7 @@ from lightning_modules.probabilistic.singular_density import (
     importance_log_likelihood,
     mixture_log_likelihood,
     perturbation_rate,
-    stratified,
+    stratified_points,
 )
 from tests.trainers import quiet
 
@@ -113,7 +113,7 @@ def test_of_a_linear_generator_all_ways_give_the_density_of_a_gaussian() -> None
 
 def test_one_latent_number_lies_in_each_cell() -> None:
     assert cells_per_axis(49, 2) == 7
-    latent = stratified(torch.rand(49, 2, dtype=torch.float64), 7)
+    latent = stratified_points(torch.rand(49, 2, dtype=torch.float64), 7)
     assert sorted((latent * 7).floor().tolist()) == [[i, j] for i in range(7) for j in range(7)]
     assert perturbation_rate(1000, 2.0, 1) == pytest.approx(0.1)  # n^(-1/3)
 
@@ -154,7 +154,7 @@ def test_autocast_reaches_neither_the_likelihood_nor_what_is_generated(likelihoo
     def computed(autocast: bool) -> list[Tensor]:
         torch.manual_seed(1)
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            value, points = module.log_likelihood(x), module.generated(10)
+            value, points = module.log_likelihood(x), module.generate_points(10)
         return [value, points, *torch.autograd.grad(value.mean(), list(module.parameters()))]
 
     torch.testing.assert_close(computed(True), computed(False), rtol=0, atol=0)

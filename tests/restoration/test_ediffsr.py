@@ -74,8 +74,8 @@ def test_a_steps_loss_and_gradient_are_those_of_the_equations() -> None:
 
 def test_an_image_is_the_same_in_whatever_batch() -> None:
     trained, given = module().double(), batch()
-    whole = trained.estimated(given)
-    alone = trained.estimated({key: value[1:2] for key, value in given.items() if key != "global_batch_size"})  # type: ignore[arg-type]
+    whole = trained.estimate(given)
+    alone = trained.estimate({key: value[1:2] for key, value in given.items() if key != "global_batch_size"})  # type: ignore[arg-type]
     torch.testing.assert_close(whole[1:2], alone)
     assert not torch.allclose(whole[0], whole[1])
     seeded = [trained.restore(given["noisy"], torch.Generator().manual_seed(5)) for _ in range(2)]
@@ -88,7 +88,7 @@ def test_the_way_back_takes_its_steps_from_the_enlarged_image(options: dict, cal
     trained, seen = module(**options).double(), []
     trained.network.register_forward_pre_hook(lambda _, given: seen.append((given[1], given[2])))
     given = batch()
-    trained.estimated(given)
+    trained.estimate(given)
     assert [time.tolist() for _, time in seen] == [[8 - step * 8 // calls] * 3 for step in range(calls)]
     torch.testing.assert_close(seen[0][0], times_larger(given["noisy"], 4))
 
@@ -109,9 +109,9 @@ def test_tiles_change_no_more_than_what_gates_pool(pools: bool) -> None:
     given = {**batch(2), "noisy": torch.rand(2, 1, 8, 8, dtype=torch.float64)}
     trained = module().double()
     trained.network = trained.network if pools else Neighbours().double()
-    whole = trained.estimated(given)  # type: ignore[arg-type]
+    whole = trained.estimate(given)  # type: ignore[arg-type]
     trained.inference = TiledInference(tile=24, overlap=8)
-    difference = float((whole - trained.estimated(given)).detach().abs().max())  # type: ignore[arg-type]
+    difference = float((whole - trained.estimate(given)).detach().abs().max())  # type: ignore[arg-type]
     assert difference > 1e-3 if pools else difference < 1e-12
 
 
@@ -123,13 +123,13 @@ def test_the_average_copies_then_follows_every_ten_steps() -> None:
 
 def test_the_weights_that_are_named_are_evaluated() -> None:
     averaged = module(weights="averaged").double()
-    before = averaged.estimated(batch())
+    before = averaged.estimate(batch())
     with torch.no_grad():
         for parameter in averaged.network.parameters():
             parameter.mul_(1.5)
-    torch.testing.assert_close(averaged.estimated(batch()), before)
+    torch.testing.assert_close(averaged.estimate(batch()), before)
     averaged.weights = "trained"
-    assert not torch.allclose(averaged.estimated(batch()), before)
+    assert not torch.allclose(averaged.estimate(batch()), before)
 
 
 def test_both_weights_are_tested_beside_each_other(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_with_the_true_noise_a_step_is_the_best_one_to_first_order() -> None:
     for t, bound in ((1, 2e-6), (40, 1e-3), (100, 5e-3)):
         clean, degraded = images(4)
         noise, time = torch.randn_like(clean).clamp(-3, 3), torch.full((4,), t)
-        x = process.noised(clean, degraded, time, noise)
+        x = process.add_noise(clean, degraded, time, noise)
         step = process.step_back(x, degraded, noise, time) - process.best_step_back(x, clean, degraded, time)
         assert float(step.abs().max()) < bound
 
@@ -71,7 +71,7 @@ def test_the_gradient_of_the_loss_is_its_closed_form() -> None:
     process = MeanReverting().double()
     clean, degraded = images(3)
     t, noise = torch.tensor([1, 50, 100]), torch.randn(3, 3, 6, 5, dtype=torch.float64, requires_grad=True)
-    x = process.noised(clean, degraded, t, torch.randn_like(clean))
+    x = process.add_noise(clean, degraded, t, torch.randn_like(clean))
     difference = process.step_back(x, degraded, noise, t) - process.best_step_back(x, clean, degraded, t)
     (gradient,) = torch.autograd.grad(difference.abs().mean(), noise)
     factor = 2 * process.deviation**2 * np.diff(process.total)[t - 1] / process.std_at(t.numpy())

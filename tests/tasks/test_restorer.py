@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.files.bayer import unpacked
+from datamodules.files.bayer import unpack_bayer
 from datamodules.jobs.stores import digest_of
 from lightning_modules.interfaces import Denoiser, ImageColumn, ImageMeasurer, PictureSource, require
 from lightning_modules.metrics.image_quality import ImageQuality, psnr, ssim
@@ -115,11 +115,11 @@ def test_without_clean_images_nothing_is_validated_and_a_test_refused(tmp_path: 
 def test_random_numbers_follow_from_seed_and_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [first, second] = Sets().batches(0)
     module = Scaling(factor=0.0, noise=1.0)
-    one, again, other = (module.estimated(batch) for batch in (first, first, second))
+    one, again, other = (module.estimate(batch) for batch in (first, first, second))
     assert torch.equal(one, again)
     assert not torch.equal(one[:1], other)
     monkeypatch.setenv("PL_GLOBAL_SEED", "1")
-    assert not torch.equal(one, module.estimated(first))
+    assert not torch.equal(one, module.estimate(first))
 
 
 def read(path: Path) -> np.ndarray:
@@ -167,7 +167,7 @@ def test_raw_images_are_written_as_the_sensor_has_them_and_numbers_in_16_bits(tm
     batch = {"noisy": planes, "index": torch.arange(2), "global_batch_size": 2, "name": ["a", "b"], "data_range": 1}
     trainer(tmp_path).predict(Scaling(), DataLoader([batch], batch_size=None), return_predictions=False)
     for name, image in zip("ab", planes, strict=True):
-        expected = unpacked((0.9 * image.double() * 65535).round().numpy())
+        expected = unpack_bayer((0.9 * image.double() * 65535).round().numpy())
         assert np.abs(read(tmp_path / f"restored/{name}.png") - expected).max() <= 1
 
 

@@ -171,6 +171,6 @@ class Copied(RestorerSteps, LightningModule):
         super().__init__()
         self.computed: list[int] = []
 
-    def estimated(self, batch: Any) -> Tensor:
+    def estimate(self, batch: Any) -> Tensor:
         self.computed += batch["index"].tolist()
         return batch["noisy"]

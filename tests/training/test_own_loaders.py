@@ -95,7 +95,7 @@ def test_targets_belong_to_their_samples_in_whatever_order(kind: str) -> None:
     quiet(max_epochs=2).fit(module, data)
     p = module.eval()(train.tensors[0]).softmax(dim=1).clamp(1e-4, 1 - 1e-4)
     torch.testing.assert_close(
-        module.targets.gathered(), (1 - 0.7**2) * p / p.sum(dim=1, keepdim=True), rtol=0, atol=1e-6
+        module.targets.gather(), (1 - 0.7**2) * p / p.sum(dim=1, keepdim=True), rtol=0, atol=1e-6
     )
 
 
@@ -105,7 +105,7 @@ def _fit_elr(rank: int = 0) -> None:
     trainer = quiet(max_epochs=1, devices=2, strategy="ddp", use_distributed_sampler=True)
     trainer.fit(module, DataLoader(train, 32, shuffle=True))
     p = module.network.eval()(train.tensors[0]).softmax(dim=1).clamp(1e-4, 1 - 1e-4)
-    targets = module.targets.gathered()
+    targets = module.targets.gather()
     if trainer.is_global_zero:
         torch.testing.assert_close(targets, 0.3 * p / p.sum(dim=1, keepdim=True), rtol=0, atol=1e-6)
 

@@ -3,12 +3,12 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter1d
 
-from lightning_modules.views.byol import AffineJitter, BYOLView, Solarize, blurred
+from lightning_modules.views.byol import AffineJitter, BYOLView, Solarize, gaussian_blur
 
 
 def test_blur_is_that_of_scipy_and_each_image_has_its_own() -> None:
     image, sigma = torch.rand(3, 2, 12, 10, dtype=torch.float64), torch.tensor([0.3, 1.0, 2.0])
-    found = blurred(image, sigma, radius=6)
+    found = gaussian_blur(image, sigma, radius=6)
     for each, own, width in zip(found, image, sigma.tolist(), strict=True):
         expected = own.numpy()
         for axis in (1, 2):

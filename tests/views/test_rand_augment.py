@@ -11,7 +11,7 @@ from timm.data import auto_augment as timms
 from torch import Tensor
 
 from lightning_modules.views import TimmRandAugment
-from lightning_modules.views.rand_augment import GEOMETRIC, TIMM_OPERATIONS, parts_of
+from lightning_modules.views.rand_augment import GEOMETRIC, TIMM_OPERATIONS, parse_recipe
 
 NAMES = {name.lower(): name for name in timms._RAND_TRANSFORMS}
 
@@ -70,9 +70,9 @@ def test_magnitudes_are_each_images_own() -> None:
 
 
 def test_strings_say_how_often_and_how_strongly() -> None:
-    paper = parts_of("rand-m15-n2-p1-mstd0")
+    paper = parse_recipe("rand-m15-n2-p1-mstd0")
     assert paper == {"m": 15, "n": 2, "p": 1, "mstd": 0, "mmax": 10, "inc": 0}
-    assert parts_of("rand-m9-mstd0.5-inc1") == {"m": 9, "n": 2, "p": 0.5, "mstd": 0.5, "mmax": 10, "inc": 1}
+    assert parse_recipe("rand-m9-mstd0.5-inc1") == {"m": 9, "n": 2, "p": 0.5, "mstd": 0.5, "mmax": 10, "inc": 1}
     assert TimmRandAugment("rand-m15")._magnitudes((2,), torch.device("cpu")).tolist() == [10, 10]
     torch.manual_seed(0)
     drawn = TimmRandAugment("rand-m7-mstd0.5")._magnitudes((4000,), torch.device("cpu"))
@@ -80,7 +80,7 @@ def test_strings_say_how_often_and_how_strongly() -> None:
     assert float(drawn.std()) == pytest.approx(0.5, abs=0.05)
     uniform = TimmRandAugment("rand-m8-mstdinf")._magnitudes((4000,), torch.device("cpu"))
     assert float(uniform.std()) == pytest.approx(8 / math.sqrt(12), abs=0.1)
-    assert parts_of("rand-mmax30-m20")["mmax"] == 30
+    assert parse_recipe("rand-mmax30-m20")["mmax"] == 30
 
 
 def test_an_operation_is_left_out_as_often_as_asked_for() -> None:

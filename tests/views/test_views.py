@@ -25,8 +25,8 @@ from lightning_modules.views.colour import (
     with_hue,
     with_saturation,
 )
-from lightning_modules.views.crops import boxes_of_random_area, crop_at, resized
-from lightning_modules.views.rand_augment import TORCHVISION_OPERATIONS, solarized, with_sharpness
+from lightning_modules.views.crops import boxes_of_random_area, crop_and_resize, crop_at
+from lightning_modules.views.rand_augment import TORCHVISION_OPERATIONS, solarize, with_sharpness
 
 
 def images(batch: int = 4, channels: int = 3, size: int = 16, seed: int = 0) -> Tensor:
@@ -132,11 +132,13 @@ def test_areas_of_boxes_of_a_square_are_those_of_torchvision_in_the_mean() -> No
 def test_resampling_the_whole_image_at_its_size_gives_it_back_and_half_of_it_its_half() -> None:
     image = images(2)
     whole = torch.tensor([[0.0, 0, 16, 16]]).expand(2, 4)
-    torch.testing.assert_close(resized(image, whole, 16, torch.zeros(2, dtype=torch.bool)), image, rtol=0, atol=1e-5)
-    flipped = resized(image, whole, 16, torch.ones(2, dtype=torch.bool))
+    torch.testing.assert_close(
+        crop_and_resize(image, whole, 16, torch.zeros(2, dtype=torch.bool)), image, rtol=0, atol=1e-5
+    )
+    flipped = crop_and_resize(image, whole, 16, torch.ones(2, dtype=torch.bool))
     torch.testing.assert_close(flipped, image.flip(3), rtol=0, atol=1e-5)
     box = torch.tensor([[4.0, 6, 8, 8], [0, 0, 8, 8]])
-    part = resized(image, box, 8, torch.zeros(2, dtype=torch.bool))
+    part = crop_and_resize(image, box, 8, torch.zeros(2, dtype=torch.bool))
     torch.testing.assert_close(part[0], image[0, :, 4:12, 6:14], rtol=0, atol=1e-5)
     torch.testing.assert_close(part[1], image[1, :, :8, :8], rtol=0, atol=1e-5)
 
@@ -183,7 +185,7 @@ def test_the_quick_ways_of_solarising_and_smoothing_give_what_the_plain_ones_do(
     before = image.clone().requires_grad_()
     given = before.detach().clone().requires_grad_()
     plain = torch.where(before >= threshold, 1 - before, before)
-    found = solarized(given, threshold)
+    found = solarize(given, threshold)
     assert torch.equal(found, plain)
     weight = torch.rand(image.shape, generator=torch.Generator().manual_seed(1))
     assert torch.equal(

@@ -64,7 +64,7 @@ class ImagesInDataset(EncodedImages):
     def names(self) -> list[str]:
         return [f"{self.split}/{row}" for row in range(len(self.label))]
 
-    def _encoded(self, rows: Sequence[int]) -> Iterator[tuple[str, bytes | None]]:
+    def _encode(self, rows: Sequence[int]) -> Iterator[tuple[str, bytes | None]]:
         """Per row, yield two values: a name for error messages and the encoded image, or the image's path and None."""
         for row, each in zip(rows, self.images[list(rows)][self.image_key].to_pylist(), strict=True):
             described, image = f"{self.name}: row {row}", each or {}
@@ -75,12 +75,12 @@ class ImagesInDataset(EncodedImages):
     def sizes(self) -> list[tuple[int, int]]:
         every = range(len(self.label))
         starts = every[::ROWS_AT_ONCE]
-        return [size_in_header(*each) for start in starts for each in self._encoded(every[start:][:ROWS_AT_ONCE])]
+        return [size_in_header(*each) for start in starts for each in self._encode(every[start:][:ROWS_AT_ONCE])]
 
     def read(self, row: Tensor, uniform: Tensor | None, crop: Crop) -> Tensor:
         batch = torch.empty(len(row), 3, *crop.shape, dtype=torch.uint8)
         numbers = [None] * len(row) if uniform is None else uniform.tolist()
-        for position, ((place, encoded), own) in enumerate(zip(self._encoded(row.tolist()), numbers, strict=True)):
+        for position, ((place, encoded), own) in enumerate(zip(self._encode(row.tolist()), numbers, strict=True)):
             batch[position] = torch.from_numpy(read_crop(place, crop, own, encoded)).permute(2, 0, 1)
         return batch
 
@@ -155,12 +155,12 @@ class HuggingFaceImages(NamedSplits):
 
     def fetch_missing(self) -> None:
         with contextlib.suppress(ImportError, OSError, ValueError):  # all ranks raise the error when they read
-            self._loaded("train")
+            self._load("train")
 
     def read_split(self, key: str) -> ImagesInDataset:
         split = str(self.splits[key])
         described = f"{self.name}, split {split}"
-        data = self._loaded(key)
+        data = self._load(key)
         source = ImagesInDataset(data, described, split, self.image_key, self.label_key, self.crop)
         self.check_labels(source.label, lambda row: f"{described}: row {row}")
         names = getattr(data.features[self.label_key], "names", None)
@@ -168,7 +168,7 @@ class HuggingFaceImages(NamedSplits):
             self.class_names = names
         return source
 
-    def _loaded(self, key: str) -> Any:
+    def _load(self, key: str) -> Any:
         split = str(self.splits[key])
         return loaded_split(self.name, split, key, "HuggingFaceImages", self.config, self.revision)
 

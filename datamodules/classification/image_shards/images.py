@@ -55,7 +55,7 @@ class ImagesInShards(EncodedImages):
         """List the names of the samples of a shard."""
 
     @abstractmethod
-    def encoded(self, shard: NDArray[np.int64], place: NDArray[np.int64]) -> Iterator[tuple[int, str, bytes]]:
+    def encode(self, shard: NDArray[np.int64], place: NDArray[np.int64]) -> Iterator[tuple[int, str, bytes]]:
         """Read encoded images.
 
         Args:
@@ -66,9 +66,9 @@ class ImagesInShards(EncodedImages):
             For each image, in any order: its position in `shard`, its name for error messages, and its encoded bytes.
         """
 
-    def _located(self, row: NDArray[np.int64]) -> Iterator[tuple[int, str, bytes]]:
+    def _locate(self, row: NDArray[np.int64]) -> Iterator[tuple[int, str, bytes]]:
         shard = np.searchsorted(self.first_row, row, side="right") - 1
-        return self.encoded(shard, row - self.first_row[shard])
+        return self.encode(shard, row - self.first_row[shard])
 
     @abstractmethod
     def identity(self, shard: int) -> tuple[Any, ...]:
@@ -86,7 +86,7 @@ class ImagesInShards(EncodedImages):
             sizes = np.empty((last - first, 2), dtype=np.int64)
             for start in range(first, last, ROWS_AT_ONCE):
                 row = np.arange(start, min(start + ROWS_AT_ONCE, last))
-                for position, name, content in self._located(row):
+                for position, name, content in self._locate(row):
                     sizes[start - first + position] = size_in_header(name, content)
             _SIZES[key] = sizes
         return _SIZES[key]
@@ -94,7 +94,7 @@ class ImagesInShards(EncodedImages):
     def read(self, row: Tensor, uniform: Tensor | None, crop: Crop) -> Tensor:
         batch = torch.empty(len(row), 3, *crop.shape, dtype=torch.uint8)
         numbers = None if uniform is None else uniform.tolist()
-        for position, name, content in self._located(row.numpy()):
+        for position, name, content in self._locate(row.numpy()):
             own = None if numbers is None else numbers[position]
             batch[position] = torch.from_numpy(read_crop(name, crop, own, content)).permute(2, 0, 1)
         return batch
@@ -130,7 +130,7 @@ class ImagesByOffset(ImagesInShards):
     def identity(self, shard: int) -> tuple[Any, ...]:
         return identity_of(self.files[shard])
 
-    def encoded(self, shard: NDArray[np.int64], place: NDArray[np.int64]) -> Iterator[tuple[int, str, bytes]]:
+    def encode(self, shard: NDArray[np.int64], place: NDArray[np.int64]) -> Iterator[tuple[int, str, bytes]]:
         for position, (number, at) in enumerate(zip(shard.tolist(), place.tolist(), strict=True)):
             found = self.index[number]
             name, size = f"{self.paths[number]}: {os.fsdecode(found.name[at])}", int(found.size[at])
@@ -167,7 +167,7 @@ class ImagesInParquet(ImagesInShards):
         path, image_key, *_ = self.files[shard]
         return *identity_of(path), image_key
 
-    def encoded(self, shard: NDArray[np.int64], place: NDArray[np.int64]) -> Iterator[tuple[int, str, bytes]]:
+    def encode(self, shard: NDArray[np.int64], place: NDArray[np.int64]) -> Iterator[tuple[int, str, bytes]]:
         pairs = zip(shard.tolist(), place.tolist(), strict=True)
         group = [(number, int(np.searchsorted(self.groups[number], at, side="right")) - 1) for number, at in pairs]
         for position in sorted(range(len(group)), key=group.__getitem__):  # each row group is read once per batch
@@ -331,13 +331,13 @@ class ImageShards(NamedSplits):
         kept = self.cache_dir / f"{path.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.npz"
         images = path if is_tar else kept.with_suffix(".images")
         if not kept.is_file() or not images.is_file():
-            index = read_tar_index(path, self.label_key) if is_tar else copied(self._parquet(path), images)
+            index = read_tar_index(path, self.label_key) if is_tar else copy_encoded(self._parquet(path), images)
             with whole_file(kept) as partial:
                 np.savez(partial, **index._asdict())
         return ShardIndex(**read_npz(kept, ShardIndex._fields)), images
 
 
-def copied(shard: ParquetShard, file: Path) -> ShardIndex:
+def copy_encoded(shard: ParquetShard, file: Path) -> ShardIndex:
     """Copy the encoded images of a parquet shard into one file, and return their byte positions in this file."""
     rank_zero_info(f"ImageShards: copying {len(shard)} images of {shard.path.name} to {file}")
     sizes = []

@@ -41,11 +41,11 @@ class ParquetShard:
             check_unpacked(path, max((group.total_byte_size for group in groups), default=0))
             self.column, self.class_names = self._columns(self.file.schema_arrow)
         except Exception as error:  # Arrow raises many exception types
-            raise self._rejected(error) from error
+            raise self._reject(error) from error
         self.first_row = np.cumsum([0, *(group.num_rows for group in groups)])
         """First row of each row group, followed by the total number of rows."""
 
-    def _rejected(self, error: BaseException) -> ValueError:
+    def _reject(self, error: BaseException) -> ValueError:
         kind = "captioned" if self.captioned else "labelled"
         return ValueError(f"{self.path} cannot be read as a parquet shard of {kind} images: {sentence(error)}")
 
@@ -83,14 +83,14 @@ class ParquetShard:
         try:
             return self._values("label").cast("int64").to_numpy()
         except Exception as error:
-            raise self._rejected(error) from error
+            raise self._reject(error) from error
 
     def captions(self) -> list[str]:
         """Read the captions, `[n]`."""
         try:
             return self._values("caption").to_pylist()
         except Exception as error:
-            raise self._rejected(error) from error
+            raise self._reject(error) from error
 
     def _values(self, what: str) -> Any:
         column = self.file.read(columns=[self.label_key], use_threads=False)[self.label_key]
@@ -104,9 +104,9 @@ class ParquetShard:
         try:
             table = self.file.read_row_group(number, columns=[self.column], use_threads=False)
             check_unpacked(self.path, table.nbytes)
-            return self._encoded(table)
+            return self._encode(table)
         except Exception as error:
-            raise self._rejected(ValueError(f"row group {number}: {sentence(error)}")) from error
+            raise self._reject(ValueError(f"row group {number}: {sentence(error)}")) from error
 
     def images(self) -> Iterator[bytes]:
         """Read all encoded images in small groups.
@@ -119,15 +119,15 @@ class ParquetShard:
         row = 0
         try:
             for batch in self.file.iter_batches(ROWS_AT_ONCE, columns=[self.column], use_threads=False):
-                for encoded in self._encoded(pyarrow.Table.from_batches([batch])).to_pylist():
+                for encoded in self._encode(pyarrow.Table.from_batches([batch])).to_pylist():
                     if encoded is None:
                         raise ValueError(f"row {row} has no image")
                     yield encoded
                     row += 1
         except Exception as error:
-            raise self._rejected(error) from error
+            raise self._reject(error) from error
 
-    def _encoded(self, table: Any) -> Any:
+    def _encode(self, table: Any) -> Any:
         column = table.column(0).combine_chunks()
         return column.field("bytes") if self.column.endswith(".bytes") and column.type.num_fields else column
 

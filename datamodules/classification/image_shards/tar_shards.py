@@ -80,7 +80,7 @@ def _samples(
     read: Callable[[int, str, dict[str, tarfile.TarInfo]], Any],
 ) -> Iterator[tuple[bytes, Any, int, int]]:
     length, seen = os.fstat(file).st_size, set()
-    for key, members in _grouped(file, archive, length, columns):
+    for key, members in _group(file, archive, length, columns):
         if key in seen:
             raise ValueError(f"the members of the sample {key} are not consecutive, or the sample occurs twice")
         seen.add(key)
@@ -94,7 +94,7 @@ def _samples(
         yield name, read(file, key, members), images[0].offset_data, images[0].size
 
 
-def _grouped(
+def _group(
     file: int, archive: tarfile.TarFile, length: int, columns: Collection[str]
 ) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
     """For each sample, yield its key and a dict of its members by column; check that the archive is complete."""

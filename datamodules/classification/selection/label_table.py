@@ -13,8 +13,8 @@ from datamodules.batches import UNVERIFIED
 from datamodules.classification.image_sets import ImageSource
 from datamodules.classification.labelled_set import LabelledSet
 from datamodules.corruptions.label_noise import FromCSV, LabelNoise
-from datamodules.corruptions.seeded import seeded
-from datamodules.files.number_tables import read_csv
+from datamodules.corruptions.seeded import with_seed
+from datamodules.files.number_tables import read_table
 from datamodules.files.whole_files import write_csv
 
 if TYPE_CHECKING:
@@ -60,10 +60,10 @@ def noisy_labels(
     given, truth, dropped = source.label, source.clean_label, torch.zeros(len(source.label), dtype=torch.bool)
     if label_noise is None:
         return NoisyLabels(source, given, truth, dropped)
-    noise = seeded(label_noise, seed)
+    noise = with_seed(label_noise, seed)
     if isinstance(noise, FromCSV):
         given, truth = noise.labels_and_truth(given, num_classes, source.names, class_names, truth)
-        return NoisyLabels(source, given, truth, noise.dropped(len(given), source.names))
+        return NoisyLabels(source, given, truth, noise.dropped_mask(len(given), source.names))
     truth = given if truth is None else truth
     return NoisyLabels(source, noise.apply(given, num_classes, source.image_for_noise), truth, dropped)
 
@@ -113,7 +113,7 @@ def keep_labels(path: Path, drawn: "pd.DataFrame", table: str | None, write: boo
         if write:
             write_csv(path, drawn)
         return
-    kept = read_csv(path, "labels of the run", dtype=str, keep_default_na=False)
+    kept = read_table(path, "labels of the run", dtype=str, keep_default_na=False)
     source = "the labels generated now" if table is None else f"the labels in {table}"
     advice = "a run keeps its first labels; use another run directory for other labels"
     if len(kept) != len(drawn):

@@ -72,7 +72,7 @@ class RandomBlur(ClipOperator):
     def apply(self, clip: Tensor, random: np.random.Generator, end: tuple[int, int]) -> Tensor:
         if random.random() >= self.probability:
             return clip
-        return filtered(clip, self.kernels(random, len(clip)).to(clip))
+        return filter_frames(clip, self.kernels(random, len(clip)).to(clip))
 
     def kernels(self, random: np.random.Generator, count: int) -> Tensor:
         """Sample a kernel for each frame, `[count, size, size]`, float64."""
@@ -92,22 +92,22 @@ class RandomBlur(ClipOperator):
             sigma_y = drawn(self.sigma, self.sigma_step)
             rotation = drawn((-math.pi, math.pi), ROTATION_STEP)
         if family.startswith("generalized"):
-            return kernels.generalized(size, sigma_x, sigma_y, rotation, drawn(*GENERALIZED))
+            return kernels.generalized_gaussian_kernels(size, sigma_x, sigma_y, rotation, drawn(*GENERALIZED))
         if family.startswith("plateau"):
             return kernels.plateau(size, sigma_x, sigma_y, rotation, drawn(*PLATEAU))
         return kernels.gaussian(size, sigma_x, sigma_y, rotation)
 
 
-def filtered(clip: Tensor, kernel: Tensor) -> Tensor:
+def filter_frames(clip: Tensor, kernel: Tensor) -> Tensor:
     """Correlate the frames of `clip`, `[T, C, H, W]`, with their kernels, `[T, k, k]`, after padding by reflection."""
     (height, width), reach = clip.shape[2:], kernel.shape[-1] // 2
-    wide = clip[:, :, reflected(height, reach, clip.device)][..., reflected(width, reach, clip.device)]
+    wide = clip[:, :, reflected_indices(height, reach, clip.device)][..., reflected_indices(width, reach, clip.device)]
     size = wide.shape[2:]
     spectrum = torch.fft.rfft2(wide) * torch.fft.rfft2(kernel, s=size)[:, None].conj()
     return torch.fft.irfft2(spectrum, s=size)[..., :height, :width].contiguous()
 
 
-def reflected(size: int, reach: int, device: torch.device) -> Tensor:
+def reflected_indices(size: int, reach: int, device: torch.device) -> Tensor:
     """Return the indices that extend a line of `size` pixels by `reach` reflected pixels on each side."""
     if size == 1:
         return torch.zeros(1 + 2 * reach, dtype=torch.int64, device=device)

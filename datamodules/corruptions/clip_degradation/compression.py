@@ -15,7 +15,7 @@ from torch import Tensor
 
 from datamodules.arguments import ascending, at_least
 from datamodules.corruptions.clip_degradation.interface import ClipOperator, walk
-from datamodules.files.video_files import decoded, encoded, require_encoder
+from datamodules.files.video_files import decode_frames, encode_frames, require_encoder
 
 
 class RandomJpeg(ClipOperator):
@@ -34,7 +34,7 @@ class RandomJpeg(ClipOperator):
 
     def apply(self, clip: Tensor, random: np.random.Generator, end: tuple[int, int]) -> Tensor:
         qualities = walk(random, self.quality, self.step, len(clip)).round().astype(int)
-        frames = [as_jpeg(frame, int(quality)) for frame, quality in zip(levels_of(clip), qualities, strict=True)]
+        frames = [as_jpeg(frame, int(quality)) for frame, quality in zip(quantise_clip(clip), qualities, strict=True)]
         return as_clip(np.stack(frames), clip)
 
 
@@ -71,17 +71,17 @@ class RandomCodec(ClipOperator):
     def apply(self, clip: Tensor, random: np.random.Generator, end: tuple[int, int]) -> Tensor:
         codec = self.codecs[random.integers(len(self.codecs))]
         rate = int(random.integers(self.bit_rate[0], self.bit_rate[1] + 1))
-        frames = levels_of(clip)
+        frames = quantise_clip(clip)
         memory = io.BytesIO()
-        encoded(memory, frames if frames.shape[3] == 3 else frames.repeat(3, axis=3), 1, codec, bit_rate=rate)
+        encode_frames(memory, frames if frames.shape[3] == 3 else frames.repeat(3, axis=3), 1, codec, bit_rate=rate)
         memory.seek(0)
-        read = decoded(memory, "a clip in memory")
+        read = decode_frames(memory, "a clip in memory")
         if len(read) != len(frames):
             raise RuntimeError(f"{codec} returned {len(read)} of {len(frames)} frames")
         return as_clip(read if frames.shape[3] == 3 else read.mean(axis=3, keepdims=True), clip)
 
 
-def levels_of(clip: Tensor) -> NDArray[np.uint8]:
+def quantise_clip(clip: Tensor) -> NDArray[np.uint8]:
     """Quantise a clip `[T, C, H, W]` to 8-bit levels `[T, H, W, C]`."""
     return clip.mul(255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 

@@ -28,7 +28,7 @@ def taps(size: int, like: Tensor) -> Tensor:
     return torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1)
 
 
-def squared_distances(size: int, sigma_x: Tensor, sigma_y: Tensor, rotation: Tensor) -> Tensor:
+def tap_distances(size: int, sigma_x: Tensor, sigma_y: Tensor, rotation: Tensor) -> Tensor:
     """Compute q of each tap, `[T, size, size]`, from T standard deviations along each axis, and T angles in radians."""
     place = taps(size, sigma_x)
     cosine, sine = (function(rotation)[:, None, None] for function in (torch.cos, torch.sin))
@@ -39,22 +39,22 @@ def squared_distances(size: int, sigma_x: Tensor, sigma_y: Tensor, rotation: Ten
 
 def gaussian(size: int, sigma_x: Tensor, sigma_y: Tensor, rotation: Tensor) -> Tensor:
     """Compute Gaussian kernels, `[T, size, size]`."""
-    return normalized((-0.5 * squared_distances(size, sigma_x, sigma_y, rotation)).exp())
+    return normalize_kernels((-0.5 * tap_distances(size, sigma_x, sigma_y, rotation)).exp())
 
 
-def generalized(size: int, sigma_x: Tensor, sigma_y: Tensor, rotation: Tensor, beta: Tensor) -> Tensor:
+def generalized_gaussian_kernels(size: int, sigma_x: Tensor, sigma_y: Tensor, rotation: Tensor, beta: Tensor) -> Tensor:
     """Compute generalized Gaussian kernels, `[T, size, size]`.
 
     The kernels are heavy-tailed for `beta` < 1 and flat for `beta` > 1.
     """
-    distance = squared_distances(size, sigma_x, sigma_y, rotation)
-    return normalized((-0.5 * distance ** beta[:, None, None]).exp())
+    distance = tap_distances(size, sigma_x, sigma_y, rotation)
+    return normalize_kernels((-0.5 * distance ** beta[:, None, None]).exp())
 
 
 def plateau(size: int, sigma_x: Tensor, sigma_y: Tensor, rotation: Tensor, beta: Tensor) -> Tensor:
     """Compute plateau kernels, `[T, size, size]`."""
-    distance = squared_distances(size, sigma_x, sigma_y, rotation)
-    return normalized(1 / (1 + distance ** beta[:, None, None]))
+    distance = tap_distances(size, sigma_x, sigma_y, rotation)
+    return normalize_kernels(1 / (1 + distance ** beta[:, None, None]))
 
 
 def sinc(size: int, cutoff: Tensor) -> Tensor:
@@ -67,9 +67,9 @@ def sinc(size: int, cutoff: Tensor) -> Tensor:
     omega = cutoff[:, None, None]
     kernel = omega * torch.from_numpy(j1((omega * radius).numpy())) / (2 * torch.pi * radius)
     kernel[:, size // 2, size // 2] = cutoff.square() / (4 * torch.pi)
-    return normalized(kernel)
+    return normalize_kernels(kernel)
 
 
-def normalized(kernel: Tensor) -> Tensor:
+def normalize_kernels(kernel: Tensor) -> Tensor:
     """Normalise kernels `[T, size, size]` so that each kernel sums to 1."""
     return kernel / kernel.sum(dim=(1, 2), keepdim=True)

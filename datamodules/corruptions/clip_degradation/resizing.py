@@ -62,7 +62,7 @@ def _cubic(distance: Tensor) -> Tensor:
     return torch.where(distance <= 1, near, torch.where(distance < 2, far, 0))
 
 
-def resized(clip: Tensor, size: tuple[int, int], mode: Mode) -> Tensor:
+def resize_frames(clip: Tensor, size: tuple[int, int], mode: Mode) -> Tensor:
     """Resize all frames `[T, C, H, W]` to the same size."""
     rows, columns = (
         resampling(own, np.array([new]), mode).to(clip)[0] for own, new in zip(clip.shape[2:], size, strict=True)
@@ -144,4 +144,4 @@ class ResizeToEnd(ClipOperator):
         return end
 
     def apply(self, clip: Tensor, random: np.random.Generator, end: tuple[int, int]) -> Tensor:
-        return resized(clip, end, self.modes[random.integers(len(self.modes))])
+        return resize_frames(clip, end, self.modes[random.integers(len(self.modes))])

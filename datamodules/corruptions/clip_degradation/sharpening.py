@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.corruptions.clip_degradation.blur import reflected
+from datamodules.corruptions.clip_degradation.blur import reflected_indices
 from datamodules.corruptions.clip_degradation.interface import ClipOperator
 
 TAPS, DEVIATION = 51, 8.0
@@ -28,13 +28,13 @@ def unsharp_masked(image: Tensor, weight: float = 0.5, threshold: float = 10 / 2
             together with their neighbourhoods.
     """
     frames = image.flatten(0, -4) if image.ndim > 3 else image[None]
-    residual = frames - _blurred(frames)
-    mask = _blurred((residual.abs() > threshold).to(frames.dtype))
+    residual = frames - _blur(frames)
+    mask = _blur((residual.abs() > threshold).to(frames.dtype))
     sharp = (frames + weight * residual).clamp(0, 1)
     return (mask * sharp + (1 - mask) * frames).view_as(image)
 
 
-def _blurred(image: Tensor) -> Tensor:
+def _blur(image: Tensor) -> Tensor:
     rows, columns = (blurring(size, image) for size in image.shape[2:])
     return rows @ image @ columns.T
 
@@ -43,7 +43,7 @@ def blurring(size: int, like: Tensor) -> Tensor:
     """Return the matrix, `[size, size]`, that blurs a line of pixels padded by reflection."""
     place = torch.arange(TAPS, dtype=torch.float64, device=like.device) - TAPS // 2
     tap = (-0.5 * (place / DEVIATION).square()).exp()
-    source = reflected(size, TAPS // 2, like.device).unfold(0, TAPS, 1)
+    source = reflected_indices(size, TAPS // 2, like.device).unfold(0, TAPS, 1)
     matrix = torch.zeros(size, size, dtype=torch.float64, device=like.device)
     return matrix.scatter_add_(1, source, (tap / tap.sum()).expand(size, -1)).to(like.dtype)
 

@@ -21,7 +21,7 @@ from scipy import stats
 from scipy.optimize import minimize_scalar
 
 from datamodules.corruptions.image_noise.camera import Camera, Line
-from datamodules.files.bayer import packed, unpacked
+from datamodules.files.bayer import pack_bayer, unpack_bayer
 
 Frame = NDArray[np.floating] | NDArray[np.integer]
 
@@ -135,9 +135,9 @@ def recording(bias_frame: Frame, gain: float, black: float) -> Recording:
         gain: K, from `photon_transfer`.
         black: black level.
     """
-    planes = packed(np.asarray(bias_frame, dtype=np.float64))
+    planes = pack_bayer(np.asarray(bias_frame, dtype=np.float64))
     bias = planes.mean(axis=(1, 2))
-    centred = unpacked(planes - bias[:, None, None])
+    centred = unpack_bayer(planes - bias[:, None, None])
     rows = centred.mean(axis=1)
     read = (centred - rows[:, None]).ravel()
     shape, scale, fit = tukey_lambda_fit(read)
@@ -159,7 +159,7 @@ def line(gains: Sequence[float], scales: Sequence[float]) -> Line:
     return float(slope), float(intercept), float(np.sqrt((rest**2).sum() / (len(gains) - 2)))
 
 
-def calibrated(recordings: Sequence[Recording], levels: float | None = None) -> Camera:
+def calibrate_camera(recordings: Sequence[Recording], levels: float | None = None) -> Camera:
     """Combine recordings at several gains into the noise parameters of a camera.
 
     `Camera.save` writes these parameters to a file.

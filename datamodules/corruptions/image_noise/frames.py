@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from datamodules.corruptions.image_noise.calibration import Recording, flat_frames, photon_transfer, recording
-from datamodules.files.bayer import SUFFIXES, RawImage, packed, read_raw, unpacked
+from datamodules.files.bayer import SUFFIXES, RawImage, pack_bayer, read_raw, unpack_bayer
 
 ROWS = 256
 """Number of rows that are analysed, in the middle of a dark frame. It is limited because the fit sorts all pixels."""
@@ -55,7 +55,7 @@ def read_frames(folder: Path) -> Frames:
             clipped = max(float((frame.bayer >= frame.white).mean()) for frame in frames)
             if clipped > CLIPPED:
                 raise ValueError(f"{level}: {clipped:.1%} of the pixels are saturated; use a shorter exposure")
-            planes = [packed(frame.bayer, frame.pattern) for frame in frames]
+            planes = [pack_bayer(frame.bayer, frame.pattern) for frame in frames]
             points += [flat_frames([plane[colour] for plane in planes], first.black) for colour in range(4)]
         try:
             slope, _ = photon_transfer(*(np.array(values) for values in zip(*points, strict=True)))
@@ -89,6 +89,6 @@ def _frames(folder: Path, first: RawImage | None) -> Sequence[RawImage]:
 
 def _middle(frame: RawImage) -> np.ndarray:
     """Return the middle rows of a frame, starting at a red pixel."""
-    planes = packed(frame.bayer, frame.pattern)
+    planes = pack_bayer(frame.bayer, frame.pattern)
     top = max(planes.shape[1] - ROWS // 2, 0) // 2
-    return unpacked(planes[:, top : top + ROWS // 2])
+    return unpack_bayer(planes[:, top : top + ROWS // 2])

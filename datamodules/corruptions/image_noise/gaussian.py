@@ -15,7 +15,7 @@ from datamodules.corruptions.image_noise.interface import (
     drawn_level,
     level_of,
     ranged_level,
-    summed,
+    sum_per_sample,
 )
 from datamodules.randomness.counter import RNG
 
@@ -49,7 +49,7 @@ class Gaussian(ImageNoise):
 
     def log_likelihood(self, noisy: Tensor, clean: Tensor) -> Tensor:
         standardised = (noisy - clean) / self.sigma
-        return summed(-0.5 * standardised**2 - math.log(self.sigma * math.sqrt(2 * math.pi)))
+        return sum_per_sample(-0.5 * standardised**2 - math.log(self.sigma * math.sqrt(2 * math.pi)))
 
     def posterior_mean(self, noisy: Tensor, score: Tensor) -> Tensor:
         return noisy + self.sigma**2 * score

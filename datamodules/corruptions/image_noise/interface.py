@@ -91,7 +91,7 @@ def drawn_level(level: Any, clean: Tensor, numbers: RNG) -> float | Tensor:
     return low * (high / low) ** numbers.uniform(clean[:, :1, :1, :1])
 
 
-def summed(values: Tensor) -> Tensor:
+def sum_per_sample(values: Tensor) -> Tensor:
     """Sum a tensor over all dimensions except the first."""
     return torch.sum(values.flatten(1), dim=1)
 

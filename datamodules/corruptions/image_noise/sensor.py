@@ -72,8 +72,8 @@ class Sensor(ImageNoise):
     `model` can also select one of two baseline models: shot noise plus Gaussian noise, or Gaussian noise only. The
     sampled y is not clipped here. The restoration method clips it to [0, 1], like real images.
 
-    Images are packed, `[B, 4, H, W]`, with channels R, G, B, G as in `datamodules.files.bayer.packed`. R and the first
-    G come from one sensor row, and B and the second G from the next row.
+    Images are packed, `[B, 4, H, W]`, with channels R, G, B, G as in `datamodules.files.bayer.pack_bayer`. R and the
+    first G come from one sensor row, and B and the second G from the next row.
 
     Source: Wei, Fu, Zheng and Yang, Physics-based Noise Modeling for Extreme Low-light Photography, TPAMI 2022, arXiv
     2108.02158. The parameters are distributed as in the authors' tables. The authors have not published their sampling

@@ -13,7 +13,7 @@ from datamodules.corruptions.image_noise.interface import (
     drawn_level,
     level_of,
     ranged_level,
-    summed,
+    sum_per_sample,
 )
 from datamodules.randomness.counter import RNG
 
@@ -50,7 +50,7 @@ class Poisson(ImageNoise):
     def log_likelihood(self, noisy: Tensor, clean: Tensor) -> Tensor:
         zeta = level_of(self.zeta, "zeta")
         count, rate = noisy / zeta, clean / zeta
-        return summed(torch.xlogy(count, rate) - rate - torch.lgamma(count + 1))
+        return sum_per_sample(torch.xlogy(count, rate) - rate - torch.lgamma(count + 1))
 
     def score_input(self, noisy: Tensor) -> Tensor:
         return noisy / level_of(self.zeta, "zeta")
@@ -87,7 +87,7 @@ class Gamma(ImageNoise):
 
     def log_likelihood(self, noisy: Tensor, clean: Tensor) -> Tensor:
         k = torch.tensor(level_of(self.shape, "shape"), dtype=noisy.dtype, device=noisy.device)
-        return summed(k * (k / clean).log() - torch.lgamma(k) + (k - 1) * noisy.log() - k * noisy / clean)
+        return sum_per_sample(k * (k / clean).log() - torch.lgamma(k) + (k - 1) * noisy.log() - k * noisy / clean)
 
     def posterior_mean(self, noisy: Tensor, score: Tensor) -> Tensor:
         k = level_of(self.shape, "shape")
@@ -122,4 +122,6 @@ class Impulse(ImageNoise):
 
     def log_likelihood(self, noisy: Tensor, clean: Tensor) -> Tensor:
         kept = (1 - self.rate) * (noisy == clean)
-        return summed((kept + self.rate * self.salt * (noisy == 1) + self.rate * (1 - self.salt) * (noisy == 0)).log())
+        return sum_per_sample(
+            (kept + self.rate * self.salt * (noisy == 1) + self.rate * (1 - self.salt) * (noisy == 0)).log()
+        )

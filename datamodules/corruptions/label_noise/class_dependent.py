@@ -84,7 +84,7 @@ class AsymmetricCIFAR10:
         self.seed = seed
 
     def apply(self, label: np.ndarray | Tensor, num_classes: int, image: Tensor | None = None) -> Tensor:
-        check_fits("AsymmetricCIFAR10", 10, num_classes)
+        check_class_count("AsymmetricCIFAR10", 10, num_classes)
         given = checked_labels(label, num_classes)
         current = given if self.sequential_quirk else given.copy()
         random = random_stream(self.seed, "AsymmetricCIFAR10")
@@ -94,7 +94,7 @@ class AsymmetricCIFAR10:
         return torch.from_numpy(given)
 
     def transition_matrix(self, num_classes: int) -> Tensor:
-        check_fits("AsymmetricCIFAR10", 10, num_classes)
+        check_class_count("AsymmetricCIFAR10", 10, num_classes)
         target = np.arange(10)
         for source, other in self.flips:
             target[source] = other
@@ -163,7 +163,7 @@ class AsymmetricMNIST(IndependentFlips):
     """
 
     def target(self, num_classes: int) -> np.ndarray:
-        check_fits("AsymmetricMNIST", 10, num_classes)
+        check_class_count("AsymmetricMNIST", 10, num_classes)
         return np.array([0, 1, 7, 8, 4, 6, 5, 1, 8, 9])
 
 
@@ -191,7 +191,7 @@ class BlocksCIFAR100(IndependentFlips):
     """
 
     def target(self, num_classes: int) -> np.ndarray:
-        check_fits("BlocksCIFAR100", 100, num_classes)
+        check_class_count("BlocksCIFAR100", 100, num_classes)
         return np.roll(np.arange(100).reshape(20, 5), -1, axis=1).ravel()
 
 
@@ -203,7 +203,7 @@ class SuperclassCIFAR100(IndependentFlips):
     """
 
     def target(self, num_classes: int) -> np.ndarray:
-        check_fits("SuperclassCIFAR100", 100, num_classes)
+        check_class_count("SuperclassCIFAR100", 100, num_classes)
         members = cifar100_superclass().argsort(kind="stable").reshape(20, 5)
         target = np.empty(100, dtype=np.int64)
         target[members] = np.roll(members, -1, axis=1)
@@ -241,7 +241,7 @@ def cifar100_superclass() -> np.ndarray:
     return np.array([superclass[name] for name in sorted(superclass)])
 
 
-def check_fits(kind: str, expected: int, num_classes: int) -> None:
+def check_class_count(kind: str, expected: int, num_classes: int) -> None:
     """Reject a dataset if its number of classes differs from the number for which the kind of noise is defined."""
     if num_classes != expected:
         raise ValueError(f"num_classes must be {expected} for {kind}, got {num_classes}")

@@ -73,8 +73,8 @@ class OpenSetLabelNoise(ImageSet):
         self.images.fetch_missing()
         self.others.fetch_missing()
 
-    def prepared(self, seed: int, device: torch.device) -> Self:
-        self.images.prepared(seed, device)
+    def prepare(self, seed: int, device: torch.device) -> Self:
+        self.images.prepare(seed, device)
         self._drawn = seed
         return self
 

@@ -186,7 +186,7 @@ class FromCSV:
             truth[row[empty]] = UNVERIFIED
         return torch.from_numpy(given), torch.from_numpy(truth) if (truth != UNVERIFIED).any() else clean_label
 
-    def dropped(self, samples: int, names: Sequence[str] | None = None) -> Tensor:
+    def dropped_mask(self, samples: int, names: Sequence[str] | None = None) -> Tensor:
         """Return whether the table drops each sample of the dataset, `[samples]`, bool."""
         table = self._table()
         dropped = np.zeros(samples, dtype=bool)

@@ -44,10 +44,10 @@ class Affine:
         if not drawn.any():
             return mask.clone()
         parts = zip(mask.split(_MASKS_AT_ONCE), drawn.split(_MASKS_AT_ONCE), strict=True)
-        return torch.cat([_moved(part, numbers) for part, numbers in parts])
+        return torch.cat([_move(part, numbers) for part, numbers in parts])
 
 
-def _moved(mask: Tensor, drawn: Tensor) -> Tensor:
+def _move(mask: Tensor, drawn: Tensor) -> Tensor:
     """Transform each class of masks, `[N, H, W]`, by the random values in `drawn`.
 
     The values `[N, K - 1, 4]` are the angle, the relative change of length, the row shift and the column shift of each
@@ -68,12 +68,12 @@ def _moved(mask: Tensor, drawn: Tensor) -> Tensor:
         below, beside = row - centre_row - down, column - centre_column - right
         from_row = (below * angle.cos() - beside * angle.sin()) / (1 + growth) + centre_row
         from_column = (below * angle.sin() + beside * angle.cos()) / (1 + growth) + centre_column
-        grid = torch.stack([_normalised(from_column, width), _normalised(from_row, height)], dim=-1)
+        grid = torch.stack([_normalise(from_column, width), _normalise(from_row, height)], dim=-1)
         moved = F.grid_sample(member[:, None], grid, mode="nearest", align_corners=False)[:, 0] > 0
         result = torch.where(moved & (mask != IGNORED), category, result)
     return result
 
 
-def _normalised(place: Tensor, length: int) -> Tensor:
+def _normalise(place: Tensor, length: int) -> Tensor:
     """Convert pixel coordinates to those of `grid_sample`, which are -1 and 1 at the outer edges of the image."""
     return (2 * place + 1) / length - 1

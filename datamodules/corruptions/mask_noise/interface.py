@@ -89,6 +89,6 @@ def uniform_of_each(seed: int | None, kind: str, index: Tensor | None, length: i
     return sample_uniform(seed, 0, where, count, stream=zlib.crc32(kind.encode()))
 
 
-def whole_numbers(uniform: Tensor, least: int, most: int) -> Tensor:
+def uniform_integers(uniform: Tensor, least: int, most: int) -> Tensor:
     """Map uniform numbers in [0, 1) to equally likely integers from `least` to `most`."""
     return least + (uniform * (most - least + 1)).long()

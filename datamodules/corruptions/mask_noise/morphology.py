@@ -19,7 +19,7 @@ from torch import Tensor
 
 from datamodules.arguments import at_least, one_of, within
 from datamodules.batches import IGNORED
-from datamodules.corruptions.mask_noise.interface import uniform_of_each, whole_numbers
+from datamodules.corruptions.mask_noise.interface import uniform_integers, uniform_of_each
 
 Mode = Literal["erode", "dilate", "either"]
 _MASKS_AT_ONCE = 256
@@ -62,7 +62,7 @@ class ErosionDilation:
     def apply(self, mask: Tensor, num_classes: int, index: Tensor | None = None) -> Tensor:
         uniform = uniform_of_each(self.seed, type(self).__name__, index, len(mask), count=2)
         dilated = _drawn_modes(self.mode, uniform[:, 0])
-        pixels = whole_numbers(uniform[:, 1], self.min_pixels, self.max_pixels)
+        pixels = uniform_integers(uniform[:, 1], self.min_pixels, self.max_pixels)
         result = mask.clone()
         for dilate in (False, True):
             for reach in range(max(self.min_pixels, 1), self.max_pixels + 1):
@@ -152,7 +152,7 @@ class OverUnderSegmentation:
             )
         uniform = uniform_of_each(self.seed, type(self).__name__, index, len(mask), count=3)
         dilated = _drawn_modes(self.mode, uniform[:, 0]).tolist()
-        iterations = whole_numbers(uniform[:, 1], self.min_iterations, self.max_iterations)
+        iterations = uniform_integers(uniform[:, 1], self.min_iterations, self.max_iterations)
         iterations[uniform[:, 2] >= self.noise_level] = 0
         result = mask.clone()
         for position, times in enumerate(iterations.tolist()):
@@ -181,13 +181,13 @@ def _in_proportion(mask: np.ndarray, category: int, iterations: int, dilate: boo
         return mask
     ratio = (target_pixels / pixels) ** 0.5
     shape = [max(round(side * ratio), 1) for side in mask.shape]
-    inner = [_reached(member.any(axis=1 - axis), 2) for axis in (0, 1)]
+    inner = [_nonzero_range(member.any(axis=1 - axis), 2) for axis in (0, 1)]
     outer = [
-        _mapped(part, length, new, margin=iterations + 1)
+        _map(part, length, new, margin=iterations + 1)
         for part, length, new in zip(inner, mask.shape, shape, strict=True)
     ]
     back = [
-        _mapped(slice(max(part.start - 2, 0), min(part.stop + 2, new)), new, length, margin=1)
+        _map(slice(max(part.start - 2, 0), min(part.stop + 2, new)), new, length, margin=1)
         for part, length, new in zip(outer, mask.shape, shape, strict=True)
     ]
     resized = _cubic(member[inner[0], inner[1]], inner, mask.shape, outer, shape)
@@ -202,13 +202,13 @@ def _in_proportion(mask: np.ndarray, category: int, iterations: int, dilate: boo
     return np.where((result != member) & (mask != IGNORED), np.uint8(0), mask)
 
 
-def _reached(occupied: np.ndarray, margin: int) -> slice:
+def _nonzero_range(occupied: np.ndarray, margin: int) -> slice:
     """Return the range from the first to the last nonzero position, extended by `margin` at both ends."""
     first, last = np.flatnonzero(occupied)[[0, -1]]
     return slice(max(int(first) - margin, 0), min(int(last) + 1 + margin, len(occupied)))
 
 
-def _mapped(part: slice, length: int, new_length: int, margin: int) -> slice:
+def _map(part: slice, length: int, new_length: int, margin: int) -> slice:
     """Convert a range on an axis to the resized axis, and extend the result by `margin` at both ends."""
     scale = new_length / length
     first, last = math.floor(part.start * scale) - margin, math.ceil(part.stop * scale) + margin

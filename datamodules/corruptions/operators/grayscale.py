@@ -28,7 +28,7 @@ class Grayscale(LinearOperator):
         weights = self._weights(measured)
         return weights * measured / weights.square().sum()
 
-    def filtered(self, image: Tensor, gain: Callable[[Tensor], Tensor]) -> Tensor:
+    def apply_filter(self, image: Tensor, gain: Callable[[Tensor], Tensor]) -> Tensor:
         weights = self._weights(image)
         seen = weights * (weights * image).sum(dim=1, keepdim=True) / weights.square().sum()
         return gain(weights.norm()) * seen + gain(weights.new_zeros(())) * (image - seen)

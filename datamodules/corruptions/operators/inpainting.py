@@ -41,7 +41,7 @@ class Inpainting(LinearOperator):
     def transpose(self, measured: Tensor) -> Tensor:
         return self.forward(measured)
 
-    def filtered(self, image: Tensor, gain: Callable[[Tensor], Tensor]) -> Tensor:
+    def apply_filter(self, image: Tensor, gain: Callable[[Tensor], Tensor]) -> Tensor:
         return gain(self.mask.to(image)) * image
 
 
@@ -72,7 +72,7 @@ class Masks(LinearOperator):
     def transpose(self, measured: Tensor) -> Tensor:
         return self.forward(measured)
 
-    def filtered(self, image: Tensor, gain: Callable[[Tensor], Tensor]) -> Tensor:
+    def apply_filter(self, image: Tensor, gain: Callable[[Tensor], Tensor]) -> Tensor:
         return self.forward(image)
 
 

@@ -47,7 +47,7 @@ class LinearOperator(Operator):
         """Apply H^T: <H x, y> = <x, H^T y>."""
 
     @abstractmethod
-    def filtered(self, image: Tensor, gain: Callable[[Tensor], Tensor]) -> Tensor:
+    def apply_filter(self, image: Tensor, gain: Callable[[Tensor], Tensor]) -> Tensor:
         """Apply V g(S) V^T to images, where g is a function of the singular values S of H = U S V^T.
 
         Args:

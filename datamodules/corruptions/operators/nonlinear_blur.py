@@ -60,7 +60,7 @@ class NonlinearBlur(Operator):
         like = torch.empty(len(index), codes, size[0] // MULTIPLE, size[1] // MULTIPLE, device=index.device)
         return BlurByCode(self, self.strength * CounterRNG(self.seed, 0, index, STREAM).normal(like))
 
-    def placed(self, like: Tensor) -> nn.Module:
+    def network_like(self, like: Tensor) -> nn.Module:
         """Return the network with the device and dtype of a tensor."""
         key = (like.device, like.dtype)
         if key not in self._copies:
@@ -94,7 +94,7 @@ class BlurByCode(Operator):
     code: Tensor
 
     def forward(self, image: Tensor) -> Tensor:
-        return to_signed(self.blur.placed(image)(to_unit(image), self.code.to(image))).clamp(-1, 1)
+        return to_signed(self.blur.network_like(image)(to_unit(image), self.code.to(image))).clamp(-1, 1)
 
     def pseudo_inverse(self, measured: Tensor) -> Tensor:
         return measured

@@ -35,15 +35,15 @@ class PhaseRetrieval(Operator):
     def forward(self, image: Tensor) -> Tensor:
         down, across = (self.padding(size) for size in image.shape[-2:])
         padded = F.pad(image, (across, across, down, down))
-        return _centred(padded, torch.fft.fft2).abs()
+        return _centre(padded, torch.fft.fft2).abs()
 
     def pseudo_inverse(self, measured: Tensor) -> Tensor:
-        height, width = (self._unpadded(size) for size in measured.shape[-2:])
-        image = _centred(measured, torch.fft.ifft2).abs()
+        height, width = (self._unpad(size) for size in measured.shape[-2:])
+        image = _centre(measured, torch.fft.ifft2).abs()
         down, across = self.padding(height), self.padding(width)
         return image[..., down : down + height, across : across + width]
 
-    def _unpadded(self, padded: int) -> int:
+    def _unpad(self, padded: int) -> int:
         for size in range(padded, 0, -1):
             if size + 2 * self.padding(size) == padded:
                 return size
@@ -52,7 +52,7 @@ class PhaseRetrieval(Operator):
         )
 
 
-def _centred(values: Tensor, transform: Callable[..., Tensor]) -> Tensor:
+def _centre(values: Tensor, transform: Callable[..., Tensor]) -> Tensor:
     """Apply an orthonormal Fourier transform.
 
     The origin of the input and of the output is in the centre.

@@ -46,7 +46,7 @@ class Separable(LinearOperator):
         height, width = (part[1] for part in self._parts_of_measured(measured))
         return height @ measured @ width.T
 
-    def filtered(self, image: Tensor, gain: Callable[[Tensor], Tensor]) -> Tensor:
+    def apply_filter(self, image: Tensor, gain: Callable[[Tensor], Tensor]) -> Tensor:
         (height, rows), (width, columns) = (
             _right_vectors(self, size, image.dtype, image.device) for size in image.shape[-2:]
         )

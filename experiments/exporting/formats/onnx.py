@@ -34,10 +34,10 @@ def write(folder: Path, export: Export) -> str:
     given = ", ".join(f'"{name}": {name}' for name in exported.inputs)
     load = f'session = onnxruntime.InferenceSession("{path.name}")'
     call = f"session.run(None, {{{given}}})[0]"
-    return program_example(export, "import numpy as np\nimport onnxruntime", load, call, _filled, _array)
+    return program_example(export, "import numpy as np\nimport onnxruntime", load, call, _fill, _array)
 
 
-def _filled(kind: str, shape: str) -> str:
+def _fill(kind: str, shape: str) -> str:
     numpy = f"np.ones(({shape}))" if kind == "ones" else f"np.random.{kind}({shape})"
     return f'{numpy}.astype("float32")'
 

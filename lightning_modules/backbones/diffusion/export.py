@@ -49,12 +49,12 @@ def save_model(model: LatentDiffusion | PixelSpace, folder: Path, writes: bool, 
         return
     if not hasattr(network, "save_pretrained"):
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(merged(network, state), folder / "network.safetensors")
+        save_file(merge_adapters(network, state), folder / "network.safetensors")
         return
     plain = type_of(network).from_config(
         {key: value for key, value in network.config.items() if key != "quantization_config"}
     )
-    plain.load_state_dict(merged(network, state))
+    plain.load_state_dict(merge_adapters(network, state))
     if not isinstance(model, PixelSpace):
         plain.to(network.dtype)
         if adapters and not merge:
@@ -90,7 +90,7 @@ def type_of(network: nn.Module) -> Any:
     return next(kind for kind in type(network).__mro__ if kind.__module__.startswith("diffusers"))
 
 
-def merged(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def merge_adapters(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Merge a network's adapters into its weights: the weight W + s B A replaces W, under the same name.
 
     With DoRA, the rows of W + s B A are rescaled to their trained norms.

@@ -94,11 +94,11 @@ class PackedLatents(FlowTransformer):
         """Height and width, in latent pixels, of the patch that is packed into one token."""
         return 2
 
-    def packed(self, latent: Tensor) -> Tensor:
+    def pack(self, latent: Tensor) -> Tensor:
         """Pack latents z, `[B, c, h, w]`, into tokens; the result is `[B, h w / 4, 4 c]`."""
         return self.pipeline._pack_latents(latent.contiguous(), *latent.shape)
 
-    def unpacked(self, positions: Tensor, height: int, width: int) -> Tensor:
+    def unpack(self, positions: Tensor, height: int, width: int) -> Tensor:
         """Unpack tokens into latents z of a given height and width, as the pipeline does."""
         scale = self.pipeline.vae_scale_factor
         return self.pipeline._unpack_latents(positions, height * scale, width * scale, scale)
@@ -118,7 +118,7 @@ class StableDiffusion3(FlowTransformer):
     }
     default_lora_targets = JOINT_ATTENTION
 
-    def embedded(self, texts: list[str], device: torch.device) -> Prompts:
+    def embed(self, texts: list[str], device: torch.device) -> Prompts:
         embedding, _, pooled, _ = self.pipeline.encode_prompt(
             texts, texts, texts, device=device, do_classifier_free_guidance=False
         )

@@ -56,7 +56,7 @@ class Flux(PackedLatents):
         super().__init__(pipeline, weights, tuning, adapters, gradient_checkpointing, offload_text_encoders)
         self.training_guidance = training_guidance
 
-    def embedded(self, texts: list[str], device: torch.device) -> Prompts:
+    def embed(self, texts: list[str], device: torch.device) -> Prompts:
         embedding, pooled, _ = self.pipeline.encode_prompt(texts, texts, device=device)
         return Prompts(embedding, pooled)
 
@@ -67,17 +67,17 @@ class Flux(PackedLatents):
         count, _, height, width = latent.shape
         guided = self.network.config.guidance_embeds
         return {
-            "hidden_states": self.packed(latent),
+            "hidden_states": self.pack(latent),
             "timestep": (timestep / self.scheduler.config.num_train_timesteps).expand(count),
             "guidance": torch.full([count], self.training_guidance, device=latent.device) if guided else None,
             "encoder_hidden_states": prompts.embedding.to(latent.dtype),
             "pooled_projections": prompts.pooled.to(latent.dtype),
             "txt_ids": latent.new_zeros(prompts.embedding.shape[1], 3),
-            "img_ids": places(height // 2, width // 2, latent),
+            "img_ids": image_positions(height // 2, width // 2, latent),
         }
 
     def network_output(self, output: Tensor, latent: Tensor) -> Tensor:
-        return self.unpacked(output, *latent.shape[2:])
+        return self.unpack(output, *latent.shape[2:])
 
     def for_pipeline(self, prompts: Prompts, empty: Prompts) -> dict[str, Any]:
         """Return prompts as keyword arguments of the pipeline. Empty prompts are not used by distilled guidance."""
@@ -101,7 +101,7 @@ class Chroma(PackedLatents):
     default_lora_targets = JOINT_ATTENTION
     prompt_fields = ("embedding", "mask")
 
-    def embedded(self, texts: list[str], device: torch.device) -> Prompts:
+    def embed(self, texts: list[str], device: torch.device) -> Prompts:
         embedding, _, mask, *_ = self.pipeline.encode_prompt(texts, device=device, do_classifier_free_guidance=False)
         return Prompts(embedding, mask=mask)
 
@@ -109,20 +109,20 @@ class Chroma(PackedLatents):
         """Predict the velocity e - z."""
         assert prompts.mask is not None
         count, _, height, width = latent.shape
-        positions = self.packed(latent)
+        positions = self.pack(latent)
         mask = prompts.mask.to(latent.dtype)
         output = self.network(
             hidden_states=positions,
             timestep=(timestep / self.scheduler.config.num_train_timesteps).expand(count),
             encoder_hidden_states=prompts.embedding.to(latent.dtype),
             txt_ids=latent.new_zeros(prompts.embedding.shape[1], 3),
-            img_ids=places(height // 2, width // 2, latent),
+            img_ids=image_positions(height // 2, width // 2, latent),
             attention_mask=torch.cat([mask, mask.new_ones(count, positions.shape[1])], dim=1),
         ).sample
-        return self.unpacked(output, height, width)
+        return self.unpack(output, height, width)
 
 
-def places(height: int, width: int, like: Tensor) -> Tensor:
+def image_positions(height: int, width: int, like: Tensor) -> Tensor:
     """List the position (0, row, column) of each image token, as the pipeline does: `[height width, 3]`."""
     rows, columns = (torch.arange(side, device=like.device, dtype=like.dtype) for side in (height, width))
     grid = torch.meshgrid(rows, columns, indexing="ij")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from datamodules.arguments import at_least
-from lightning_modules.backbones.diffusion.text_encoders import Prompts, concatenated
+from lightning_modules.backbones.diffusion.text_encoders import Prompts, concatenate_prompts
 from lightning_modules.sde.stochastic_steps import stepping_with
 
 
@@ -38,7 +38,7 @@ class Sampling:
         at_least(0, guidance_scale=self.guidance_scale)
 
 
-def guided(
+def guided_model(
     model: Callable[..., Tensor], prompts: Prompts | None, negative: Prompts | None, scale: float
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Turn a text-conditional model into a function of x_t and t only, which applies guidance.
@@ -52,7 +52,7 @@ def guided(
     """
     if prompts is None or negative is None or scale == 1:
         return lambda x, t: model(x, t, prompts)
-    both = concatenated([negative, prompts])
+    both = concatenate_prompts([negative, prompts])
 
     def prediction(x: Tensor, t: Tensor) -> Tensor:
         without, given = model(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
@@ -112,7 +112,7 @@ class PipelineSampling:
         with stepping_with(pipeline.scheduler, generator):
             images = pipeline(
                 **self.for_pipeline(prompts, self.negative_prompts(self.negative_prompt, count)),
-                latents=self.packed(noise),
+                latents=self.pack(noise),
                 height=noise.shape[2] * scale,
                 width=noise.shape[3] * scale,
                 **self.for_guidance(guidance_scale),
@@ -123,7 +123,7 @@ class PipelineSampling:
             ).images
         return images.clamp(0, 1).to(noise.dtype)
 
-    def packed(self, latent: Tensor) -> Tensor:
+    def pack(self, latent: Tensor) -> Tensor:
         """Rearrange latents z into the layout of the network's input."""
         return latent
 

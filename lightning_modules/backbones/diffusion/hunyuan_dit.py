@@ -41,7 +41,7 @@ class HunyuanDiT(TextToImage):
         """Side length of a patch in image pixels, by which the height and width of an image must be divisible."""
         return self.pipeline.vae_scale_factor * self.network.config.patch_size
 
-    def embedded(self, texts: list[str], device: torch.device) -> Prompts:
+    def embed(self, texts: list[str], device: torch.device) -> Prompts:
         dtype, found = next(self.network.parameters()).dtype, []
         for number, length in enumerate(LENGTHS):
             embedding, _, mask, _ = self.pipeline.encode_prompt(

@@ -16,7 +16,7 @@ from datamodules.files.limits import sentence
 from datamodules.files.text_files import check_pretrained_json, read_json_object
 from lightning_modules.backbones.adaptation import Precision
 from lightning_modules.backbones.quantization import NETWORKS
-from lightning_modules.backbones.weights import check_safetensors, from_pretrained, listed, loaded_from
+from lightning_modules.backbones.weights import check_safetensors, from_pretrained, join_names, loaded_from
 
 NetworkPrediction = Literal["epsilon", "v_prediction", "sample", "flow"]
 HUB_NAME = r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?"
@@ -155,7 +155,7 @@ def diffusers_pipeline(
                     folder = Path(fetched)
                 precisions = {"default": precision, **dict.fromkeys(FULL_PRECISION, torch.float32)}
                 with quiet_transformers() if "transformers" in libraries.values() else nullcontext():
-                    given = _loaded(folder, classes, variant, precisions, quantization)
+                    given = _load(folder, classes, variant, precisions, quantization)
                 pipeline = found.from_pretrained(
                     str(folder), variant=variant, torch_dtype=precisions, use_safetensors=True, **options, **given
                 )
@@ -216,7 +216,7 @@ def _classes(described: str, index: dict[str, Any]) -> dict[str, tuple[str, str]
     return found
 
 
-def _loaded(
+def _load(
     folder: Path,
     classes: dict[str, tuple[str, str]],
     variant: str | None,
@@ -282,7 +282,7 @@ def clip_tokenizers(name_or_path: str, local_files_only: bool = False) -> tuple[
     classes = _classes(str(folder), index)
     encoders = [name for name, (_, kind) in classes.items() if kind.startswith("CLIPTextModel")]
     names = sorted(name.replace("text_encoder", "tokenizer") for name in encoders)
-    found = _loaded(folder, {name: classes[name] for name in names if name in classes}, None, {}, None)
+    found = _load(folder, {name: classes[name] for name in names if name in classes}, None, {}, None)
     return str(index.get("_class_name")), [*found.values()]
 
 
@@ -292,7 +292,7 @@ def _check_whole(name_or_path: str, pipeline: Any) -> None:
         if isinstance(part, torch.nn.Module) and (
             missing := [key for key, value in part.state_dict().items() if value.is_meta]
         ):
-            raise ValueError(f"{name} of {name_or_path} lacks {listed(missing)}")
+            raise ValueError(f"{name} of {name_or_path} lacks {join_names(missing)}")
 
 
 def family_of(name_or_path: str, families: Mapping[str, Any], local_files_only: bool = False) -> Any:
@@ -324,13 +324,13 @@ def _advice(classes: dict[str, tuple[str, str]], families: Mapping[str, type] | 
 def _check_parts(described: str, libraries: dict[str, str], parts: Sequence[str], advice: str = "") -> None:
     missing = [part for part in parts if part not in libraries]
     if missing:
-        has = listed(libraries, 20)
-        raise ValueError(f"{described} lacks {listed(missing)}; its model_index.json has: {has}{advice}")
+        has = join_names(libraries, 20)
+        raise ValueError(f"{described} lacks {join_names(missing)}; its model_index.json has: {has}{advice}")
     if (folder := Path(described)).is_dir():
         absent = [part for part in libraries if part not in UNUSED and not (folder / part).is_dir()]
         if absent:
             raise FileNotFoundError(
-                f"{described} lacks {listed(absent)}: its model_index.json lists them, so the folder "
+                f"{described} lacks {join_names(absent)}: its model_index.json lists them, so the folder "
                 f"{folder / absent[0]} must exist"
             )
 

@@ -36,7 +36,7 @@ class PixArtSigma(TextToImage):
         """Side length of a patch in image pixels, by which the height and width of an image must be divisible."""
         return self.pipeline.vae_scale_factor * self.network.config.patch_size
 
-    def embedded(self, texts: list[str], device: torch.device) -> Prompts:
+    def embed(self, texts: list[str], device: torch.device) -> Prompts:
         embedding, mask, *_ = self.pipeline.encode_prompt(texts, do_classifier_free_guidance=False, device=device)
         return Prompts(embedding, mask=mask)
 

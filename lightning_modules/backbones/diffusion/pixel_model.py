@@ -9,10 +9,10 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from torch import Tensor, nn
 
 from datamodules.pixel_ranges import to_signed, to_unit
-from lightning_modules.backbones.diffusion.guidance import guided
+from lightning_modules.backbones.diffusion.guidance import guided_model
 from lightning_modules.backbones.diffusion.text_to_image import Prompts
 from lightning_modules.sde.ddim import ddim, scheduler_path
-from lightning_modules.sde.discrete import denoising_loss, predicted, scheduler_levels, scheduler_prediction
+from lightning_modules.sde.discrete import denoising_loss, run_diffusion_model, scheduler_levels, scheduler_prediction
 
 
 class PixelModel(nn.Module):
@@ -67,9 +67,9 @@ class PixelModel(nn.Module):
 
     def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts | None = None) -> Tensor:
         """Predict the quantity named by the scheduler's `prediction_type` from x_t and the times t, `[B]`."""
-        return predicted(self._told(prompts), latent, timestep)
+        return run_diffusion_model(self._scaled_timestep(prompts), latent, timestep)
 
-    def _told(self, prompts: Prompts | None) -> Callable[..., Any]:
+    def _scaled_timestep(self, prompts: Prompts | None) -> Callable[..., Any]:
         return self.network if prompts is None else partial(self.network, prompts=prompts)
 
     @torch.no_grad()
@@ -79,10 +79,10 @@ class PixelModel(nn.Module):
         """Generate images in [0, 1] from standard normal noise, `[B, C, H, W]`, by deterministic DDIM steps."""
         path = scheduler_path(self.scheduler, num_inference_steps)
         given = self.encode_prompts([self.negative_prompt] * len(noise)) if self.negative_prompt else None
-        model = guided(self, prompts, given or self.empty_prompts(len(noise)), guidance_scale)
+        model = guided_model(self, prompts, given or self.empty_prompts(len(noise)), guidance_scale)
         x = ddim(model, noise, path, scheduler_levels(self.scheduler), self.prediction, clip=True)
         return self.decode(x).clamp(0, 1)
 
     def denoising_loss(self, image: Tensor, prompts: Prompts | None = None) -> Tensor:
         """Compute the network's mean squared prediction error for images in [0, 1], noised at random timesteps."""
-        return denoising_loss(self._told(prompts), self.encode(image), self.alphas_cumprod, self.prediction)
+        return denoising_loss(self._scaled_timestep(prompts), self.encode(image), self.alphas_cumprod, self.prediction)

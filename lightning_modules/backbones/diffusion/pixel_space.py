@@ -6,7 +6,7 @@ from typing import Any
 from diffusers import DDIMScheduler, DDPMScheduler
 from torch import nn
 
-from lightning_modules.backbones.adaptation import Adapters, Tuning, adapted
+from lightning_modules.backbones.adaptation import Adapters, Tuning, adapt
 from lightning_modules.backbones.diffusion.pipelines import check_schedule, diffusers_pipeline
 from lightning_modules.backbones.diffusion.pixel_model import PixelModel
 
@@ -60,5 +60,5 @@ def pixel_pipeline(
     adapters.check_tuning(tuning)
     loaded = diffusers_pipeline(pipeline, ("unet", "scheduler"), local_files_only=local_files_only)
     check_schedule(loaded.scheduler, ("epsilon", "v_prediction", "sample"))
-    network = adapted(loaded.unet.train(), tuning, None, adapters, gradient_checkpointing)
+    network = adapt(loaded.unet.train(), tuning, None, adapters, gradient_checkpointing)
     return PixelSpace(network, loaded.scheduler)

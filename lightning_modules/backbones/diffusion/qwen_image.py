@@ -59,7 +59,7 @@ class QwenImage(PackedLatents):
     def extra_repr(self) -> str:
         return type(self.scheduler).__name__
 
-    def embedded(self, texts: list[str], device: torch.device) -> Prompts:
+    def embed(self, texts: list[str], device: torch.device) -> Prompts:
         most = inspect.signature(type(self.pipeline).__call__).parameters["max_sequence_length"].default
         embedding, mask = self.pipeline.encode_prompt(texts, device, max_sequence_length=most)
         if mask is None:  # no text has padding
@@ -83,13 +83,13 @@ class QwenImage(PackedLatents):
         assert prompts.mask is not None
         count, _, height, width = latent.shape
         output = self.network(
-            hidden_states=self.packed(latent),
+            hidden_states=self.pack(latent),
             timestep=(timestep / self.scheduler.config.num_train_timesteps).expand(count),
             encoder_hidden_states=prompts.embedding.to(latent.dtype),
             encoder_hidden_states_mask=prompts.mask.bool(),
             img_shapes=[[(1, height // 2, width // 2)]],  # all images of a batch have the same size
         ).sample
-        return self.unpacked(output, height, width).squeeze(2)
+        return self.unpack(output, height, width).squeeze(2)
 
     def for_pipeline(self, prompts: Prompts, empty: Prompts) -> dict[str, Any]:
         return {

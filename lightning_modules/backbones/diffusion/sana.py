@@ -41,7 +41,7 @@ class Sana(FlowTransformer):
         """Number of pixels by which the height and width of an image must be divisible."""
         return math.lcm(PIPELINE_MULTIPLE, super().size_multiple)
 
-    def embedded(self, texts: list[str], device: torch.device, instructed: bool = True) -> Prompts:
+    def embed(self, texts: list[str], device: torch.device, instructed: bool = True) -> Prompts:
         instruction = inspect.signature(type(self.pipeline).__call__).parameters["complex_human_instruction"].default
         embedding, mask, _, _ = self.pipeline.encode_prompt(
             texts,
@@ -53,7 +53,7 @@ class Sana(FlowTransformer):
 
     def embedded_negative(self, texts: list[str], device: torch.device) -> Prompts:
         """Embed B negative prompts, to which the pipeline's instruction is not prepended."""
-        return self.embedded(texts, device, instructed=False)
+        return self.embed(texts, device, instructed=False)
 
     def moments(self, image: Tensor) -> Tensor:
         """Encode images in [0, 1] with E; return the latents, and 0 as their standard deviation, `[B, 2, c, h, w]`."""

@@ -36,7 +36,7 @@ class Prompts(NamedTuple):
         """Move the embeddings to a device."""
         return Prompts(*(None if value is None else value.to(place) for value in self))  # type: ignore[arg-type]
 
-    def replaced(self, chosen: Tensor, other: "Prompts") -> "Prompts":
+    def replace(self, chosen: Tensor, other: "Prompts") -> "Prompts":
         """Replace the prompts for which the mask `chosen`, `[B]`, is true with `other`, which has B prompts or one."""
 
         def mixed(own: Tensor | None, theirs: Tensor | None) -> Tensor | None:
@@ -47,7 +47,7 @@ class Prompts(NamedTuple):
         return Prompts(*map(mixed, self, other))  # type: ignore[arg-type]
 
 
-def concatenated(prompts: Sequence[Prompts]) -> Prompts:
+def concatenate_prompts(prompts: Sequence[Prompts]) -> Prompts:
     """Concatenate batches of prompts for the same model."""
     return Prompts(*(None if values[0] is None else torch.cat(values) for values in zip(*prompts, strict=True)))  # type: ignore[arg-type]
 
@@ -103,13 +103,13 @@ class TextEncoders(nn.Module):
     _known: tuple[dict[str, Prompts], Prompts] | None = None
     _further: tuple[str, ...] = ()
 
-    def embedded(self, texts: list[str], device: torch.device) -> Prompts:
+    def embed(self, texts: list[str], device: torch.device) -> Prompts:
         """Embed B texts, each truncated or padded to the same length; the text encoders are on `device`."""
         raise NotImplementedError
 
     def embedded_negative(self, texts: list[str], device: torch.device) -> Prompts:
         """Embed B texts in the way the pipeline embeds negative prompts; the text encoders are on `device`."""
-        return self.embedded(texts, device)
+        return self.embed(texts, device)
 
     def embedded_empty(self, n: int, device: torch.device) -> Prompts:
         """Embed n empty prompts, as the pipeline does for guidance; the text encoders are on `device`."""
@@ -119,11 +119,11 @@ class TextEncoders(nn.Module):
     def encode_prompts(self, texts: Sequence[str]) -> Prompts:
         """Embed B texts, each truncated or padded to the encoder's length; the result is on the network's device."""
         if self._known is None:
-            return self.embedded(list(texts), self._encoding_device()).to(self._network_device())
+            return self.embed(list(texts), self._encoding_device()).to(self._network_device())
         unknown = [text for text in texts if text not in self._known[0]]
         if unknown:
             raise ValueError(f"the text encoders were freed after caching, and cannot embed the prompt {unknown[0]!r}")
-        return concatenated([self._known[0][text] for text in texts]).to(self._network_device())
+        return concatenate_prompts([self._known[0][text] for text in texts]).to(self._network_device())
 
     @torch.no_grad()
     def empty_prompts(self, n: int) -> Prompts:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.arguments import one_of, only_with
-from lightning_modules.backbones.adaptation import Adapters, Precision, Tuning, adapted, frozen
+from lightning_modules.backbones.adaptation import Adapters, Precision, Tuning, adapt, frozen
 from lightning_modules.backbones.diffusion.autoencoder_latents import AutoencoderLatents
 from lightning_modules.backbones.diffusion.guidance import PipelineSampling
 from lightning_modules.backbones.diffusion.pipelines import check_schedule, diffusers_pipeline
@@ -139,8 +139,8 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
         self.prediction = check_schedule(self.scheduler, prediction_types)
         self.vae: Any = frozen(self.pipeline.vae)
         network, channels = getattr(self.pipeline, self.parts[0]), self.latent_channels * self.packing
-        self.network: Any = adapted(
-            _checked(f"the {self.parts[0]} of {pipeline}", network, channels, tuning).train(),
+        self.network: Any = adapt(
+            _check(f"the {self.parts[0]} of {pipeline}", network, channels, tuning).train(),
             tuning,
             None,
             replace(adapters, targets=adapters.targets or self.default_lora_targets) if tuning == "lora" else adapters,
@@ -181,7 +181,7 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
         scale, size = self.latent_scale, self.image_size
         return n, self.latent_channels, (height or size) // scale, (width or size) // scale
 
-    def embedded(self, texts: list[str], device: torch.device) -> Prompts:
+    def embed(self, texts: list[str], device: torch.device) -> Prompts:
         found = self.pipeline.encode_prompt(
             prompt=texts, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
         )
@@ -254,7 +254,7 @@ def families() -> dict[str, type[TextToImage]]:
     return found
 
 
-def _checked(name: str, network: Any, channels: int, tuning: Tuning) -> Any:
+def _check(name: str, network: Any, channels: int, tuning: Tuning) -> Any:
     """Check a network and return it, converted to float32 if `tuning` is full."""
     if network.config.in_channels != channels:
         raise ValueError(
@@ -274,7 +274,7 @@ def saving_what_is_trained(module: nn.Module) -> None:
     module.register_load_state_dict_post_hook(_miss_only_what_is_trained)
 
 
-def _fixed(module: nn.Module) -> set[str]:
+def _frozen_names(module: nn.Module) -> set[str]:
     """Return the names of a model's frozen tensors."""
     # Tied weights have several names, and a state dict contains all of these names.
     named = list(module.named_parameters(remove_duplicate=False))
@@ -283,7 +283,7 @@ def _fixed(module: nn.Module) -> set[str]:
 
 
 def _keep_what_is_trained(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    fixed = _fixed(module)
+    fixed = _frozen_names(module)
     for key in [key for key in state if key.startswith(prefix)]:
         name = key.removeprefix(prefix)
         weight, inside, _ = name.partition(".weight.")  # keys of a quantised weight's scales begin with its name
@@ -292,7 +292,7 @@ def _keep_what_is_trained(module: nn.Module, state: dict[str, Any], prefix: str,
 
 
 def _miss_only_what_is_trained(module: nn.Module, incompatible: Any) -> None:
-    fixed = _fixed(module)
+    fixed = _frozen_names(module)
     incompatible.missing_keys[:] = [key for key in incompatible.missing_keys if not _ends_with_one(key, fixed)]
 
 

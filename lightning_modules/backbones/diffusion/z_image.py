@@ -43,7 +43,7 @@ class ZImage(FlowTransformer):
         """Height and width, in latent pixels, of the patch that forms one image token; the transformer's default."""
         return 2
 
-    def embedded(self, texts: list[str], device: torch.device) -> Prompts:
+    def embed(self, texts: list[str], device: torch.device) -> Prompts:
         most = inspect.signature(type(self.pipeline).__call__).parameters["max_sequence_length"].default
         embedded, _ = self.pipeline.encode_prompt(list(texts), device, False, max_sequence_length=most)
         room = embedded[0].new_zeros(most, embedded[0].shape[1])  # all batches are padded to the same length
@@ -90,7 +90,7 @@ class Lumina2(FlowTransformer):
     default_lora_targets = TextToImage.default_lora_targets
     prompt_fields = ("embedding", "mask")
 
-    def embedded(self, texts: list[str], device: torch.device) -> Prompts:
+    def embed(self, texts: list[str], device: torch.device) -> Prompts:
         embedding, mask, *_ = self.pipeline.encode_prompt(texts, do_classifier_free_guidance=False, device=device)
         return Prompts(embedding, mask=mask)
 

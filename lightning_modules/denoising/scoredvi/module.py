@@ -187,7 +187,7 @@ class ScoreDVI(SingleImageSteps, MethodModule):
         )
         return loss, (mu * rho).sum(dim=1).detach(), (0.5 * log_variance).exp().mean().detach()
 
-    def fitted(self, noisy: Tensor, weight: float) -> tuple[Tensor, float]:
+    def fit_posterior(self, noisy: Tensor, weight: float) -> tuple[Tensor, float]:
         """Fit the posterior of an image `[1, C, H, W]`. Return the running average of its mean, and the last sigma."""
         posterior = Posterior(self.network, noisy.shape[1], len(self.denoisers), self.side_width, self.side_depth).to(
             noisy
@@ -207,10 +207,10 @@ class ScoreDVI(SingleImageSteps, MethodModule):
         weight = self.weight
         if weight is None:
             weight = prior_weight(noise_deviation(noisy[0].double().cpu().numpy()))
-        estimate, sigma = self.fitted(noisy, weight)
+        estimate, sigma = self.fit_posterior(noisy, weight)
         restart_above = self.fitting.restart_above
         if restart_above is not None and sigma > restart_above:
-            estimate, _ = self.fitted(noisy, weight)
+            estimate, _ = self.fit_posterior(noisy, weight)
         return estimate
 
 

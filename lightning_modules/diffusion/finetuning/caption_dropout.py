@@ -90,13 +90,13 @@ class CaptionDropout:
         device, count = prompts.embedding.device, len(prompts.embedding)
         chosen = [sample_rows(torch.rand, (count,), device) < each for each in self.probabilities]
         if not self.by_encoder:
-            return prompts.replaced(chosen[0], self._empty)
+            return prompts.replace(chosen[0], self._empty)
         for each, region in zip(chosen, self._regions, strict=True):
-            changed = {field: self._dropped(prompts, field, slices, each) for field, slices in region.items()}
+            changed = {field: self._drop(prompts, field, slices, each) for field, slices in region.items()}
             prompts = prompts._replace(**changed)  # type: ignore[arg-type]
         return prompts
 
-    def _dropped(self, prompts: Prompts, field: str, slices: tuple[slice, ...], chosen: Tensor) -> Tensor | None:
+    def _drop(self, prompts: Prompts, field: str, slices: tuple[slice, ...], chosen: Tensor) -> Tensor | None:
         own, empty = getattr(prompts, field), getattr(self._empty, field)
         if own is None:
             return None

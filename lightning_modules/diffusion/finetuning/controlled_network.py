@@ -139,7 +139,7 @@ class ControlledNetwork:
         if self.control.sees_latents:
             with torch.no_grad():
                 moments = network.moments(condition)
-                self.condition = network.packed(network.latent(moments, draw(moments[:, 0])))
+                self.condition = network.pack(network.latent(moments, draw(moments[:, 0])))
 
     def __call__(self, latent: Tensor, timestep: Tensor, prompts: Prompts) -> Tensor:
         return self.with_sizes(latent, timestep, prompts)

@@ -10,7 +10,7 @@ from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
 from lightning_modules.backbones.diffusion.text_encoders import tokens_of
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from lightning_modules.backbones.quantization import is_quantized
-from lightning_modules.backbones.weights import listed
+from lightning_modules.backbones.weights import join_names
 from lightning_modules.interfaces import FixedImageShape
 
 
@@ -48,7 +48,7 @@ def warn_of_long_captions(network: TextToImage, data: Any) -> None:
         count_of = dict(zip(texts, counts, strict=True))
         long = [row for row, caption in enumerate(captioned.captions) if count_of[caption] > reads]
         if long:
-            found = listed([f"{names[row]} ({count_of[captioned.captions[row]]} tokens)" for row in long], 5)
+            found = join_names([f"{names[row]} ({count_of[captioned.captions[row]]} tokens)" for row in long], 5)
             rank_zero_warn(
                 f"{len(long)} of {len(names)} captions have more than the {reads} tokens that the text encoder of "
                 f"{tokenizer} reads, so their ends have no effect: {found}"

@@ -20,7 +20,7 @@ class ExportsNetwork:
     The LightningModule must define `network`, `objective` and `average`.
     """
 
-    def exported(self: Any, sigma: float | None = None) -> Exported:
+    def export_function(self: Any, sigma: float | None = None) -> Exported:
         """Return the network with its averaged weights, for export; see `interfaces.Exportable`."""
         refuse_sigma(sigma, self)
         if is_quantized(self.network):
@@ -45,12 +45,12 @@ class ExportsNetwork:
                 )
         description = f"the model's prediction of type {self.network.prediction}"
         weights = self.average.used_by(self.network)
-        return Exported("network", self._predicted, inputs, "prediction", "B C H W", description, sizes, weights)
+        return Exported("network", self._predict, inputs, "prediction", "B C H W", description, sizes, weights)
 
     def _times(self: Any, n: int) -> Tensor:
         return self.objective.scheduler_times(self.objective.held_out_times(torch.arange(n)))
 
-    def _predicted(self: Any, x: Tensor, t: Tensor, *prompts: Tensor) -> Tensor:
+    def _predict(self: Any, x: Tensor, t: Tensor, *prompts: Tensor) -> Tensor:
         if not prompts:
             return self.network(x, t, None)
         return self.network(x, t, Prompts(**dict(zip(self.network.prompt_fields, prompts, strict=True))))

@@ -19,12 +19,12 @@ from lightning_modules.backbones.diffusion.text_to_image import Prompts
 from lightning_modules.diffusion.finetuning.weighting import min_snr_weight
 from lightning_modules.sde.discrete import (
     Prediction,
+    add_diffusion_noise,
     diffusion_target,
-    noised,
     scheduler_levels,
     scheduler_prediction,
 )
-from lightning_modules.sde.flow_shift import scheduler_shift, shifted
+from lightning_modules.sde.flow_shift import scheduler_shift, shift_time
 
 Density = Literal["uniform", "logit_normal", "mode"]
 Weighting = Literal["none", "sigma_sqrt", "cosmap"]
@@ -97,7 +97,7 @@ def denoising_errors(
     pixel.
     """
     level = abar.to(latent.dtype)[t].view(-1, 1, 1, 1)
-    output = model(noised(latent, noise, level), t, prompts)
+    output = model(add_diffusion_noise(latent, noise, level), t, prompts)
     return mean_square(output - diffusion_target(latent, noise, level, prediction), weight)
 
 
@@ -180,7 +180,7 @@ class DiffusionObjective(Objective):
     ) -> Tensor:
         return denoising_errors(model, latent, prompts, noise, t, self.abar, self.prediction, weight)
 
-    def weighted(self, error: Tensor, t: Tensor) -> Tensor:
+    def weight_errors(self, error: Tensor, t: Tensor) -> Tensor:
         """Multiply the errors, `[B]`, by the loss weights of the timesteps t."""
         if self.min_snr_gamma is None:
             return error
@@ -266,7 +266,7 @@ class FlowObjective(Objective):
 
     def times(self, latent: Tensor) -> Tensor:
         """Sample a random time t for each image, `[B]`."""
-        return shifted(sample_rows(self.settings.sample, (len(latent),), latent.device), self.shift(latent))
+        return shift_time(sample_rows(self.settings.sample, (len(latent),), latent.device), self.shift(latent))
 
     def held_out_times(self, index: Tensor) -> Tensor:
         """Compute a fixed t for each image index, from a uniform low-discrepancy sequence."""
@@ -289,7 +289,7 @@ class FlowObjective(Objective):
         output = model((1 - level) * latent + level * noise, self.scheduler_times(t), prompts)
         return mean_square(output - (noise - latent), weight)
 
-    def weighted(self, error: Tensor, t: Tensor) -> Tensor:
+    def weight_errors(self, error: Tensor, t: Tensor) -> Tensor:
         """Multiply the errors, `[B]`, by the loss weights of their times t; times below 1 / T count as 1 / T."""
         if self.settings.weighting == "none":
             return error

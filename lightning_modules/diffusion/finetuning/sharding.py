@@ -18,13 +18,13 @@ def share_out(network: nn.Module, mesh: DeviceMesh) -> None:
         network: U-Net or transformer from diffusers.
         mesh: device mesh over which parameters are sharded.
     """
-    for block in blocks(network):
+    for block in network_blocks(network):
         fully_shard(block, mesh=mesh, reshard_after_forward=True)
     # All weights are sharded outside a forward pass, so they can be swapped with averages between validation batches.
     fully_shard(network, mesh=mesh, reshard_after_forward=True)
 
 
-def blocks(network: nn.Module) -> list[nn.Module]:
+def network_blocks(network: nn.Module) -> list[nn.Module]:
     """List the blocks of a diffusers network.
 
     The blocks are the elements of the network's module lists. In a U-Net, the middle block is also included.

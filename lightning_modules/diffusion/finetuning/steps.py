@@ -66,7 +66,7 @@ class FineTuningSteps:
         """Return additional arguments of the model's `generate`, either for a batch's images or for n new images."""
         return {}
 
-    def given(self: Any, batch: CaptionedImageBatch, draw: Any) -> tuple[Tensor, Prompts | None]:
+    def given_values(self: Any, batch: CaptionedImageBatch, draw: Any) -> tuple[Tensor, Prompts | None]:
         """Return z, `[B, c, h, w]`, the images or latents of a batch, and the embedded prompts of the batch.
 
         Args:
@@ -95,13 +95,13 @@ class FineTuningSteps:
     def _losses(self: Any, batch: CaptionedImageBatch) -> tuple[Tensor, Tensor]:
         """Compute two mean prediction errors over training images: with the loss weights, and without them."""
         draw = partial(sample_rows_like, torch.randn)
-        latent, prompts = self.given(batch, draw)
+        latent, prompts = self.given_values(batch, draw)
         noise = self.objective.options.noise(latent)
         t = self.objective.times(latent)
         if prompts is not None and self.dropout is not None:
             prompts = self.dropout(prompts)
         error = self.objective.batch_errors(self.model_of(batch, draw), batch, latent, prompts, noise, t)
-        return self.objective.weighted(error, t).mean(), error.detach().mean()
+        return self.objective.weight_errors(error, t).mean(), error.detach().mean()
 
     def configure_optimizers(self: Any) -> Any:
         configured = optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.trained))
@@ -120,7 +120,7 @@ class FineTuningSteps:
         generators = [generator_of(run_seed(), index, TIMES) for index in batch["index"].tolist()]
         draw = partial(sample_like, draw=torch.randn, generators=generators)
         with self.average.used_by(self.trained):
-            latent, prompts = self.given(batch, draw)
+            latent, prompts = self.given_values(batch, draw)
             noise = sample_like(latent, torch.randn, generators)
             t = self.objective.held_out_times(batch["index"])
             error = self.objective.batch_errors(self.model_of(batch, draw), batch, latent, prompts, noise, t)
@@ -138,9 +138,9 @@ class FineTuningSteps:
         texts = [self.prompts[place % len(self.prompts)] for place in range(n)]
         with self.average.used_by(self.trained):
             prompts = self.network.encode_prompts(texts)
-            return self._sampled(prompts, noise, generator, **self.sampling_inputs(None, n))
+            return self._sample(prompts, noise, generator, **self.sampling_inputs(None, n))
 
-    def _sampled(self: Any, prompts: Prompts | None, noise: Tensor, generator: Any = None, **inputs: Any) -> Tensor:
+    def _sample(self: Any, prompts: Prompts | None, noise: Tensor, generator: Any = None, **inputs: Any) -> Tensor:
         with self.average.used_by(self.trained):
             if isinstance(self.network, PixelSpace):
                 return self.network.generate(noise, self.num_inference_steps)
@@ -150,7 +150,7 @@ class FineTuningSteps:
     def image_columns(self: Any, batch: CaptionedImageBatch, outputs: Any) -> dict[str, Tensor | ImageColumn]:
         """Show images next to samples for their captions."""
         with self.average.used_by(self.trained):
-            latent, prompts = self.given(batch, torch.zeros_like)
+            latent, prompts = self.given_values(batch, torch.zeros_like)
         image = batch["image"] if "image" in batch else self.network.decode(latent).clamp(0, 1)
         captions = batch.get("caption", ()) if isinstance(self.network, TextToImage) else ()
         sample = outputs["sample"] if outputs else self._sample_of(batch, latent, prompts)
@@ -160,7 +160,7 @@ class FineTuningSteps:
         """Sample one image for each caption of a batch; each image of the dataset has fixed initial noise."""
         generators = [generator_of(run_seed(), index, SAMPLE) for index in batch["index"].tolist()]
         noise = sample_like(latent, torch.randn, generators)
-        return self._sampled(prompts, noise, generators, **self.sampling_inputs(batch, len(noise)))
+        return self._sample(prompts, noise, generators, **self.sampling_inputs(batch, len(noise)))
 
     def on_train_end(self: Any) -> None:
         directory = self.trainer.log_dir if self.trainer.loggers else None  # log_dir broadcasts: all ranks must read it

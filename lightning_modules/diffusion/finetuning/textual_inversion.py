@@ -140,7 +140,7 @@ class TextualInversion(FineTuningSteps, MethodModule):
             )
             places = [0] * count if chosen is None else chosen.tolist()
             texts = [self.templates[place].replace("{}", self.placeholder_token) for place in places]
-        return self.network.embedded(texts, self.device)
+        return self.network.embed(texts, self.device)
 
     def save_pipeline(self, folder: Path, writes: bool = True, merge: bool = False) -> None:
         if writes:

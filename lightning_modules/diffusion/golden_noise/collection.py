@@ -16,7 +16,7 @@ from datamodules.jobs.stores import Files
 from datamodules.prompts.noise_pair_files import caption_in, pair_file, write_pair, write_scores
 from datamodules.prompts.noise_pairs import NoisePairs
 from datamodules.randomness.generators import sample_like
-from lightning_modules.diffusion.golden_noise.rewards import scored
+from lightning_modules.diffusion.golden_noise.rewards import compute_rewards
 from lightning_modules.sde.ddim import level
 from lightning_modules.tasks.writers import FolderWriter
 from lightning_modules.training.evaluation_mode import in_evaluation_mode
@@ -53,15 +53,15 @@ class CollectsPairs(FolderWriter, ABC):
     def images(self, noise: Tensor, texts: Sequence[str], generator: Any = None) -> Tensor:
         """Generate an image in [0, 1] from each initial noise."""
 
-    def drawn(self: Any, seeds: Tensor) -> Tensor:
+    def draw(self: Any, seeds: Tensor) -> Tensor:
         """Sample one noise tensor from each of B seeds, in the module's precision; the result is `[B, c, h, w]`."""
-        return self._seeded(seeds)[0]
+        return self._seed(seeds)[0]
 
     def generators(self: Any, seeds: Tensor) -> list[torch.Generator]:
         """Return one generator per seed, for stochastic samplers, in the state after `drawn` has sampled with it."""
-        return self._seeded(seeds)[1]
+        return self._seed(seeds)[1]
 
-    def _seeded(self: Any, seeds: Tensor) -> tuple[Tensor, list[torch.Generator]]:
+    def _seed(self: Any, seeds: Tensor) -> tuple[Tensor, list[torch.Generator]]:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
         like = torch.empty(len(generators), *self.network.latent_shape, dtype=self.dtype, device=self.device)
         return sample_like(like, torch.randn, generators), generators
@@ -86,7 +86,7 @@ class CollectsPairs(FolderWriter, ABC):
         """Compute and write those pairs of a batch that are missing, and return their indices."""
 
         def compute(rows: list[int]) -> Iterator[tuple[Tensor, Tensor, list[float], list[float]]]:
-            texts, noise = [batch["caption"][row] for row in rows], self.drawn(batch["seed"][rows])
+            texts, noise = [batch["caption"][row] for row in rows], self.draw(batch["seed"][rows])
             target = self.better(noise, texts)
             before, after = (self._score_lists(each, texts, batch["seed"][rows]) for each in (noise, target))
             yield from zip(noise, target, before, after, strict=True)
@@ -100,7 +100,7 @@ class CollectsPairs(FolderWriter, ABC):
         if not self.rewards:
             return [[] for _ in texts]
         images = self.images(noise, texts, self.generators(seeds))
-        return torch.stack([*scored(self.rewards, images, texts).values()], dim=1).tolist()
+        return torch.stack([*compute_rewards(self.rewards, images, texts).values()], dim=1).tolist()
 
     def collect_before_training(self: Any, data: NoisePairs, directory: Path) -> None:
         """Collect all pairs that are missing in a run directory, from which the DataModule then reads them."""

@@ -16,12 +16,12 @@ from datamodules.arguments import at_least, one_of
 from datamodules.batches import NoisePairBatch, PromptBatch
 from datamodules.prompts.noise_pairs import NoisePairs
 from lightning_modules.backbones.diffusion.flow_transformer import FlowTransformer
-from lightning_modules.backbones.diffusion.guidance import Sampling, guided
+from lightning_modules.backbones.diffusion.guidance import Sampling, guided_model
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from lightning_modules.backbones.quantization import prepare_for_ddp
 from lightning_modules.diffusion.golden_noise.collection import FOLDER, CollectsPairs
-from lightning_modules.diffusion.golden_noise.redenoising import flow_levels, redenoised, redenoised_flow
-from lightning_modules.diffusion.golden_noise.rewards import Called, scored
+from lightning_modules.diffusion.golden_noise.redenoising import flow_levels, redenoise, redenoised_flow
+from lightning_modules.diffusion.golden_noise.rewards import Called, compute_rewards
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.optimizers import adamw, constant, optimizer_config, trainable_parameters
@@ -133,11 +133,13 @@ class GoldenNoise(CollectsPairs, MethodModule):
 
     def better(self, noise: Tensor, texts: Sequence[str]) -> Tensor:
         prompts, empty = self.model.encode_prompts(texts), self.model.empty_prompts(len(noise))
-        more, less = (guided(self.model, prompts, empty, w) for w in (self.pair_guidance, self.inversion_guidance))
+        more, less = (
+            guided_model(self.model, prompts, empty, w) for w in (self.pair_guidance, self.inversion_guidance)
+        )
         if self.prediction == "flow":
             steps = self.model.scheduler.config.num_train_timesteps
             return redenoised_flow(more, less, noise, self.levels.tolist(), steps, self.official_offset)
-        return redenoised(more, less, noise, self.times, self.levels, self.prediction, self.official_offset)
+        return redenoise(more, less, noise, self.times, self.levels, self.prediction, self.official_offset)
 
     @torch.no_grad()
     def latents_for(self, noise: Tensor, texts: Sequence[str]) -> Tensor:
@@ -155,7 +157,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
         given |= {"num_inference_steps": self.num_inference_steps, "guidance_scale": self.guidance_scale}
         return self.model.generate(noise=noise, prompts=self.model.encode_prompts(texts), **given)
 
-    def begun(self, noise: Tensor, texts: Sequence[str], start: Start | None = None) -> Tensor:
+    def initial_latents_of(self, noise: Tensor, texts: Sequence[str], start: Start | None = None) -> Tensor:
         """Return the initial latents of images; the argument `start`, if given, overrides the module's `start`."""
         starts: dict[str, Callable[..., Tensor]] = {"golden": self.latents_for, "redenoised": self.better}
         chosen = start or self.start
@@ -167,7 +169,7 @@ class GoldenNoise(CollectsPairs, MethodModule):
         shape: Any = (n, *self.network.latent_shape)
         noise = randn_tensor(shape, generator, dtype=self.dtype).to(self.device)  # type: ignore[arg-type]
         texts = [self.prompts[place % len(self.prompts)] for place in range(n)]
-        return self.images(self.begun(noise, texts), texts, generator)
+        return self.images(self.initial_latents_of(noise, texts), texts, generator)
 
     # training
 
@@ -204,14 +206,14 @@ class GoldenNoise(CollectsPairs, MethodModule):
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, Tensor]:
         """Generate images, `[B, C, H, W]`, from the initial noise that `start` selects; return them as `sample`."""
-        noise, texts = self.drawn(batch["seed"]), batch["caption"]
-        sample = self.images(self.begun(noise, texts), texts, self.generators(batch["seed"]))
-        found = scored(self.rewards, sample, texts)
+        noise, texts = self.draw(batch["seed"]), batch["caption"]
+        sample = self.images(self.initial_latents_of(noise, texts), texts, self.generators(batch["seed"]))
+        found = compute_rewards(self.rewards, sample, texts)
         for name, score in found.items():
             self._average("test", name, score)
         if self.start != "standard":
             plain = self.images(noise, texts, self.generators(batch["seed"]))
-            for name, before in scored(self.rewards, plain, texts).items():
+            for name, before in compute_rewards(self.rewards, plain, texts).items():
                 self._average("test", f"{name}_of_standard", before)
                 self._average("test", f"winning_rate_{name}", (found[name] > before).double())
         return {"sample": sample}
@@ -221,11 +223,13 @@ class GoldenNoise(CollectsPairs, MethodModule):
 
     def image_columns(self, batch: PromptBatch, outputs: dict[str, Tensor]) -> dict[str, ImageColumn]:
         """Show images from each of the three kinds of initial noise for a few prompts, with the first reward."""
-        noise, texts = self.drawn(batch["seed"][:SHOWN]), batch["caption"][:SHOWN]
+        noise, texts = self.draw(batch["seed"][:SHOWN]), batch["caption"][:SHOWN]
         shown: dict[str, ImageColumn] = {}
         for start in ("standard", "golden", "redenoised"):
-            images = self.images(self.begun(noise, texts, start), texts, self.generators(batch["seed"][:SHOWN]))
-            score = next(iter(scored(self.rewards, images, texts).values())).tolist()
+            images = self.images(
+                self.initial_latents_of(noise, texts, start), texts, self.generators(batch["seed"][:SHOWN])
+            )
+            score = next(iter(compute_rewards(self.rewards, images, texts).values())).tolist()
             lines = [f"{text[:MOST_LETTERS]}: {value:.2f}" for text, value in zip(texts, score, strict=True)]
             shown[start] = ImageColumn(images, lines)
         return shown

@@ -24,19 +24,19 @@ UNUSED = ("svd.bn.", "residual.features.head.")
 """Unused weights in the released files: a normalisation without effect on the output, and Swin's classifier."""
 
 
-def folded(x: Tensor) -> Tensor:
+def fold_tiles(x: Tensor) -> Tensor:
     """Arrange the k^2 channels of a tensor `[B, k^2, H, W]` as k x k tiles; the result is `[B, k H, k W]`."""
     k = math.isqrt(x.shape[1])
     return x.unflatten(1, (k, k)).permute(0, 1, 3, 2, 4).flatten(3, 4).flatten(1, 2)
 
 
-def unfolded(matrix: Tensor, k: int) -> Tensor:
+def unfold_tiles(matrix: Tensor, k: int) -> Tensor:
     """Apply the inverse of `folded`."""
     blocks = matrix.unflatten(2, (k, -1)).unflatten(1, (k, -1))
     return blocks.permute(0, 1, 3, 2, 4).flatten(1, 2)
 
 
-def signed(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+def fix_signs(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """Choose the signs of singular vectors: in each column of U, the entry of largest magnitude becomes positive."""
     sign = left.gather(-2, left.abs().argmax(dim=-2, keepdim=True)).sign()
     return left * sign, right * sign.mT
@@ -65,13 +65,13 @@ class SVDBranch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():  # PyTorch does not implement SVD in half precision
-            left, values, right = torch.linalg.svd(at_least_float32(folded(x)))
-            left, right = signed(left, right) if self.fixed_signs else (left, right)
+            left, values, right = torch.linalg.svd(at_least_float32(fold_tiles(x)))
+            left, right = fix_signs(left, right) if self.fixed_signs else (left, right)
             left, values, right = (part.to(x.dtype) for part in (left, values, right))
         rows = self.mlp1(left.mT) + self.mlp2(right) + self.mlp3(values)[:, None]
         plain = self.attention is None
         moved = self.mlp4(rows).mean(dim=1) if plain else self.mlp4(self.attention(rows).mean(dim=1))
-        return unfolded((left * (moved + values)[:, None]) @ right, math.isqrt(x.shape[1]))
+        return unfold_tiles((left * (moved + values)[:, None]) @ right, math.isqrt(x.shape[1]))
 
 
 class ResidualBranch(nn.Module):

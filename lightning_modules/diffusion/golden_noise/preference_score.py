@@ -60,7 +60,7 @@ class SwiGLU(nn.Module):
         return x * F.silu(gate)
 
 
-def attended(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+def shared_key_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     """Compute attention in which all heads share the same keys and values.
 
     Queries are `[B, heads, N, D]`, keys and values are `[B, M, D]`, and the result is `[B, N, heads * D]`.
@@ -90,7 +90,7 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, text: Tensor, mask: Tensor) -> Tensor:
         x = self.norm(x)
         key, value = self.to_kv(text).chunk(2, dim=-1)
-        return self.to_out(attended(in_heads(self.to_q(x)), key, value, mask[:, None])) + self.ff(x)
+        return self.to_out(shared_key_attention(in_heads(self.to_q(x)), key, value, mask[:, None])) + self.ff(x)
 
 
 class Rotation(nn.Module):
@@ -123,7 +123,7 @@ class ParallelBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         query, key, value, hidden = self.fused_attn_ff_proj(self.norm(x)).split(self.sizes, dim=-1)
         query, key = self.rotary_emb(in_heads(query)), self.rotary_emb(key)
-        return self.attn_out(attended(query, key, value)) + self.ff_out(hidden)
+        return self.attn_out(shared_key_attention(query, key, value)) + self.ff_out(hidden)
 
 
 class Residual(nn.Module):

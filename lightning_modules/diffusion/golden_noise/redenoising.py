@@ -11,11 +11,11 @@ from torch import Tensor
 from lightning_modules.backbones.diffusion.flow_transformer import FlowTransformer
 from lightning_modules.sde.ddim import ddim
 from lightning_modules.sde.discrete import Prediction
-from lightning_modules.sde.flow_shift import shifted
+from lightning_modules.sde.flow_shift import shift_time
 
 
 @torch.no_grad()
-def redenoised(
+def redenoise(
     model: Callable[..., Any],
     less_guided: Callable[..., Any],
     noise: Tensor,
@@ -70,4 +70,4 @@ def redenoised_flow(
 def flow_levels(model: FlowTransformer, latent_shape: Sequence[int], num_steps: int) -> NDArray[np.float64]:
     """List the `num_steps` + 1 sampling times of a flow-matching model, from 1 to 0, for latents of shape (c, h, w)."""
     shift = model.time_shift(latent_shape[1] * latent_shape[2] // model.patch_size**2, num_steps)
-    return np.array([shifted(1 - step / num_steps, shift) for step in range(num_steps + 1)])
+    return np.array([shift_time(1 - step / num_steps, shift) for step in range(num_steps + 1)])

@@ -19,7 +19,7 @@ from lightning_modules.backbones.weights import (
     cached_folder,
     check_pretrained,
     from_pretrained,
-    listed,
+    join_names,
     load,
     read_weights,
 )
@@ -177,7 +177,7 @@ def linear_layers(weights: Mapping[str, Tensor], width: int, source: str) -> nn.
     if not fits or any(m.shape != (after, before) or len(b) != after for m, b, before, after in shapes):
         raise ValueError(
             f"weights: {source} must have linear layers with {width} inputs and one output, got "
-            f"{listed(f'{key} {list(value.shape)}' for key, value in weights.items())}"
+            f"{join_names(f'{key} {list(value.shape)}' for key, value in weights.items())}"
         )
     layers = nn.Sequential(*(nn.Linear(before, after) for before, after in pairwise(sizes)))
     values = [value for pair in zip(matrices, biases, strict=True) for value in pair]
@@ -223,7 +223,7 @@ class Called(nn.Module):
 
 
 @torch.no_grad()
-def scored(rewards: nn.ModuleDict, images: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
+def compute_rewards(rewards: nn.ModuleDict, images: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
     """Compute all rewards, each `[B]`, in float64."""
     found = {}
     for name, reward in rewards.items():

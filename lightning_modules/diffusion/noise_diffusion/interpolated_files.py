@@ -47,8 +47,10 @@ class InterpolationSteps(FolderWriter):
         """Interpolate those pairs of a batch that have no files yet, write the files, and return the pair names."""
 
         def compute(rows: list[int]) -> Iterator[list[NDArray[Any]]]:
-            wanted = rows_of(batch, rows)
-            for frames, *ends in zip(self.interpolated(wanted).frames, wanted["first"], wanted["second"], strict=True):
+            wanted = select_pairs(batch, rows)
+            for frames, *ends in zip(
+                self.interpolate_pairs(wanted).frames, wanted["first"], wanted["second"], strict=True
+            ):
                 yield [levels_of(image, 255).cpu().numpy() for image in (*frames, strip(frames, *ends))]
 
         digests = [digest_of(*pair) for pair in zip(batch["first"].float(), batch["second"].float(), strict=True)]
@@ -81,7 +83,7 @@ class InterpolationSteps(FolderWriter):
             "global_batch_size": len(first),
         }
         with evaluating(self):
-            return self.interpolated(given).frames
+            return self.interpolate_pairs(given).frames
 
     def sample(self: Any, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Return n images in [0, 1], `[n, C, H, W]`, interpolated at all positions between test pairs in random order.
@@ -96,10 +98,10 @@ class InterpolationSteps(FolderWriter):
         chosen = torch.cat(rounds)[:count]
         request = next(iter(loader.sampler))._replace(indices=chosen, global_batch_size=count)
         batch = trainer.strategy.batch_to_device(loader.dataset[request])
-        return self.interpolated(batch).frames.flatten(0, 1)[:n].clamp(0, 1)
+        return self.interpolate_pairs(batch).frames.flatten(0, 1)[:n].clamp(0, 1)
 
 
-def rows_of(batch: InterpolationBatch, rows: list[int]) -> InterpolationBatch:
+def select_pairs(batch: InterpolationBatch, rows: list[int]) -> InterpolationBatch:
     """Select the pairs at positions `rows` of a batch."""
     return {
         "first": batch["first"][rows],

@@ -24,7 +24,7 @@ def latent_statistics(latent: Tensor) -> dict[str, Tensor]:
     }
 
 
-def distances(first: Tensor, second: Tensor) -> Tensor:
+def image_distances(first: Tensor, second: Tensor) -> Tensor:
     """Compute Euclidean distances between images, `[..., C, H, W]`, in pixel units; the result is `[...]`."""
     return (first - second).flatten(-3).norm(dim=-1)
 
@@ -38,8 +38,8 @@ def frame_measures(frames: Tensor, first: Tensor, second: Tensor) -> dict[str, T
     """
     clipped = frames.clamp(0, 1)
     row = torch.cat([first[:, None], clipped, second[:, None]], dim=1)
-    steps = distances(row[:, 1:], row[:, :-1])
-    to_ends = (distances(clipped, first[:, None]) + distances(clipped, second[:, None])) / 2
+    steps = image_distances(row[:, 1:], row[:, :-1])
+    to_ends = (image_distances(clipped, first[:, None]) + image_distances(clipped, second[:, None])) / 2
     return {
         "out_of_range": ((frames < 0) | (frames > 1)).to(frames.dtype).flatten(1).mean(dim=1),
         "distance_to_ends": to_ends.mean(dim=1),

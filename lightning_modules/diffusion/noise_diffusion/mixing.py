@@ -40,7 +40,7 @@ class Mixing:
         within(0, 1, gamma=self.gamma)
 
 
-class Weights(NamedTuple):
+class MixingWeights(NamedTuple):
     """Mixture weights at L positions, each `[L]`."""
 
     alpha: Tensor
@@ -49,7 +49,7 @@ class Weights(NamedTuple):
     nu: Tensor
 
 
-def mixing_weights(position: Tensor, gamma: float, signal: float) -> Weights:
+def mixing_weights(position: Tensor, gamma: float, signal: float) -> MixingWeights:
     """Compute the weights alpha, beta, mu and nu.
 
     Args:
@@ -60,10 +60,10 @@ def mixing_weights(position: Tensor, gamma: float, signal: float) -> Weights:
     first, second = (position * math.pi / 2).cos(), (position * math.pi / 2).sin()
     rest = math.sqrt(1 - gamma**2)
     total = first + second  # without the factor `rest`, which is 0 if gamma is 1
-    return Weights(rest * first, rest * second, signal * first / total, signal * second / total)
+    return MixingWeights(rest * first, rest * second, signal * first / total, signal * second / total)
 
 
-def mixed(weight: Tensor, image: Tensor) -> Tensor:
+def weight_images(weight: Tensor, image: Tensor) -> Tensor:
     """Multiply each of B images, `[B, C, H, W]`, by each of L weights, `[L]`; the result is `[B, L, C, H, W]`."""
     return weight.to(image).view(1, -1, 1, 1, 1) * image[:, None]
 
@@ -95,9 +95,9 @@ def corrected_mixture(
         signal: mu + nu, sum of the weights of the two images z_A and z_B.
     """
     alpha, beta, mu, nu = mixing_weights(position, gamma, signal)
-    mixture = mixed(alpha, first_latent.clamp(-boundary, boundary))
-    mixture = mixture + mixed(beta, second_latent.clamp(-boundary, boundary))
-    mixture = mixture + math.sqrt(abar) * (mixed(mu - alpha, first) + mixed(nu - beta, second))
+    mixture = weight_images(alpha, first_latent.clamp(-boundary, boundary))
+    mixture = mixture + weight_images(beta, second_latent.clamp(-boundary, boundary))
+    mixture = mixture + math.sqrt(abar) * (weight_images(mu - alpha, first) + weight_images(nu - beta, second))
     return (mixture + gamma * math.sqrt(1 - abar) * noise[:, None]).clamp(-boundary, boundary)
 
 
@@ -121,4 +121,4 @@ def slerp(first: Tensor, second: Tensor, position: Tensor) -> Tensor:
 
 def lerp(first: Tensor, second: Tensor, position: Tensor) -> Tensor:
     """Interpolate linearly by (1 - lambda) l_A + lambda l_B; the result is `[B, L, C, H, W]`."""
-    return mixed(1 - position, first) + mixed(position, second)
+    return weight_images(1 - position, first) + weight_images(position, second)

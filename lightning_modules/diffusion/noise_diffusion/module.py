@@ -13,10 +13,10 @@ from datamodules.arguments import one_of, positive, within
 from datamodules.batches import InterpolationBatch, LabelledImageBatch
 from datamodules.distributed.collectives import run_seed
 from datamodules.randomness.generators import generator_of, sample_like
-from lightning_modules.backbones.diffusion.guidance import guided
+from lightning_modules.backbones.diffusion.guidance import guided_model
 from lightning_modules.backbones.diffusion.pipelines import reject_flow_matching
 from lightning_modules.backbones.diffusion.pixel_model import PixelModel
-from lightning_modules.diffusion.noise_diffusion.interpolated_files import InterpolationSteps, rows_of
+from lightning_modules.diffusion.noise_diffusion.interpolated_files import InterpolationSteps, select_pairs
 from lightning_modules.diffusion.noise_diffusion.measures import (
     frame_measures,
     latent_statistics,
@@ -27,7 +27,7 @@ from lightning_modules.interfaces import ImageColumn, ReferenceImages, data_with
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
 from lightning_modules.sde.ddim import ddim, level, scheduler_path
-from lightning_modules.sde.discrete import noised, scheduler_levels, scheduler_prediction
+from lightning_modules.sde.discrete import add_diffusion_noise, scheduler_levels, scheduler_prediction
 from lightning_modules.training.logging import log_training
 
 Interpolation = Literal["noise_diffusion", "slerp", "lerp", "same_noise"]
@@ -134,16 +134,16 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
     def configure_optimizers(self) -> Any:
         return optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.model))
 
-    def encoded(self, clean: Tensor, prompts: Any) -> Tensor:
+    def encode(self, clean: Tensor, prompts: Any) -> Tensor:
         """Encode images, `[B, ...]`, to latents at the noise level of step K, without guidance.
 
         The images are given as autoencoder latents or as pixels. In each step, the model receives the timestep at which
         the step ends.
         """
-        model = guided(self.model, prompts, None, 1.0)
+        model = guided_model(self.model, prompts, None, 1.0)
         return ddim(model, clean, self.path, self.levels, self.prediction, told=self.path[1:])
 
-    def decoded(self, mixture: Tensor, prompts: Any) -> Tensor:
+    def decode(self, mixture: Tensor, prompts: Any) -> Tensor:
         """Decode latents, `[B, ...]`, from the noise level of step K to images that are not clipped to [0, 1]."""
         negative = None
         if self.guidance_scale != 1:
@@ -151,11 +151,11 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
             negative = (
                 self.model.encode_prompts(texts) if self.negative_prompt else self.model.empty_prompts(len(mixture))
             )
-        model = guided(self.model, prompts, negative, self.guidance_scale)
+        model = guided_model(self.model, prompts, negative, self.guidance_scale)
         return self.model.decode(ddim(model, mixture, self.path[::-1], self.levels, self.prediction))
 
     @torch.no_grad()
-    def interpolated(self, batch: InterpolationBatch, interpolation: Interpolation | None = None) -> Interpolated:
+    def interpolate_pairs(self, batch: InterpolationBatch, interpolation: Interpolation | None = None) -> Interpolated:
         """Interpolate between the images of each pair; the run's seed and the index of the pair determine the noise.
 
         Args:
@@ -170,10 +170,13 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
         position = torch.tensor(self.positions, dtype=torch.float64, device=first.device)
         latents = None
         if interpolation == "same_noise":
-            ends = (noised(first, noise, self.injected_abar), noised(second, noise, self.injected_abar))
+            ends = (
+                add_diffusion_noise(first, noise, self.injected_abar),
+                add_diffusion_noise(second, noise, self.injected_abar),
+            )
         else:
             twice = prompts and prompts.rows(torch.arange(len(first)).repeat(2))
-            latents = self.encoded(torch.cat([first, second]), twice)
+            latents = self.encode(torch.cat([first, second]), twice)
             ends = (latents[: len(first)], latents[len(first) :])
         if interpolation == "noise_diffusion":
             boundary, gamma, signal = self.mixing.boundary, self.mixing.gamma, self.mixing.signal
@@ -183,7 +186,7 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
         else:
             mixture = (lerp if interpolation == "lerp" else slerp)(*ends, position)
         each = prompts and prompts.rows(torch.arange(len(first)).repeat_interleave(len(self.positions)))
-        frames = self.decoded(mixture.flatten(0, 1), each).unflatten(0, mixture.shape[:2])
+        frames = self.decode(mixture.flatten(0, 1), each).unflatten(0, mixture.shape[:2])
         return Interpolated(frames, latents, mixture)
 
     def on_test_start(self) -> None:
@@ -192,7 +195,7 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
 
     def test_step(self, batch: InterpolationBatch, batch_idx: int) -> dict[str, Tensor]:
         """Log the metrics of a batch, and return its interpolated images as `frames`, `[B, L, C, H, W]`."""
-        frames, latents, mixture = self.interpolated(batch)
+        frames, latents, mixture = self.interpolate_pairs(batch)
         measured = frame_measures(frames, batch["first"], batch["second"])
         for name, values in {"encoded": latents, "mixture": mixture.flatten(0, 1)}.items():
             if values is not None:
@@ -215,9 +218,9 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
     def image_columns(self, batch: InterpolationBatch, outputs: dict[str, Tensor]) -> dict[str, ImageColumn]:
         """Show a row of interpolated images for each of the first pairs, and another by spherical interpolation."""
         count = min(COMPARED, len(batch["first"]))
-        few = rows_of(batch, list(range(count)))
+        few = select_pairs(batch, list(range(count)))
         rows = {self.interpolation: outputs["frames"][:count]}
-        rows |= {"slerp": self.interpolated(few, "slerp").frames} if self.interpolation != "slerp" else {}
+        rows |= {"slerp": self.interpolate_pairs(few, "slerp").frames} if self.interpolation != "slerp" else {}
         names = [NAMES.get(name, name) for _ in range(count) for name in rows]
         frames = torch.stack(list(rows.values()), dim=1).flatten(0, 1)
         ends = {key: few[key].repeat_interleave(len(rows), dim=0) for key in ("first", "second")}

@@ -15,7 +15,7 @@ from lightning_modules.interfaces import Table
 from lightning_modules.sde.discrete import scheduler_levels
 
 
-def spaced(scheduler: Any, num_steps: int) -> Any:
+def with_timesteps(scheduler: Any, num_steps: int) -> Any:
     """Copy a diffusers scheduler, and set the copy to `num_steps` sampling steps."""
     scheduler = copy.deepcopy(scheduler)
     scheduler.set_timesteps(num_steps)
@@ -29,7 +29,7 @@ def first_level(scheduler: Any, num_steps: int) -> float:
     """
     reason = "corrects schedules that do not reach pure noise, which those of flow matching do"
     reject_flow_matching(scheduler, "OneMoreStep", reason)
-    return float(scheduler_levels(scheduler)[round(float(spaced(scheduler, num_steps).timesteps[0]))])
+    return float(scheduler_levels(scheduler)[round(float(with_timesteps(scheduler, num_steps).timesteps[0]))])
 
 
 def initial_latents(
@@ -68,7 +68,7 @@ def given_to_pipeline(state: Tensor, scheduler: Any, num_steps: int) -> Tensor:
     and the latents are then returned unchanged. Other schedulers, such as those for Euler steps, work with x /
     sqrt(abar); their factor is large, and depends on the number of steps.
     """
-    scale = float(spaced(scheduler, num_steps).init_noise_sigma)
+    scale = float(with_timesteps(scheduler, num_steps).init_noise_sigma)
     return state if scale == 1 else state / (math.sqrt(first_level(scheduler, num_steps)) * scale)
 
 

@@ -17,7 +17,7 @@ from datamodules.distributed.collectives import run_seed
 from datamodules.prompts.captioned_set import captions_of
 from datamodules.randomness.generators import generator_of, sample_like
 from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
-from lightning_modules.backbones.diffusion.guidance import Sampling, guided
+from lightning_modules.backbones.diffusion.guidance import Sampling, guided_model
 from lightning_modules.backbones.diffusion.pixel_model import PixelModel
 from lightning_modules.backbones.diffusion.text_to_image import Prompts
 from lightning_modules.backbones.quantization import prepare_for_ddp
@@ -126,7 +126,7 @@ class OneMoreStep(Prompted, MethodModule):
         noise = sample_rows_like(torch.randn, clean)
         dropped = sample_rows(torch.rand, (len(clean),), clean.device) < self.caption_dropout
         captions = captions_of(batch, "OneMoreStep")
-        prompts = self.encoder.encode_prompts(captions).replaced(dropped, self.encoder.empty_prompts(1))
+        prompts = self.encoder.encode_prompts(captions).replace(dropped, self.encoder.empty_prompts(1))
         terms = {"step": F.mse_loss(self.network(noise, prompts), -clean)}
         if trainable_parameters(self.model):
             terms["denoising"] = self.model.denoising_loss(batch["image"])
@@ -143,7 +143,7 @@ class OneMoreStep(Prompted, MethodModule):
             rank_zero_info(f"Saved the network of One More Step to {Path(directory, 'one_more_step')}")
 
     @torch.no_grad()
-    def estimated(self, noise: Tensor, texts: Sequence[str]) -> Tensor:
+    def estimate(self, noise: Tensor, texts: Sequence[str]) -> Tensor:
         """Compute the estimate x~_0 from pure noise z, `[B, ...]`, and B texts."""
         prompts, empty = self.encoder.encode_prompts(texts), self.encoder.empty_prompts(len(noise))
 
@@ -151,7 +151,7 @@ class OneMoreStep(Prompted, MethodModule):
             return self.network(x, given)
 
         time = torch.zeros(len(noise), device=noise.device)
-        return -guided(network, prompts, empty, self.step_guidance_scale)(noise, time)
+        return -guided_model(network, prompts, empty, self.step_guidance_scale)(noise, time)
 
     @torch.no_grad()
     def latents_for(
@@ -169,7 +169,7 @@ class OneMoreStep(Prompted, MethodModule):
             start: z, standard normal noise from which x~_0 is estimated.
         """
         abar = first_level(scheduler, num_inference_steps)
-        clean = self.estimated(start, texts)
+        clean = self.estimate(start, texts)
         state = initial_latents(clean, fresh, abar, start, self.deviation, self.official_variance)
         return given_to_pipeline(state, scheduler, num_inference_steps)
 
@@ -193,7 +193,7 @@ class OneMoreStep(Prompted, MethodModule):
         return fresh, texts, generators
 
     @torch.no_grad()
-    def sampled(self, batch: CaptionedImageBatch, start: Start | None = None) -> Tensor:
+    def sample_from(self, batch: CaptionedImageBatch, start: Start | None = None) -> Tensor:
         """Sample an image in [0, 1] for each caption, `[B, C, H, W]`; None selects the module's own `start`."""
         start = start or self.start
         latents, texts, generators = self.began(batch, start)
@@ -205,7 +205,7 @@ class OneMoreStep(Prompted, MethodModule):
 
     def test_step(self, batch: CaptionedImageBatch, batch_idx: int) -> dict[str, Tensor]:
         """Measure the brightness of samples, and return the samples as `sample`, `[B, C, H, W]`."""
-        sample = self.sampled(batch)
+        sample = self.sample_from(batch)
         self.measured.update(batch["index"], torch.stack([brightness(sample), brightness(batch["image"])], dim=1))
         return {"sample": sample}
 
@@ -220,6 +220,6 @@ class OneMoreStep(Prompted, MethodModule):
         """Show real images next to samples for their captions, one for each of `plain`, `self.start` and `oracle`."""
         given: Any = {**batch, "caption": captions_of(batch, "OneMoreStep")}
         few: Any = {key: given[key][:8] for key in ("image", "caption", "index")}
-        shown = {"real": few["image"], "plain": self.sampled(few, "plain"), self.start: outputs["sample"][:8]}
-        shown["oracle"] = self.sampled(few, "oracle")
+        shown = {"real": few["image"], "plain": self.sample_from(few, "plain"), self.start: outputs["sample"][:8]}
+        shown["oracle"] = self.sample_from(few, "oracle")
         return {name: ImageColumn(image, few["caption"]) for name, image in shown.items()}

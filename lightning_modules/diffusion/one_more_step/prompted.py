@@ -62,4 +62,4 @@ class Prompted:
         index = sample_integers(2**31, len(texts), generator)
         image = torch.zeros(len(texts), *image_shape, device=self.device)
         with evaluating(self):
-            return self.sampled({"image": image, "caption": texts, "index": index, "global_batch_size": len(texts)})
+            return self.sample_from({"image": image, "caption": texts, "index": index, "global_batch_size": len(texts)})

@@ -40,7 +40,7 @@ def inpainting(process: Process, known: Tensor, mask: Tensor, draw: Draw) -> Pro
     return project
 
 
-def rotated(image: Tensor) -> Tensor:
+def rotate_colours(image: Tensor) -> Tensor:
     """Rotate the colour space of images, `[B, 3, H, W]`, so that the first channel is the grey value."""
     return torch.einsum("bihw,ij->bjhw", image, COLOURS.to(image))
 
@@ -57,10 +57,10 @@ def colourisation(process: Process, known: Tensor, draw: Draw) -> Project:
     """
     grey = torch.zeros_like(known)
     grey[:, 0] = 1
-    inside = inpainting(process, rotated(known), grey, draw)
+    inside = inpainting(process, rotate_colours(known), grey, draw)
 
     def project(moved: Moved, t: float) -> Moved:
-        return Moved(*map(rotated_back, inside(Moved(*map(rotated, moved)), t)))
+        return Moved(*map(rotated_back, inside(Moved(*map(rotate_colours, moved)), t)))
 
     return project
 
@@ -85,7 +85,7 @@ class ClassGuidance(nn.Module):
         self.num_classes = num_classes
         self.scale = scale
 
-    def guided(self, score: Score, process: Process, label: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    def guided_score(self, score: Score, process: Process, label: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """Return the score function of p_t(x | y) for the labels y, `[B]`."""
 
         def conditional(x: Tensor, t: Tensor) -> Tensor:

@@ -60,19 +60,19 @@ class KnownParts(RestorerSteps):
         """
         self._check(operator)
         known = to_unit(operator.pseudo_inverse(centred_measurements(measured, operator)))
-        return self._restored(known, operator, drawing(generator))
+        return self._restore(known, operator, drawing(generator))
 
-    def estimated(self: Any, batch: Any) -> Tensor:
+    def estimate(self: Any, batch: Any) -> Tensor:
         """Sample images in [0, 1], `[B, C, H, W]`, from the known pixels or grey values in a `MeasuredImageBatch`."""
         operator = require_data(self.trainer, MeasurementSource, type(self).__name__).operator
         index, known = batch["index"], batch["noisy"]
         draw = CounterRNG(run_seed(), 0, index, STREAM).normal
-        return self._restored(known, operator.of(index, tuple(known.shape[2:])), draw)
+        return self._restore(known, operator.of(index, tuple(known.shape[2:])), draw)
 
-    def _restored(self: Any, known: Tensor, operator: Any, draw: Draw) -> Tensor:
+    def _restore(self: Any, known: Tensor, operator: Any, draw: Draw) -> Tensor:
         if isinstance(operator, Grayscale):
-            return at_least_float32(self._colourised(known, draw))
-        return at_least_float32(self._inpainted(known, operator.mask, draw))
+            return at_least_float32(self._colourise(known, draw))
+        return at_least_float32(self._inpaint(known, operator.mask, draw))
 
     def image_columns(self: Any, batch: Any, outputs: Any) -> dict[str, Tensor | ImageColumn]:
         """Show the known part, the sample and the clean image; large images are also shown as zoomed crops."""
@@ -80,16 +80,16 @@ class KnownParts(RestorerSteps):
 
     def inpaint(self: Any, image: Tensor, mask: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Replace the pixels of images in [0, 1], `[B, C, H, W]`, where a mask is 0; they are known where it is 1."""
-        return self._inpainted(image, mask, drawing(generator))
+        return self._inpaint(image, mask, drawing(generator))
 
     def colourise(self: Any, grey: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Colourise grey images in [0, 1], `[B, 3, H, W]`, whose three channels are equal."""
-        return self._colourised(grey, drawing(generator))
+        return self._colourise(grey, drawing(generator))
 
-    def _inpainted(self: Any, image: Tensor, mask: Tensor, draw: Draw) -> Tensor:
+    def _inpaint(self: Any, image: Tensor, mask: Tensor, draw: Draw) -> Tensor:
         data = self.data_of(image.to(self.dtype))
-        return self._sampled(data, draw, self.score, inpainting(self.process, data, mask, draw))
+        return self._sample(data, draw, self.score, inpainting(self.process, data, mask, draw))
 
-    def _colourised(self: Any, grey: Tensor, draw: Draw) -> Tensor:
+    def _colourise(self: Any, grey: Tensor, draw: Draw) -> Tensor:
         data = self.data_of(grey.to(self.dtype))
-        return self._sampled(data, draw, self.score, colourisation(self.process, data, draw))
+        return self._sample(data, draw, self.score, colourisation(self.process, data, draw))

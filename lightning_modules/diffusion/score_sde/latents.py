@@ -24,13 +24,13 @@ class Latents:
             image: images in [0, 1], `[B, C, H, W]`.
             tolerance: absolute and relative tolerance of the ODE solver.
         """
-        return self._moved(self.data_of(image.to(self.dtype)), SMALLEST_TIME, 1.0, tolerance)
+        return self._move(self.data_of(image.to(self.dtype)), SMALLEST_TIME, 1.0, tolerance)
 
     def decode(self: Any, latent: Tensor, tolerance: float = 1e-5) -> Tensor:
         """Decode latents x_1, `[B, C, H, W]`, to images in [0, 1]; see `encode` for `tolerance`."""
-        return self.image_of(self._moved(latent.to(self.dtype), 1.0, SMALLEST_TIME, tolerance))
+        return self.image_of(self._move(latent.to(self.dtype), 1.0, SMALLEST_TIME, tolerance))
 
     @torch.no_grad()
-    def _moved(self: Any, x: Tensor, start: float, end: float, tolerance: float) -> Tensor:
-        with self._averaged():
+    def _move(self: Any, x: Tensor, start: float, end: float, tolerance: float) -> Tensor:
+        with self._average():
             return solve_flow(self.score, x, self.process, start, end, tolerance).x

@@ -23,7 +23,7 @@ from lightning_modules.interfaces import Exported, ExportedInput
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import ImageQuality
 from lightning_modules.optim.averages import AveragedWeights, ramped_decay
-from lightning_modules.optim.optimizers import adam, constant, scheduled, trainable_parameters
+from lightning_modules.optim.optimizers import adam, constant, trainable_parameters, with_schedule
 from lightning_modules.sde.flow import ProbabilityFlow, bits_per_dimension, likelihood
 from lightning_modules.sde.processes import VE, Process
 from lightning_modules.sde.samplers import Draw, Moved, PredictorCorrector, Project, Score
@@ -122,7 +122,7 @@ class ScoreSDE(KnownParts, Latents, MethodModule):
         return {"loss": log_training(self, batch, self._each_loss(batch).mean())}
 
     @contextmanager
-    def _averaged(self) -> Iterator[None]:
+    def _average(self) -> Iterator[None]:
         """Use the averaged weights and evaluation mode inside a `with` block."""
         training = self.network.training
         self.network.eval()
@@ -150,7 +150,7 @@ class ScoreSDE(KnownParts, Latents, MethodModule):
 
     @torch.no_grad()
     def _measure(self, batch: Any, stage: str) -> None:
-        with self._averaged():
+        with self._average():
             self.losses[stage].update(self._each_loss(batch))  # type: ignore[operator]
         self.log(f"{stage}/loss", self.losses[stage], on_step=False, on_epoch=True)  # type: ignore[arg-type]
 
@@ -161,7 +161,7 @@ class ScoreSDE(KnownParts, Latents, MethodModule):
             image: dequantised images in [0, 1], `[B, C, H, W]`.
             signs: random signs with the shape of `image`, for Hutchinson's estimate of the divergence.
         """
-        with self._averaged():
+        with self._average():
             found = likelihood(self.score, self.data_of(image), self.process, signs, SMALLEST_TIME)
         return bits_per_dimension(found.log_density, image[0].numel(), 2.0 if self.centred else 1.0)
 
@@ -177,25 +177,25 @@ class ScoreSDE(KnownParts, Latents, MethodModule):
         level = torch.as_tensor(sigma, dtype=noisy.dtype, device=noisy.device).expand(len(noisy))
         t = self.levels.time_of((2 if self.centred else 1) * level).clamp(0, 1)
         data = self.data_of(noisy)
-        with self._averaged():
+        with self._average():
             x = data * self.levels.kernel(torch.ones_like(data[:, :1, :1, :1]), t)[0]
             return self.image_of(self.levels.clean_estimate(x, t, self.score(x, t)))
 
-    def exported(self, sigma: float | None = None) -> Exported:
+    def export_function(self, sigma: float | None = None) -> Exported:
         """Return the score as a function of x_t and t, with averaged weights; see `interfaces.Exportable`."""
         x = f"x_t of images in {'[-1, 1]' if self.centred else '[0, 1]'}, by {type(self.process).__name__}"
         time = ExportedInput("B", lambda *shape: torch.linspace(0.1, 0.9, *shape), "times in (0, 1]")
         inputs = {"x": ExportedInput("B C H W", torch.randn, x), "t": time}
         sizes = dict(zip("CHW", self.image_shape, strict=True))
-        return Exported("network", self.score, inputs, "score", "B C H W", "score of x_t", sizes, self._averaged())
+        return Exported("network", self.score, inputs, "score", "B C H W", "score of x_t", sizes, self._average())
 
     @torch.no_grad()
-    def _sampled(self, like: Tensor, draw: Draw, score: Score, project: Project | None = None) -> Tensor:
+    def _sample(self, like: Tensor, draw: Draw, score: Score, project: Project | None = None) -> Tensor:
         """Sample images in [0, 1] with the shape, dtype and device of `like`."""
         x = self.process.prior_mean(like) + self.process.prior_deviation * draw(like)
         if project is not None:
             x = project(Moved(x, x), 1.0).x
-        with self._averaged():
+        with self._average():
             return self.image_of(self.sampler(score, x, self.process, draw, project))
 
     @property
@@ -214,11 +214,11 @@ class ScoreSDE(KnownParts, Latents, MethodModule):
         score: Score = self.score
         if self.guidance is not None:
             label = torch.arange(n, device=self.device) % self.guidance.num_classes if label is None else label
-            score = self.guidance.guided(self.score, self.process, label)
+            score = self.guidance.guided_score(self.score, self.process, label)
         like = torch.empty(n, *self.image_shape, device=self.device, dtype=next(self.network.parameters()).dtype)
-        return self._sampled(like, drawing(generator), score)
+        return self._sample(like, drawing(generator), score)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(trainable_parameters(self.network))
         self.average.follow(self.network, optimizer)
-        return scheduled(optimizer, self.lr_scheduler)
+        return with_schedule(optimizer, self.lr_scheduler)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least
-from lightning_modules.sde.discrete import predicted
+from lightning_modules.sde.discrete import run_diffusion_model
 from lightning_modules.sde.processes import VE, VP, Process, along
 
 SMALLEST_TIME = 1e-5
@@ -70,10 +70,10 @@ class TrainedLevels(nn.Module):
         deviation = self.kernel(x, t)[1]
         if self.told_sigma:
             if self.num_levels is None:
-                return predicted(network, x, deviation)
-            output = predicted(network, x, ((1 - t) * (self.num_levels - 1)).round())
+                return run_diffusion_model(network, x, deviation)
+            output = run_diffusion_model(network, x, ((1 - t) * (self.num_levels - 1)).round())
             return output.to(torch.promote_types(output.dtype, torch.float32)) / along(deviation, x)
-        noise = predicted(network, x, t * (999 if self.num_levels is None else self.num_levels - 1))
+        noise = run_diffusion_model(network, x, t * (999 if self.num_levels is None else self.num_levels - 1))
         return -noise.to(torch.promote_types(noise.dtype, torch.float32)) / along(deviation, x)
 
     def clean_estimate(self, x: Tensor, t: Tensor, score: Tensor) -> Tensor:

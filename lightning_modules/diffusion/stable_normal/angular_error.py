@@ -28,7 +28,7 @@ BINS_PER_DEGREE = 100
 NUM_BINS = 180 * BINS_PER_DEGREE
 
 
-def known(normal: Tensor) -> Tensor:
+def known_normals(normal: Tensor) -> Tensor:
     """Return a mask, `[..., H, W]`, of the pixels where normal maps, `[..., 3, H, W]`, contain a known normal."""
     length = normal.norm(dim=-3)
     return (length > 0.5) & (length < 1.5)
@@ -47,7 +47,7 @@ def angular_error(estimate: Tensor, true: Tensor) -> Tensor:
     return (unit(estimate) * true).sum(dim=-3).clamp(-1, 1).arccos().rad2deg()
 
 
-def spread(estimates: Tensor) -> Tensor:
+def angular_spread(estimates: Tensor) -> Tensor:
     """Compute the mean angle of the normals from K noise samples, `[K, B, 3, H, W]`, to their mean direction."""
     return angular_error(estimates, unit(unit(estimates).mean(dim=0))).mean(dim=0)
 
@@ -83,7 +83,7 @@ class AngularErrors(Metric):
             true: true normals, `[B, 3, H, W]`.
         """
         estimate, true = estimate.double(), true.double()
-        counted = known(true)
+        counted = known_normals(true)
         errors, draws = angular_error(estimate, true), len(estimate)
         pooled = errors[:, counted]
         self.angles += pooled.sum()

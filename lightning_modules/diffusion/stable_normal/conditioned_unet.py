@@ -13,8 +13,8 @@ from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToI
 from lightning_modules.diffusion.stable_normal.control_encoders import (
     SemanticEncoder,
     control_encoder,
-    encoded,
-    injected,
+    inject_residuals,
+    run_control_encoder,
 )
 from lightning_modules.diffusion.stable_normal.patch_features import PatchFeatures
 
@@ -135,8 +135,8 @@ class ConditionedUNet(nn.Module):
             semantics: output of the method `semantics`; None for a model without semantic conditioning.
         """
         text = self.text.expand(len(x), -1, -1).to(x.dtype)
-        skips, middle = encoded(self.encoder, image, timestep, text)
-        with injected(self.model.network, semantics):
+        skips, middle = run_control_encoder(self.encoder, image, timestep, text)
+        with inject_residuals(self.model.network, semantics):
             return self.model.network(
                 x,
                 timestep,

@@ -33,7 +33,9 @@ def control_encoder(unet: Any) -> Any:
     return encoder.train()
 
 
-def encoded(encoder: Any, sample: Tensor, timestep: Tensor, text: Tensor) -> tuple[Sequence[Tensor], Tensor]:
+def run_control_encoder(
+    encoder: Any, sample: Tensor, timestep: Tensor, text: Tensor
+) -> tuple[Sequence[Tensor], Tensor]:
     """Apply a `control_encoder`; return its residuals for the skip connections and for the middle block."""
     no_hint = sample.new_zeros(())
     return encoder(sample, timestep, text, controlnet_cond=no_hint, return_dict=False)
@@ -76,10 +78,10 @@ class SemanticEncoder(nn.Module):
         """
         embedded = F.interpolate(self.embedding(features), list(size), mode="bilinear")
         start = torch.zeros(len(features), dtype=torch.int64, device=features.device)
-        return encoded(self.encoder, embedded, start, text)[0]
+        return run_control_encoder(self.encoder, embedded, start, text)[0]
 
 
-def places(unet: Any) -> list[nn.Module]:
+def skip_layers(unet: Any) -> list[nn.Module]:
     """List, in order, those layers in a U-Net's encoder whose outputs enter skip connections."""
     found: list[nn.Module] = [unet.conv_in]
     for block in unet.down_blocks:
@@ -89,10 +91,10 @@ def places(unet: Any) -> list[nn.Module]:
 
 
 @contextmanager
-def injected(unet: Any, residuals: Sequence[Tensor] | None) -> Iterator[None]:
+def inject_residuals(unet: Any, residuals: Sequence[Tensor] | None) -> Iterator[None]:
     """Add residuals to the outputs of a U-Net's layers `places`, which enter skip connections, in a `with` block."""
-    at = [] if residuals is None else zip(places(unet), residuals, strict=True)
-    handles = [place.register_forward_hook(partial(_added, residual)) for place, residual in at]
+    at = [] if residuals is None else zip(skip_layers(unet), residuals, strict=True)
+    handles = [place.register_forward_hook(partial(_add, residual)) for place, residual in at]
     try:
         yield
     finally:
@@ -100,5 +102,5 @@ def injected(unet: Any, residuals: Sequence[Tensor] | None) -> Iterator[None]:
             handle.remove()
 
 
-def _added(residual: Tensor, module: nn.Module, args: Any, output: Any) -> Any:
+def _add(residual: Tensor, module: nn.Module, args: Any, output: Any) -> Any:
     return (output[0] + residual, *output[1:]) if isinstance(output, tuple) else output + residual

@@ -18,15 +18,15 @@ from datamodules.files.whole_files import write_text
 from datamodules.pixel_ranges import to_unit
 from datamodules.randomness.generators import sample_like
 from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
-from lightning_modules.diffusion.stable_normal.angular_error import known
+from lightning_modules.diffusion.stable_normal.angular_error import known_normals
 from lightning_modules.diffusion.stable_normal.conditioned_unet import ConditionedUNet
 from lightning_modules.diffusion.stable_normal.normal_steps import NormalSteps
-from lightning_modules.diffusion.stable_normal.processing import processed, unprocessed
-from lightning_modules.diffusion.stable_normal.refinement import refined, refinement_times
+from lightning_modules.diffusion.stable_normal.processing import postprocess_normals, preprocess_images
+from lightning_modules.diffusion.stable_normal.refinement import refine, refinement_times
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.optimizers import adamw, constant, optimizer_config, trainable_parameters
-from lightning_modules.sde.discrete import noised, scheduler_levels
+from lightning_modules.sde.discrete import add_diffusion_noise, scheduler_levels
 from lightning_modules.training.logging import log_training
 
 Target = Literal["independent", "shared", "x0"]
@@ -46,11 +46,11 @@ def weighted_square(prediction: Tensor, target: Tensor, weight: Tensor) -> Tenso
 
 def latent_weight(normal: Tensor, pixels: int) -> Tensor:
     """Mark latents that cover only known normals, `[B, 1, h, w]`; a latent covers `pixels` x `pixels` pixels."""
-    unknown = 1 - known(normal)[:, None].to(normal.dtype)
+    unknown = 1 - known_normals(normal)[:, None].to(normal.dtype)
     return 1 - F.max_pool2d(unknown, pixels, ceil_mode=True)
 
 
-def told(trained_for: dict[str, Any]) -> str:
+def describe_target(trained_for: dict[str, Any]) -> str:
     """Describe the training target of a first stage in words, for messages."""
     return f"the target {trained_for['yoso_target']} at the level t = {trained_for['level']}"
 
@@ -145,8 +145,9 @@ class StableNormal(NormalSteps, MethodModule):
         """Reject weights of the first stage that were trained for a different target or noise level."""
         if self.yoso is not None and trained_for != self.trained_for:
             raise ValueError(
-                f"yoso of {source} was trained for {told(trained_for)}, but yoso_target {self.yoso_target} with steps "
-                f"{self.steps} needs {told(self.trained_for)}: give the same yoso_target and steps as in its training"
+                f"yoso of {source} was trained for {describe_target(trained_for)}, but yoso_target {self.yoso_target} "
+                f"with steps {self.steps} needs {describe_target(self.trained_for)}: give the same yoso_target and "
+                f"steps as in its training"
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -175,7 +176,7 @@ class StableNormal(NormalSteps, MethodModule):
         target = clean
         if self.yoso_target != "x0":
             inside = sample_rows_like(torch.randn, clean) if self.yoso_target == "independent" else seen
-            target = noised(clean, inside, float(self.levels[self.start]))
+            target = add_diffusion_noise(clean, inside, float(self.levels[self.start]))
         timestep = torch.full((len(clean),), self.start, dtype=torch.int64, device=clean.device)
         return weighted_square(yoso(seen, timestep, image), target, weight)
 
@@ -186,7 +187,7 @@ class StableNormal(NormalSteps, MethodModule):
         self._abar = self._abar.to(clean.device)
         timestep = sample_rows(partial(torch.randint, len(self.levels)), [len(clean)], clean.device)
         abar = self._abar[timestep].to(clean.dtype)[:, None, None, None]
-        noisy = noised(clean, sample_rows_like(torch.randn, clean), abar)
+        noisy = add_diffusion_noise(clean, sample_rows_like(torch.randn, clean), abar)
         semantics = refiner.semantics(pixels, clean.shape[2:])
         return weighted_square(refiner(noisy, timestep, image, semantics), clean, weight)
 
@@ -214,7 +215,7 @@ class StableNormal(NormalSteps, MethodModule):
             generators: random generators on the CPU, one for each image, from which all random numbers are sampled.
         """
         model, pixels = self.first.model, self.first.pixels_per_latent
-        inside, filled = processed(image, self.resolution, pixels)
+        inside, filled = preprocess_images(image, self.resolution, pixels)
         seen = model.encode(inside)
         draw = partial(sample_like, draw=torch.randn, generators=generators)
         x = draw(seen)
@@ -224,11 +225,11 @@ class StableNormal(NormalSteps, MethodModule):
         if self.refiner is not None:
             semantics = self.refiner.semantics(inside, seen.shape[2:])
             step = partial(self.refiner, image=seen, semantics=semantics)
-            x = refined(step, x, self.times, self.levels, draw)
+            x = refine(step, x, self.times, self.levels, draw)
         elif self.yoso_target == "shared":
             raise ValueError("yoso_target shared leaves noise in the output of yoso, so it needs a refiner")
         elif self.yoso_target == "independent":
             x = x / float(self.levels[self.start]) ** 0.5
         decoded = at_least_float32(2 * model.decode(x) - 1)
         with in_full_precision(decoded.device):
-            return unprocessed(decoded, filled, image.shape[2:])
+            return postprocess_normals(decoded, filled, image.shape[2:])

@@ -9,8 +9,13 @@ from datamodules.batches import NormalMapBatch
 from datamodules.distributed.collectives import run_seed
 from datamodules.pixel_ranges import to_unit
 from datamodules.randomness.generators import generator_of
-from lightning_modules.diffusion.stable_normal.angular_error import AngularErrors, angular_error, known, spread
-from lightning_modules.diffusion.stable_normal.processing import rendered
+from lightning_modules.diffusion.stable_normal.angular_error import (
+    AngularErrors,
+    angular_error,
+    angular_spread,
+    known_normals,
+)
+from lightning_modules.diffusion.stable_normal.processing import render_normals
 from lightning_modules.full_precision import in_full_precision
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.tasks.writers import ImageWriter, levels_of
@@ -29,7 +34,7 @@ class NormalSteps(ImageWriter):
     written, given, settings_name = "normals", "image", "prediction_settings.json"
     _errors: list[AngularErrors]
 
-    def estimated(self: Any, batch: NormalMapBatch, draw: int = 0) -> Tensor:
+    def estimate(self: Any, batch: NormalMapBatch, draw: int = 0) -> Tensor:
         """Estimate the normals of a batch from one noise sample.
 
         The noise is seeded by the seed of the run, the index of the image and the index `draw` of the noise sample.
@@ -39,11 +44,11 @@ class NormalSteps(ImageWriter):
         )
 
     def validation_step(self: Any, batch: NormalMapBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        return self._measured(batch, dataloader_idx)
+        return self._metrics_of(batch, dataloader_idx)
 
     def test_step(self: Any, batch: NormalMapBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Return `normal`, the estimate from the first noise sample, and `spread` if there are several samples."""
-        return self._measured(batch, dataloader_idx)
+        return self._metrics_of(batch, dataloader_idx)
 
     def on_validation_epoch_start(self: Any) -> None:
         self._begin("val")
@@ -54,12 +59,12 @@ class NormalSteps(ImageWriter):
     def _begin(self: Any, stage: str) -> None:
         self._errors = [AngularErrors().to(self.device) for _ in self._set_names(stage) or [""]]
 
-    def _measured(self: Any, batch: NormalMapBatch, loader: int) -> dict[str, Tensor]:
-        estimates = torch.stack([self.estimated(batch, draw) for draw in range(self.draws)])
+    def _metrics_of(self: Any, batch: NormalMapBatch, loader: int) -> dict[str, Tensor]:
+        estimates = torch.stack([self.estimate(batch, draw) for draw in range(self.draws)])
         with in_full_precision(estimates.device):
             self._errors[loader].update(estimates, batch["normal"])
             outputs = {"normal": estimates[0]}
-            return outputs | ({"spread": spread(estimates)} if self.draws > 1 else {})
+            return outputs | ({"spread": angular_spread(estimates)} if self.draws > 1 else {})
 
     def on_validation_epoch_end(self: Any) -> None:
         self._log_errors("val")
@@ -76,21 +81,21 @@ class NormalSteps(ImageWriter):
 
     def pixels(self: Any, batch: NormalMapBatch) -> Tensor:
         """Estimate the normals of a batch, and encode them as bytes, `[B, 3, H, W]`."""
-        return levels_of(to_unit(self.estimated(batch)), 255)
+        return levels_of(to_unit(self.estimate(batch)), 255)
 
     def image_columns(self: Any, batch: NormalMapBatch, outputs: Any) -> dict[str, Tensor | ImageColumn]:
         """Show images, normals as colours, and angular errors on a scale from 0 to 90 degrees.
 
         If there are several noise samples, their spread is also shown, on a scale from 0 to 45 degrees.
         """
-        estimate = self.estimated(batch) if outputs is None else outputs["normal"]
-        columns: dict[str, Tensor | ImageColumn] = {"image": batch["image"], "estimate": rendered(estimate)}
+        estimate = self.estimate(batch) if outputs is None else outputs["normal"]
+        columns: dict[str, Tensor | ImageColumn] = {"image": batch["image"], "estimate": render_normals(estimate)}
         if "normal" in batch:
-            counted = known(batch["normal"])
+            counted = known_normals(batch["normal"])
             error = angular_error(estimate, batch["normal"]) * counted
             means = error.sum(dim=(1, 2)) / counted.sum(dim=(1, 2)).clamp(min=1)
             captions = [f"{mean:.1f} degrees" for mean in means.tolist()]
-            columns["truth"] = rendered(batch["normal"])
+            columns["truth"] = render_normals(batch["normal"])
             columns["error"] = ImageColumn((error[:, None] / 90).clamp(max=1), captions)
         if outputs is not None and "spread" in outputs:
             captions = [f"{mean:.1f} degrees" for mean in outputs["spread"].mean(dim=(1, 2)).tolist()]

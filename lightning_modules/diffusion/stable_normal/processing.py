@@ -10,7 +10,7 @@ from datamodules.pixel_ranges import to_unit
 from lightning_modules.diffusion.stable_normal.angular_error import unit
 
 
-def processed(image: Tensor, resolution: int | None, multiple: int) -> tuple[Tensor, tuple[int, int]]:
+def preprocess_images(image: Tensor, resolution: int | None, multiple: int) -> tuple[Tensor, tuple[int, int]]:
     """Resize and pad images in the same way as Marigold.
 
     Args:
@@ -28,7 +28,7 @@ def processed(image: Tensor, resolution: int | None, multiple: int) -> tuple[Ten
     return F.pad(image, (0, -width % multiple, 0, -height % multiple), mode="replicate"), (height, width)
 
 
-def unprocessed(normal: Tensor, filled: tuple[int, int], size: Sequence[int]) -> Tensor:
+def postprocess_normals(normal: Tensor, filled: tuple[int, int], size: Sequence[int]) -> Tensor:
     """Normalise normals to unit length, remove their padding, and resize them.
 
     Args:
@@ -42,6 +42,6 @@ def unprocessed(normal: Tensor, filled: tuple[int, int], size: Sequence[int]) ->
     return normal
 
 
-def rendered(normal: Tensor) -> Tensor:
+def render_normals(normal: Tensor) -> Tensor:
     """Render normals, `[B, 3, H, W]`, as RGB colours in [0, 1]; pixels without a normal are black."""
     return torch.where(normal.norm(dim=1, keepdim=True) > 0, to_unit(normal), 0)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from datamodules.arguments import within
 from lightning_modules.sde.ddim import ddim_step, level
-from lightning_modules.sde.discrete import noise_estimate, noised, predicted
+from lightning_modules.sde.discrete import add_diffusion_noise, noise_estimate, run_diffusion_model
 
 
 def refinement_times(steps: int, num_train_timesteps: int = 1000, repeated: bool = True) -> list[int]:
@@ -40,7 +40,7 @@ def refinement_times(steps: int, num_train_timesteps: int = 1000, repeated: bool
     return [time + 1 for time in times]
 
 
-def refined(
+def refine(
     refiner: Callable[[Tensor, Tensor], Tensor],
     x: Tensor,
     times: Sequence[int],
@@ -60,12 +60,12 @@ def refined(
         Estimate of x_0, `[B, c, h, w]`.
     """
     repeats, gap = times.count(times[0]) - 1, len(abar) // len(times)  # type: ignore[arg-type]
-    clean = predicted(refiner, x, times[0])
+    clean = run_diffusion_model(refiner, x, times[0])
     for k, (t, following) in enumerate(itertools.pairwise(times), start=1):
         if k < repeats:
-            x = noised(clean, draw(clean), level(abar, t))
+            x = add_diffusion_noise(clean, draw(clean), level(abar, t))
         else:
             from_level = level(abar, t + gap if k == repeats else t)
             x = ddim_step(clean, noise_estimate(clean, x, from_level, "sample"), level(abar, following))
-        clean = predicted(refiner, x, following)
+        clean = run_diffusion_model(refiner, x, following)
     return clean

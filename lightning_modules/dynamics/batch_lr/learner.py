@@ -46,7 +46,7 @@ def curvature_range(spectrum: Spectrum, least: Least, signed: bool) -> Range:
     return Range(float(values.max()), float(kept.min() if len(kept) else values.min()))
 
 
-def learned(rule: Rule, greatest: float, least: float) -> dict[str, float]:
+def learner_settings(rule: Rule, greatest: float, least: float) -> dict[str, float]:
     """Compute the optimizer settings of a rule.
 
         ssgd      lr = 2 / (L + mu)
@@ -172,6 +172,6 @@ class OnlineLearner:
             start = unit_vector(product.size, self.seed, like=product.like)
             L, mu = curvature_range(lanczos(product, start, self.steps), self.least, self.signed)
             found = {"greatest_curvature": L, "least_curvature": mu}
-            values = learned(self.rule, L, mu) if L > 0 else {}
+            values = learner_settings(self.rule, L, mu) if L > 0 else {}
         taken = bool(values) and all(math.isfinite(value) for value in values.values()) and values["lr"] > 0
         return (values if taken else {}), found

@@ -14,7 +14,7 @@ from lightning_modules.dynamics.batch_lr.theory import POWERS, Scaling, scale
 from lightning_modules.interfaces import Table, TrainingSamples, require_data
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.curvature import CurvatureProduct, curvature_mode, refuse_without_curvature
-from lightning_modules.optim.optimizers import constant, scheduled, sgd, trainable_parameters
+from lightning_modules.optim.optimizers import constant, sgd, trainable_parameters, with_schedule
 from lightning_modules.tasks.classifier import ClassifierSteps, accuracies, cross_entropy_step
 from lightning_modules.training.chosen_samples import chosen_samples, drawn_places
 from lightning_modules.training.logging import log_same
@@ -77,7 +77,7 @@ class BatchLR(ClassifierSteps, MethodModule):
             scale(optimizer, self._batch_size(), self.reference_batch_size, self.scaling)
         if self.learner is not None:
             self.learner.check(optimizer)
-        return scheduled(optimizer, self.lr_scheduler)
+        return with_schedule(optimizer, self.lr_scheduler)
 
     def _batch_size(self) -> int:
         """Return the number of samples in an optimizer step, over all ranks and accumulated batches."""
@@ -151,10 +151,10 @@ class BatchLR(ClassifierSteps, MethodModule):
         return found
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        measured = self._measured.kept() if self._measured else None
+        measured = self._measured.checkpoint_state() if self._measured else None
         checkpoint["curvature"] = {"learned": self._learned, "rows": self._rows, "measured": measured}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         kept = checkpoint["curvature"]
         self._learned, self._rows = kept["learned"], kept["rows"]
-        self._measured = MeasuredSpectra.restored(kept["measured"]) if kept["measured"] else None
+        self._measured = MeasuredSpectra.restore_state(kept["measured"]) if kept["measured"] else None

@@ -60,14 +60,14 @@ class MeasuredSpectra(NamedTuple):
     """Number P of weights."""
 
     @classmethod
-    def restored(cls, kept: Mapping[str, Any]) -> "MeasuredSpectra":
+    def restore_state(cls, kept: Mapping[str, Any]) -> "MeasuredSpectra":
         """Restore the spectra from the result of `kept`."""
         shifts = {name: [Shift(*each) for each in kept[name]] for name in ("least", "greatest")}
         noise = {name: NoiseStatistics(*kept[name]) for name in ("hessian", "gradient")}
         loss = {"loss": tuple(kept.get("loss", (math.nan, math.nan)))}
         return cls(**{**kept, **shifts, **noise, **loss})
 
-    def kept(self) -> dict[str, Any]:
+    def checkpoint_state(self) -> dict[str, Any]:
         """Convert the spectra to plain containers for a checkpoint."""
         shifts = {name: [tuple(each) for each in getattr(self, name)] for name in ("least", "greatest")}
         noise = {name: tuple(getattr(self, name)) for name in ("hessian", "gradient")}
@@ -83,7 +83,7 @@ class MeasuredSpectra(NamedTuple):
         shift = [each.value - self.full[1] for each in self.small()]
         return fitted_constant(shift, b, [each.error for each in self.small()])
 
-    def predicted(self, batch_size: float) -> tuple[float, float]:
+    def predict_course(self, batch_size: float) -> tuple[float, float]:
         """Predict the largest Hessian eigenvalue of a batch by the fitted law, and by the isotropic noise model."""
         inverse = 1 / batch_size - 1 / self.samples
         return self.full[1] + self.constant()[0] * inverse, isotropic(self.full[1], self.row_variance * inverse)
@@ -107,7 +107,7 @@ class MeasuredSpectra(NamedTuple):
         size = torch.tensor([each.batch_size for each in self.small()], dtype=torch.float64)
         steps = size.log() - size.log().mean()
         c, error = self.constant()
-        by_theory = self.predicted(self.greatest[0].batch_size)[1] - self.full[1]
+        by_theory = self.predict_course(self.greatest[0].batch_size)[1] - self.full[1]
         found = {
             "least_eigenvalue": self.full[0],
             "greatest_eigenvalue": self.full[1],
@@ -139,7 +139,7 @@ class MeasuredSpectra(NamedTuple):
         sizes = [each.batch_size for each in self.greatest]
         low, high = math.log(min(sizes)), math.log(max(sizes))
         curve = [math.exp(low + (high - low) * place / (CURVE - 1)) for place in range(CURVE)]
-        by_fit, by_theory = zip(*(self.predicted(size) for size in curve), strict=True)
+        by_fit, by_theory = zip(*(self.predict_course(size) for size in curve), strict=True)
         shown: dict[str, tuple[Sequence[float], Sequence[float], Sequence[float]]] = {
             "measured": (sizes, [each.value for each in self.greatest], [each.error for each in self.greatest]),
             "fitted lambda + c / b": (curve, by_fit, [math.nan] * CURVE),

@@ -21,7 +21,7 @@ from lightning_modules.dynamics.benign_oscillation.observables import (
 from lightning_modules.dynamics.benign_oscillation.patch_network import (
     PatchPoints,
     component,
-    descend,
+    descend_patches,
     drawn_order,
     output,
     points_of,
@@ -123,9 +123,9 @@ class BenignOscillation(MethodModule):
 
     @torch.no_grad()
     def training_step(self, batch: TableBatch, batch_idx: int) -> dict[str, Tensor]:
-        points = self._points = self._points or self._collected(batch)
+        points = self._points = self._points or self._collect(batch)
         order = drawn_order(run_seed(), self.iteration, self.iterations_per_step, *points.target.shape)
-        signed = descend(self.weight, points, order, self.rate)
+        signed = descend_patches(self.weight, points, order, self.rate)
         self.iteration += self.iterations_per_step
         self._follow(points, order, signed)
         self.optimizers().step()  # type: ignore[union-attr] # only advances the global step
@@ -134,7 +134,7 @@ class BenignOscillation(MethodModule):
         mean = torch.where(finite, loss, 0).sum() / finite.sum().clamp(min=1)
         return {"loss": log_training(self, batch, mean)}
 
-    def _collected(self, batch: TableBatch) -> PatchPoints:
+    def _collect(self, batch: TableBatch) -> PatchPoints:
         """Gather the training sets from all ranks, in dataset order."""
         whole = [global_rows(batch[key], global_batch_size(batch)) for key in ("index", "features", "target")]
         place = whole[0].argsort()

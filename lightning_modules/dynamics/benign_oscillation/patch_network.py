@@ -75,7 +75,7 @@ def drawn_order(seed: int, iteration: Tensor, steps: int, size: int, replicas: i
 
 
 @torch.no_grad()
-def descend(weight: Tensor, points: PatchPoints, order: Tensor, rate: float) -> Tensor:
+def descend_patches(weight: Tensor, points: PatchPoints, order: Tensor, rate: float) -> Tensor:
     """Take T SGD steps on (f - y)^2 in place; in each step, each network uses one point of its own training set.
 
     All patches are multiples of n + 2 vectors b_k: u, v and the n noise patches. SGD therefore only needs the inner

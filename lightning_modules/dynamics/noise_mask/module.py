@@ -18,15 +18,15 @@ from lightning_modules.distributed.global_rows import global_rows
 from lightning_modules.dynamics.noise_mask.policy import (
     drawn_cells,
     log_densities,
-    mixed,
-    moved,
+    mix_log_parameters,
     paper_code,
     reinforce,
+    update_base,
 )
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.interfaces import FixedImageShape, ImageColumn, data_with
 from lightning_modules.method_module import MethodModule
-from lightning_modules.optim.optimizers import constant, scheduled, sgd, trainable_parameters
+from lightning_modules.optim.optimizers import constant, sgd, trainable_parameters, with_schedule
 from lightning_modules.tasks.classifier import ClassifierSteps, accuracies, cross_entropy_step
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.requirements import require_unused_parameters
@@ -136,7 +136,7 @@ class NoiseMask(ClassifierSteps, MethodModule):
             own = at_least_float32(self.base).expand(len(image), -1, -1)
             return own, own
         own = at_least_float32(self.policy(image)).unflatten(1, (2, -1))
-        return mixed(self.base, own), own
+        return mix_log_parameters(self.base, own), own
 
     def masks(self, cells: Tensor, image: Tensor) -> Tensor:
         """Convert cells `[B, K]` to masks `[B, 1, H, W]` by upsampling and blurring."""
@@ -158,7 +158,7 @@ class NoiseMask(ClassifierSteps, MethodModule):
         density = densities.logsumexp(dim=1) if self.objective == "paper_code" else densities.sum(dim=1)
         loss = self._objective(global_rows(cost, size), global_rows(density, size))
         if self.policy is not None:
-            self.base.copy_(moved(self.base, all_reduce_sum(own.detach().sum(dim=0)) / size))
+            self.base.copy_(update_base(self.base, all_reduce_sum(own.detach().sum(dim=0)) / size))
         terms = {"cross_entropy": cost.detach().mean(), "log_density": density.detach().mean()}
         return {"loss": log_training(self, batch, loss, **terms), "logits": logits.detach()}
 
@@ -167,7 +167,7 @@ class NoiseMask(ClassifierSteps, MethodModule):
         if self.objective == "paper_code":
             return paper_code(cost, density)
         loss = reinforce(cost, density, self.baseline.clone())
-        self.baseline.copy_(moved(self.baseline, cost.detach().mean()))
+        self.baseline.copy_(update_base(self.baseline, cost.detach().mean()))
         return loss
 
     def on_train_epoch_end(self) -> None:
@@ -206,4 +206,4 @@ class NoiseMask(ClassifierSteps, MethodModule):
         optimizer = self.optimizer(groups)
         for group in optimizer.param_groups[1:]:
             group["lr"] *= self.policy_rate
-        return scheduled(optimizer, self.lr_scheduler)
+        return with_schedule(optimizer, self.lr_scheduler)

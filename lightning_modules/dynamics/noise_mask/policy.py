@@ -42,12 +42,12 @@ class MaskPolicy(nn.Module):
         return torch.cat([head(features) for head in self.heads], dim=1)
 
 
-def mixed(base: Tensor, own: Tensor) -> Tensor:
+def mix_log_parameters(base: Tensor, own: Tensor) -> Tensor:
     """Mix the log-parameters `base` with the log-parameters `own` of an image: 0.9 base + 0.1 own."""
     return MIXING * base + (1 - MIXING) * own
 
 
-def moved(base: Tensor, mean: Tensor) -> Tensor:
+def update_base(base: Tensor, mean: Tensor) -> Tensor:
     """Update the base towards the mean of a batch: 0.99 base + 0.01 mean."""
     return MOMENTUM * base + (1 - MOMENTUM) * mean
 

@@ -42,7 +42,7 @@ class Course(NamedTuple):
     """Loss of the last batch; not finite if the loss of an earlier batch was not finite."""
 
 
-def fitted(signed: Tensor, alpha: float) -> Tensor:
+def fitted_mask(signed: Tensor, alpha: float) -> Tensor:
     """Return a mask of the fitted points, for which y F >= 1 / alpha or, with zero margin, y F > 0.
 
     Args:
@@ -59,7 +59,7 @@ def hinge(signed: Tensor, alpha: float) -> Tensor:
         signed: values of y F, of any shape.
         alpha: scale of the output; infinity gives the perceptron loss.
     """
-    return torch.where(fitted(signed, alpha), 0.0, 1 / alpha - signed)
+    return torch.where(fitted_mask(signed, alpha), 0.0, 1 / alpha - signed)
 
 
 def margin_loss(signed: Tensor, alpha: float, loss: Loss) -> Tensor:
@@ -76,14 +76,14 @@ def margin_loss(signed: Tensor, alpha: float, loss: Loss) -> Tensor:
     """
     if loss == "hinge":
         return hinge(signed, alpha)
-    done = fitted(signed, alpha)
+    done = fitted_mask(signed, alpha)
     r = _distance(signed, done, alpha)
     return torch.where(done, 0.0, (r**2 if loss == "quadratic_hinge" else r * (-0.5 / r).exp()) / alpha)
 
 
-def slope(signed: Tensor, sign: Tensor, alpha: float, loss: Loss = "hinge") -> Tensor:
+def loss_slope(signed: Tensor, sign: Tensor, alpha: float, loss: Loss = "hinge") -> Tensor:
     """Compute the derivative of the loss with respect to F; for the hinge, the derivative is -y at unfitted points."""
-    done = fitted(signed, alpha)
+    done = fitted_mask(signed, alpha)
     if loss == "hinge":
         return torch.where(done, 0.0, -sign)
     r = _distance(signed, done, alpha)
@@ -178,14 +178,14 @@ def descend(
         if ahead > 1:
             with torch.no_grad():
                 seen = batches.index_select(0, place + coming)
-                changes = ~fitted(chosen(seen.flatten())[2], alpha).view_as(seen).all(dim=1)
+                changes = ~fitted_mask(chosen(seen.flatten())[2], alpha).view_as(seen).all(dim=1)
             place = place + torch.where(changes.any(), changes.int().argmax(), ahead - 1)
         batch = batches.index_select(0, place)[0]
         with torch.enable_grad():
             output, sign, signed = chosen(batch[rank() :: world_size()])
-        slopes = slope(signed, sign, alpha, loss)
+        slopes = loss_slope(signed, sign, alpha, loss)
         sums = [*torch.autograd.grad(output, parameters, slopes / size), slopes.abs().sum()]
-        *gradients, left = sums if world_size() == 1 else _summed(sums)
+        *gradients, left = sums if world_size() == 1 else _sum(sums)
         with torch.no_grad():
             foreach_add_(parameters, gradients, alpha=-rate)
         place = place + 1
@@ -227,15 +227,15 @@ def diffuse(
         with torch.enable_grad():
             output = network(features).flatten()
         signed = sign * (output.detach() - initial)
-        slopes = slope(signed, sign, alpha, loss)
+        slopes = loss_slope(signed, sign, alpha, loss)
         sums = [(slopes**2).sum(), margin_loss(signed, alpha, loss).sum()]
-        square, total = sums if world_size() == 1 else _summed(sums)
+        square, total = sums if world_size() == 1 else _sum(sums)
         strength = (square * (1 / batch_size - 1 / size)).sqrt()
         gradients = list(
             torch.autograd.grad(output, parameters, (slopes - strength * xi[rank() :: world_size()]) / size)
         )
         with torch.no_grad():
-            foreach_add_(parameters, gradients if world_size() == 1 else _summed(gradients), alpha=-rate)
+            foreach_add_(parameters, gradients if world_size() == 1 else _sum(gradients), alpha=-rate)
         changed, mean = torch.where(square > 0, step + 1, changed), total / size
     return Course(torch.full_like(changed, len(noise)), changed, mean)
 
@@ -283,7 +283,7 @@ def run_iterations(
     return descend(network, points, batches, iterations, ahead, rate, alpha, loss)
 
 
-def _summed(tensors: list[Tensor]) -> list[Tensor]:
+def _sum(tensors: list[Tensor]) -> list[Tensor]:
     """Sum each of several tensors over all ranks by a single all-reduce."""
     message = torch.cat([tensor.flatten() for tensor in tensors])
     dist.all_reduce(message)

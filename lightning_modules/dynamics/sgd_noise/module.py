@@ -132,7 +132,7 @@ class SGDNoise(MethodModule):
 
     def training_step(self, batch: TableBatch, batch_idx: int) -> dict[str, Tensor]:
         with in_full_precision(self.device):
-            points = self._points = self._points or self._collected(batch)
+            points = self._points = self._points or self._collect(batch)
             iterations = (run_seed(), self.iteration, self.iterations_per_step, self._left, self.batch_size, self.rate)
             course = run_iterations(self.network, points, self.dynamics, *iterations, self.alpha, self.loss)
         self.changed.copy_(torch.where(course.changed > 0, self.iteration + course.changed, self.changed))
@@ -144,7 +144,7 @@ class SGDNoise(MethodModule):
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.network.parameters(), lr=self.rate)
 
-    def _collected(self, batch: TableBatch) -> DescentPoints:
+    def _collect(self, batch: TableBatch) -> DescentPoints:
         """Gather the training set from all ranks, in dataset order."""
         whole = {key: global_rows(batch[key], global_batch_size(batch)) for key in ("index", "features", "target")}
         order = whole["index"].argsort()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from lightning_modules.dynamics.sgd_noise.descent import Loss, fitted, margin_loss, slope
+from lightning_modules.dynamics.sgd_noise.descent import Loss, fitted_mask, loss_slope, margin_loss
 
 AT_ONCE = 16
 """Number of points whose gradients are computed at once."""
@@ -42,7 +42,7 @@ def fit_statistics(signed: Tensor, alpha: float, loss: Loss = "hinge") -> dict[s
         "loss": scale * margin_loss(signed, alpha, loss).mean(),
         "error": (~((signed > 0) & signed.isfinite())).to(signed.dtype).mean(),
         "margin": scale * signed.min(),
-        "unfitted": (~fitted(signed, alpha)).sum().to(signed.dtype),
+        "unfitted": (~fitted_mask(signed, alpha)).sum().to(signed.dtype),
     }
 
 
@@ -76,7 +76,7 @@ def kernel_statistics(
         mean loss gradient. `gradient_variance`: mean squared distance between the loss gradient of a point and the mean
         loss gradient.
     """
-    slopes = slope(signed, sign, alpha, loss)
+    slopes = loss_slope(signed, sign, alpha, loss)
     weighted = slopes[:, None] * kernel * slopes
     norm = weighted.mean()
     return {

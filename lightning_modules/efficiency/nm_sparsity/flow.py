@@ -153,7 +153,7 @@ class Flow:
         start = self.dense_epochs * steps_per_epoch if self.dense_epochs else 0
         return mask_decay(self.way, self.decay_rate or 0.0, int(step - start))
 
-    def closed(self, epoch: int, epochs: int, steps_per_epoch: float) -> float:
+    def closed_fraction(self, epoch: int, epochs: int, steps_per_epoch: float) -> float:
         """Compute the fraction of an epoch's steps at which the pruned weights are 0.
 
         The arguments are those of `decay_at`.

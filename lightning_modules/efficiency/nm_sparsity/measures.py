@@ -110,7 +110,7 @@ def densities(
         epochs: total number of training epochs.
         steps_per_epoch: number of optimizer steps in an epoch.
     """
-    closed = flow.closed(epoch, epochs, steps_per_epoch)
+    closed = flow.closed_fraction(epoch, epochs, steps_per_epoch)
     density, of_gradients = {}, {}
     for name, layer in layers_of_functions(network).items():
         thirds = [each for each in layer.function.modules() if isinstance(each, NMWeight)]

@@ -44,7 +44,7 @@ class _QuantizedAttention(nn.Module):
             self.register_buffer("relative_position_index", index, persistent=False)
         self.softmax = made("softmax", tokens, dim=-2, signed=False)
 
-    def _mixed(self, logits: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    def _mix(self, logits: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """Compute the output from attention logits before scaling, `[B, H, N, N]`, and values, `[B, N, H d]`."""
         logits = logits * self.attention_scale
         tokens = logits.shape[-1]
@@ -86,7 +86,7 @@ class QuantizedAttention(_QuantizedAttention):
         _refuse_masks(attn_mask, is_causal)
         query, key, value = self.qkv(x).chunk(3, dim=-1)
         query, key = self._heads(self.query(query)), self._heads(self.key(key))
-        return self._mixed(query @ key.mT, self.value(value), mask)
+        return self._mix(query @ key.mT, self.value(value), mask)
 
 
 class QKRAttention(_QuantizedAttention):
@@ -125,7 +125,7 @@ class QKRAttention(_QuantizedAttention):
         weight = self.product(head_products(query, key, self.num_heads))
         query_key = self.query_key(F.linear(x, weight)).unflatten(2, (self.num_heads, -1))
         logits = x[:, None] @ query_key.permute(0, 2, 3, 1)
-        return self._mixed(logits, self.value(F.linear(x, value, bias)), mask)
+        return self._mix(logits, self.value(F.linear(x, value, bias)), mask)
 
 
 def _refuse_masks(attn_mask: Tensor | None, is_causal: bool) -> None:

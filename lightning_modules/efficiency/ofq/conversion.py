@@ -224,7 +224,7 @@ def quantized_rows(network: nn.Module) -> Iterator[QuantizedRows]:
             yield QuantizedRows(name, layer, 0, function.bits)
 
 
-def exported(network: nn.Module, plain: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def export_weights(network: nn.Module, plain: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the quantised weights by parameter name, and the bits, ranges, scales and shifts by layer name.
 
     If the quantised network has neither quantised activations nor QKR, a plain network with these weights computes the

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from datamodules.arguments import at_least, one_of, within
 from datamodules.batches import LabelledImageBatch, global_batch_size, local_size, network_input
 from datamodules.distributed.collectives import run_seed, world_size
-from lightning_modules.efficiency.ofq.conversion import exported, quantize, quantized_rows, transformer_of
+from lightning_modules.efficiency.ofq.conversion import export_weights, quantize, quantized_rows, transformer_of
 from lightning_modules.efficiency.ofq.oscillation import (
     OFTEN,
     Annealing,
@@ -29,7 +29,7 @@ from lightning_modules.efficiency.ofq.quantizers import (
 )
 from lightning_modules.interfaces import Table, TrainingImageSource, require
 from lightning_modules.method_module import MethodModule
-from lightning_modules.optim.optimizers import adamw, constant, scheduled
+from lightning_modules.optim.optimizers import adamw, constant, with_schedule
 from lightning_modules.optim.parameter_groups import optimizer_with_layer_decay
 from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.chosen_samples import chosen_samples, drawn_places
@@ -223,7 +223,7 @@ class OFQ(ClassifierSteps, MethodModule):
         # With a single layer and the factor 1.0, the learning rate has no layer-wise decay; as in timm, vectors have no
         # weight decay.
         optimizer = optimizer_with_layer_decay(self.optimizer, self.network, nn.Identity(), 1.0)
-        return scheduled(optimizer, self.lr_scheduler)
+        return with_schedule(optimizer, self.lr_scheduler)
 
     # Results
 
@@ -235,4 +235,4 @@ class OFQ(ClassifierSteps, MethodModule):
 
     def effective_weights(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the quantised weights, and each layer's bits and scales, by the names of the original network."""
-        return exported(self.network, self.teacher.network)
+        return export_weights(self.network, self.teacher.network)

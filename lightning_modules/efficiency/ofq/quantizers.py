@@ -154,7 +154,7 @@ class _Scaled(nn.Module):
         self.parts = 1.0
         self.offset = 0.0
 
-    def _quantized(self, x: Tensor, dim: int, factor: float) -> Tensor:
+    def _quantize(self, x: Tensor, dim: int, factor: float) -> Tensor:
         """Quantise with a single scale, or with one scale per index along `dim`, which is counted from the end."""
         shape = (-1, *[1] * (-dim - 1))
         if self.calibrating:
@@ -166,7 +166,7 @@ class _Scaled(nn.Module):
                 self.scale.copy_(factor * mean / self.bounds[1].sqrt())
         return lsq(x, self.scale.view(shape), self.bounds, self.parts, self.offset)
 
-    def described(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """Return the bits, the range and the scales as JSON values."""
         least, greatest = (int(each) for each in self.bounds.tolist())
         return {"quantizer": "lsq", "bits": self.bits, "range": [least, greatest], "scale": self.scale.tolist()}
@@ -187,7 +187,7 @@ class LSQWeight(_Scaled, WeightFunction):
 
     def forward(self, weight: Tensor) -> Tensor:
         n = 2 ** (self.bits - 1)
-        return self._quantized(weight, -weight.ndim, 2 * (n - 1) ** 0.5 / n if self.offset else 2.0)
+        return self._quantize(weight, -weight.ndim, 2 * (n - 1) ** 0.5 / n if self.offset else 2.0)
 
     def positions(self, weight: Tensor) -> Tensor:
         """Compute the position W / s - o of each entry; rounding and clipping it gives the entry's integer."""
@@ -195,7 +195,7 @@ class LSQWeight(_Scaled, WeightFunction):
         return weight.detach() / scale.view(-1, *[1] * (weight.ndim - 1)) - self.offset
 
     def describe(self) -> dict[str, Any]:
-        return {**self.described(), **({"offset": self.offset} if self.offset else {})}
+        return {**self.describe(), **({"offset": self.offset} if self.offset else {})}
 
 
 class Quantizer(_Scaled):
@@ -234,7 +234,7 @@ class Quantizer(_Scaled):
         shifted = x if self.before is None else x + self.before.view(self.shift)
         grouped = shifted.unflatten(-1, (self.heads, -1)).flatten(1, 2) if self.heads > 1 else shifted
         factor = 4.0 if self.signed is False else 2.0
-        quantized = self._quantized(grouped, self.dim, factor).view(x.shape)
+        quantized = self._quantize(grouped, self.dim, factor).view(x.shape)
         return quantized if self.after is None else quantized + self.after.view(self.shift)
 
     def _check(self, x: Tensor) -> None:
@@ -248,7 +248,7 @@ class Quantizer(_Scaled):
     def describe(self) -> dict[str, Any]:
         """Return the bits, the range, the scales and the shifts as JSON values."""
         shifts = {} if self.before is None or self.after is None else {"before": self.before, "after": self.after}
-        return self.described() | {f"shift_{when}": shift.tolist() for when, shift in shifts.items()}
+        return self.describe() | {f"shift_{when}": shift.tolist() for when, shift in shifts.items()}
 
 
 WeightQuantizer = Literal["statsq", "lsq", "lsq_half"]

@@ -39,14 +39,14 @@ class _TakenOver(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:
             return self.attention(*args, **kwargs)
         if func is F.dropout:
-            return self.dropped(*args, **kwargs)
+            return self.dropped_mask(*args, **kwargs)
         if func in PRODUCTS and self.left:
             first, second = args
             if first.ndim == second.ndim == 4 and first.shape[:2] == second.shape[:2]:
                 return sampled_product(first, second, self.left.pop(0))
         return func(*args, **kwargs)
 
-    def dropped(self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    def dropped_mask(self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
         return self.dropout(input, p, training)
 
     def attention(

@@ -21,13 +21,13 @@ LEAST = 8
 """Minimum weight, in units of the bias's rounding error, with which a normalisation's input can be recovered."""
 
 
-def packed(mask: Tensor) -> Tensor:
+def pack_bits(mask: Tensor) -> Tensor:
     """Pack the n entries of a bool tensor into bytes, `[ceil(n / 8)]`, with eight entries per byte."""
     flat = nn.functional.pad(mask.flatten().to(torch.uint8), (0, -mask.numel() % 8)).view(-1, 8)
     return (flat << torch.arange(8, dtype=torch.uint8, device=mask.device)).sum(dim=1, dtype=torch.uint8)
 
 
-def unpacked(bits: Tensor, shape: torch.Size) -> Tensor:
+def unpack_bits(bits: Tensor, shape: torch.Size) -> Tensor:
     """Restore a bool tensor from the result of `packed`."""
     places = torch.arange(8, dtype=torch.uint8, device=bits.device)
     return ((bits[:, None] >> places) & 1).flatten()[: shape.numel()].view(shape).bool()
@@ -37,7 +37,7 @@ class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, p: float) -> Tensor:
         output, mask = torch.native_dropout(inputs, p, True)
-        ctx.save_for_backward(packed(mask))
+        ctx.save_for_backward(pack_bits(mask))
         ctx.p = p
         return output
 
@@ -46,20 +46,20 @@ class _Dropout(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (bits,) = ctx.saved_tensors
         scale = 0.0 if ctx.p == 1 else 1 / (1 - ctx.p)
-        return gradient * unpacked(bits, gradient.shape) * scale, None
+        return gradient * unpack_bits(bits, gradient.shape) * scale, None
 
 
 class _ReLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor) -> Tensor:
-        ctx.save_for_backward(packed(inputs > 0))
+        ctx.save_for_backward(pack_bits(inputs > 0))
         return inputs.relu()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (bits,) = ctx.saved_tensors
-        return gradient * unpacked(bits, gradient.shape)
+        return gradient * unpack_bits(bits, gradient.shape)
 
 
 def divisible(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -72,7 +72,7 @@ def divisible(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor
     return weight.abs() >= least
 
 
-def normalised(x: Tensor, eps: float, centred: bool) -> tuple[Tensor, Tensor]:
+def normalize_last_dimension(x: Tensor, eps: float, centred: bool) -> tuple[Tensor, Tensor]:
     """Normalise over the last dimension, and return the result and the inverse standard deviation."""
     if centred:
         x = x - x.mean(dim=-1, keepdim=True)
@@ -80,7 +80,7 @@ def normalised(x: Tensor, eps: float, centred: bool) -> tuple[Tensor, Tensor]:
     return x * inverse, inverse
 
 
-def scaled(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+def scale_and_shift(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
     """Multiply by a weight, add a bias, and convert the result to a given dtype."""
     output = x * weight
     return (output if bias is None else output + bias).to(dtype)
@@ -96,8 +96,8 @@ class _Normalisation(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, eps: float, centred: bool) -> Tensor:
-        x, inverse = normalised(at_least_float32(inputs), eps, centred)
-        output = scaled(x, weight, bias, inputs.dtype)
+        x, inverse = normalize_last_dimension(at_least_float32(inputs), eps, centred)
+        output = scale_and_shift(x, weight, bias, inputs.dtype)
         ctx.save_for_backward(output, inverse, weight, bias)
         ctx.centred = centred
         return output
@@ -159,8 +159,8 @@ class CompactNorm(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.reads_back:
-            x, _ = normalised(at_least_float32(input), self.eps, self.centred)
-            return scaled(x, self.weight, self.bias, input.dtype)
+            x, _ = normalize_last_dimension(at_least_float32(input), self.eps, self.centred)
+            return scale_and_shift(x, self.weight, self.bias, input.dtype)
         self.kept_in = input.dtype
         return _Normalisation.apply(input, self.weight, self.bias, self.eps, self.centred)
 

@@ -133,7 +133,7 @@ class WTACRS(ClassifierSteps, MethodModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self._store()
-        known = self._known(batch)
+        known = self._known_values(batch)
         begin = partial(self._begin, local_size(batch), known, batch_idx)
         begin()
         if self.measure_error and batch_idx + 1 == self.trainer.num_training_batches:
@@ -191,7 +191,7 @@ class WTACRS(ClassifierSteps, MethodModule):
     def _allocate(self) -> None:
         self.gradient_norms.allocate(self._num_train_samples, "cpu", torch.bfloat16, exchange=self.device)
 
-    def _known(self, batch: Any) -> Tensor | None:
+    def _known_values(self, batch: Any) -> Tensor | None:
         if not self.gradient_norms.num_features:  # the number of norms is only known after the first training step
             return None
         nothing = torch.zeros(local_size(batch), self.gradient_norms.num_features, device=self.device)
@@ -199,7 +199,7 @@ class WTACRS(ClassifierSteps, MethodModule):
 
     def _store(self) -> None:
         """Store the gradient norms that the last step measured, rescaled to the gradients of each sample's own loss."""
-        norms = self.sampler.measured()
+        norms = self.sampler.measured_norms()
         if self._unstored is None or norms is None:
             return
         index, size, scale = self._unstored
@@ -213,7 +213,7 @@ class WTACRS(ClassifierSteps, MethodModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._store()
-        checkpoint["gradient_norms"] = {"rows": self.gradient_norms.gathered(copy=False), "widths": self.sampler.widths}
+        checkpoint["gradient_norms"] = {"rows": self.gradient_norms.gather(copy=False), "widths": self.sampler.widths}
         checkpoint["gradient_errors"] = self.errors
         checkpoint["kept_inputs"] = kept_inputs(self.network)
 

@@ -59,7 +59,7 @@ class Sampler:
         """Number of gradient norms per sample for each product, in order of definition; 0 for uncalled products."""
         return [product.width for product in self.products]
 
-    def measured(self) -> Tensor | None:
+    def measured_norms(self) -> Tensor | None:
         """Return the gradient norms of the last step, `[b, F]`, in single precision or above.
 
         The result is None if there has been no backward pass.
@@ -130,13 +130,15 @@ class SampledProduct:
         known = self.begin(len(flat))
         shares = len(self.sampler.generators)
         if shares == 1:
-            return self._of_share(0, flat[None], None if known is None else seen(known).view(1, -1), flatten=True)
+            return self._of_share(
+                0, flat[None], None if known is None else fill_unknown_norms(known).view(1, -1), flatten=True
+            )
         samples = self.sampler.samples or 1
         place = torch.arange(len(flat), device=flat.device).view(samples, -1)
         found = []
         for share in range(min(shares, samples)):
             own = place[share::shares].flatten()
-            norms = None if known is None else seen(known[share::shares]).view(1, -1)
+            norms = None if known is None else fill_unknown_norms(known[share::shares]).view(1, -1)
             chosen = self._of_share(share, flat[None, own], norms, flatten=True)
             found.append(
                 (own, torch.ones_like(own, dtype=flat.dtype)) if chosen is None else (own[chosen[0]], chosen[1])
@@ -158,7 +160,9 @@ class SampledProduct:
         shares, found = len(self.sampler.generators), []
         for share in range(min(shares, len(inputs))):
             own = inputs[share::shares]
-            norms = None if known is None else seen(known[share::shares].flatten(1)).view(-1, inputs.shape[2])
+            norms = (
+                None if known is None else fill_unknown_norms(known[share::shares].flatten(1)).view(-1, inputs.shape[2])
+            )
             chosen = self._of_share(share, own.flatten(0, 1), norms)
             if chosen is None:
                 return None
@@ -184,7 +188,7 @@ class SampledProduct:
         return (position[0], weight[0]) if flatten else (position, weight)
 
 
-def seen(known: Tensor) -> Tensor:
+def fill_unknown_norms(known: Tensor) -> Tensor:
     """Replace unknown norms by the mean of the known norms, or by 1 if no norm is known.
 
     Args:
@@ -195,7 +199,7 @@ def seen(known: Tensor) -> Tensor:
     return torch.where(is_seen, known, torch.where(is_seen.any(), mean, 1))
 
 
-def weighted(rows: Tensor, weight: Tensor) -> Tensor:
+def weight_rows(rows: Tensor, weight: Tensor) -> Tensor:
     """Multiply rows `[..., k, d]` by weights `[..., k]` in at least single precision; return the dtype of the rows."""
     return (at_least_float32(rows) * weight[..., None]).to(rows.dtype)
 
@@ -215,7 +219,7 @@ class _Linear(torch.autograd.Function):
             ctx.save_for_backward(inputs, None, weight)
         else:
             rows = inputs.flatten(end_dim=-2)[chosen[0]]
-            ctx.save_for_backward(weighted(rows, chosen[1]), chosen[0], weight)
+            ctx.save_for_backward(weight_rows(rows, chosen[1]), chosen[0], weight)
         ctx.product = product
         return F.linear(inputs, weight, bias)
 
@@ -251,7 +255,7 @@ class _Product(torch.autograd.Function):
             if chosen is not None:
                 position, weight = chosen
                 operand = operand.gather(2, position[..., None].expand(-1, -1, -1, operand.shape[3]))
-                operand = weighted(operand, weight)
+                operand = weight_rows(operand, weight)
             saved += [operand, None if chosen is None else chosen[0]]
         ctx.save_for_backward(*saved)
         ctx.product = product

@@ -22,12 +22,12 @@ from lightning_modules.noisy_labels.adele.label_rules import (
     updated_label,
 )
 from lightning_modules.noisy_labels.adele.multi_scale import (
-    consistency,
+    multi_scale_consistency,
     multi_scale_cross_entropy,
     multi_scale_logits,
 )
 from lightning_modules.noisy_labels.adele.training_predictions import TrainingPredictions
-from lightning_modules.optim.optimizers import constant, scheduled, sgd
+from lightning_modules.optim.optimizers import constant, sgd, with_schedule
 from lightning_modules.optim.parameter_groups import learning_rate_groups, scale_learning_rates
 from lightning_modules.tasks.segmenter import SegmenterSteps, confusion
 from lightning_modules.training.evaluation_mode import in_evaluation_mode
@@ -139,7 +139,7 @@ class ADELE(SegmenterSteps, MethodModule):
         terms = {"cross_entropy": multi_scale_cross_entropy(logits, label, weight)}
         loss = terms["cross_entropy"]
         if self.consistency_weight > 0:
-            terms["consistency"] = consistency(logits, label, weight, self.consistency_threshold)
+            terms["consistency"] = multi_scale_consistency(logits, label, weight, self.consistency_threshold)
             loss = loss + self.consistency_weight * terms["consistency"]
         if self.divide_by_scales:
             loss = loss / len(self.scales)
@@ -198,11 +198,11 @@ class ADELE(SegmenterSteps, MethodModule):
             groups.append({"params": [self.scale_weights], "weight_decay": 0.0})
         optimizer = self.optimizer(groups)
         scale_learning_rates(optimizer)
-        return scheduled(optimizer, self.lr_scheduler)
+        return with_schedule(optimizer, self.lr_scheduler)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the predictions of an unfinished epoch: the correction at the end of the epoch needs them."""
-        checkpoint["training_predictions"] = self.predictions.gathered(self.device)
+        checkpoint["training_predictions"] = self.predictions.gather(self.device)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.predictions.restore(checkpoint["training_predictions"])

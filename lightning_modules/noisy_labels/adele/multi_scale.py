@@ -50,13 +50,13 @@ def multi_scale_logits(
             scaled = F.interpolate(
                 image, scale_factor=scale, mode="bilinear", align_corners=True, recompute_scale_factor=True
             )
-        logits.append(_resized(network(scaled), size))
+        logits.append(_resize(network(scaled), size))
         if flip:
-            logits.append(_resized(network(scaled.flip(-1)), size).flip(-1))
+            logits.append(_resize(network(scaled.flip(-1)), size).flip(-1))
     return logits
 
 
-def _resized(logits: Tensor, size: Sequence[int]) -> Tensor:
+def _resize(logits: Tensor, size: Sequence[int]) -> Tensor:
     if logits.shape[-2:] == size:
         return logits
     return F.interpolate(logits, size=list(size), mode="bilinear", align_corners=True)
@@ -92,7 +92,7 @@ def confident_images(mixed: Tensor, label: Tensor, threshold: float) -> Tensor:
     return (known.amax(dim=(1, 2)) >= threshold).to(mixed.dtype)
 
 
-def consistency(logits: Sequence[Tensor], label: Tensor, weight: Tensor, threshold: float) -> Tensor:
+def multi_scale_consistency(logits: Sequence[Tensor], label: Tensor, weight: Tensor, threshold: float) -> Tensor:
     """Compute L_cons, the divergence of the predictions at all scales from their mixture.
 
     Gradients flow through p_k, q and the weights w. Pixels with the label 255 contribute to the loss, but are not

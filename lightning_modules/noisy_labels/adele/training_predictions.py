@@ -53,7 +53,7 @@ class TrainingPredictions:
     def clear(self) -> None:
         self._batches = []
 
-    def gathered(self, device: torch.device) -> dict[str, Tensor]:
+    def gather(self, device: torch.device) -> dict[str, Tensor]:
         """Gather `index`, `label` and `predicted` of all images on rank 0, in CPU memory.
 
         All other ranks return an empty dict. This is a collective operation, which every rank must call. Batches are

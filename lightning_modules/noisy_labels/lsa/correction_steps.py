@@ -17,7 +17,7 @@ from lightning_modules.interfaces import TrainingImageSource, TrainingSamples, r
 from lightning_modules.losses.mixing import draw_mixing
 from lightning_modules.noisy_labels.lsa.detection import FlaggedImages, detect, detector_of_epoch
 from lightning_modules.noisy_labels.lsa.training_images import sweep
-from lightning_modules.optim.optimizers import scheduled
+from lightning_modules.optim.optimizers import with_schedule
 from lightning_modules.optim.parameter_groups import optimizer_with_heads
 from lightning_modules.training.logging import log_same
 from lightning_modules.views.unaugmented import check_unaugmented
@@ -96,7 +96,7 @@ class CorrectionSteps(ABC):
         self.images.allocate(data.num_train_samples, self.device, next(self.parameters()).dtype)
 
     def training_step(self: Any, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
-        which = self.trained(batch_idx)
+        which = self.trained_index(batch_idx)
         network, projection = self.networks()[which], self.projections[which]
         epoch, size = self.trainer.current_epoch, global_batch_size(batch)
         weak = image = self.weak_view(batch["image"])
@@ -134,14 +134,14 @@ class CorrectionSteps(ABC):
             if table is not None:
                 found_by.append(detect(detector, table.loss, table.pseudo_loss, table.feature, detection.threshold))
                 wrong = table.wrong
-        found = self.agreed(*found_by) if found_by else None
-        for name, value in self.images.take(self.trainer, found, wrong).items():
+        found = self.agree(*found_by) if found_by else None
+        for name, value in self.images.replace_from_rank_zero(self.trainer, found, wrong).items():
             log_same(self, f"train/{name}", value)
 
     def configure_optimizers(self: Any) -> Any:
         heads = [*map(classifier_layer, self.networks()), self.projections]
         optimizer = optimizer_with_heads(self.optimizer, self, heads, self.heads.lr_factor)
-        return scheduled(optimizer, self.lr_scheduler)
+        return with_schedule(optimizer, self.lr_scheduler)
 
     def on_save_checkpoint(self: Any, checkpoint: dict[str, Any]) -> None:
         self.images.save(checkpoint)
@@ -149,7 +149,7 @@ class CorrectionSteps(ABC):
     def on_load_checkpoint(self: Any, checkpoint: dict[str, Any]) -> None:
         self.images.restore(checkpoint)
 
-    def trained(self, batch_idx: int) -> int:
+    def trained_index(self, batch_idx: int) -> int:
         """Return the index of the network that a training step trains."""
         return 0
 
@@ -167,7 +167,7 @@ class CorrectionSteps(ABC):
             which: index of the network that the current step trains.
         """
 
-    def agreed(self, *found: FlaggedImages) -> FlaggedImages:
+    def agree(self, *found: FlaggedImages) -> FlaggedImages:
         """Combine the flags of the networks, which are given in the order of `networks`."""
         [own] = found
         return own

@@ -223,10 +223,10 @@ def agreement(first: FlaggedImages, second: FlaggedImages) -> FlaggedImages:
     """
     both = first.is_noisy & second.is_noisy
     weight = np.where(both, (first.weight + second.weight) / 2, 1.0)
-    return FlaggedImages(both, (ranks(first.score) + ranks(second.score)) / 2, weight)
+    return FlaggedImages(both, (score_ranks(first.score) + score_ranks(second.score)) / 2, weight)
 
 
-def ranks(score: NDArray) -> NDArray[np.float64]:
+def score_ranks(score: NDArray) -> NDArray[np.float64]:
     """Compute the ranks of scores, and rescale the ranks to [0, 1]; equal scores have equal ranks.
 
     Even if scores have different ranges, their ranks can be averaged.
@@ -237,7 +237,7 @@ def ranks(score: NDArray) -> NDArray[np.float64]:
     return rank / max(rank.max(), 1)
 
 
-def detection_metrics(found: FlaggedImages, wrong: NDArray[np.bool_] | None) -> dict[str, float]:
+def flag_metrics(found: FlaggedImages, wrong: NDArray[np.bool_] | None) -> dict[str, float]:
     """Evaluate the flags and scores by comparison with the true labels.
 
     Args:

@@ -15,7 +15,7 @@ from lightning_modules.method_module import MethodModule
 from lightning_modules.noisy_labels.co_training import active_network, check_alternation
 from lightning_modules.noisy_labels.lsa.correction_steps import Correction, CorrectionSteps, Heads
 from lightning_modules.noisy_labels.lsa.detection import Detection, FlaggedImages, agreement
-from lightning_modules.noisy_labels.lsa.objective import StepLoss, sharpened
+from lightning_modules.noisy_labels.lsa.objective import StepLoss, sharpen
 from lightning_modules.noisy_labels.lsa.training_images import TrainingImages
 from lightning_modules.optim.optimizers import constant, sgd
 from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
@@ -99,7 +99,7 @@ class PLSLSA(CorrectionSteps, ClassifierSteps, MethodModule):
             views = [self.weak_view(image)]
         logits = [self.network(view).to(self.images.weight.dtype) for view in views]
         probability = torch.stack([each.softmax(dim=1) for each in logits]).mean(dim=0)
-        return sharpened(probability, self.correction.gamma), logits[0]
+        return sharpen(probability, self.correction.gamma), logits[0]
 
 
 class PLSLSAPlus(PLSLSA, MethodModule):
@@ -137,7 +137,7 @@ class PLSLSAPlus(PLSLSA, MethodModule):
     def networks(self) -> list[nn.Module]:
         return [self.network, self.second_network]
 
-    def trained(self, batch_idx: int) -> int:
+    def trained_index(self, batch_idx: int) -> int:
         return active_network(batch_idx, self.trainer.num_training_batches)
 
     @torch.no_grad()
@@ -146,7 +146,7 @@ class PLSLSAPlus(PLSLSA, MethodModule):
         corrects = self.trainer.current_epoch >= self.correction.warmup_epochs
         networks = self.networks() if corrects else [self.networks()[which]]
         logits = torch.stack([network(view).to(self.images.weight.dtype) for network in networks])
-        return sharpened(logits.softmax(dim=2).mean(dim=0), self.correction.gamma), logits.mean(dim=0)
+        return sharpen(logits.softmax(dim=2).mean(dim=0), self.correction.gamma), logits.mean(dim=0)
 
-    def agreed(self, *found: FlaggedImages) -> FlaggedImages:
+    def agree(self, *found: FlaggedImages) -> FlaggedImages:
         return agreement(*found)

@@ -32,7 +32,7 @@ from lightning_modules.losses.contrastive import cosine_similarities
 from lightning_modules.losses.mixing import Mixing
 
 
-def sharpened(probability: Tensor, gamma: float) -> Tensor:
+def sharpen(probability: Tensor, gamma: float) -> Tensor:
     """Sharpen predictions `[B, C]` into guesses g.
 
     Each row of the result sums to one.
@@ -41,7 +41,7 @@ def sharpened(probability: Tensor, gamma: float) -> Tensor:
     return power / power.sum(dim=1, keepdim=True)
 
 
-def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+def cross_entropy_per_sample(logits: Tensor, target: Tensor) -> Tensor:
     """Compute L_i(t_i), `[B]`, from logits and targets, both `[B, C]`, in float32 or a higher precision."""
     return -(target * at_least_float32(logits).log_softmax(dim=1)).sum(dim=1)
 
@@ -56,7 +56,7 @@ def weighted_cross_entropy(logits: Tensor, target: Tensor, weight: Tensor, total
         total: sum of u_i over the global batch; None uses the sum over `weight`.
     """
     total = weight.sum() if total is None else total
-    return (weight * soft_cross_entropy(logits, target)).sum() / total.clamp(min=1e-6)
+    return (weight * cross_entropy_per_sample(logits, target)).sum() / total.clamp(min=1e-6)
 
 
 def uniformity_penalty(mean_probability: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ def contrast(projection: Tensor, other: Tensor, positives: Tensor, temperature: 
         temperature: temperature mu.
     """
     similarity = cosine_similarities(projection, other) / temperature
-    return soft_cross_entropy(similarity, positives.to(similarity.dtype)) / positives.sum(dim=1)
+    return cross_entropy_per_sample(similarity, positives.to(similarity.dtype)) / positives.sum(dim=1)
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from datamodules.batches import UNVERIFIED
 from datamodules.distributed.collectives import broadcast_buffers
-from lightning_modules.backbones.layer_features import named_layer, pooled, tapped
+from lightning_modules.backbones.layer_features import named_layer, pool_features, tap_layers
 from lightning_modules.distributed.per_sample import PerSample
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.interfaces import TrainingImageSource, TrainingSamples, require_data
-from lightning_modules.noisy_labels.lsa.detection import FlaggedImages, detection_metrics
-from lightning_modules.noisy_labels.lsa.objective import soft_cross_entropy
+from lightning_modules.noisy_labels.lsa.detection import FlaggedImages, flag_metrics
+from lightning_modules.noisy_labels.lsa.objective import cross_entropy_per_sample
 from lightning_modules.training.evaluation_mode import in_evaluation_mode
 
 
@@ -96,7 +96,9 @@ class TrainingImages:
         noisy = self.is_noisy[index]
         return Targets(torch.where(noisy[:, None], guess, given), self.weight[index], noisy)
 
-    def take(self, trainer: Trainer, found: FlaggedImages | None, wrong: NDArray[np.bool_] | None) -> dict[str, float]:
+    def replace_from_rank_zero(
+        self, trainer: Trainer, found: FlaggedImages | None, wrong: NDArray[np.bool_] | None
+    ) -> dict[str, float]:
         """Replace the flags and weights on all ranks with those computed on rank 0.
 
         Args:
@@ -109,7 +111,7 @@ class TrainingImages:
         """
         sent = None
         if found is not None:
-            metrics = detection_metrics(found, wrong)
+            metrics = flag_metrics(found, wrong)
             sent = torch.from_numpy(found.is_noisy), torch.from_numpy(found.weight), metrics
         is_noisy, weight, metrics = trainer.strategy.broadcast(sent)  # type: ignore[misc]
         self.is_noisy.copy_(is_noisy)
@@ -125,7 +127,7 @@ class TrainingImages:
             checkpoint["images"] = {
                 "is_noisy": self.is_noisy.cpu(),
                 "weight": self.weight.cpu(),
-                "guesses": [guess.gathered(copy=False) for guess in self.guesses],
+                "guesses": [guess.gather(copy=False) for guess in self.guesses],
             }
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
@@ -185,21 +187,21 @@ def sweep(
     for cpu_batch in images.training_images_dataloader():
         batch: Any = trainer.strategy.batch_to_device(cpu_batch)
         label, size = batch["label"], batch.get("global_batch_size")
-        with in_evaluation_mode(trainer, judge) as classify, tapped(layer) as outputs:
+        with in_evaluation_mode(trainer, judge) as classify, tap_layers(layer) as outputs:
             logits = classify(batch["image"])
         one_hot = F.one_hot(label, logits.shape[1]).to(torch.promote_types(logits.dtype, torch.float32))
         known = guess.update(batch["index"], one_hot, keep_old, size)
         known = torch.where(known.sum(dim=1, keepdim=True) > 0, known, one_hot)
         true = batch.get("clean_label", torch.full_like(label, UNVERIFIED))
         wrong = torch.where(true == UNVERIFIED, -1, (label != true).long())
-        judged = [soft_cross_entropy(logits, one_hot), soft_cross_entropy(logits, known), wrong]
-        unit_rows = F.normalize(at_least_float32(pooled(outputs[feature_layer][-1])), dim=1)
+        judged = [cross_entropy_per_sample(logits, one_hot), cross_entropy_per_sample(logits, known), wrong]
+        unit_rows = F.normalize(at_least_float32(pool_features(outputs[feature_layer][-1])), dim=1)
         row = torch.cat([*(each[:, None].to(one_hot.dtype) for each in judged), unit_rows], dim=1)
         if table is None:
             table = PerSample(row.shape[1]).allocate(data.num_train_samples, row.device, row.dtype)
         table.update(batch["index"], row, lambda old, new: new, size)
     assert table is not None
-    everything = table.gathered().numpy()
+    everything = table.gather().numpy()
     if len(everything) == 0:
         return None
     loss, pseudo_loss, wrong_label, feature = np.split(everything, [1, 2, 3], axis=1)

@@ -65,7 +65,7 @@ def singular_value_term(tuned: Tensor, num_values: int) -> Tensor:
     return -(sigma[:num_values] / sigma.sum()).mean()
 
 
-class Adapter(nn.Module):
+class FeatureAdapter(nn.Module):
     """Residual adapter Z = s * (W_2 ReLU(BN(W_1 F))) + F.
 
     Args:
@@ -142,7 +142,7 @@ class NMTune(ClassifierSteps, MethodModule):
         nn.init.zeros_(classifier.bias)
         parts = OrderedDict(
             encoder=network.requires_grad_(False).eval(),
-            adapter=Adapter(num_features, adapter_ratio) if adapter else nn.Identity(),
+            adapter=FeatureAdapter(num_features, adapter_ratio) if adapter else nn.Identity(),
             classifier=classifier,
         )
         self.network = nn.Sequential(parts)

@@ -57,7 +57,7 @@ def with_eigenvalues_above(matrix: Tensor, least: float) -> Tensor:
     return symmetric
 
 
-def in_ball(vector: Tensor, radius: float) -> Tensor:
+def project_onto_ball(vector: Tensor, radius: float) -> Tensor:
     """Project vectors `[k, D]` onto the ball around 0 with a given radius."""
     return vector * (radius / vector.norm(dim=1, keepdim=True).clamp(min=radius))
 
@@ -162,7 +162,7 @@ class BlockRates(Rates):
         at_least(0, **{"rates.gamma": self.gamma})
 
 
-def solved(hessian: Tensor, right: Tensor) -> Tensor:
+def solve_systems(hessian: Tensor, right: Tensor) -> Tensor:
     """Solve linear systems with positive definite matrices `[k, D, D]` and right-hand sides `[k, D]`."""
     return torch.cholesky_solve(right[..., None], torch.linalg.cholesky(hessian))[..., 0]
 
@@ -175,7 +175,7 @@ class HostedBlocks(Hosted):
 
     y: Tensor
 
-    def hosted(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
+    def select_hosted(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
         """Select the given blocks that belong to this rank.
 
         Return the positions of these blocks in `blocks` as a CPU tensor, and their row indices on this rank as a device
@@ -228,7 +228,7 @@ class Blocks(HostedBlocks):
             self.u.copy_(problem.hessian_product(x, self.y, self.v, batch) - upper)
             return problem.cross_product(x, self.y, self.v, batch)
         self.hessian.copy_(with_eigenvalues_above(problem.lower_hessian(x, self.y, batch), mu))
-        return problem.cross_product(x, self.y, solved(self.hessian, upper), batch)
+        return problem.cross_product(x, self.y, solve_systems(self.hessian, upper), batch)
 
     def _iterates(self, rows: Tensor, iteration: int) -> list[tuple[Tensor, Tensor]]:
         """Return the variables that an iteration changes, at the current and at the previous iterate.
@@ -281,7 +281,7 @@ class Blocks(HostedBlocks):
         slopes = problem.lower_gradient(x, y, batch), problem.lower_gradient(x_before, y_before, batch)
         s = msvr(self.s[rows], *slopes, alpha, gamma)
         if self.variant == "v1":
-            v, v_before = solved(other, now), solved(other_before, before)
+            v, v_before = solve_systems(other, now), solve_systems(other_before, before)
             curved = problem.lower_hessian(x, y, batch), problem.lower_hessian(x_before, y_before, batch)
             self.hessian[rows] = with_eigenvalues_above(msvr(other, *curved, alpha, gamma), mu)
         else:
@@ -290,7 +290,7 @@ class Blocks(HostedBlocks):
             before = problem.hessian_product(x_before, y_before, v_before, batch) - before
             u = msvr(self.u[rows], now, before, alpha, gamma)
             self.u[rows] = u
-            self.v[rows] = in_ball(v - rates.tau_v * times * u, rates.radius)
+            self.v[rows] = project_onto_ball(v - rates.tau_v * times * u, rates.radius)
         self.s[rows] = s
         self.y[rows] = y - rates.tau * times * s
         self.visited[rows] = iteration
@@ -348,7 +348,7 @@ class AllBlocks(HostedBlocks):
         return self._products(torch.arange(len(self.y), device=self.y.device))
 
     def _products(self, rows: Tensor) -> Tensor:
-        v = solved(self.hessian[rows], self.upper[rows])
+        v = solve_systems(self.hessian[rows], self.upper[rows])
         return (self.cross[rows] @ v[..., None])[..., 0].sum(0)
 
     def move(

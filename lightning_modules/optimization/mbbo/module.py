@@ -113,6 +113,6 @@ class RSVRB(WeighingSteps, MethodModule):
 
     def _move(self, number: int, rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         judged = sampled_blocks(run_seed(), number, 1, self.blocks.count, self.sampled, JUDGED)[0]
-        places, scale = self.blocks.hosted(judged)[1], self.blocks.count / self.sampled
+        places, scale = self.blocks.select_hosted(judged)[1], self.blocks.count / self.sampled
         settings = scale, self.rates, self.problem.ridge
         return self.blocks.move(self.problem, self.x, self.x_before, rows, places, batch, *settings)

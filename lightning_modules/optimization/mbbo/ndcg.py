@@ -130,7 +130,7 @@ class NDCGRanking(MethodModule):
     def forward(self, user: Tensor, item: Tensor) -> Tensor:
         return self.network(user, item)
 
-    def drawn(self, rating: Tensor, size: int) -> Tensor:
+    def draw(self, rating: Tensor, size: int) -> Tensor:
         """Sample P rated items and `negatives` unrated items for each user; return their indices, `[b, J]`.
 
         The sampled items do not depend on the world size.
@@ -145,7 +145,7 @@ class NDCGRanking(MethodModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         user, rating, size = batch["index"], batch["ratings"], global_batch_size(batch)
-        item, parameters = self.drawn(rating, size), trainable_parameters(self.network)
+        item, parameters = self.draw(rating, size), trainable_parameters(self.network)
         trained = {name for name, each in self.network.named_parameters() if each.requires_grad}
         old, score_before = {}, None
         if self.current_epoch >= self.compared_from:
@@ -216,7 +216,7 @@ class NDCGRanking(MethodModule):
         self._evaluate(batch, "test")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["levels"] = self.levels.kept()
+        checkpoint["levels"] = self.levels.checkpoint_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.levels.restore(checkpoint["levels"])

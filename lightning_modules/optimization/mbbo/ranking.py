@@ -57,7 +57,7 @@ def rank_gain(u: Tensor, gain: Tensor, items: int) -> tuple[Tensor, Tensor]:
     return -gain / log, slope
 
 
-def floored(u: Tensor, items: int) -> Tensor:
+def clamp_hinges(u: Tensor, items: int) -> Tensor:
     """Clamp the tracked hinges u, so that they stay above -1/M."""
     return u.clamp(min=FLOOR - 1 / items)
 
@@ -187,7 +187,7 @@ class LowerLevels:
 
         The state is initialised with zeros, or with the values of a checkpoint if the run is resumed.
         """
-        restored = self.ranks.gathered()
+        restored = self.ranks.gather()
         self.ranks = PerSample(2 * items)
         self.ranks.restore(restored)
         for state in self._states():
@@ -196,12 +196,12 @@ class LowerLevels:
     def _states(self) -> Iterable[PerSample]:
         return self.ranks, self.thresholds
 
-    def kept(self) -> list[Tensor]:
+    def checkpoint_state(self) -> list[Tensor]:
         """Gather the state of all users for a checkpoint.
 
         Every rank must call this method.
         """
-        return [state.gathered(copy=False) for state in self._states()]
+        return [state.gather(copy=False) for state in self._states()]
 
     def restore(self, kept: list[Tensor]) -> None:
         """Restore the state from a checkpoint."""
@@ -223,12 +223,12 @@ class LowerLevels:
             items: number M of items.
             global_batch_size: number of users in the batch over all ranks.
         """
-        own = read(self.ranks, user, g, global_batch_size)
+        own = rows_of_users(self.ranks, user, g, global_batch_size)
         u, v = own[:, :items].gather(1, rated), own[:, items:].gather(1, rated)
         slope, before = u - g, u - (g if g_before is None else g_before)
         v_new = msvr(v, slope, before, self.alpha, 0.0 if g_before is None else self.gamma)
-        u_new = floored(u - self.tau * v_new, items)
-        past = floored(u - self.tau * msvr(v, before, before, self.alpha, 0.0), items)
+        u_new = clamp_hinges(u - self.tau * v_new, items)
+        past = clamp_hinges(u - self.tau * msvr(v, before, before, self.alpha, 0.0), items)
 
         def written(old: Tensor, value: Tensor) -> Tensor:
             place, u_new, v_new = value.chunk(3, dim=1)
@@ -245,7 +245,7 @@ class LowerLevels:
 
         Return the thresholds at the current and at the previous iterate.
         """
-        value, tracked, curvature = read(self.thresholds, user, score, global_batch_size).unbind(1)
+        value, tracked, curvature = rows_of_users(self.thresholds, user, score, global_batch_size).unbind(1)
         now = threshold_slope(value, score, top, items)
         before = now if score_before is None else threshold_slope(value, score_before, top, items)
         gamma, plain = 0.0 if score_before is None else self.gamma, (self.alpha, 0.0)
@@ -263,6 +263,6 @@ class LowerLevels:
         return made, Threshold(past_value, past_bend, before[2])
 
 
-def read(state: PerSample, user: Tensor, like: Tensor, global_batch_size: int) -> Tensor:
+def rows_of_users(state: PerSample, user: Tensor, like: Tensor, global_batch_size: int) -> Tensor:
     """Return the rows of the state for the users in a batch, one row per user."""
     return state.update(user, like.new_zeros(len(user), 1), lambda old, value: old, global_batch_size)

@@ -166,7 +166,7 @@ class WeightedRows:
         self.trusted = self.trusted[0].to(device), self.trusted[1].to(device)
         self.corrupted = self.corrupted.to(device)
 
-    def drawn(self, shape: tuple[int, ...], purpose: int, number: int) -> tuple[Tensor, Tensor]:
+    def draw(self, shape: tuple[int, ...], purpose: int, number: int) -> tuple[Tensor, Tensor]:
         """Sample positions of weighted rows and of trusted rows with replacement.
 
         All ranks sample the same positions.
@@ -291,19 +291,19 @@ class WeighingSteps:
         if first == 0:
             self._start_trackers()
         plan = sampled_blocks(run_seed(), first, count, self.blocks.count, self.sampled)
-        training, trusted = self.rows.drawn((count, self.sampled, self.batch_size), 1, self.global_step)
+        training, trusted = self.rows.draw((count, self.sampled, self.batch_size), 1, self.global_step)
         following = iter(zip(range(first, first + count), plan, training, trusted, strict=True))
         iterate(self, count, lambda: self._iteration(*next(following)))
         return {"loss": self._record(first + count)}
 
     @torch.no_grad()
     def _start_trackers(self: Any) -> None:
-        training, trusted = map(self.blocks.part, self.rows.drawn((self.blocks.count, self.batch_size), 2, 0))
+        training, trusted = map(self.blocks.part, self.rows.draw((self.blocks.count, self.batch_size), 2, 0))
         product = self._begin(self.rows.batch(training, trusted, self.own_temperature))
         self.z.copy_(-all_reduce_sum(product) / self.blocks.count)
 
     def _iteration(self: Any, number: int, blocks: Tensor, training: Tensor, trusted: Tensor) -> None:
-        place, rows = self.blocks.hosted(blocks)
+        place, rows = self.blocks.select_hosted(blocks)
         batch = self.rows.batch(training[place], trusted[place], self.own_temperature[rows])
         products = self._move(number, rows, batch)
         now, before = (-all_reduce_sum(torch.stack(products)) / self.sampled).unbind()

@@ -19,7 +19,7 @@ AT_ONCE = 2**24
 """Number of values that are sorted in one call."""
 
 
-def distances(own: Tensor, vectors: Tensor) -> Tensor:
+def vector_distances(own: Tensor, vectors: Tensor) -> Tensor:
     """Compute the distances `|own_i - vectors_j|`, `[k, m]`.
 
     The distances are computed from differences, not from inner products, because models are far from 0 and close to
@@ -29,7 +29,7 @@ def distances(own: Tensor, vectors: Tensor) -> Tensor:
     return torch.cdist(at_least_float32(own), at_least_float32(vectors), compute_mode=exact).nan_to_num(torch.inf)
 
 
-def finite(vectors: Tensor) -> Tensor:
+def zero_non_finite(vectors: Tensor) -> Tensor:
     """Replace rows that contain non-finite values by 0.
 
     The callers give these rows the weight 0.
@@ -108,7 +108,7 @@ def krum(vectors: Tensor, heard: Tensor, neighbours: int) -> Tensor:
     The score of a vector is the sum of its squared distances to its `neighbours` nearest neighbours among the other
     received vectors. In a tie, the earlier vector is selected.
     """
-    squared = distances(vectors, vectors).square()[heard[:, :, None], heard[:, None, :]]
+    squared = vector_distances(vectors, vectors).square()[heard[:, :, None], heard[:, None, :]]
     squared.diagonal(dim1=1, dim2=2).fill_(torch.inf)  # a vector is not its own neighbour
     score = squared.sort(dim=2).values[:, :, :neighbours].sum(dim=2)
     return vectors[heard.gather(1, score.argmin(dim=1, keepdim=True))[:, 0]]
@@ -119,9 +119,9 @@ def geometric_median(vectors: Tensor, heard: Tensor, iterations: int = 3, smooth
 
     Starting from z = 0, each iteration computes z <- sum_j b_j x_j / sum_j b_j, where b_j = 1 / max(|x_j - z|, nu).
     """
-    centre, summed = vectors.new_zeros(len(heard), vectors.shape[1]), finite(vectors)
+    centre, summed = vectors.new_zeros(len(heard), vectors.shape[1]), zero_non_finite(vectors)
     for _ in range(iterations):
-        weight = 1 / distances(centre, vectors).gather(1, heard).clamp(min=smoothing)
+        weight = 1 / vector_distances(centre, vectors).gather(1, heard).clamp(min=smoothing)
         centre = weighted_sum(summed, heard, weight / weight.sum(dim=1, keepdim=True))
     return centre
 
@@ -131,9 +131,9 @@ def self_centred_clipping(own: Tensor, vectors: Tensor, heard: Tensor, radius: f
 
     Each iteration computes v <- v + (1/h) sum_j (x_j - v) min(1, tau / |x_j - v|).
     """
-    centre, summed = own, finite(vectors)
+    centre, summed = own, zero_non_finite(vectors)
     for _ in range(iterations):
-        scale = (radius / distances(centre, vectors).gather(1, heard)).clamp(max=1) / heard.shape[1]
+        scale = (radius / vector_distances(centre, vectors).gather(1, heard)).clamp(max=1) / heard.shape[1]
         centre = centre + weighted_sum(summed, heard, scale) - centre * scale.sum(dim=1, keepdim=True).to(centre.dtype)
     return centre
 
@@ -204,16 +204,19 @@ class NearestNeighborAveraging(Rule):
     centred = True
 
     def __call__(self, own: Tensor, vectors: Tensor, heard: Tensor, byzantine: int) -> Tensor:
-        chosen = nearest(distances(own, vectors), heard, heard.shape[1] - byzantine)
+        chosen = nearest(vector_distances(own, vectors), heard, heard.shape[1] - byzantine)
         return F.embedding_bag(chosen, vectors, mode="mean")  # reads only the selected rows
 
     def answer(self, honest: Tensor, byzantine: int) -> Callable[[Tensor], Tensor]:
-        between, summed = distances(honest, honest), finite(honest)  # do not depend on the Byzantine vector
+        between, summed = (
+            vector_distances(honest, honest),
+            zero_non_finite(honest),
+        )  # do not depend on the Byzantine vector
         heard = all_heard(len(honest), byzantine, honest.device).expand(len(honest), -1)
         places = torch.arange(len(honest), device=honest.device)[None]
 
         def mean(sent: Tensor) -> Tensor:
-            distance = torch.cat([between, distances(honest, sent[None])], dim=1)
+            distance = torch.cat([between, vector_distances(honest, sent[None])], dim=1)
             chosen = nearest(distance, heard, len(honest)).flatten()
             counts = between.new_zeros(len(honest) + 1).scatter_add(0, chosen, between.new_ones(len(chosen)))
             share = (counts / len(chosen)).to(sent.dtype)
@@ -227,7 +230,7 @@ class NearestNeighborAveraging(Rule):
         For a direction u, the function uses |x_i - mean - eta u|^2 = |x_i - mean|^2 - 2 eta <x_i - mean, u> + eta^2
         |u|^2.
         """
-        between, number = distances(honest, honest), len(honest)
+        between, number = vector_distances(honest, honest), len(honest)
         heard = all_heard(number, byzantine, honest.device).expand(number, -1)
         known = honest.isfinite().all(dim=1)
         rows = at_least_float32(

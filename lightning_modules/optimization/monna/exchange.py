@@ -23,7 +23,7 @@ def responders(honest: int, others: int, generator: torch.Generator) -> Tensor:
     return torch.cat([lots.argsort(dim=1)[:, :others], torch.arange(honest)[:, None]], dim=1)
 
 
-def exchanged(
+def exchange_vectors(
     own: Tensor,
     hosted: Hosted,
     rule: Rule,

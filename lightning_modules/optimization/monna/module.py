@@ -19,7 +19,7 @@ from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.optimizers import constant, optimizer_config, sgd, trainable_parameters
 from lightning_modules.optimization.monna.aggregation import NearestNeighborAveraging, Rule
 from lightning_modules.optimization.monna.byzantine import ByzantineAttack
-from lightning_modules.optimization.monna.exchange import exchanged
+from lightning_modules.optimization.monna.exchange import exchange_vectors
 from lightning_modules.optimization.monna.nodes import NodeNetworks
 from lightning_modules.tasks.classifier import ClassifierSteps
 from lightning_modules.training.logging import log_same, log_training
@@ -34,12 +34,12 @@ def node_losses(logits: Tensor, label: Tensor, weights: Tensor, norm_weight: flo
     return cross_entropy.view_as(label).mean(dim=1) + norm_weight * weights.norm(dim=1)
 
 
-def spread(models: Tensor) -> Tensor:
+def model_spread(models: Tensor) -> Tensor:
     """Compute the mean distance between the models, `[H, D]`, and their average."""
     return (models - models.mean(dim=0)).norm(dim=1).mean()
 
 
-def accuracy_table(curve: list[tuple[int, float, float]]) -> Table:
+def node_accuracy_table(curve: list[tuple[int, float, float]]) -> Table:
     """Return a table of the mean accuracy and the accuracy of the worst honest node after each number of rounds."""
     return Table(
         {
@@ -170,19 +170,21 @@ class MoNNA(ClassifierSteps, MethodModule):
         with torch.no_grad(), in_full_precision(self.device):
             momentum = network.momentum.mul_(self.momentum).add_(gradient, alpha=1 - self.momentum)
             if self.exchange_gradients:
-                momentum.copy_(self._exchanged(momentum, number, flipped, relative=False))
+                momentum.copy_(self._exchange(momentum, number, flipped, relative=False))
             network.weights.grad = momentum
             optimizer.step()
             step = None if flipped is None else -rate * flipped
-            network.weights.copy_(self._exchanged(network.weights, number, step, relative=True))
+            network.weights.copy_(self._exchange(network.weights, number, step, relative=True))
             if self.attack is not None and self.attack.learns(number):
                 self.attack.learn(network.whole(network.weights), number)
         self._schedule("step")
         return {"loss": log_training(self, batch, loss.detach().mean()), "logits": logits.detach().flatten(0, 1)}
 
-    def _exchanged(self, own: Tensor, number: int, poison: Tensor | None, relative: bool) -> Tensor:
+    def _exchange(self, own: Tensor, number: int, poison: Tensor | None, relative: bool) -> Tensor:
         who = generator_of(run_seed(), number, relative)
-        return exchanged(own, self.network, self.rule, self.byzantine, self.attack, number, who, poison, relative)
+        return exchange_vectors(
+            own, self.network, self.rule, self.byzantine, self.attack, number, who, poison, relative
+        )
 
     def _schedule(self, interval: str) -> None:
         scheduler: Any = self.lr_schedulers()
@@ -214,14 +216,14 @@ class MoNNA(ClassifierSteps, MethodModule):
         accuracy = counts[:-1] / counts[-1]
         log_same(self, f"{stage}/accuracy", accuracy.mean())
         log_same(self, f"{stage}/worst_accuracy", accuracy.min())
-        log_same(self, f"{stage}/distance", spread(models))
+        log_same(self, f"{stage}/distance", model_spread(models))
         return accuracy
 
     def on_validation_epoch_end(self) -> None:
         accuracy = self._finish("val")
         if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
             self.curve.append((self.global_step, float(accuracy.mean()), float(accuracy.min())))
-            self.tables["accuracy"] = accuracy_table(self.curve)
+            self.tables["accuracy"] = node_accuracy_table(self.curve)
             reached = accuracy.mean() >= (self.target_accuracy or 0.0)
             if reached and self.counted.get("gradients_to_target") == math.inf:
                 self.counted["gradients_to_target"] = self.counted["gradients"]

@@ -22,7 +22,7 @@ def squared_norm(x: Any) -> Any:
     return x.square().sum() if isinstance(x, Tensor) else float(x.dot(x))
 
 
-def project(x: Any, radius: float) -> Any:
+def project_points(x: Any, radius: float) -> Any:
     """Project points `[..., d]` onto the ball with the given radius around the origin."""
     if isinstance(x, np.ndarray):
         if x.ndim > 1:

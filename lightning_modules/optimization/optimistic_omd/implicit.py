@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from datamodules.arguments import at_least
-from lightning_modules.optimization.optimistic_omd.ball import project, squared_norm
+from lightning_modules.optimization.optimistic_omd.ball import project_points, squared_norm
 from lightning_modules.optimization.optimistic_omd.optimizers import Memory, OnlineOptimizer, number
 
 HALVINGS = 50
@@ -67,7 +67,7 @@ class ImplicitOMD(OnlineOptimizer):
         memory["anchor"] = self._nearest(gradient, value, point, memory["anchor"], eta)
         memory["variation"] = memory["variation"] + squared_norm(gradient - memory["hint"])
         memory["hint"] = gradient
-        return project(memory["anchor"] - number(self.step_size(memory), gradient) * gradient, self.radius)
+        return project_points(memory["anchor"] - number(self.step_size(memory), gradient) * gradient, self.radius)
 
     def step_size(self, memory: Memory) -> Any:
         """Compute the step size eta_t."""
@@ -79,7 +79,7 @@ class ImplicitOMD(OnlineOptimizer):
         start = value - gradient @ point  # the model of the loss is max(0, start + <g, x>)
 
         def moved(c: Any) -> Any:
-            return project(anchor - eta * c * gradient, self.radius)
+            return project_points(anchor - eta * c * gradient, self.radius)
 
         low, high = 0.0 * value, 0.0 * value + 1.0
         for _ in range(HALVINGS):

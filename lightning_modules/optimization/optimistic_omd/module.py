@@ -187,15 +187,17 @@ class OnlineConvexOptimization(MethodModule):
                 history = torch.cat([each.cpu() for each in self.history])
                 loss, rows, variation, *known = history[:, : len(MEASURED)].T
                 metrics = {"loss": loss.mean(), "gradient_variation": variation.sum()}
-                own, curves = self._known(known[0], known[1], history) if known else self._observed(loss, rows)
+                own, curves = self._known_values(known[0], known[1], history) if known else self._observe(loss, rows)
                 self.found = {**metrics, **own}, curves
         return self.found
 
-    def _known(self, expected: Tensor, noise: Tensor, history: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _known_values(
+        self, expected: Tensor, noise: Tensor, history: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         slope, point = history[:, len(MEASURED) :], self.point_sum.cpu() / len(history)
         return metrics_and_curves(expected, noise, slope, point, self.curvature.item(), self.radius.item())
 
-    def _observed(self, loss: Tensor, rows: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _observe(self, loss: Tensor, rows: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         data = require(self.trainer.datamodule, TrainingRows, "OnlineConvexOptimization")  # type: ignore[attr-defined]
         stream = data.training_rows
         features, target = stream["features"].to(self.previous), stream["target"].to(self.device)

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from datamodules.arguments import at_least, one_of, only_with, positive
-from lightning_modules.optimization.optimistic_omd.ball import project, project_in_norm, squared_norm
+from lightning_modules.optimization.optimistic_omd.ball import project_in_norm, project_points, squared_norm
 
 Memory = dict[str, Any]
 """State by name: tensors or, during a round on the CPU, NumPy arrays and Python numbers (for scalar tensors)."""
@@ -50,7 +50,7 @@ class OnlineOptimizer(Optimizer, ABC):
         self.G = G
         self.radius = D / 2
         self._on_host: Memory = {}
-        x = project(self.point, self.radius)
+        x = project_points(self.point, self.radius)
         zero = torch.zeros_like(x[0])
         self._play(x)
         self.state[self._parameters[0]] = {
@@ -121,7 +121,9 @@ class OnlineOptimizer(Optimizer, ABC):
         memory["round"] += 1
         norm = gradient.norm()
         memory["greatest"] = torch.maximum(memory["greatest"], norm)
-        beyond = ~(norm <= self._allowed(norm.dtype)) & (memory["beyond"][0] == 0)  # also if the norm is not finite
+        beyond = ~(norm <= self._largest_norm(norm.dtype)) & (
+            memory["beyond"][0] == 0
+        )  # also if the norm is not finite
         memory["beyond"] = torch.where(beyond, torch.stack([memory["round"], norm]), memory["beyond"])
         return self.decide(gradient, memory)
 
@@ -131,12 +133,12 @@ class OnlineOptimizer(Optimizer, ABC):
         memory, norm = self._on_host, math.sqrt(squared_norm(gradient))
         memory["round"] += 1
         memory["greatest"] = memory["greatest"] if memory["greatest"] > norm else norm
-        allowed = self._allowed(torch.float32 if gradient.dtype == np.float32 else torch.float64)
+        allowed = self._largest_norm(torch.float32 if gradient.dtype == np.float32 else torch.float64)
         if not norm <= allowed and memory["beyond"][0] == 0:
             memory["beyond"] = np.array([memory["round"], norm], gradient.dtype)
         return self.decide(gradient, memory)
 
-    def _allowed(self, dtype: torch.dtype) -> float:
+    def _largest_norm(self, dtype: torch.dtype) -> float:
         """Return the largest gradient norm that is accepted."""
         return torch.finfo(dtype).max if self.G is None else self.G * (1 + 1e-9)
 
@@ -246,7 +248,7 @@ class OptimisticOMD(OnlineOptimizer):
         return 2 / (self.modulus * (memory["round"] + 1)) if self.mode == "strongly_convex" else memory["round"] * 0 + 1
 
     def decide(self, gradient: Any, memory: Memory) -> Any:
-        memory["anchor"] = self._moved(gradient, memory)
+        memory["anchor"] = self._move(gradient, memory)
         memory["variation"] = memory["variation"] + squared_norm(gradient - memory["hint"])
         if self.mode == "exp_concave":
             memory["h"] = memory["h"] + self.beta / 2 * (gradient[:, None] * gradient)
@@ -255,13 +257,13 @@ class OptimisticOMD(OnlineOptimizer):
         if not self.hint:
             return memory["anchor"]
         memory["hint"] = gradient
-        return self._moved(gradient, memory)
+        return self._move(gradient, memory)
 
-    def _moved(self, gradient: Any, memory: Memory) -> Any:
+    def _move(self, gradient: Any, memory: Memory) -> Any:
         """Return the anchor after a step along the negative gradient and a projection onto the ball."""
         if self.mode == "exp_concave":
             return project_in_norm(memory["anchor"] - memory["inverse"] @ gradient, memory["h"], self.radius)
-        return project(memory["anchor"] - memory["step_size"] * gradient, self.radius)
+        return project_points(memory["anchor"] - memory["step_size"] * gradient, self.radius)
 
 
 def sherman_morrison(inverse: Any, u: Any, c: float) -> Any:
@@ -316,8 +318,8 @@ class OptimisticEnsemble(OnlineOptimizer):
             step_sizes, error = np.array(self.step_sizes, gradient.dtype), float(error)
         memory["error"] = memory["error"] + error * error
         step = step_sizes[:, None] * gradient
-        memory["anchors"] = project(memory["anchors"] - step, self.radius)
-        points = project(memory["anchors"] - step, self.radius)
+        memory["anchors"] = project_points(memory["anchors"] - step, self.radius)
+        points = project_points(memory["anchors"] - step, self.radius)
         memory["switching"] = 2 * self.L * ((points - memory["points"]) ** 2).sum(1)
         memory["points"] = points
         memory["expected"] = points @ gradient + memory["switching"]
@@ -342,7 +344,7 @@ class OnlineGradientDescent(OnlineOptimizer):
 
     def decide(self, gradient: Any, memory: Memory) -> Any:
         point: Any = self.point if isinstance(gradient, Tensor) else self.point.numpy()
-        return project(point - self.D / (self.bound(memory) * memory["round"] ** 0.5) * gradient, self.radius)
+        return project_points(point - self.D / (self.bound(memory) * memory["round"] ** 0.5) * gradient, self.radius)
 
 
 class OptimisticFTRL(OnlineOptimizer):
@@ -374,4 +376,4 @@ class OptimisticFTRL(OnlineOptimizer):
         memory["weighted_variation"] = memory["weighted_variation"] + own
         memory["sum"] = memory["sum"] + gradient
         memory["hint"] = gradient
-        return project(-number(self.step_size(memory), gradient) / 2 * (memory["sum"] + gradient), self.radius)
+        return project_points(-number(self.step_size(memory), gradient) / 2 * (memory["sum"] + gradient), self.radius)

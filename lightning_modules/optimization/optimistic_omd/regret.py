@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_modules.optimization.optimistic_omd.ball import project
+from lightning_modules.optimization.optimistic_omd.ball import project_points
 
 
 def quadratic(u: Tensor, slope: Tensor, curvature: float | Tensor) -> Tensor:
@@ -150,7 +150,7 @@ def least_on_ball(
             break
         value_y, gradient_y = objective(y)
         while True:
-            new = project(y - gradient_y / smoothness, radius)
+            new = project_points(y - gradient_y / smoothness, radius)
             moved = new - y
             new_value, new_gradient = objective(new)
             bound = value_y + gradient_y @ moved + smoothness / 2 * moved.square().sum()

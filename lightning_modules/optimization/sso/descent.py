@@ -103,7 +103,7 @@ class LineSearchDescent(OutputLossSteps, MethodModule):
 
         def descend() -> None:
             value, gradient = all_reduce_gradients(local / size, parameters)
-            now = lambda: all_reduce_sum(self.loss.uncounted(self.outputs(inputs), target) / size)  # noqa: E731
+            now = lambda: all_reduce_sum(self.loss.evaluation_loss(self.outputs(inputs), target) / size)  # noqa: E731
             step = float(self.step_size) * EXPAND ** (1 / self.trainer.num_training_batches)
             self.step_size.fill_(search(parameters, gradient, value, now, step, self.c).step)
 

@@ -123,7 +123,7 @@ class SSO(OutputLossSteps, MethodModule):
         samples = require_data(self.trainer, TrainingSamples, "SSO").num_train_samples
         gradients = lambda rows: self._gradient(at[rows], target[rows])[1]  # noqa: E731
         sizes = global_batch_size(batch), samples, self.trainer.global_step
-        return self.loss.uncounted(at, target), self.svrg(at, gradients, batch["index"], *sizes)
+        return self.loss.evaluation_loss(at, target), self.svrg(at, gradients, batch["index"], *sizes)
 
     def _surrogate(self, batch: Any, at: Tensor, gradient: Tensor, value: Tensor) -> Callable[[Tensor], Tensor]:
         """Return this rank's part of the surrogate as a function of the outputs."""
@@ -132,7 +132,7 @@ class SSO(OutputLossSteps, MethodModule):
             Target(
                 at,
                 gradient,
-                lambda outputs: all_reduce_sum(self.loss.uncounted(outputs, target)),
+                lambda outputs: all_reduce_sum(self.loss.evaluation_loss(outputs, target)),
                 batch["index"],
                 size,
                 require_data(self.trainer, TrainingSamples, "SSO").num_train_samples,
@@ -180,9 +180,9 @@ class SSO(OutputLossSteps, MethodModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["squares"] = self.target_step.kept()
+        checkpoint["squares"] = self.target_step.checkpoint_state()
         if self.svrg is not None:
-            checkpoint["snapshot"] = self.svrg.snapshot.gathered(copy=False)
+            checkpoint["snapshot"] = self.svrg.snapshot.gather(copy=False)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)

@@ -24,13 +24,13 @@ from datamodules.arguments import at_least, within
 from datamodules.distributed.collectives import rank, run_seed, world_size
 from datamodules.randomness.generators import generator_of
 from lightning_modules.distributed.per_sample import PerSample
-from lightning_modules.optimization.sso.target_steps import allocated
+from lightning_modules.optimization.sso.target_steps import allocate_state
 
 SAMPLED = 9
 """Key of the random generator that selects the samples of a step."""
 
 
-def corrected(snapshot: Tensor, rows: Tensor, gradient: Tensor, factor: float) -> Tensor:
+def svrg_estimate(snapshot: Tensor, rows: Tensor, gradient: Tensor, factor: float) -> Tensor:
     """Compute the estimate G, `[n, K]`.
 
     Args:
@@ -58,7 +58,7 @@ class SVRG:
         self.every = every
         self.snapshot = PerSample(0)
 
-    def sampled(self, step: int, num_samples: int) -> Tensor:
+    def sample_from(self, step: int, num_samples: int) -> Tensor:
         """Sample which positions of the global batch a step uses, `[b]`; they depend on the run's seed and the step."""
         random = generator_of(run_seed(), SAMPLED, step)
         return torch.randperm(num_samples, generator=random)[: self.samples_per_step]
@@ -83,12 +83,12 @@ class SVRG:
             )
         within(1, samples, **{"svrg.samples_per_step": self.samples_per_step})
         rows = torch.arange(len(at), device=at.device)
-        self.snapshot = allocated(self.snapshot, at.flatten(1), samples)
+        self.snapshot = allocate_state(self.snapshot, at.flatten(1), samples)
         if step % self.every == 0:
             new = gradients(rows)
             self.snapshot.update(index, new.flatten(1), lambda old, value: value, batch_size)
             return new
         kept = self.snapshot.update(index, at.flatten(1), lambda old, value: old, batch_size).view_as(at)
-        chosen = self.sampled(step, samples)
+        chosen = self.sample_from(step, samples)
         own = (chosen[chosen % world_size() == rank()] // world_size()).to(at.device, non_blocking=True)
-        return corrected(kept, own, gradients(own), samples / self.samples_per_step)
+        return svrg_estimate(kept, own, gradients(own), samples / self.samples_per_step)

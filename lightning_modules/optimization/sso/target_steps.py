@@ -44,7 +44,7 @@ class Target(NamedTuple):
     """Total number T of batches."""
 
 
-def scheduled(inverse_step: Tensor, schedule: Schedule, step: int, total_steps: int) -> Tensor:
+def scheduled_preconditioner(inverse_step: Tensor, schedule: Schedule, step: int, total_steps: int) -> Tensor:
     """Apply the schedule to H, and return H, H sqrt(t) or H T^(t/T)."""
     factors = {"constant": 1.0, "stochastic": math.sqrt(step), "exponential": total_steps ** (step / total_steps)}
     return inverse_step * factors[schedule]
@@ -60,7 +60,7 @@ class TargetStep(nn.Module, ABC):
     def forward(self, target: Target) -> Tensor:
         """Return the inverse step size H, a scalar or `[b, K]`; every rank must call this method."""
 
-    def kept(self) -> Tensor | None:
+    def checkpoint_state(self) -> Tensor | None:
         """Return the per-sample state for a checkpoint, `[N, K]`, or None; every rank must call this method."""
         return None
 
@@ -88,7 +88,7 @@ class ScheduledStep(TargetStep):
         self.register_buffer("inverse", torch.tensor(1 / rate, dtype=torch.float64))
 
     def forward(self, target: Target) -> Tensor:
-        return scheduled(self.inverse, self.schedule, target.step, target.total_steps)
+        return scheduled_preconditioner(self.inverse, self.schedule, target.step, target.total_steps)
 
 
 class LineSearchStep(ScheduledStep):
@@ -165,12 +165,12 @@ class LogisticNewtonStep(TargetStep):
         return (p * (1 - p) + LEAST_CURVATURE) / self.rate
 
 
-def allocated(state: PerSample, values: Tensor, num_train_samples: int) -> PerSample:
+def allocate_state(state: PerSample, values: Tensor, num_train_samples: int) -> PerSample:
     """Return the per-sample state; in the first step, allocate K numbers per sample, where `values` is `[b, K]`."""
     if state.num_owned:  # already allocated; the number of outputs is unknown before the first step
         return state
     made = PerSample(values.shape[1])
-    made.restore(state.gathered())
+    made.restore(state.gather())
     return made.allocate(num_train_samples, values.device, values.dtype)
 
 
@@ -192,14 +192,14 @@ class DiagonalAdaGradStep(TargetStep):
 
     def forward(self, target: Target) -> Tensor:
         gradient = target.gradient.flatten(1)
-        self.squares = allocated(self.squares, gradient, target.num_train_samples)
+        self.squares = allocate_state(self.squares, gradient, target.num_train_samples)
         least = 0.0 if target.step == 1 else LEAST_SQUARE  # equivalent to clamping all samples after each batch
         add = lambda old, new: (old.clamp(least) + new).clamp(LEAST_SQUARE, GREATEST_SQUARE)  # noqa: E731
         squares = self.squares.update(target.samples, gradient**2, add, target.global_batch_size)
         return squares.sqrt().view_as(target.gradient) / self.rate
 
-    def kept(self) -> Tensor:
-        return self.squares.gathered(copy=False)
+    def checkpoint_state(self) -> Tensor:
+        return self.squares.gather(copy=False)
 
     def restore(self, kept: Tensor) -> None:
         self.squares = PerSample(kept.shape[1])

@@ -20,7 +20,7 @@ import torch
 from scipy.optimize import minimize
 
 from datamodules.arguments import at_least, positive
-from lightning_modules.probabilistic.colide.score import Array, explained, noise_scale, score
+from lightning_modules.probabilistic.colide.score import Array, noise_scale, residual_covariances, score
 
 TOLERANCE = 1e-8
 """NOTEARS considers W acyclic if h(W) is at most this value."""
@@ -75,7 +75,7 @@ class NOTEARS:
     def value(self) -> float:
         """Compute the least-squares objective plus the L1 penalty, without the term for the acyclicity constraint."""
         weight = self.weight
-        fit = score(explained(weight, self.cov, np.eye(len(weight)))[1], self.sigma, "ls")
+        fit = score(residual_covariances(weight, self.cov, np.eye(len(weight)))[1], self.sigma, "ls")
         return fit + self.penalty * float(np.abs(weight).sum())
 
     def acyclicity(self) -> float:
@@ -87,7 +87,7 @@ class NOTEARS:
         size = len(self.cov)
         positive_part, negative_part = parts.reshape(2, size, size)
         weight = positive_part - negative_part
-        product, variance = explained(weight, self.cov, np.eye(size))
+        product, variance = residual_covariances(weight, self.cov, np.eye(size))
         h, slope = exponential_acyclicity(weight)
         value = score(variance, self.sigma, "ls") + (self.rho / 2 * h + self.alpha) * h + self.penalty * parts.sum()
         smooth = (self.rho * h + self.alpha) * slope - product
@@ -171,12 +171,12 @@ class GOLEM:
     @property
     def sigma(self) -> Array:
         """The noise scales, `[d]`, that minimise the score for the current W."""
-        return noise_scale(explained(self.weight, self.cov, self.identity)[1], "ev")
+        return noise_scale(residual_covariances(self.weight, self.cov, self.identity)[1], "ev")
 
     def value(self) -> float:
         """Compute the objective."""
         residual = self.identity - self.weight
-        variance = explained(self.weight, self.cov, self.identity)[1].sum()
+        variance = residual_covariances(self.weight, self.cov, self.identity)[1].sum()
         likelihood = len(residual) / 2 * np.log(variance) - np.linalg.slogdet(residual).logabsdet
         return float(likelihood + self.penalty * np.abs(self.weight).sum()) + ACYCLICITY_WEIGHT * self.acyclicity()
 
@@ -189,7 +189,7 @@ class GOLEM:
 
         The diagonal is set to zero, and sign(0) is 0.
         """
-        product, variance = explained(self.weight, self.cov, self.identity)
+        product, variance = residual_covariances(self.weight, self.cov, self.identity)
         slope = ACYCLICITY_WEIGHT * exponential_acyclicity(self.weight)[1]
         slope += self.penalty * np.sign(self.weight) - product * (len(variance) / variance.sum())
         slope += np.linalg.inv(self.identity - self.weight).T

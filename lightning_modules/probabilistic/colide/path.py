@@ -15,9 +15,9 @@ from lightning_modules.probabilistic.colide.score import (
     Array,
     Variant,
     acyclicity,
-    explained,
     gradient,
     noise_scale,
+    residual_covariances,
     score,
 )
 
@@ -115,7 +115,7 @@ class RegularizationPath:
         """
         self.cov, self.identity = cov, np.eye(len(cov))
         self.floor = FLOOR * float(cov.diagonal().min()) ** 0.5
-        self.product, self.variance = explained(self.weight, cov, self.identity)
+        self.product, self.variance = residual_covariances(self.weight, cov, self.identity)
         if self.start is None:
             variance = cov.diagonal()
             first = np.full_like(variance, variance.min()) if self.variant == "ev" else variance
@@ -180,7 +180,7 @@ class RegularizationPath:
 
     def _fit(self) -> None:
         """Compute the residual variances for the current W, and set sigma to the minimiser of the score."""
-        self.product, self.variance = explained(self.weight, self.cov, self.identity)
+        self.product, self.variance = residual_covariances(self.weight, self.cov, self.identity)
         self.sigma[:] = noise_scale(self.variance, self.variant, self.floor)
 
     def _begin_stage(self) -> None:
@@ -192,7 +192,7 @@ class RegularizationPath:
         """Restart the stage with half the learning rate and with a larger s, which enlarges the domain."""
         assert self.start is not None
         self.weight[:], self.sigma[:] = self.start
-        self.product, self.variance = explained(self.weight, self.cov, self.identity)
+        self.product, self.variance = residual_covariances(self.weight, self.cov, self.identity)
         self.learning_rate /= 2
         self.s += 0.1
         self._begin_stage()

@@ -77,7 +77,7 @@ def recovery(estimated: Tensor, true: Tensor) -> Recovery:
     )
 
 
-def reached(start: Tensor, edges: Tensor) -> Tensor:
+def reachable_nodes(start: Tensor, edges: Tensor) -> Tensor:
     """For each row of `start`, mark the nodes to which an edge leads from a marked node; the result is `[k, d]`."""
     return start.double() @ edges.double() > 0
 
@@ -100,18 +100,18 @@ def intervention_distance(estimated: Tensor, true: Tensor) -> int:
     identity = torch.eye(len(true), dtype=torch.bool, device=true.device)
     others, given, descends = ~identity, estimated.T, identity | true
     for _ in range(math.ceil(math.log2(len(true)))):
-        descends = reached(descends, descends)
-    opens = reached(given, descends.T)  # colliders that the parents open
+        descends = reachable_nodes(descends, descends)
+    opens = reachable_nodes(given, descends.T)  # colliders that the parents open
     # Nodes reached by walks from i with a reversed last edge, with a forward last edge, and with forward edges only
     up, down, directed = true.T, torch.zeros_like(true), true
     while True:
         more = (
-            up | reached(up & ~given | (down | directed) & opens, true.T) & others,
-            down | reached((up | down) & ~given, true) & others,
-            directed | reached(directed & ~given, true),
+            up | reachable_nodes(up & ~given | (down | directed) & opens, true.T) & others,
+            down | reachable_nodes((up | down) & ~given, true) & others,
+            directed | reachable_nodes(directed & ~given, true),
         )
         if all(map(torch.equal, more, (up, down, directed))):
             break
         up, down, directed = more
-    wrong = up | down | reached(descends & opens & others, descends)
+    wrong = up | down | reachable_nodes(descends & opens & others, descends)
     return int((torch.where(given, descends, wrong) & others).sum())

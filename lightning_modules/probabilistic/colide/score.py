@@ -19,7 +19,7 @@ def covariance(features: Array) -> Array:
     return centred.T @ centred / len(centred)
 
 
-def explained(weight: Array, cov: Array, identity: Array) -> tuple[Array, Array]:
+def residual_covariances(weight: Array, cov: Array, identity: Array) -> tuple[Array, Array]:
     """Compute cov (I - W), `[d, d]`, and the residual variances ((I - W)^T cov (I - W))_jj, `[d]`."""
     residual = identity - weight
     product = cov @ residual

@@ -126,7 +126,7 @@ class FractionalLatentSDE(MethodModule):
                 f"remain to predict, got {self.num_given}"
             )
 
-    def inferred(self, observed: Tensor) -> tuple[Inferred, Tensor]:
+    def infer(self, observed: Tensor) -> tuple[Inferred, Tensor]:
         """Infer, from observations, the distribution of X(0), the features for the control, and the content.
 
         The content is the second return value, `[B, num_contents]`.
@@ -148,48 +148,52 @@ class FractionalLatentSDE(MethodModule):
 
         return control
 
-    def followed(self, x: Tensor, y: Tensor, num_times: int, interval: float, control: Control | None) -> SolutionPath:
+    def sample_paths(
+        self, x: Tensor, y: Tensor, num_times: int, interval: float, control: Control | None
+    ) -> SolutionPath:
         """Sample paths that start at x `[B, D]` and y `[B, D, K]`; each has `num_times` times, including the start."""
         check_step(self.noise.gamma_max, interval, self.substeps)
         dw = increments(x, (num_times - 1) * self.substeps, interval / self.substeps)
         equation = (self.noise.gamma, self.noise.omega(), self.drift, self.diffusion, control, self.solver)
         return integrate(x, y, dw, interval, self.substeps, *equation)
 
-    def decoded(self, content: Tensor, x: Tensor) -> Tensor:
+    def decode(self, content: Tensor, x: Tensor) -> Tensor:
         """Decode the content `[B, num_contents]` and X `[B, F, D]` to observations `[B, F, ...]`."""
         told = torch.cat([content[:, None].expand(-1, x.shape[1], -1), x.to(content.dtype)], dim=2)
         return self.decoder(told.flatten(0, 1)).unflatten(0, x.shape[:2])
 
-    def reconstructed(self, batch: SequenceBatch) -> tuple[Terms, Tensor]:
+    def reconstruct(self, batch: SequenceBatch) -> tuple[Terms, Tensor]:
         """Sample one posterior path for each sequence, and decode it.
 
         The results are the loss terms and the decoded observations, `[B, F, ...]`.
         """
         observed = batch["observed"]
-        start, content = self.inferred(observed)
+        start, content = self.infer(observed)
         mean, std = start.mean.to(observed.dtype), start.std.to(observed.dtype)
         x = mean + std * sample_rows_like(torch.randn, mean)
-        path = self.followed(x, self.noise.start(x), observed.shape[1], batch["interval"], self.led_by(start.context))
+        path = self.sample_paths(
+            x, self.noise.start(x), observed.shape[1], batch["interval"], self.led_by(start.context)
+        )
         prior = Normal(self.prior_mean, self.prior_log_std.exp(), validate_args=False)
         kl_start = kl_divergence(Normal(mean, std, validate_args=False), prior).sum(dim=1)
-        given = self.decoded(content, path.x).to(observed.dtype)
+        given = self.decode(content, path.x).to(observed.dtype)
         return Terms(misfit(given, observed, batch.get("sigma")), kl_start, path.divergence), given
 
-    def predicted(self, batch: SequenceBatch) -> Tensor:
+    def predict_course(self, batch: SequenceBatch) -> Tensor:
         """Predict the observations after the first `num_given`, and reconstruct the first `num_given`.
 
         The result contains both parts in order, `[B, F, ...]`.
         """
         observed = batch["observed"]
-        start, content = self.inferred(observed[:, : self.num_given])
+        start, content = self.infer(observed[:, : self.num_given])
         x = (start.mean + start.std * sample_rows_like(torch.randn, start.mean)).to(observed.dtype)
-        led = self.followed(x, self.noise.start(x), self.num_given, batch["interval"], self.led_by(start.context))
+        led = self.sample_paths(x, self.noise.start(x), self.num_given, batch["interval"], self.led_by(start.context))
         further = observed.shape[1] - self.num_given + 1
-        free = self.followed(led.x[:, -1], led.y, further, batch["interval"], None)
-        return self.decoded(content, torch.cat([led.x, free.x[:, 1:]], dim=1))
+        free = self.sample_paths(led.x[:, -1], led.y, further, batch["interval"], None)
+        return self.decode(content, torch.cat([led.x, free.x[:, 1:]], dim=1))
 
     def training_step(self, batch: SequenceBatch, batch_idx: int) -> dict[str, Tensor]:
-        terms, _ = self.reconstructed(batch)
+        terms, _ = self.reconstruct(batch)
         means = Terms(*(term.mean() for term in terms))
         return {"loss": log_training(self, batch, torch.stack(means).sum(), **means._asdict())}
 
@@ -198,10 +202,10 @@ class FractionalLatentSDE(MethodModule):
 
     def test_step(self, batch: SequenceBatch, batch_idx: int) -> dict[str, Tensor]:
         """Return the reconstructed and, for videos, the predicted observations, `[B, F, ...]`."""
-        terms, given = self.reconstructed(batch)
+        terms, given = self.reconstruct(batch)
         measured, outputs = [*terms], {"reconstructed": given}
         if given.ndim == 5:
-            outputs["predicted"] = self.predicted(batch)
+            outputs["predicted"] = self.predict_course(batch)
             measured += [
                 psnr(frames.flatten(0, 1), clean.flatten(0, 1), "clipped").unflatten(0, frames.shape[:2]).mean(dim=1)
                 for frames, clean in (

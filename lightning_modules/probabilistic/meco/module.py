@@ -24,9 +24,9 @@ from lightning_modules.interfaces import (
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.metrics.detection import DetectionResult, metrics_by_name
-from lightning_modules.optim.optimizers import adam, constant, scheduled, trainable_parameters
+from lightning_modules.optim.optimizers import adam, constant, trainable_parameters, with_schedule
 from lightning_modules.probabilistic.meco.noise_distributions import Draw, NoiseDistribution
-from lightning_modules.probabilistic.meco.objectives import Objective
+from lightning_modules.probabilistic.meco.objectives import EnergyObjective
 from lightning_modules.training.logging import log_same, log_training
 
 GRID = 301
@@ -74,7 +74,7 @@ class MECO(MethodModule):
         self,
         network: nn.Module,
         noise: NoiseDistribution,
-        objective: Objective,
+        objective: EnergyObjective,
         image_shape: Sequence[int] | None = None,
         grid_half_width: float | None = None,
         evaluation_draws: int = 100_000,
@@ -225,4 +225,4 @@ class MECO(MethodModule):
 
     def configure_optimizers(self) -> Any:
         parameters = trainable_parameters(self.network, self.objective)
-        return scheduled(self.optimizer(parameters), self.lr_scheduler)
+        return with_schedule(self.optimizer(parameters), self.lr_scheduler)

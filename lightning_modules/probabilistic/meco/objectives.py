@@ -33,7 +33,7 @@ def log_mean_exp(values: Tensor) -> Tensor:
     return top + (sums[0] / sums[1]).log()
 
 
-class Objective(nn.Module, ABC):
+class EnergyObjective(nn.Module, ABC):
     """Base class of losses that depend on the energies of data and noise samples.
 
     The network is trained with the gradient of the loss with respect to these energies.
@@ -61,7 +61,7 @@ def weighted_loss(at_data: Tensor, at_noise: Tensor, log_weight: Tensor) -> Tens
     return (weight * at_noise).mean() - at_data.mean()
 
 
-class MovingAverage(Objective):
+class MovingAverage(EnergyObjective):
     """The objective of MECO, which divides by a moving average of the batch estimates of Z.
 
     The average is the same on all ranks.
@@ -100,7 +100,7 @@ class PlugIn(MovingAverage):
         super().__init__(beta=1.0)
 
 
-class NoiseContrastive(Objective):
+class NoiseContrastive(EnergyObjective):
     """Logistic loss that classifies data and noise samples with the logit f(x) + c - log q(x) (NCE).
 
     The learned constant c replaces -log Z.

@@ -57,7 +57,7 @@ def dense(pairs: Pairs, weight: Tensor, bias: Tensor) -> Pairs:
     return Pairs(first, second, covariance, tangent)
 
 
-def activated(pairs: Pairs, name: ActivationName) -> Pairs:
+def activate(pairs: Pairs, name: ActivationName) -> Pairs:
     """Apply an activation function.
 
     The variances are exact, because the angle between an input and itself is set to 0.
@@ -103,27 +103,27 @@ class Architecture(ABC):
         self.activation: ActivationName = activation
 
     @abstractmethod
-    def hidden(self, pairs: Pairs, weight: Tensor, bias: Tensor) -> Pairs:
+    def apply_hidden(self, pairs: Pairs, weight: Tensor, bias: Tensor) -> Pairs:
         """Apply all layers except the last."""
 
 
 class DenseNetwork(Architecture):
     """A dense network in which each hidden layer is followed by an activation."""
 
-    def hidden(self, pairs: Pairs, weight: Tensor, bias: Tensor) -> Pairs:
+    def apply_hidden(self, pairs: Pairs, weight: Tensor, bias: Tensor) -> Pairs:
         for _ in range(self.depth):
-            pairs = activated(dense(pairs, weight, bias), self.activation)
+            pairs = activate(dense(pairs, weight, bias), self.activation)
         return pairs
 
 
 class ResidualNetwork(Architecture):
     """A residual network that consists of a dense layer, blocks h + dense(activation(h)), and a final activation."""
 
-    def hidden(self, pairs: Pairs, weight: Tensor, bias: Tensor) -> Pairs:
+    def apply_hidden(self, pairs: Pairs, weight: Tensor, bias: Tensor) -> Pairs:
         pairs = dense(pairs, weight, bias)
         for _ in range(self.depth):
-            pairs = pairs.each(dense(activated(pairs, self.activation), weight, bias))
-        return activated(pairs, self.activation)
+            pairs = pairs.each(dense(activate(pairs, self.activation), weight, bias))
+        return activate(pairs, self.activation)
 
 
 class ConvolutionalNetwork(Architecture):
@@ -131,9 +131,9 @@ class ConvolutionalNetwork(Architecture):
 
     convolutional = True
 
-    def hidden(self, pairs: Pairs, weight: Tensor, bias: Tensor) -> Pairs:
+    def apply_hidden(self, pairs: Pairs, weight: Tensor, bias: Tensor) -> Pairs:
         for _ in range(self.depth):
-            pairs = activated(convolution(pairs, weight, bias), self.activation)
+            pairs = activate(convolution(pairs, weight, bias), self.activation)
         return pairs
 
 
@@ -146,13 +146,13 @@ class ConvolutionalResidualNetwork(Architecture):
 
     convolutional = True
 
-    def hidden(self, pairs: Pairs, weight: Tensor, bias: Tensor) -> Pairs:
+    def apply_hidden(self, pairs: Pairs, weight: Tensor, bias: Tensor) -> Pairs:
         pairs = convolution(pairs, weight, bias)
         for stride in (1, 2, 2, 2):
             for block in range(self.depth):
                 step = stride if block == 0 else 1
-                main = convolution(activated(pairs, self.activation), weight, bias, step)
-                main = convolution(activated(main, self.activation), weight, bias)
+                main = convolution(activate(pairs, self.activation), weight, bias, step)
+                main = convolution(activate(main, self.activation), weight, bias)
                 pairs = main.each(convolution(pairs, weight, bias, step) if block == 0 else pairs)
         return pairs
 
@@ -215,21 +215,21 @@ class NetworkKernel(nn.Module):
 
         Dense networks flatten images.
         """
-        x, y = self._taken(x), self._taken(y)
+        x, y = self._take(x), self._take(y)
         product = x @ y.T if x.ndim == 2 else torch.einsum("nchw,mchw->nmhw", x, y)
         product = product / x.shape[1]
         return self._last(x.square().mean(1)[:, None], y.square().mean(1)[None], product)
 
     def diagonal(self, x: Tensor) -> Tensor:
         """Compute k(x, x) for each input, `[N]`."""
-        variance = self._taken(x).square().mean(1)[:, None]
+        variance = self._take(x).square().mean(1)[:, None]
         return self._last(variance, variance, variance)[:, 0]
 
-    def _taken(self, x: Tensor) -> Tensor:
+    def _take(self, x: Tensor) -> Tensor:
         return x if self.architecture.convolutional else x.flatten(start_dim=1)
 
     def _last(self, first: Tensor, second: Tensor, product: Tensor) -> Tensor:
         pairs = Pairs(first, second, product, torch.zeros_like(product) if self.tangent else None)
-        pairs = self.architecture.hidden(pairs, self.weight_std(), self.bias_std())
+        pairs = self.architecture.apply_hidden(pairs, self.weight_std(), self.bias_std())
         kernel = pairs.covariance if pairs.tangent is None else pairs.covariance + pairs.tangent
         return self.last_std() ** 2 * (kernel if kernel.ndim == 2 else kernel.mean(dim=(2, 3)))

@@ -23,7 +23,7 @@ from lightning_modules.probabilistic.scale_mixture_nngp.posterior import (
     FixedScale,
     InverseGamma,
     Scale,
-    factorised,
+    cholesky_factor,
     inducing_divergence,
     marginals,
     projection,
@@ -120,15 +120,15 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
         for on_host in source.training_images_dataloader():
             yield self.trainer.strategy.batch_to_device(on_host)
 
-    def _projected(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Compute the process's means and its variances at scale 1, both `[B, C]`, and the Cholesky factor of K_ZZ."""
         x = self.normalized(image)
-        factor = factorised(self.kernel(self.inducing, self.inducing), self.jitter())
+        factor = cholesky_factor(self.kernel(self.inducing, self.inducing), self.jitter())
         at = projection(factor, self.kernel(self.inducing, x), self.kernel.diagonal(x))
         mean, variance = marginals(at, self.inducing_mean, F.softplus(self.inducing_spread))
         return mean, variance, factor
 
-    def _drawn(self, mean: Tensor, variance: Tensor, draws: int) -> Tensor:
+    def _draw(self, mean: Tensor, variance: Tensor, draws: int) -> Tensor:
         """Sample log class probabilities, `[B, draws, C]`.
 
         All classes and points of a sample share one scale.
@@ -152,8 +152,8 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
         return of_values + scale_divergence(law, *self.scale.initial)
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
-        mean, variance, factor = self._projected(batch["image"])
-        log_probability = self._drawn(mean, variance, self.draws)
+        mean, variance, factor = self._project(batch["image"])
+        log_probability = self._draw(mean, variance, self.draws)
         label = batch["label"][:, None, None].expand(-1, self.draws, 1)
         misfit = -log_probability.gather(2, label).mean()
         samples = require_data(self.trainer, TrainingSamples, type(self).__name__).num_train_samples
@@ -163,10 +163,10 @@ class ScaleMixtureClassifier(ClassifierSteps, MethodModule):
 
     def forward(self, image: Tensor) -> Tensor:
         """Compute log class probabilities, `[B, C]`, for images in [0, 1]; the probabilities are means over samples."""
-        mean, variance, _ = self._projected(image)
+        mean, variance, _ = self._project(image)
         left, total = self.evaluation_draws, torch.full_like(mean, -math.inf)
         while left > 0:
-            part = self._drawn(mean, variance, min(left, AT_ONCE)).logsumexp(dim=1)
+            part = self._draw(mean, variance, min(left, AT_ONCE)).logsumexp(dim=1)
             total = torch.logaddexp(total, part)
             left -= AT_ONCE
         return total - math.log(self.evaluation_draws)

@@ -16,7 +16,13 @@ from lightning_modules.interfaces import Table, TrainingRows, require_data
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
 from lightning_modules.probabilistic.scale_mixture_nngp.architectures import NetworkKernel, Positive
-from lightning_modules.probabilistic.scale_mixture_nngp.posterior import InverseGammaLaw, Scale, Seen, predicted, seen
+from lightning_modules.probabilistic.scale_mixture_nngp.posterior import (
+    InverseGammaLaw,
+    Scale,
+    Seen,
+    factorise_kernel,
+    predict_process,
+)
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.requirements import require_all_rows, require_one_process
 
@@ -71,7 +77,7 @@ class ScaleMixtureRegression(MethodModule):
 
     def training_step(self, batch: TableBatch, batch_idx: int) -> dict[str, Tensor]:
         x, y = batch["features"], batch["target"]
-        known = seen(self.kernel(x, x), y, self.noise_variance())
+        known = factorise_kernel(self.kernel(x, x), y, self.noise_variance())
         log_density = self.scale.law().log_density(known.quadratic, known.log_det, len(y))
         return {"loss": log_training(self, batch, -log_density / len(y))}
 
@@ -82,13 +88,13 @@ class ScaleMixtureRegression(MethodModule):
         kernel = self.kernel(x, x)
         eps = self.noise_variance()
         if self.formulas == "clean":
-            known = seen(kernel, y, eps)
+            known = factorise_kernel(kernel, y, eps)
             quadratic = known.quadratic
         else:
-            known = seen(kernel, y, eps * kernel.diagonal().mean())
+            known = factorise_kernel(kernel, y, eps * kernel.diagonal().mean())
             law = self.scale.law()
             ratio = law.a / law.b if isinstance(law, InverseGammaLaw) else torch.ones_like(eps)
-            quadratic = seen(kernel, y, RELEASED_JITTER * ratio).quadratic
+            quadratic = factorise_kernel(kernel, y, RELEASED_JITTER * ratio).quadratic
         self._known = x, known, quadratic
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,7 +104,7 @@ class ScaleMixtureRegression(MethodModule):
         """
         assert self._known is not None
         seen_x, known, _ = self._known
-        mean, variance = predicted(known, self.kernel(seen_x, x), self.kernel.diagonal(x))
+        mean, variance = predict_process(known, self.kernel(seen_x, x), self.kernel.diagonal(x))
         return mean, variance + (self.noise_variance() if self.formulas == "clean" else 0)
 
     def _condition_on_training_rows(self) -> None:
@@ -119,20 +125,20 @@ class ScaleMixtureRegression(MethodModule):
 
     def validation_step(self, batch: TableBatch, batch_idx: int) -> None:
         mean, variance = self(batch["features"])
-        nll, _ = self._scored(batch, mean, variance, 1.0)
+        nll, _ = self._score(batch, mean, variance, 1.0)
         self._log("val/nll", nll, batch)
 
     def test_step(self, batch: TableBatch, batch_idx: int) -> None:
         mean, variance = self(batch["features"])
         factors = (1.0, self.shift)
         for name, factor, kept in zip(("nll", "shifted_nll"), factors, self._probabilities.values(), strict=True):
-            nll, probability = self._scored(batch, mean, variance, factor)
+            nll, probability = self._score(batch, mean, variance, factor)
             self._log(f"test/{name}", nll, batch)
             kept.append(probability)
         square = ((batch["target"] - mean) * batch.get("target_std", 1)).square()
         self._log("test/mse", square.mean(), batch)
 
-    def _scored(self, batch: TableBatch, mean: Tensor, variance: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+    def _score(self, batch: TableBatch, mean: Tensor, variance: Tensor, factor: float) -> tuple[Tensor, Tensor]:
         """Compute the negative log density of targets after multiplying all targets by `factor`.
 
         Return the mean negative log density over targets in the original units, and each target's cumulative
@@ -140,7 +146,7 @@ class ScaleMixtureRegression(MethodModule):
         """
         assert self._known is not None
         seen_x, _, quadratic = self._known
-        law = self.scale.law().given(factor**2 * quadratic, len(seen_x))
+        law = self.scale.law().given_values(factor**2 * quadratic, len(seen_x))
         error = factor * (batch["target"] - mean)
         nll = -law.log_density(error.square() / variance, variance.log(), 1)
         unit = factor * torch.ones_like(error[0]) / batch.get("target_std", 1)
@@ -170,7 +176,7 @@ class ScaleMixtureRegression(MethodModule):
         """
         assert self._known is not None
         mean, variance = self(batch["features"])
-        law = self.scale.law().given(self._known[2], len(self._known[0]))
+        law = self.scale.law().given_values(self._known[2], len(self._known[0]))
         unit = batch.get("target_std", torch.ones_like(mean))
         std = (law.mean().to(variance) * variance).sqrt() * unit
         self._predictions.append(

@@ -51,7 +51,7 @@ class Seen(NamedTuple):
     """Log determinant log det K, a scalar."""
 
 
-def factorised(kernel: Tensor, jitter: Tensor) -> Tensor:
+def cholesky_factor(kernel: Tensor, jitter: Tensor) -> Tensor:
     """Compute the lower Cholesky factor of K + jitter I without a host synchronisation.
 
     The result is NaN if the factorisation fails.
@@ -61,7 +61,7 @@ def factorised(kernel: Tensor, jitter: Tensor) -> Tensor:
     return factor.masked_fill(failed > 0, math.nan)
 
 
-def seen(kernel: Tensor, target: Tensor, jitter: Tensor) -> Seen:
+def factorise_kernel(kernel: Tensor, target: Tensor, jitter: Tensor) -> Seen:
     """Factorise K + jitter I, and solve the linear system with the targets.
 
     Args:
@@ -69,12 +69,12 @@ def seen(kernel: Tensor, target: Tensor, jitter: Tensor) -> Seen:
         target: targets y, `[n]`.
         jitter: value to add to the diagonal, a scalar.
     """
-    factor = factorised(kernel, jitter)
+    factor = cholesky_factor(kernel, jitter)
     solved = torch.cholesky_solve(target[:, None], factor)[:, 0]
     return Seen(factor, solved, target @ solved, 2 * factor.diagonal().log().sum())
 
 
-def predicted(known: Seen, cross: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+def predict_process(known: Seen, cross: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
     """Predict the mean and the variance of the process at new points, at scale 1.
 
     Args:
@@ -103,7 +103,7 @@ class ScaleDistribution(ABC):
         """
 
     @abstractmethod
-    def given(self, quadratic: Tensor, count: int) -> "ScaleDistribution":
+    def given_values(self, quadratic: Tensor, count: int) -> "ScaleDistribution":
         """Return the posterior of s given `count` targets y.
 
         `quadratic` is the scalar y^T K^-1 y.
@@ -124,7 +124,7 @@ class One(ScaleDistribution):
     def log_density(self, quadratic: Tensor, log_det: Tensor, count: int) -> Tensor:
         return -(count * math.log(2 * math.pi) + log_det + quadratic) / 2
 
-    def given(self, quadratic: Tensor, count: int) -> "One":
+    def given_values(self, quadratic: Tensor, count: int) -> "One":
         return self
 
     def cumulative(self, z: Tensor) -> Tensor:
@@ -146,7 +146,7 @@ class InverseGammaLaw(ScaleDistribution):
         constant = torch.lgamma(half) - torch.lgamma(a) - count / 2 * torch.log(2 * math.pi * self.b)
         return constant - log_det / 2 - half * torch.log1p(quadratic / (2 * self.b))
 
-    def given(self, quadratic: Tensor, count: int) -> "InverseGammaLaw":
+    def given_values(self, quadratic: Tensor, count: int) -> "InverseGammaLaw":
         return InverseGammaLaw(self.a + count / 2, self.b + quadratic / 2)
 
     def cumulative(self, z: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ class Weighted(ScaleDistribution):
         of_each = -count / 2 * torch.log(2 * math.pi * self.draws) - quadratic[..., None] / (2 * self.draws)
         return (of_each + self.log_weight).logsumexp(-1) - log_det / 2
 
-    def given(self, quadratic: Tensor, count: int) -> "Weighted":
+    def given_values(self, quadratic: Tensor, count: int) -> "Weighted":
         evidence = -count / 2 * self.draws.log() - quadratic / (2 * self.draws)
         return Weighted(self.draws, (self.log_weight + evidence).log_softmax(0))
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_modules.probabilistic.kernels import relu_moments
 
 
-def tangent_kernel(first: Tensor, second: Tensor) -> Tensor:
+def relu_tangent_kernel(first: Tensor, second: Tensor) -> Tensor:
     """Compute k(z, z') = z.z' (pi - angle) / (2 pi), `[N, M]`, for rows `[N, p]` and `[M, p]`."""
     product = first @ second.T
     return product * relu_moments(first.square().sum(1)[:, None], second.square().sum(1), product)[1]

@@ -16,8 +16,8 @@ from lightning_modules.interfaces import Table, TrainingRows, require_data
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.metrics.wasserstein import MOST_POINTS, wasserstein
-from lightning_modules.optim.optimizers import constant, scheduled
-from lightning_modules.probabilistic.score_estimation.kernel_path import KernelPath, stopping_step, tangent_kernel
+from lightning_modules.optim.optimizers import constant, with_schedule
+from lightning_modules.probabilistic.score_estimation.kernel_path import KernelPath, relu_tangent_kernel, stopping_step
 from lightning_modules.probabilistic.score_estimation.network import FrozenSignNetwork
 from lightning_modules.sde.processes import VP
 from lightning_modules.sde.samplers import euler_maruyama
@@ -29,7 +29,7 @@ STEPS = torch.cat([torch.arange(100), torch.logspace(2, 7, 101, dtype=torch.floa
 MOST_ROWS = 5_000
 
 
-def in_ball(points: Tensor, radius: float) -> Tensor:
+def project_onto_ball(points: Tensor, radius: float) -> Tensor:
     """Project points `[B, d]` onto the ball around 0 with a given radius."""
     return points * (radius / points.norm(dim=1, keepdim=True).clamp(min=radius))
 
@@ -112,7 +112,7 @@ class ScoreEstimation(MethodModule):
         if not inside.any():
             raise ValueError(f"model.local_radius must include at least one training row, got {self.local_radius:.6g}")
         rows = self.rows = {name: column[inside] for name, column in rows.items() if len(column) == len(inside)}
-        self.path = KernelPath(tangent_kernel(rows["features"], rows["features"]), self.eta)
+        self.path = KernelPath(relu_tangent_kernel(rows["features"], rows["features"]), self.eta)
 
     def inside(self, z: Tensor) -> Tensor:
         """Return a mask, `[B]`, of the rows z that are used in the regression."""
@@ -125,7 +125,7 @@ class ScoreEstimation(MethodModule):
     def score(self, x: Tensor, t: Tensor) -> Tensor:
         """Estimate the score, `[B, d]`, at points `[B, d]` and times `[B]`."""
         z = torch.cat([x, (t - self.start)[:, None], torch.ones_like(t)[:, None]], dim=1)
-        mean, deviation = self.process.kernel(in_ball(self(z), self.radius), t)
+        mean, deviation = self.process.kernel(project_onto_ball(self(z), self.radius), t)
         return (mean - x) / deviation[:, None].square()
 
     def training_step(self, batch: TableBatch, batch_idx: int) -> dict[str, Tensor]:
@@ -143,7 +143,9 @@ class ScoreEstimation(MethodModule):
         self.validation_rows.reset()
         log_same(self, "val/loss", 0.5 * (network - target).square().sum(1).mean())
         if self.held_out_step == 0:  # computed only once, because the kernel limit does not depend on the epoch
-            path = self.path.predictions(tangent_kernel(features, self.rows["features"]), self.rows["target"], STEPS)
+            path = self.path.predictions(
+                relu_tangent_kernel(features, self.rows["features"]), self.rows["target"], STEPS
+            )
             self.held_out_step.copy_(STEPS[(path - target).square().sum((1, 2)).argmin()])
 
     def test_step(self, batch: TableBatch, batch_idx: int) -> None:
@@ -156,7 +158,7 @@ class ScoreEstimation(MethodModule):
         features, target, truth, network = self.test_rows.compute()[1].split(sizes, dim=1)
         self.test_rows.reset()
         local = self.inside(features)[:, None].to(network)
-        network, cross = network * local, tangent_kernel(features, self.rows["features"]) * local
+        network, cross = network * local, relu_tangent_kernel(features, self.rows["features"]) * local
         stop = torch.tensor([self.stopping_step(), float(self.steps_taken)], dtype=torch.float64)
         stopped, alongside = self.path.predictions(cross, self.rows["target"], stop)
         path = self.path.predictions(cross, self.rows["target"], STEPS)
@@ -189,7 +191,7 @@ class ScoreEstimation(MethodModule):
             estimate: estimates of X_0, `[B, d]`, before the projection onto the ball.
             truth: exact values of E[X_0 | X_t], `[B, d]`.
         """
-        difference, t = in_ball(estimate, self.radius) - truth, features[:, self.dim] + self.start
+        difference, t = project_onto_ball(estimate, self.radius) - truth, features[:, self.dim] + self.start
         mean, deviation = self.process.kernel(difference, t)
         return (mean / deviation[:, None].square()).square().sum(1).mean()
 
@@ -233,4 +235,4 @@ class ScoreEstimation(MethodModule):
     def configure_optimizers(self) -> Any:
         rows = require_data(self.trainer, TrainingRows, "ScoreEstimation").training_rows["features"]
         rate = float(self.path.eta) * len(rows)  # because the training loss is a mean over rows
-        return scheduled(torch.optim.SGD([self.network.weight], lr=rate), constant)
+        return with_schedule(torch.optim.SGD([self.network.weight], lr=rate), constant)

@@ -86,7 +86,7 @@ def ball_reference(sigma: float, dim: int) -> Reference:
     return Reference(*map(list, zip(*found, strict=True)))
 
 
-def names(degree: int) -> list[str]:
+def statistic_names(degree: int) -> list[str]:
     """Return the names of the values that `statistics` returns."""
     in_band = ("mass", "degree_2", *(["degree_4"] if degree == 4 else []))
     return ["covariance", *(f"{name}_band_{c:g}" for name in in_band for c in BANDS)]
@@ -94,7 +94,7 @@ def names(degree: int) -> list[str]:
 
 def caps(degree: int) -> Tensor:
     """Return the maximum threshold of each statistic, in the order of `names`."""
-    return torch.tensor([CAPS[name.split("_band")[0]] for name in names(degree)], dtype=torch.float64)
+    return torch.tensor([CAPS[name.split("_band")[0]] for name in statistic_names(degree)], dtype=torch.float64)
 
 
 def complement(weight: Tensor) -> Tensor:

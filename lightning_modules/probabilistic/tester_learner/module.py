@@ -16,7 +16,7 @@ from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import Table, ValidationSource, data_with
 from lightning_modules.method_module import MethodModule
 from lightning_modules.probabilistic.tester_learner.marginal_tests import MOST_DIMENSIONS, joint_thresholds
-from lightning_modules.probabilistic.tester_learner.suites import Target, simulated, suite_of
+from lightning_modules.probabilistic.tester_learner.suites import Target, simulate_statistics, suite_of
 from lightning_modules.probabilistic.tester_learner.surrogates import (
     SURROGATES,
     sampling_error,
@@ -190,7 +190,7 @@ class TesterLearner(MethodModule):
         if self.tests:
             by_chance = sampling_error(samples, self.dim, self.surrogate, self.sigma)
             alpha = max(0.1 * (1 - 2 * self.eta), 3 * by_chance) if self.suite.uses_labels else math.inf
-            drawn = simulated(self.suite, samples, self.dim, self.draws)
+            drawn = simulate_statistics(self.suite, samples, self.dim, self.draws)
             limits = torch.minimum(joint_thresholds(drawn, self.delta), self.suite.caps)
             self.thresholds.copy_(torch.cat([torch.tensor([alpha]).to(limits), limits]))
         else:

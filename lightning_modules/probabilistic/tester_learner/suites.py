@@ -39,8 +39,8 @@ from lightning_modules.probabilistic.tester_learner.marginal_tests import (
     caps,
     complement,
     moments,
-    names,
     pairs,
+    statistic_names,
     statistics,
 )
 
@@ -72,7 +72,7 @@ class Bands:
     @property
     def names(self) -> list[str]:
         """Names of the statistics."""
-        return names(self.degree)
+        return statistic_names(self.degree)
 
     @property
     def caps(self) -> Tensor:
@@ -110,7 +110,7 @@ class Strips(Bands):
     @property
     def names(self) -> list[str]:
         strips = [f"{name}_strip_{i}" for name in ("mass", "degree_2") for i in range(self.last + 1)]
-        return names(self.degree) + strips
+        return statistic_names(self.degree) + strips
 
     @property
     def caps(self) -> Tensor:
@@ -169,7 +169,7 @@ def suite_of(tests: bool | Literal["strips", "moments"], sigma: float, degree: i
 
 
 @cache
-def simulated(suite: Bands, samples: int, dim: int, draws: int) -> Tensor:
+def simulate_statistics(suite: Bands, samples: int, dim: int, draws: int) -> Tensor:
     """Simulate samples from the target with a fixed seed, and compute their statistics, `[draws, K]`, on the CPU.
 
     Args:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def ramp(t: Tensor, sigma: float) -> Tensor:
+def polynomial_step(t: Tensor, sigma: float) -> Tensor:
     """Compute a piecewise polynomial step function from 0 to 1.
 
     The function is twice differentiable. It equals 1/2 + t / sigma for |t| <= sigma / 6, and is constant for |t| >=
@@ -56,7 +56,7 @@ class Surrogate(NamedTuple):
 
 
 SURROGATES: Mapping[str, Surrogate] = {
-    "ramp": Surrogate(ramp, ramp_slope, 121 / 105),
+    "ramp": Surrogate(polynomial_step, ramp_slope, 121 / 105),
     "logistic": Surrogate(logistic, logistic_slope, 1 / 6),
 }
 

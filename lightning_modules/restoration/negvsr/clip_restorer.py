@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from datamodules.batches import ClipBatch
-from lightning_modules.backbones.resized import enlarged
+from lightning_modules.backbones.resized import upsample_bicubic
 from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.metrics.image_quality import WINDOW, ImageQuality
@@ -16,10 +16,10 @@ from lightning_modules.training.logging import log_means
 
 def enlarged_clip(clip: Tensor, size: torch.Size) -> Tensor:
     """Upsample clips `[B, T, C, h, w]` to a given frame size by bicubic interpolation."""
-    return enlarged(clip.flatten(0, 1), size).unflatten(0, clip.shape[:2])
+    return upsample_bicubic(clip.flatten(0, 1), size).unflatten(0, clip.shape[:2])
 
 
-def disturbed(clip: Tensor, noise: Tensor) -> Tensor:
+def add_noise_sequences(clip: Tensor, noise: Tensor) -> Tensor:
     """Add noise sequences to clips, both `[B, T, C, h, w]`.
 
     Before the addition, the mean of each noise sequence over frames and pixels is subtracted from it.
@@ -56,13 +56,13 @@ class ClipRestorerSteps(ClipWriter):
 
     quality: ImageQuality
 
-    def estimated(self: Any, batch: ClipBatch) -> Tensor:
+    def estimate(self: Any, batch: ClipBatch) -> Tensor:
         """Restore a batch. The result is `[B, T, C, H, W]`, in float32 or a higher precision, and not clipped."""
         return at_least_float32(self.restore(batch["noisy"]))
 
     def validation_step(self: Any, batch: ClipBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         if "clean" in batch:
-            self._measured(batch, dataloader_idx)
+            self._metrics_of(batch, dataloader_idx)
 
     def test_step(self: Any, batch: ClipBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Return the dict entry `estimate`, `[B, T, C, H, W]`.
@@ -74,12 +74,12 @@ class ClipRestorerSteps(ClipWriter):
         """
         if "clean" not in batch:
             raise ValueError("test needs clean clips, but the data have none: use predict to write estimates")
-        return self._measured(batch, dataloader_idx)
+        return self._metrics_of(batch, dataloader_idx)
 
-    def _measured(self: Any, batch: ClipBatch, loader: int) -> dict[str, Tensor]:
-        outputs = {"estimate": self.estimated(batch)}
+    def _metrics_of(self: Any, batch: ClipBatch, loader: int) -> dict[str, Tensor]:
+        outputs = {"estimate": self.estimate(batch)}
         if "noise" in batch:
-            outputs["disturbed"] = at_least_float32(self.restore(disturbed(batch["noisy"], batch["noise"])))
+            outputs["disturbed"] = at_least_float32(self.restore(add_noise_sequences(batch["noisy"], batch["noise"])))
         clean, shape = batch["clean"].flatten(0, 1), batch["clean"].shape[:2]
         with in_full_precision(clean.device):
             compared = {"": outputs["estimate"], "noisy_": enlarged_clip(batch["noisy"], batch["clean"].shape[3:])}
@@ -107,11 +107,11 @@ class ClipRestorerSteps(ClipWriter):
 
     def image_columns(self: Any, batch: ClipBatch, outputs: Any) -> dict[str, Tensor | ImageColumn]:
         """Return the input, restored and clean clips as strips of frames and as x-t slices."""
-        outputs = outputs or {"estimate": self.estimated(batch)}
+        outputs = outputs or {"estimate": self.estimate(batch)}
         size = outputs["estimate"].shape[3:]
         shown = {"given": enlarged_clip(batch["noisy"], size), "restored": outputs["estimate"]}
         if "disturbed" in outputs:
-            noisy = disturbed(batch["noisy"], batch["noise"])
+            noisy = add_noise_sequences(batch["noisy"], batch["noise"])
             shown |= {"with noise": enlarged_clip(noisy, size), "with noise, restored": outputs["disturbed"]}
         shown |= {"clean": batch["clean"]} if "clean" in batch else {}
         columns: dict[str, Tensor | ImageColumn] = {name: strips(clip) for name, clip in shown.items()}

@@ -30,7 +30,7 @@ class LossWeights:
         at_least(0, **{f"weights.{key}": value for key, value in vars(self).items()})
 
 
-def reduced(clip: Tensor, scale: int) -> Tensor:
+def average_pool_clips(clip: Tensor, scale: int) -> Tensor:
     """Downsample clips by averaging blocks of `scale` x `scale` pixels."""
     return F.avg_pool2d(clip.flatten(0, 1), scale).unflatten(0, clip.shape[:2])
 
@@ -47,7 +47,7 @@ def negative_distance(negative: Tensor, positive: Tensor, detach_positive: bool 
     return (negative - (positive.detach() if detach_positive else positive)).abs().mean()
 
 
-def judged(score: Tensor, real: bool) -> Tensor:
+def discriminator_loss(score: Tensor, real: bool) -> Tensor:
     """Compute the mean binary cross-entropy of discriminator logits for the target "real" or "fake"."""
     return F.softplus(-score if real else score).mean()
 
@@ -58,7 +58,7 @@ def adversarial(discriminator: nn.Module, clip: Tensor) -> Tensor:
     The parameters of the discriminator receive no gradients.
     """
     with temporarily_frozen(discriminator):
-        return judged(discriminator(clip.flatten(0, 1)), real=True)
+        return discriminator_loss(discriminator(clip.flatten(0, 1)), real=True)
 
 
 def discriminating(discriminator: nn.Module, clean: Tensor, made: Tensor) -> Tensor:
@@ -66,4 +66,6 @@ def discriminating(discriminator: nn.Module, clean: Tensor, made: Tensor) -> Ten
 
     Frames of clean clips have the target "real", and generated frames the target "fake".
     """
-    return judged(discriminator(clean.flatten(0, 1)), True) + judged(discriminator(made.detach().flatten(0, 1)), False)
+    return discriminator_loss(discriminator(clean.flatten(0, 1)), True) + discriminator_loss(
+        discriminator(made.detach().flatten(0, 1)), False
+    )

@@ -15,14 +15,14 @@ from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
 from lightning_modules.networks.real_basicvsr import RealBasicVSR
 from lightning_modules.optim.averages import AveragedWeights
-from lightning_modules.optim.optimizers import adam, constant, scheduled, trainable_parameters
+from lightning_modules.optim.optimizers import adam, constant, trainable_parameters, with_schedule
 from lightning_modules.restoration.negvsr.clip_restorer import ClipRestorerSteps
 from lightning_modules.restoration.negvsr.losses import (
     LossWeights,
     adversarial,
+    average_pool_clips,
     discriminating,
     negative_distance,
-    reduced,
 )
 from lightning_modules.restoration.negvsr.negatives import Negatives
 from lightning_modules.training.logging import log_training
@@ -118,7 +118,7 @@ class NegVSR(ClipRestorerSteps, MethodModule):
         with self.average.used_by(self.network):
             return self(degraded)
 
-    def made(self, batch: ClipBatch) -> Made:
+    def restore_with_negatives(self, batch: ClipBatch) -> Made:
         """Clean and upsample the clips of a batch, and also their negatives.
 
         Raises:
@@ -126,20 +126,21 @@ class NegVSR(ClipRestorerSteps, MethodModule):
         """
         if self.negatives is not None and "noise" not in batch:
             raise ValueError("model.negatives needs noise sequences: set data.noise, or model.negatives to null")
-        cleaned, clean = self.network.cleaned(batch["noisy"]), batch["clean"]
+        cleaned, clean = self.network.clean_frames(batch["noisy"]), batch["clean"]
         with in_full_precision(clean.device):
             target = unsharp_masked(clean) if self.sharpened else clean
         if self.negatives is None:
-            return Made(cleaned, self.network.enlarged(cleaned), None, target, clean)
+            return Made(cleaned, self.network.upscale(cleaned), None, target, clean)
         both = torch.cat([cleaned, self.negatives.of(cleaned, batch["noise"])])
-        positive, negative = self.network.enlarged(both).chunk(2)
+        positive, negative = self.network.upscale(both).chunk(2)
         return Made(cleaned, positive, negative, target, clean)
 
     def generator_terms(self, made: Made) -> dict[str, Tensor]:
         """Compute the terms of the generator's loss, multiplied by their weights."""
         terms = {
             "pixel": (made.positive - made.target).abs().mean(),
-            "cleaning": self.weights.cleaning * (made.cleaned - reduced(made.target, self.network.scale)).abs().mean(),
+            "cleaning": self.weights.cleaning
+            * (made.cleaned - average_pool_clips(made.target, self.network.scale)).abs().mean(),
         }
         if self.negatives is not None and made.negative is not None:
             distance = negative_distance(made.negative, made.positive, self.negatives.detach_positive)
@@ -152,7 +153,7 @@ class NegVSR(ClipRestorerSteps, MethodModule):
         return terms
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> dict[str, Tensor]:
-        made = self.made(batch)
+        made = self.restore_with_negatives(batch)
         terms = self.generator_terms(made)
         if self.discriminator is not None:
             terms["discriminator"] = discriminating(self.discriminator, made.clean, made.positive)
@@ -188,8 +189,8 @@ class NegVSR(ClipRestorerSteps, MethodModule):
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(trainable_parameters(self.network))
         self.average.follow(self.network, optimizer)
-        optimizers, schedulers = scheduled(optimizer, self.lr_scheduler)
+        optimizers, schedulers = with_schedule(optimizer, self.lr_scheduler)
         if self.discriminator is not None:
             second = self.discriminator_optimizer(self.discriminator.parameters())
-            optimizers, schedulers = [optimizer, second], schedulers + scheduled(second, self.lr_scheduler)[1]
+            optimizers, schedulers = [optimizer, second], schedulers + with_schedule(second, self.lr_scheduler)[1]
         return optimizers, schedulers

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from datamodules.batches import ClipBatch
 from datamodules.files.pixels import read_pixels
-from datamodules.files.video_files import encoded
+from datamodules.files.video_files import encode_frames
 from datamodules.files.whole_files import whole_file
 from datamodules.jobs.resumable_map import ResumableMap
 from datamodules.jobs.stores import Files, digest_of
-from lightning_modules.backbones.resized import enlarged
+from lightning_modules.backbones.resized import upsample_bicubic
 from lightning_modules.tasks.writers import FolderWriter, levels_of
 
 RATE = 25.0
@@ -51,7 +51,7 @@ class ClipWriter(FolderWriter):
             rows = list(dict.fromkeys(number // length for number in numbers))
             chosen = torch.tensor(rows, device=clips.device)
             part = {**batch, "noisy": clips[chosen], "index": batch["index"][chosen]}
-            levels = dict(zip(rows, levels_of(self.estimated(part), 255), strict=True))
+            levels = dict(zip(rows, levels_of(self.estimate(part), 255), strict=True))
             for number in numbers:
                 yield levels[number // length][number % length].cpu().numpy()
 
@@ -81,14 +81,14 @@ class ClipWriter(FolderWriter):
         for name, given, rate in zip(clips.names, clips.noisy, clips.rates, strict=True):
             if len(list((restored / name).glob("*.png"))) < given.shape[0]:
                 continue
-            written[f"beside/{name}"] = partial(beside, given, restored / name), rate or RATE
+            written[f"beside/{name}"] = partial(side_by_side, given, restored / name), rate or RATE
             if rate:
                 written[f"{self.written}/{name}"] = partial(restored_frames, restored / name), rate
 
         def write(path: Path, key: str, digest: str) -> None:
             pictures, rate = written[key]
             with whole_file(path) as incomplete:
-                encoded(incomplete, pictures(), rate, options=SHARP)
+                encode_frames(incomplete, pictures(), rate, options=SHARP)
 
         keys = list(written)
         videos = Files(restored.parent, ".mp4", write)
@@ -103,9 +103,9 @@ def restored_frames(folder: Path) -> Iterator[np.ndarray]:
         yield read_pixels(path, 3).transpose(1, 2, 0)
 
 
-def beside(given: Any, folder: Path) -> Iterator[np.ndarray]:
+def side_by_side(given: Any, folder: Path) -> Iterator[np.ndarray]:
     """Yield images `[H, 2 W, 3]`, each with an enlarged input frame on the left and its restored frame on the right."""
     for number, restored in enumerate(restored_frames(folder)):
         frame: Tensor = torch.from_numpy(given.read(number, 1)).float() / 255
-        large = levels_of(enlarged(frame, restored.shape[:2]), 255)[0].permute(1, 2, 0)
+        large = levels_of(upsample_bicubic(frame, restored.shape[:2]), 255)[0].permute(1, 2, 0)
         yield np.concatenate([large.expand(-1, -1, 3).numpy(), restored], axis=1)

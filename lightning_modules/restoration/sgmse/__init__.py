@@ -24,7 +24,7 @@ Generative Models, IEEE/ACM TASLP 2023, arXiv 2208.05830.
 """
 
 from lightning_modules.restoration.sgmse.module import SGMSE
-from lightning_modules.restoration.sgmse.published_weights import with_published_weights
+from lightning_modules.restoration.sgmse.published_weights import sgmse_weights
 from lightning_modules.restoration.sgmse.spectral_regression import SpectralRegression
 
-__all__ = ["SGMSE", "SpectralRegression", "with_published_weights"]
+__all__ = ["SGMSE", "SpectralRegression", "sgmse_weights"]

@@ -17,7 +17,7 @@ from lightning_modules.full_precision import in_full_precision
 from lightning_modules.interfaces import Table
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.averages import AveragedWeights, ramped_decay
-from lightning_modules.optim.optimizers import adam, constant, scheduled, trainable_parameters
+from lightning_modules.optim.optimizers import adam, constant, trainable_parameters, with_schedule
 from lightning_modules.restoration.sgmse.ouve import OUVE
 from lightning_modules.restoration.sgmse.spectrogram import Spectrogram, as_channels
 from lightning_modules.restoration.sgmse.speech_metrics import SpeechQuality
@@ -126,7 +126,7 @@ class SGMSE(SpeechRestorerSteps, MethodModule):
             loss = 0.5 * (deviation * score + noise).abs().square().flatten(1).sum(dim=1).mean()
         return {"loss": log_training(self, batch, loss)}
 
-    def enhanced(self, noisy: Tensor, draw: Draw) -> Tensor:
+    def enhance_spectrogram(self, noisy: Tensor, draw: Draw) -> Tensor:
         process = self.process.towards(noisy)
         x = noisy + process.prior_deviation * draw(noisy)
 
@@ -151,7 +151,7 @@ class SGMSE(SpeechRestorerSteps, MethodModule):
         try:
             for steps, corrections in self.compared:
                 self.num_steps, self.corrector = steps, replace(own[1], steps=corrections)
-                estimates[f"steps_{steps}_corrector_{corrections}"] = self.estimated(batch)
+                estimates[f"steps_{steps}_corrector_{corrections}"] = self.estimate(batch)
         finally:
             self.num_steps, self.corrector = own
         return estimates
@@ -180,4 +180,4 @@ class SGMSE(SpeechRestorerSteps, MethodModule):
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(trainable_parameters(self.network))
         self.average.follow(self.network, optimizer)
-        return scheduled(optimizer, self.lr_scheduler)
+        return with_schedule(optimizer, self.lr_scheduler)

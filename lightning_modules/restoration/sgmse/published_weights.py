@@ -19,7 +19,7 @@ REQUIRED: dict[str, Any] = {"backbone": "ncsnpp", "sde": "ouve", "centered": Tru
 """Required values of hyperparameters that a checkpoint records, so that `SGMSE` agrees with the authors' code."""
 
 
-def with_published_weights(network: SpeechNCSNpp, path: str) -> SpeechNCSNpp:
+def sgmse_weights(network: SpeechNCSNpp, path: str) -> SpeechNCSNpp:
     """Load the averaged weights from a checkpoint of sp-uhh/sgmse whose backbone is `ncsnpp`.
 
     If the network is on the meta device, where parameters have no values, the file is not read.

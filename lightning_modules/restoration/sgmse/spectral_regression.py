@@ -70,7 +70,7 @@ class SpectralRegression(SpeechRestorerSteps, MethodModule):
             loss = (estimate - clean).abs().square().flatten(1).sum(dim=1).mean()
         return {"loss": log_training(self, batch, loss)}
 
-    def enhanced(self, noisy: Tensor, draw: Draw) -> Tensor:
+    def enhance_spectrogram(self, noisy: Tensor, draw: Draw) -> Tensor:
         return self(noisy)
 
     def configure_optimizers(self) -> Any:

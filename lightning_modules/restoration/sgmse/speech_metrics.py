@@ -59,7 +59,7 @@ NEEDS = {
 """For each metric that needs further packages: the names of these packages, and the command that installs them."""
 
 
-def projected(signal: Tensor, on: Tensor) -> Tensor:
+def project_signals(signal: Tensor, on: Tensor) -> Tensor:
     """Project each signal `[B, samples]` onto the corresponding signal in `on`, which has the same shape."""
     return (signal * on).sum(-1, keepdim=True) / on.square().sum(-1, keepdim=True) * on
 
@@ -69,9 +69,9 @@ def decibels(signal: Tensor, rest: Tensor) -> Tensor:
     return 10 * (signal.square().sum(-1) / rest.square().sum(-1)).log10()
 
 
-def parts(estimate: Tensor, clean: Tensor, noisy: Tensor) -> dict[str, Tensor]:
+def si_metrics(estimate: Tensor, clean: Tensor, noisy: Tensor) -> dict[str, Tensor]:
     """Compute `si_sdr`, `si_sir` and `si_sar`, each `[B]`, in decibels, for estimates `[B, samples]`."""
-    speech, noise = projected(estimate, clean), projected(estimate, noisy - clean)
+    speech, noise = project_signals(estimate, clean), project_signals(estimate, noisy - clean)
     return {
         "si_sdr": scale_invariant_signal_distortion_ratio(estimate, clean),
         "si_sir": decibels(speech, noise),
@@ -125,7 +125,7 @@ def dnsmos(signal: Tensor) -> dict[str, Tensor]:
     return rated
 
 
-def perceived(estimate: Tensor, clean: Tensor, sample_rate: int) -> dict[str, Tensor]:
+def perceptual_metrics(estimate: Tensor, clean: Tensor, sample_rate: int) -> dict[str, Tensor]:
     """Compute `estoi` and, at 16 kHz, `pesq` and DNSMOS, each `[B]`. Leave out metrics that need a missing package."""
     found = dnsmos(estimate) if sample_rate == WIDEBAND else {}
     if find_spec("pystoi"):
@@ -183,17 +183,17 @@ class SpeechQuality(MeasuredItems):
         further = {key: each.detach().double() for key, each in (others or {}).items()}
         values = {"input_snr": decibels(clean, noisy - clean)}
         values["noisy_si_sdr"] = scale_invariant_signal_distortion_ratio(noisy, clean)
-        values |= parts(estimate, clean, noisy)
+        values |= si_metrics(estimate, clean, noisy)
         for key, other in further.items():
-            values |= {f"{key}_{measure}": value for measure, value in parts(other, clean, noisy).items()}
+            values |= {f"{key}_{measure}": value for measure, value in si_metrics(other, clean, noisy).items()}
         if perception:
             told = []
             for row, length in enumerate(lengths or [noisy.shape[1]] * len(noisy)):
                 given, enhanced, meant = (signal[row : row + 1, :length] for signal in (noisy, estimate, clean))
-                before = {f"noisy_{key}": value for key, value in perceived(given, meant, sample_rate).items()}
-                told.append(before | perceived(enhanced, meant, sample_rate))
+                before = {f"noisy_{key}": value for key, value in perceptual_metrics(given, meant, sample_rate).items()}
+                told.append(before | perceptual_metrics(enhanced, meant, sample_rate))
                 for key, other in further.items():
-                    found = perceived(other[row : row + 1, :length], meant, sample_rate)
+                    found = perceptual_metrics(other[row : row + 1, :length], meant, sample_rate)
                     told[-1] |= {f"{key}_{measure}": value for measure, value in found.items()}
             values |= {key: torch.cat([one[key].reshape(1) for one in told]) for key in told[0]}
             missing = [(key, how) for key, (packages, how) in NEEDS.items() if not all(map(find_spec, packages))]

@@ -79,7 +79,7 @@ class SpeechRestorerSteps(FolderWriter, ABC):
     written, settings_name, items = "enhanced", "enhancement_settings.json", "recordings"
 
     @abstractmethod
-    def enhanced(self, noisy: Tensor, draw: Draw) -> Tensor:
+    def enhance_spectrogram(self, noisy: Tensor, draw: Draw) -> Tensor:
         """Enhance complex spectrograms `[B, 1, F, T]`.
 
         The function `draw` samples complex noise that has the shape of its argument.
@@ -106,7 +106,7 @@ class SpeechRestorerSteps(FolderWriter, ABC):
         """Enhance noisy signals `[B, samples]`."""
         return self.through_spectrogram(degraded, lengths_of({"noisy": degraded}), drawing(generator))
 
-    def estimated(self: Any, batch: SpeechPairBatch) -> Tensor:
+    def estimate(self: Any, batch: SpeechPairBatch) -> Tensor:
         """Enhance a batch.
 
         The noise of a recording is seeded by the run's seed and the recording's index. Recordings with the same number
@@ -146,7 +146,7 @@ class SpeechRestorerSteps(FolderWriter, ABC):
             frames = [each.shape[-1] for each in noisy]
             width = -(-max(frames) // self.frame_multiple) * self.frame_multiple
             wide = torch.cat([F.pad(each, (0, width - own)) for each, own in zip(noisy, frames, strict=True)])
-        enhanced = self.enhanced(wide, draw)
+        enhanced = self.enhance_spectrogram(wide, draw)
         with in_full_precision(signal.device):
             parts = [each[None, ..., :own] for each, own in zip(enhanced, frames, strict=True)]
             signals = [self.spectrogram.signal(part, own)[0] for part, own in zip(parts, lengths, strict=True)]
@@ -161,16 +161,16 @@ class SpeechRestorerSteps(FolderWriter, ABC):
         return {}
 
     def validation_step(self: Any, batch: SpeechPairBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._measured(batch, dataloader_idx)
+        self._metrics_of(batch, dataloader_idx)
 
     def test_step(self: Any, batch: SpeechPairBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Return `estimate`, `[B, samples]`."""
-        return self._measured(batch, dataloader_idx, self.other_estimates(batch))
+        return self._metrics_of(batch, dataloader_idx, self.other_estimates(batch))
 
-    def _measured(
+    def _metrics_of(
         self: Any, batch: SpeechPairBatch, dataloader_idx: int, others: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        estimate = self.estimated(batch)
+        estimate = self.estimate(batch)
         names = batch.get("name") or [str(position) for position in batch["index"].tolist()]
         signals, perception = (batch["noisy"], estimate, batch["clean"]), batch["sample_rate"] >= SPOKEN
         measured = batch["sample_rate"], batch["index"], names, dataloader_idx, perception, lengths_of(batch)
@@ -197,7 +197,7 @@ class SpeechRestorerSteps(FolderWriter, ABC):
         lengths = lengths_of(batch)
 
         def compute(rows: list[int]) -> Iterator[tuple[NDArray[Any], int]]:
-            estimate = self.estimated(batch).float().clamp(-1, 1).cpu().numpy()
+            estimate = self.estimate(batch).float().clamp(-1, 1).cpu().numpy()
             for row in rows:
                 yield estimate[row, : lengths[row]], batch["sample_rate"]
 

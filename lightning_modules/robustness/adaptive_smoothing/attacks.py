@@ -52,7 +52,7 @@ from lightning_modules.robustness.attacks.ascent import (
     judged_by,
     log_odds,
     per_image,
-    project,
+    project_perturbation,
     random_start,
     steepest_ascent,
     without_float16,
@@ -143,7 +143,9 @@ def ascent(
     """
     image, budget, kept = image.detach(), per_image(epsilon, image), per_image(momentum, image)
 
-    perturbed = project(image + budget * (2 * sample_rows_like(torch.rand, image) - 1), image, norm, budget)
+    perturbed = project_perturbation(
+        image + budget * (2 * sample_rows_like(torch.rand, image) - 1), image, norm, budget
+    )
     gradient = torch.zeros_like(image)
     for _ in range(steps):
         with torch.enable_grad():
@@ -151,7 +153,7 @@ def ascent(
             (new,) = torch.autograd.grad(objective(mixture(perturbed)).sum(), perturbed)
         gradient = new + kept * gradient
         step = STEP_FACTOR / steps * budget * steepest_ascent(gradient, norm)
-        perturbed = project(perturbed.detach() + step, image, norm, budget)
+        perturbed = project_perturbation(perturbed.detach() + step, image, norm, budget)
     return perturbed
 
 
@@ -204,9 +206,9 @@ def adaptive_ascent(
     at, last = set(checkpoints(steps)), 0
     for number in range(steps):
         inertia = INERTIA if number else 1.0
-        target = project(here + step_size * steepest_ascent(gradient, norm), image, norm, budget)
+        target = project_perturbation(here + step_size * steepest_ascent(gradient, norm), image, norm, budget)
         point = here + inertia * (target - here) + (1 - inertia) * (here - before)
-        here, before = project(point, image, norm, budget), here
+        here, before = project_perturbation(point, image, norm, budget), here
         new, gradient = evaluated(here)
         rises, value = rises + (new > value), new
         better = value > best_value
@@ -295,7 +297,7 @@ def randomised_attack(
     if attack.algorithm == "pgd":
         return ascent(mixture, image, objective, norm, budget, steps, momentum)
     start = image + per_image(budget, image) * (2 * sample_rows_like(torch.rand, image) - 1)
-    start = project(start, image, norm, per_image(budget, image))
+    start = project_perturbation(start, image, norm, per_image(budget, image))
     return adaptive_ascent(mixture, image, objective, norm, budget, steps, start)
 
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from datamodules.arguments import at_least, positive, within
 from lightning_modules.backbones.adaptation import frozen
-from lightning_modules.backbones.layer_features import named_layer, tapped
+from lightning_modules.backbones.layer_features import named_layer, tap_layers
 from lightning_modules.distributed.global_rows import global_sum
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.interfaces import MixtureOutput
@@ -241,9 +241,9 @@ class Mixture(nn.Module):
         self.alpha = alpha
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.mixed(image, self.alpha).log_probability
+        return self.mixture_output(image, self.alpha).log_probability
 
-    def mixed(self, image: Tensor, alpha: float | None = None) -> MixtureOutput:
+    def mixture_output(self, image: Tensor, alpha: float | None = None) -> MixtureOutput:
         """Compute the output of the mixture in evaluation; alpha is fixed, or predicted by the mixing network."""
         return self.mix(image, self.evaluation) if alpha is None else self.mix_at(image, alpha)
 
@@ -267,7 +267,7 @@ class Mixture(nn.Module):
             {name: named_layer(network, name) for name in names}
             for network, names in zip((self.accurate, self.robust), self.features, strict=True)
         )
-        with tapped(of_g) as seen_g, tapped(of_h) as seen_h:
+        with tap_layers(of_g) as seen_g, tap_layers(of_h) as seen_h:
             logits_g, logits_h = self.accurate(image), self.robust(image)
         features = [torch.cat([seen_g[a][-1], seen_h[b][-1]], dim=1) for a, b in zip(*self.features, strict=True)]
         if not self.policy_graph:

@@ -113,11 +113,11 @@ class AdaptiveSmoothing(ClassifierSteps, MethodModule):
 
     def mix(self, image: Tensor, alpha: float | None = None) -> MixtureOutput:
         """Compute the output of the mixture in evaluation, for images `[B, C, H, W]`; alpha is fixed or predicted."""
-        return self.network.mixed(image, alpha)
+        return self.network.mixture_output(image, alpha)
 
     def evaluated_mixture(self, image: Tensor) -> MixtureOutput:
         """Compute the output of the mixture for images `[B, C, H, W]`, with the same alpha as in `forward`."""
-        return self.network.mixed(image, self.network.alpha)
+        return self.network.mixture_output(image, self.network.alpha)
 
     def forward(self, image: Tensor) -> Tensor:
         return self.network(image)

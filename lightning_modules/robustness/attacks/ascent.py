@@ -128,7 +128,7 @@ def size(perturbation: Tensor, norm: Norm) -> Tensor:
     return torch.linalg.vector_norm(perturbation.flatten(1), ord=order, dim=1)
 
 
-def project(perturbed: Tensor, image: Tensor, norm: Norm, epsilon: float | Tensor) -> Tensor:
+def project_perturbation(perturbed: Tensor, image: Tensor, norm: Norm, epsilon: float | Tensor) -> Tensor:
     """Project perturbed images onto the ball of radius epsilon around each image, then clip to [0, 1].
 
     Clipping never increases the magnitude of an entry of the perturbation. Therefore, the result stays within the
@@ -186,7 +186,7 @@ def random_start(image: Tensor, norm: Norm, epsilon: float, generators: Generato
         direction = steepest_ascent(drawn(torch.randn, image), "l2")
         radius = epsilon * drawn(torch.rand, image[:, 0, 0, 0]) ** (1 / image[0].numel())
         perturbation = direction * per_image(radius, image)
-    return project(image + perturbation, image, norm, epsilon)
+    return project_perturbation(image + perturbation, image, norm, epsilon)
 
 
 def log_odds(logits: Tensor, label: Tensor) -> Tensor:
@@ -208,7 +208,7 @@ def log_odds_of_mean(of_draws: Tensor) -> Tensor:
     return F.logsigmoid(of_draws).logsumexp(0) - F.logsigmoid(-of_draws).logsumexp(0)
 
 
-def scaled(gradient: Tensor, log_factor: Tensor) -> Tensor:
+def scale_gradients(gradient: Tensor, log_factor: Tensor) -> Tensor:
     """Multiply the gradients of B images, `[B, C, H, W]`, by one factor exp(log_factor) per image."""
     return gradient * per_image(log_factor.exp().to(gradient.dtype), gradient)
 
@@ -224,7 +224,7 @@ class Attacked(NamedTuple):
     """Whether the predicted class differs from the label, `[B]`, bool."""
 
 
-def judge(image: Tensor, of_draws: Tensor, probability: Tensor, label: Tensor) -> Attacked:
+def evaluate_attack(image: Tensor, of_draws: Tensor, probability: Tensor, label: Tensor) -> Attacked:
     """Compute the losses of perturbed images, and whether the images fool the classifier.
 
     An image whose loss is NaN does not count as fooled.
@@ -254,7 +254,7 @@ def worse(one: Attacked, other: Attacked) -> Attacked:
 
 
 @without_float16()
-def judged(network: Network, image: Tensor, label: Tensor, num_draws: int) -> Attacked:
+def evaluate_randomised(network: Network, image: Tensor, label: Tensor, num_draws: int) -> Attacked:
     """Evaluate images with several samples of a randomised classifier, one after the other, without gradients.
 
     Args:
@@ -269,13 +269,13 @@ def judged(network: Network, image: Tensor, label: Tensor, num_draws: int) -> At
             logits = at_least_float32(network(image))
             of_draws.append(log_odds(logits, label))
             probabilities = probabilities + logits.softmax(1)
-    return judge(image, torch.stack(of_draws), probabilities, label)
+    return evaluate_attack(image, torch.stack(of_draws), probabilities, label)
 
 
 def judged_by(logits: Tensor, image: Tensor, label: Tensor) -> Attacked:
     """Evaluate images whose logits `[B, K]` are already known, without gradients."""
     logits = at_least_float32(logits.detach())
-    return judge(image, log_odds(logits, label)[None], logits.softmax(1), label)
+    return evaluate_attack(image, log_odds(logits, label)[None], logits.softmax(1), label)
 
 
 @without_float16()
@@ -311,11 +311,11 @@ def attacked_with_gradient(network: Network, image: Tensor, label: Tensor, num_d
         # The weights c_j may underflow. They are therefore stored relative to the largest weight so far.
         log_weight = F.logsigmoid(of_draw) + F.logsigmoid(-of_draw)
         largest, before = torch.maximum(largest, log_weight), largest
-        total = scaled(total, before - largest) + scaled(gradient, log_weight - largest)
+        total = scale_gradients(total, before - largest) + scale_gradients(gradient, log_weight - largest)
     of_all = torch.stack(of_draws)
     right, wrong = F.logsigmoid(-of_all).logsumexp(0), F.logsigmoid(of_all).logsumexp(0)
-    gradient = scaled(total, largest + torch.logaddexp(-right, -wrong))
-    return judge(image.detach(), of_all, probabilities, label), gradient
+    gradient = scale_gradients(total, largest + torch.logaddexp(-right, -wrong))
+    return evaluate_attack(image.detach(), of_all, probabilities, label), gradient
 
 
 def projected_gradient_ascent(
@@ -351,8 +351,8 @@ def projected_gradient_ascent(
     for _ in range(steps):
         here, gradient = attacked_with_gradient(network, perturbed, label, num_draws)
         kept = here if kept is None else worse(kept, here)
-        perturbed = project(perturbed + step_size * steepest_ascent(gradient, norm), image, norm, epsilon)
-    end = judged(network, perturbed, label, num_draws)
+        perturbed = project_perturbation(perturbed + step_size * steepest_ascent(gradient, norm), image, norm, epsilon)
+    end = evaluate_randomised(network, perturbed, label, num_draws)
     return end if kept is None else worse(kept, end)
 
 
@@ -386,7 +386,7 @@ def pgd(
     """
     image = image.detach()
     known = logits is not None and num_draws == 1
-    kept = judged_by(logits, image, label) if known else judged(network, image, label, num_draws)  # type: ignore[arg-type]
+    kept = judged_by(logits, image, label) if known else evaluate_randomised(network, image, label, num_draws)  # type: ignore[arg-type]
     for _ in range(restarts):
         start = random_start(image, norm, epsilon, generators) if starts_at_random else image
         left = torch.arange(len(image), device=image.device)

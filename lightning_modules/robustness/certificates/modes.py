@@ -21,7 +21,7 @@ from lightning_modules.robustness.certificates.statistics import (
     ABSTAIN,
     clopper_pearson_lower,
     empirical_bernstein_lower,
-    predict,
+    predict_or_abstain,
 )
 
 BLOCK = 100
@@ -229,5 +229,5 @@ class Predict(Mode):
                 "use mode fixed"
             )
         selected = int(votes[0].argmax())
-        prediction, hits = predict(votes[0], self.alpha), (int(votes[0, selected]),)
+        prediction, hits = predict_or_abstain(votes[0], self.alpha), (int(votes[0, selected]),)
         return Certificate(prediction, 0.0, "complete", selected, hits, n=self.n, draws=self.n)

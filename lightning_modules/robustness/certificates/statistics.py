@@ -173,7 +173,7 @@ def gaussian_radius(p: float, sigma: float) -> float:
     return float(sigma * ndtri(p))
 
 
-def predict(votes: ArrayLike, alpha: float) -> int:
+def predict_or_abstain(votes: ArrayLike, alpha: float) -> int:
     """Return the class with the most votes, or abstain, as in the algorithm PREDICT.
 
     The votes for this class and for the runner-up must differ significantly, according to an exact two-sided binomial

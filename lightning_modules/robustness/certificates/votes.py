@@ -176,7 +176,7 @@ def _count_samples(counts: Tensor, place: Tensor, logits: Tensor, soft: bool) ->
     counts.view(-1).scatter_add_(0, cell.flatten(), torch.ones_like(cell).flatten())
 
 
-def _joined(pieces: list[Tensor]) -> Tensor:
+def _join(pieces: list[Tensor]) -> Tensor:
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
@@ -310,11 +310,11 @@ class VoteCounter:
         counts = torch.zeros(len(parts), rows, classes + 1, dtype=torch.int64, device=self.device)
         own = self._own(parts)
         if own:
-            image = _joined([part.item.image.image.expand(part.stop - part.start, -1, -1, -1) for _, part in own])
-            noise = _joined([piece for _, part in own for piece in self._noise(part)])
+            image = _join([part.item.image.image.expand(part.stop - part.start, -1, -1, -1) for _, part in own])
+            noise = _join([piece for _, part in own for piece in self._noise(part)])
             logits = self.smoothed.smoothed_logits(image, noise, self.sigma)
             place = torch.arange(len(parts), device=self.device)
-            place = _joined([place[number].expand(part.stop - part.start) for number, part in own])
+            place = _join([place[number].expand(part.stop - part.start) for number, part in own])
             _count_samples(counts, place, logits, self.mode.soft)
         if self.add_over_processes is not None:
             self.add_over_processes(counts)

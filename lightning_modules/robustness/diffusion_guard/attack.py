@@ -33,7 +33,7 @@ from skimage.measure import find_contours
 from torch import Tensor
 
 from datamodules.arguments import at_least, within
-from lightning_modules.robustness.attacks.ascent import project
+from lightning_modules.robustness.attacks.ascent import project_perturbation
 from lightning_modules.robustness.diffusion_guard.inpainting import Inpainter
 
 Mask = NDArray[np.bool_]
@@ -75,7 +75,7 @@ def _area(line: NDArray[np.float64]) -> float:
     return float(np.dot(row[:-1], column[1:]) - np.dot(row[1:], column[:-1])) / 2
 
 
-def filled(contour: NDArray[np.int64], shape: tuple[int, ...]) -> Mask:
+def polygon_mask(contour: NDArray[np.int64], shape: tuple[int, ...]) -> Mask:
     """Return a mask of the shape `shape`, `[H, W]`, that is true inside a polygon and on its outline."""
     canvas = Image.new("1", (shape[1], shape[0]))
     points = [(int(column), int(row)) for row, column in contour]
@@ -91,7 +91,7 @@ def radius(region: Mask) -> float:
     return math.sqrt(region.sum() * math.pi / 2)
 
 
-def deformed(region: Mask, largest_offset: int, width: float, random: np.random.Generator) -> Mask:
+def deform_region(region: Mask, largest_offset: int, width: float, random: np.random.Generator) -> Mask:
     """Deform a region in one round of Algorithm 1.
 
     An empty region is returned unchanged.
@@ -112,15 +112,15 @@ def deformed(region: Mask, largest_offset: int, width: float, random: np.random.
     outside = ~region[moved[:, 0], moved[:, 1]]
     distance = np.square(moved[outside, None] - contour[None]).sum(axis=2)
     moved[outside] = contour[distance.argmin(axis=1)]
-    return filled(moved, region.shape)
+    return polygon_mask(moved, region.shape)
 
 
-def shrunk(region: Mask, random: np.random.Generator) -> Mask:
+def shrink_region(region: Mask, random: np.random.Generator) -> Mask:
     """Randomly deform a region, given by its mask `[H, W]`, by all rounds of Algorithm 1."""
     rho = radius(region)
     largest_offset = int(1.1 * random.uniform(0, rho))
     for _ in range(int(random.uniform(1, 15))):
-        region = deformed(region, largest_offset, 0.1 * rho, random)
+        region = deform_region(region, largest_offset, 0.1 * rho, random)
     return region
 
 
@@ -139,7 +139,7 @@ def draw_kept(regions: Mask, augmentation: Augmentation, random: np.random.Gener
     if augmentation == "global":
         return np.ones(regions.shape[1:], dtype=bool)
     if augmentation == "contour":
-        regions = np.array([shrunk(region, random) if region.any() else region for region in regions])
+        regions = np.array([shrink_region(region, random) if region.any() else region for region in regions])
     union: Mask = np.any(regions, axis=0)
     return union
 
@@ -220,10 +220,10 @@ def _distance(inpainter: Inpainter, image: Tensor, keep: Tensor, target: Tensor)
     """Sum the squared distances between the encodings of the blanked images and of the images `target`."""
     zero = torch.zeros(inpainter.noise_shape(image), dtype=image.dtype, device=image.device)
     encoded = inpainter.encode(target, zero).detach()
-    return (inpainter.encode(inpainter.blanked(image, keep), zero) - encoded).square().sum()
+    return (inpainter.encode(inpainter.blank(image, keep), zero) - encoded).square().sum()
 
 
-def stripes(image: Tensor) -> Tensor:
+def stripe_image(image: Tensor) -> Tensor:
     """Return images of diagonal stripes with the shape of `image`; the period is a quarter of the image width."""
     height, width = image.shape[-2:]
     half_period = max(width // 8, 1)
@@ -243,7 +243,7 @@ def distance_of_edit(
 
     scheduler = DDIMScheduler.from_config(inpainter.scheduler.config)
     scheduler.set_timesteps(num_steps)
-    blanked = inpainter.encode(inpainter.blanked(image, keep), draw)
+    blanked = inpainter.encode(inpainter.blank(image, keep), draw)
     sample = float(scheduler.init_noise_sigma) * noise
     for timestep in scheduler.timesteps.tolist():
         time = torch.full((len(image),), timestep, device=image.device)
@@ -253,7 +253,7 @@ def distance_of_edit(
     return (sample - grey).square().sum()
 
 
-def raised(
+def attack_objective(
     inpainter: Inpainter,
     objective: ProtectionObjective,
     image: Tensor,
@@ -280,10 +280,12 @@ def raised(
     if isinstance(timestep, int):
         return noise_norm(first_step(inpainter, image, keep, noise, draw, timestep)).sum()
     error = inpainter.denoising_error(image, keep, noise, draw, timestep).sum()
-    return MIST_WEIGHT * error - _distance(inpainter, image, keep, stripes(image)) if objective == "mist" else error
+    return (
+        MIST_WEIGHT * error - _distance(inpainter, image, keep, stripe_image(image)) if objective == "mist" else error
+    )
 
 
-def protected(
+def protect_images(
     image: Tensor,
     objective: Callable[[Tensor, Tensor], Tensor],
     draw_keep: Callable[[], Tensor],
@@ -315,5 +317,5 @@ def protected(
         leaf = adversarial.clone().requires_grad_()
         total = torch.stack([objective(leaf, keep) for _ in range(gradient_repeats)]).sum()
         (gradient,) = torch.autograd.grad(total, leaf)
-        adversarial = project(adversarial + step_size * (gradient * keep).sign(), image, "linf", epsilon)
+        adversarial = project_perturbation(adversarial + step_size * (gradient * keep).sign(), image, "linf", epsilon)
     return adversarial

@@ -166,7 +166,7 @@ class EditMeans(nn.ModuleDict):
         psnr = peak_signal_noise_ratio(edit_of_protected, edit, 1.0, reduction="none", dim=(1, 2, 3))
         self.mean(f"edit_psnr{ending}").update(psnr)
         self.mean(f"edit_psnr_repainted{ending}").update(psnr_where(edit_of_protected, edit, repainted))
-        self.mean(f"edit_ssim{ending}").update(ssim(edit_of_protected, edit))
+        self.mean(f"edit_ssim{ending}").update(edit_ssim(edit_of_protected, edit))
 
     def compare(
         self, clip: CLIP, image: Tensor, edit: Tensor, prompts: list[str], sources: list[str] | None, ending: str
@@ -198,7 +198,7 @@ def psnr_where(edit: Tensor, other: Tensor, where: Tensor) -> Tensor:
     return -10 * torch.log10(error / (edit.shape[1] * where.sum(dim=(1, 2, 3))))
 
 
-def ssim(edit: Tensor, other: Tensor) -> Tensor:
+def edit_ssim(edit: Tensor, other: Tensor) -> Tensor:
     """Compute the SSIM, `[B]`, between images `[B, C, H, W]` in [0, 1], with reflected borders.
 
     Height and width must each exceed 5 pixels.
@@ -208,7 +208,7 @@ def ssim(edit: Tensor, other: Tensor) -> Tensor:
     return found
 
 
-def prompted(prompts: Sequence[Sequence[str]]) -> list[tuple[list[int], list[str]]]:
+def group_by_prompt(prompts: Sequence[Sequence[str]]) -> list[tuple[list[int], list[str]]]:
     """For each k, return the indices of all images that have a k-th prompt, and the k-th prompts of these images."""
     rounds = []
     for number in range(max(map(len, prompts), default=0)):

@@ -11,7 +11,7 @@ from datamodules.batches import ProtectedImageBatch
 from datamodules.randomness.generators import generator_of
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.robustness.diffusion_guard.attack import first_step, noise_norm
-from lightning_modules.robustness.diffusion_guard.editing import TRANSFER, UNSEEN, prompted
+from lightning_modules.robustness.diffusion_guard.editing import TRANSFER, UNSEEN, group_by_prompt
 from lightning_modules.robustness.diffusion_guard.inpainting import Inpainter
 from lightning_modules.robustness.diffusion_guard.purification import Purification
 
@@ -75,7 +75,7 @@ class EditingSteps:
         shown: dict[str, Tensor] = {}
         for number, keep in enumerate(batch["editor_keeps"].to(image).split(1, dim=1)):
             unseen = "" if number == 0 else UNSEEN
-            for rows, prompts in prompted(batch["prompt"]):
+            for rows, prompts in group_by_prompt(batch["prompt"]):
                 sources = [batch["source_prompt"][row] for row in rows] if "source_prompt" in batch else None
                 for way, inpainter, noise, purify in ways:
                     ending = f"{way}{unseen}"

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from datamodules.arguments import within
 from datamodules.pixel_ranges import to_signed, to_unit
-from lightning_modules.backbones import adapted, frozen
+from lightning_modules.backbones import adapt, frozen
 from lightning_modules.backbones.diffusion.pipelines import diffusers_pipeline
 
 
@@ -95,10 +95,10 @@ class Inpainter(nn.Module, ABC):
             draw: standard normal noise in the shape of z, with which a stochastic encoder samples its latent.
             timestep: timestep t.
         """
-        blanked = self.encode(self.blanked(image, keep), draw)
+        blanked = self.encode(self.blank(image, keep), draw)
         return self.predicted_noise(noise, self.repaint(keep, noise.shape), blanked, timestep)
 
-    def blanked(self, image: Tensor, keep: Tensor) -> Tensor:
+    def blank(self, image: Tensor, keep: Tensor) -> Tensor:
         """Fill the repainted part with grey.
 
         Grey is 0.5 in the range [0, 1] of the images, and thus 0 in the range [-1, 1] of the networks.
@@ -117,7 +117,7 @@ class Inpainter(nn.Module, ABC):
         """
         clean = self.encode(image, draw)
         noisy = self.scheduler.add_noise(clean, noise, timestep)
-        blanked = self.encode(self.blanked(image, keep), draw)
+        blanked = self.encode(self.blank(image, keep), draw)
         predicted = self.predicted_noise(noisy, self.repaint(keep, noise.shape), blanked, timestep)
         return (predicted - noise).square().flatten(1).mean(dim=1)
 
@@ -209,7 +209,7 @@ class StableDiffusionInpainter(Inpainter):
             raise ValueError(
                 f"pipeline: the U-Net of {pipeline} has {channels} input channels, but an inpainting model has 9"
             )
-        fixed = partial(adapted, tuning="frozen", gradient_checkpointing=gradient_checkpointing)
+        fixed = partial(adapt, tuning="frozen", gradient_checkpointing=gradient_checkpointing)
         self.network = fixed(self.pipeline.unet)
         self.vae = fixed(self.pipeline.vae)
         self.text_encoder = frozen(self.pipeline.text_encoder)

@@ -16,14 +16,14 @@ from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
-from lightning_modules.robustness.attacks.ascent import project
+from lightning_modules.robustness.attacks.ascent import project_perturbation
 from lightning_modules.robustness.diffusion_guard.attack import (
     RANDOM_TIMESTEPS,
     Ascent,
     Defence,
+    attack_objective,
     draw_kept,
-    protected,
-    raised,
+    protect_images,
 )
 from lightning_modules.robustness.diffusion_guard.editing import CLIP, TRANSFER, EditMeans, reject_suffixes
 from lightning_modules.robustness.diffusion_guard.evaluation import PROTECTING, EditingSteps, normal, union
@@ -172,7 +172,7 @@ class DiffusionGuard(EditingSteps, ProtectionSteps, MethodModule):
         if of.objective == "random":
             signs = torch.stack([torch.randn(image.shape[1:], generator=g).sign() for g in noises]).to(image)
             keep = regions.any(dim=1, keepdim=True)
-            return project(image + self.attack.epsilon * signs * keep, image, "linf", self.attack.epsilon)
+            return project_perturbation(image + self.attack.epsilon * signs * keep, image, "linf", self.attack.epsilon)
         masks = [np.random.default_rng([self.seed, int(i)]) for i in index]
         kept = [each.cpu().numpy() for each in regions]
 
@@ -189,11 +189,11 @@ class DiffusionGuard(EditingSteps, ProtectionSteps, MethodModule):
             if of.objective in RANDOM_TIMESTEPS:
                 times = torch.cat([torch.randint(self.num_timesteps, (1,), generator=g) for g in noises])
                 times = times.to(image.device)
-            return raised(self.inpainter, of.objective, *given, noise, draw, times, self.editor_steps)
+            return attack_objective(self.inpainter, of.objective, *given, noise, draw, times, self.editor_steps)
 
         with torch.inference_mode(False), torch.enable_grad():
             # Inference tensors cannot require gradients, but a clone can.
-            return protected(image.clone(), objective, draw_keep, **vars(self.attack))
+            return protect_images(image.clone(), objective, draw_keep, **vars(self.attack))
 
     def _arithmetic(self, image: Tensor) -> torch.dtype:  # only the inputs of the inpainter are cast
         return next(self.inpainter.parameters(), image).dtype

@@ -55,7 +55,7 @@ def first_half(height: int, width: int, layout: Layout = "checkerboard", device:
     return (row + column) % 2 == 0
 
 
-def gathered(image: Tensor, mask: Tensor) -> Tensor:
+def gather_kept_pixels(image: Tensor, mask: Tensor) -> Tensor:
     """Concatenate the kept pixels of each row.
 
     Args:
@@ -98,4 +98,4 @@ def half(image: Tensor, mask: Tensor, fill: Fill) -> Tensor:
     if fill == "maxpool_add":
         return max_added(image, mask)
     mode = fill.removeprefix("gather_")
-    return F.interpolate(gathered(image, mask), size=image.shape[2:], mode=mode)
+    return F.interpolate(gather_kept_pixels(image, mask), size=image.shape[2:], mode=mode)

@@ -34,7 +34,7 @@ from lightning_modules.robustness.mahalanobis.gaussians import (
     ClassGaussians,
     Whitened,
     class_means,
-    squared_distances,
+    mahalanobis_distances,
     whiten,
 )
 from lightning_modules.robustness.mahalanobis.layers import layer_features, named_layers, num_features
@@ -69,9 +69,9 @@ def area_over_bias(scores: Tensor, label: Tensor, num_base_classes: int) -> Tens
     return ordered.to(scores) / ((~is_new).sum() * is_new.sum())
 
 
-def scores(features: Tensor, whitened: Whitened) -> Tensor:
+def class_scores(features: Tensor, whitened: Whitened) -> Tensor:
     """Compute the scores -d_c / 2 of the classes, `[B, C]`, from features `[B, d]`."""
-    return -0.5 * squared_distances(features, whitened)
+    return -0.5 * mahalanobis_distances(features, whitened)
 
 
 class IncrementalGaussians(ClassGaussians):
@@ -169,7 +169,7 @@ class ClassIncremental(StreamsStatistics, ClassifierSteps, MethodModule):
         with torch.no_grad(), in_full_precision(self.device):
             return layer_features(self.base_classifier, self.layers, image)[1][0].double()
 
-    def whitened(self, number: int, classifier: IncrementalClassifier) -> Whitened:
+    def whitening(self, number: int, classifier: IncrementalClassifier) -> Whitened:
         """Return the whitening after the first `number` classes; for the Euclidean distance, Sigma is I."""
         mean, covariance = self.gaussians.after(number)
         if classifier == "euclidean":
@@ -178,7 +178,7 @@ class ClassIncremental(StreamsStatistics, ClassifierSteps, MethodModule):
 
     def forward(self, image: Tensor) -> Tensor:
         """Compute the scores `[B, K]` of all classes, as logits."""
-        return scores(self.features(image), self.whitened(self.num_classes, self.classifier)).to(image.dtype)
+        return class_scores(self.features(image), self.whitening(self.num_classes, self.classifier)).to(image.dtype)
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
         label, C = batch["label"], self.num_base_classes
@@ -195,11 +195,11 @@ class ClassIncremental(StreamsStatistics, ClassifierSteps, MethodModule):
         if not bool((self.gaussians.count > 0).all()):
             raise ValueError("some classes have no statistics: run fit first, with training images of all classes")
         self.collected.reset()
-        self._all_classes = self.whitened(self.num_classes, self.classifier)
+        self._all_classes = self.whitening(self.num_classes, self.classifier)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         features, label = self.features(batch["image"]), batch["label"]
-        logits = scores(features, self._all_classes).to(batch["image"].dtype)
+        logits = class_scores(features, self._all_classes).to(batch["image"].dtype)
         self._log_measures(logits, batch, "test")
         self.collected.update(batch["index"], torch.cat([label[:, None], features], dim=1))
         return {"logits": logits}
@@ -211,7 +211,7 @@ class ClassIncremental(StreamsStatistics, ClassifierSteps, MethodModule):
         for classifier in CLASSIFIERS:
             for number in range(self.num_base_classes + 1, self.num_classes + 1):
                 arrived = label < number
-                scored = scores(features[arrived], self.whitened(number, classifier))
+                scored = class_scores(features[arrived], self.whitening(number, classifier))
                 area = float(area_over_bias(scored, label[arrived], self.num_base_classes))
                 for key, value in zip(table, (number, classifier, area), strict=True):
                     table[key].append(value)

@@ -117,7 +117,7 @@ class ClassGaussians(nn.Module):
         scatter = self.scatter.split([width**2 for width in self.num_features])[layer]
         return scatter.view(d, d) / self.count.sum()
 
-    def whitened(self, layer: int) -> "Whitened":
+    def whitening(self, layer: int) -> "Whitened":
         """Return the whitening of a layer; see `whiten`."""
         return whiten(self.means(layer), self.covariance(layer), self.count > 0)
 
@@ -166,22 +166,22 @@ def whiten(mean: Tensor, covariance: Tensor, present: Tensor) -> Whitened:
     return Whitened(classes, centre, whitening, (mean[classes] - centre) @ whitening)
 
 
-def squared_distances(features: Tensor, whitened: Whitened) -> Tensor:
+def mahalanobis_distances(features: Tensor, whitened: Whitened) -> Tensor:
     """Compute the squared distances d_c, `[B, C]`, between features `[B, d]` and the class means, in float64."""
     z = (features.double() - whitened.centre) @ whitened.whitening
     squares = z.square().sum(dim=1, keepdim=True) + whitened.mean.square().sum(dim=1)
     return (squares - 2 * z @ whitened.mean.T).clamp(min=0)
 
 
-def confidence(features: Tensor, whitened: Whitened) -> Tensor:
+def mahalanobis_confidence(features: Tensor, whitened: Whitened) -> Tensor:
     """Compute M = max_c -d_c / 2, `[B]`.
 
     M is at most 0. A higher M means that the input is more similar to the training data.
     """
-    return -0.5 * squared_distances(features, whitened).amin(dim=1)
+    return -0.5 * mahalanobis_distances(features, whitened).amin(dim=1)
 
 
-def standardized(confidence: Tensor, rank: Tensor | int) -> Tensor:
+def standardized_score(confidence: Tensor, rank: Tensor | int) -> Tensor:
     """Compute the standardised score (M + r/2) / sqrt(r/2).
 
     If -2 M is chi^2-distributed with r degrees of freedom, this score has mean 0 and variance 1.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lightning_modules.backbones.layer_features import listed_layers, named_layer, pooled, tapped
+from lightning_modules.backbones.layer_features import listed_layers, named_layer, pool_features, tap_layers
 
 
 class Layer(NamedTuple):
@@ -71,7 +71,7 @@ def _feature(name: str, output: Any, channels_last: bool, square: bool) -> Tenso
                 f"layers: {name} outputs {list(output.shape)}, which is not {order} for square images; {advice} "
                 f"channels_last"
             )
-    return pooled(output, channels_last)
+    return pool_features(output, channels_last)
 
 
 @contextmanager
@@ -82,7 +82,7 @@ def _features_of(network: nn.Module, layers: dict[str, Layer], image: Tensor) ->
     """
     square, found = image.shape[-2] == image.shape[-1], list[Tensor]()
     modules = {name: layer.module for name, layer in layers.items()}
-    with tapped(modules, lambda name, output: _feature(name, output, layers[name].channels_last, square)) as seen:
+    with tap_layers(modules, lambda name, output: _feature(name, output, layers[name].channels_last, square)) as seen:
         yield found
     for name, features in seen.items():
         if not features:

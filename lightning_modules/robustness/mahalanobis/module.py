@@ -176,7 +176,7 @@ class Mahalanobis(StreamsStatistics, ClassifierSteps, MethodModule):
         if len(loaders) > 1 and not self._limited:
             refuse_too_few(self._names, [len(loader.dataset) for loader in loaders], self.num_validation)
         with torch.inference_mode(False):  # `test_step` needs gradients through these tensors
-            whitened = [self.gaussians.whitened(layer) for layer in range(len(self.layers))]
+            whitened = [self.gaussians.whitening(layer) for layer in range(len(self.layers))]
         self._scorer = Scorer(self.network, self.layers, whitened, self.epsilons, self.odin)
         self._collected = [Collected() for _ in loaders]
         self._attacked = [Collected() for _ in self.attacks]

@@ -13,7 +13,7 @@ NeurIPS 2018, arXiv 1807.03888, equations 3 and 4. The factor 1/2 is from the pu
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.robustness.mahalanobis.gaussians import Whitened, confidence, squared_distances
+from lightning_modules.robustness.mahalanobis.gaussians import Whitened, mahalanobis_confidence, mahalanobis_distances
 from lightning_modules.robustness.mahalanobis.layers import Layer, layer_features
 from lightning_modules.robustness.mahalanobis.scores import direction
 
@@ -45,7 +45,7 @@ def layer_confidence(
     with torch.set_grad_enabled(moves):
         image = image.detach().requires_grad_(moves)
         logits, features = layer_features(network, layers, image)
-        distances = [squared_distances(*of_layer) for of_layer in zip(features, whitened, strict=True)]
+        distances = [mahalanobis_distances(*of_layer) for of_layer in zip(features, whitened, strict=True)]
     rows = []
     for number, (name, gaussians) in enumerate(zip(layers, whitened, strict=True)):
         distance = distances[number]
@@ -62,6 +62,6 @@ def layer_confidence(
                     columns.append(-0.5 * distance.amin(dim=1))
                 else:
                     _, [moved] = layer_features(network, {name: layers[name]}, image - epsilon * towards)
-                    columns.append(confidence(moved, gaussians))
+                    columns.append(mahalanobis_confidence(moved, gaussians))
         rows.append(torch.stack(columns, dim=1))
     return logits.detach(), [distance.detach() for distance in distances], torch.stack(rows, dim=1).detach()

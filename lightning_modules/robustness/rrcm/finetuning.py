@@ -13,7 +13,7 @@ from datamodules.batches import LabelledImageBatch
 from lightning_modules.backbones.weights import load, on_meta, read_weights
 from lightning_modules.losses.mixing import SoftLabels
 from lightning_modules.method_module import MethodModule
-from lightning_modules.optim.optimizers import adamw, constant, scheduled
+from lightning_modules.optim.optimizers import adamw, constant, with_schedule
 from lightning_modules.optim.parameter_groups import optimizer_with_layer_decay
 from lightning_modules.robustness.certificates.statistics import gaussian_radius
 from lightning_modules.robustness.rrcm.noise_conditioned import NoiseConditionedClassifier
@@ -144,4 +144,4 @@ class RRCM(AccuracyUnderNoise, MethodModule):
     def configure_optimizers(self) -> Any:
         network = self.network
         optimizer = optimizer_with_layer_decay(self.optimizer, network.encoder, network.head, self.layer_decay)
-        return scheduled(optimizer, self.lr_scheduler)
+        return with_schedule(optimizer, self.lr_scheduler)

@@ -23,7 +23,7 @@ from lightning_modules.distributed.global_rows import global_rows
 from lightning_modules.losses.contrastive import contrastive_loss
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.averages import move_average
-from lightning_modules.optim.optimizers import adamw, constant, scheduled, trainable_parameters
+from lightning_modules.optim.optimizers import adamw, constant, trainable_parameters, with_schedule
 from lightning_modules.robustness.rrcm.noise_conditioned import (
     SMALLEST,
     kept_by_target,
@@ -288,7 +288,7 @@ class RRCMPretraining(OwnLoaders, MethodModule):
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(trainable_parameters(self.network, self.projector))
         optimizer.register_step_post_hook(self._after_step)
-        return scheduled(optimizer, self.lr_scheduler)
+        return with_schedule(optimizer, self.lr_scheduler)
 
     def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
         if self.steps_taken >= self.clipping.after:

@@ -44,9 +44,9 @@ class AccuracyUnderNoise(ClassifierSteps):
         size = global_batch_size(batch)
         self.log(f"{stage}/accuracy_under_noise", self.accuracy, on_step=False, on_epoch=True, batch_size=size)
 
-    def exported(self: Any, sigma: float | None = None) -> Exported:
+    def export_function(self: Any, sigma: float | None = None) -> Exported:
         """Export, as a function, the vote fractions of the smoothed classifier. See `interfaces.Exportable`."""
         sigma = self.sigma if sigma is None else sigma
         if sigma == 0:
-            return super().exported()
+            return super().export_function()
         return exported_votes(self if isinstance(self, SmoothedClassifier) else GaussianSmoothing(self), sigma)

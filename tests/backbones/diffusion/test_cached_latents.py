@@ -56,7 +56,7 @@ def test_text_encoders_run_once_for_each_batch_of_prompts_and_their_precision_is
     data.setup("fit")
     expected = network.encode_prompts(["a cat", "bird", "dog"])
     embedded = network.embedded
-    monkeypatch.setattr(network, "embedded", lambda *given: calls.append(given[0]) or embedded(*given))
+    monkeypatch.setattr(network, "embed", lambda *given: calls.append(given[0]) or embedded(*given))
     cache_latents(network, data, str(tmp_path / "cache"), torch.device("cpu"))
     assert calls == [["a cat", "bird", "dog"]]  # the distinct captions
     assert data.train_set is not None
@@ -119,7 +119,7 @@ def test_latents_of_buckets_mirror_images_and_masks_are_those_of_the_images(
                 torch.testing.assert_close(found["loss_mask"], interpolate(whole["loss_mask"], size, mode="area"))
             assert data.train_set is not None
             request = Request(found["index"], epoch, 2)
-            mirrored = data.train_set.mirrored(request)
+            mirrored = data.train_set.flip_mask(request)
             assert mirrored is not None
             turned += mirrored.tolist()
     assert 0 < sum(turned) < len(turned) == 15

@@ -10,7 +10,7 @@ from diffusers import FluxPipeline
 
 from lightning_modules.backbones.adaptation import Adapters
 from lightning_modules.backbones.diffusion.export import save_model
-from lightning_modules.backbones.diffusion.flux import Flux, places
+from lightning_modules.backbones.diffusion.flux import Flux, image_positions
 from tests.backbones.diffusion.family_checks import CAPTIONS, FAMILIES, noise
 from tests.tiny_pipelines import save_flux
 
@@ -55,4 +55,4 @@ def test_a_whole_tuned_pipeline_is_loaded_by_diffusers_alone(flux: Path, tmp_pat
 def test_positions_are_the_pipelines(flux: Path) -> None:
     like = torch.zeros(1, dtype=torch.float64)
     expected = FluxPipeline._prepare_latent_image_ids(2, 3, 5, like.device, like.dtype)
-    assert torch.equal(places(3, 5, like), expected)
+    assert torch.equal(image_positions(3, 5, like), expected)

@@ -1,8 +1,8 @@
 import torch
 from torch import Tensor
 
-from lightning_modules.backbones.diffusion.guidance import guided
-from lightning_modules.backbones.diffusion.text_encoders import Prompts, concatenated
+from lightning_modules.backbones.diffusion.guidance import guided_model
+from lightning_modules.backbones.diffusion.text_encoders import Prompts, concatenate_prompts
 
 
 def linear(x: Tensor, t: Tensor, prompts: Prompts | None) -> Tensor:
@@ -21,13 +21,13 @@ def test_predictions_are_moved_away_from_the_other_text() -> None:
     given, other = prompts(1.0), prompts(-2.0)
     e_c, e_u = linear(x, t, given), linear(x, t, other)
     for scale, expected in ((1.0, e_c), (0.0, e_u), (7.5, e_u + 7.5 * (e_c - e_u))):
-        torch.testing.assert_close(guided(linear, given, other, scale)(x, t), expected)
-    assert torch.equal(guided(linear, None, None, 7.5)(x, t), linear(x, t, None))
+        torch.testing.assert_close(guided_model(linear, given, other, scale)(x, t), expected)
+    assert torch.equal(guided_model(linear, None, None, 7.5)(x, t), linear(x, t, None))
 
 
 def test_pooled_texts_are_joined_too() -> None:
-    both = concatenated([prompts(1.0, pooled=True), prompts(2.0, pooled=True)])
+    both = concatenate_prompts([prompts(1.0, pooled=True), prompts(2.0, pooled=True)])
     assert both.embedding.shape == (4, 3, 4)
     assert both.pooled is not None
     assert both.pooled[:, 0].tolist() == [1, 2, 2, 4]
-    assert concatenated([prompts(1.0), prompts(2.0)]).pooled is None
+    assert concatenate_prompts([prompts(1.0), prompts(2.0)]).pooled is None

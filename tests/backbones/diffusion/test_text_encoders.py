@@ -74,7 +74,7 @@ def test_negative_prompts_are_embedded_as_the_pipeline_embeds_them(family: str, 
     latent, prompts = noise(model, 1, side), ["a cat"]
     own: dict[str, Any] = {"use_resolution_binning": False} if family in ("sana", "pixart_sigma") else {}
     expected = alone(
-        [*prompts], negative_prompt=["grey dog"], latents=model.packed(latent), height=side, width=side,
+        [*prompts], negative_prompt=["grey dog"], latents=model.pack(latent), height=side, width=side,
         output_type="pt", num_inference_steps=1, generator=torch.Generator().manual_seed(0),
         **model.for_guidance(3.0), **own,
     ).images  # fmt: skip

@@ -72,7 +72,7 @@ def test_latents_are_those_of_the_autoencoder(text_to_image: Path) -> None:
 def test_some_prompts_are_replaced(kind: str, request: pytest.FixtureRequest) -> None:
     model = TextToImage(str(request.getfixturevalue(kind)))
     prompts, empty = model.encode_prompts(["a", "b"]), model.empty_prompts(1)
-    replaced = prompts.replaced(torch.tensor([True, False]), empty)
+    replaced = prompts.replace(torch.tensor([True, False]), empty)
     for mixed, given, other in zip(replaced, prompts, empty, strict=True):
         if given is not None:
             assert torch.equal(mixed, torch.stack([other[0], given[1]]))

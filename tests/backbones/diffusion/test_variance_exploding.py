@@ -30,12 +30,12 @@ def test_gaussian_images_keep_their_quantile_in_the_encoder_of_a_ve_model() -> N
     assert levels[500] / levels[499] == pytest.approx(1000 ** (1 / 999), rel=1e-3)
     method = NoiseDiffusion(model, num_steps=400, encoded_steps=300)
     image = MEAN + DEVIATION * torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0)).double()
-    latent = method.encoded(model.encode(image), None)
+    latent = method.encode(model.encode(image), None)
     first, last = (levels[method.path[k]] for k in (0, -1))
     flow = MEAN + (image - MEAN) * ((DEVIATION**2 + last**2) / (DEVIATION**2 + first**2)) ** 0.5
     expected = (2 * flow - 1) / (1 + 4 * last**2) ** 0.5
     torch.testing.assert_close(latent, expected, rtol=0, atol=0.03)
-    torch.testing.assert_close(method.decoded(latent, None), image, rtol=0, atol=0.01)
+    torch.testing.assert_close(method.decode(latent, None), image, rtol=0, atol=0.01)
     with pytest.raises(ValueError, match="sigma_max must be above sigma_min 1, got"):
         VarianceExploding(Exact(), 1.0, 0.5)
 

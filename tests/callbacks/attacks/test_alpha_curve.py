@@ -122,5 +122,5 @@ def test_a_mixture_is_evaluated_once_on_clean_images(monkeypatch: pytest.MonkeyP
     mix = built.mix
     monkeypatch.setattr(built, "mix", lambda *given: calls.append(given) or mix(*given))
     image = torch.rand(5, 1, 8, 8)
-    in_blocks()._attacked(quiet(), built, image, mix(image, 0.6).log_probability.argmax(dim=1), 0.6)
+    in_blocks()._attack(quiet(), built, image, mix(image, 0.6).log_probability.argmax(dim=1), 0.6)
     assert len(calls) == 1 + 3 + 1 + 1

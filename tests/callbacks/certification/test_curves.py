@@ -4,7 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from callbacks.certification.curves import accuracy_table, draw_curves, is_tight, read_log, summary
+from callbacks.certification.curves import (
+    accuracy_table,
+    certification_summary,
+    draw_certified_curves,
+    is_tight,
+    read_log,
+)
 from callbacks.certification.log import COMMUNITY
 from lightning_modules.robustness.certificates.adaptive_sampling import Anytime, Curve, InputSpecific, Stages
 from lightning_modules.robustness.certificates.modes import FixedSampling, Mode
@@ -27,7 +33,7 @@ def test_logs_of_other_projects_are_read(tmp_path: Path) -> None:
     path.write_text(OFFICIAL + "120\t4\t4\t8.6")  # the number 8.6e-05, cut off while it was being written
     log = read_log(path)
     assert log["correct"].tolist() == [True, False, True, False, True, False]
-    assert summary(log, [0.0, 0.25, 0.5, 0.125]) == {
+    assert certification_summary(log, [0.0, 0.25, 0.5, 0.125]) == {
         "acr": pytest.approx((1.01 + 0.25 + 0.0001) / 6),
         "certified_accuracy_0.00": 0.5,
         "certified_accuracy_0.25": pytest.approx(1 / 3),
@@ -55,7 +61,9 @@ def test_radius_0_is_an_abstention_in_logs_of_others_and_may_be_a_claim_in_ours(
     sidecar = ours.with_suffix(".csv")
     sidecar.write_text("idx,label,predict,radius,outcome\n0,3,3,0.3,placed\n1,3,3,0.0,placed\n")
     (ours.parent / "certification_settings.json").unlink()
-    assert [summary(read_log(path), [0.0])["certified_accuracy_0.00"] for path in (official, sidecar)] == [0.5, 1.0]
+    assert [
+        certification_summary(read_log(path), [0.0])["certified_accuracy_0.00"] for path in (official, sidecar)
+    ] == [0.5, 1.0]
 
 
 def test_a_curve_falls_just_beyond_each_radius(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +74,7 @@ def test_a_curve_falls_just_beyond_each_radius(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(Axes, "legend", lambda self, fontsize: None)
     log = pd.DataFrame({"idx": range(4), "label": 0, "predict": [0, 0, 1, 0], "radius": [0.2, 0.5, 3.0, 0.5]})
     log["correct"] = log["predict"] == log["label"]
-    draw_curves({"one": log}, tmp_path / "curve.png", {"one": {"alpha": 0.001}})
+    draw_certified_curves({"one": log}, tmp_path / "curve.png", {"one": {"alpha": 0.001}})
     x, y, where = drawn[0]
     np.testing.assert_allclose(x, [0.0, 0.2, 0.5, 3.15])
     np.testing.assert_allclose(y, [0.75, 0.75, 0.5, 0.0])

@@ -13,7 +13,7 @@ from scipy import stats
 from torch.utils.data import Dataset, Subset
 
 from callbacks.certification.curves import read_log
-from callbacks.certification.log import COMMUNITY, SIDECAR, CertificationLog, row_of, write_table
+from callbacks.certification.log import COMMUNITY, SIDECAR, CertificationLog, row_of, write_log
 from datamodules.jobs.resumable_map import ResumableMap
 from lightning_modules.robustness.certificates.adaptive_sampling import Curve
 from lightning_modules.robustness.certificates.modes import Certificate, FixedSampling
@@ -155,6 +155,6 @@ def test_nothing_of_other_settings_stays_where_their_rows_were_removed(finished:
         log.store.write(4, row_of(certified()))
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {"certification_settings.json", "certification_rows/rank0.tsv"}
-    write_table(log.tsv, COMMUNITY, [row_of(certified())], "\t")
+    write_log(log.tsv, COMMUNITY, [row_of(certified())], "\t")
     with pytest.raises(FileNotFoundError, match="its certification is incomplete"):
         read_log(tmp_path)

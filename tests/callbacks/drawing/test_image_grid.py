@@ -4,7 +4,7 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from callbacks.drawing.image_grid import draw_image_grid, first_rows, joined, num_rows
+from callbacks.drawing.image_grid import concatenate_rows, draw_image_grid, first_rows, num_rows
 from lightning_modules.interfaces import ImageColumn
 
 
@@ -86,7 +86,7 @@ def test_rows_of_several_batches_are_cut_to_one_size() -> None:
     wide, tall = torch.rand(2, 1, 4, 8), torch.rand(1, 1, 8, 6)
     first = first_rows({"image": ImageColumn(wide, ["a", "b"], [True, False]), "alone": wide}, 1)
     assert (num_rows(first), first["image"].captions, first["image"].marked) == (1, ["a"], [True])
-    found = joined([first, first_rows({"image": ImageColumn(tall, ["c"], [False])}, None)])
+    found = concatenate_rows([first, first_rows({"image": ImageColumn(tall, ["c"], [False])}, None)])
     assert list(found) == ["image"]
     assert torch.equal(found["image"].values, torch.cat([wide[:1, :, :, 1:7], tall[:, :, 2:6]]))
     assert (found["image"].captions, found["image"].marked) == (["a", "c"], [True, False])

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from callbacks.early_learning.curve import (
     LearningCurve,
-    detect,
+    curve_slope,
+    detect_end,
     end_of_early_learning,
     fit_learning_curve,
     learning_curve,
     relative_slope_change,
-    slope,
     start_shift,
 )
 from tests.callbacks.early_learning.scripted import authors_update_epoch
@@ -29,7 +29,7 @@ def test_the_curve_starts_at_zero_rises_and_has_the_stated_slope(curve: Learning
     h, u = 1e-4, t + 1e-6
     derivative = (learning_curve(u + h, *curve) - learning_curve(u - h, *curve)) / (2 * h)
     # a difference quotient cannot be more accurate than the rounding error of f, about 1e-16, divided by h
-    np.testing.assert_allclose(slope(t, *curve), derivative, rtol=1e-6, atol=1e-11)
+    np.testing.assert_allclose(curve_slope(t, *curve), derivative, rtol=1e-6, atol=1e-11)
 
 
 @pytest.mark.parametrize("missing", [[], [3, 11]])
@@ -57,7 +57,7 @@ def test_an_exponential_curve_ends_at_the_closed_form_epoch(c: float, r: float) 
     expected = math.floor(1 - c * math.log(1 - r)) + 1
     num_records = 25
     values = learning_curve(np.linspace(0, num_records, num_records), 0.8, 1.0, c)
-    detection = detect(values, epochs_per_record=1.0, r=r, horizon=100, min_jump=None)
+    detection = detect_end(values, epochs_per_record=1.0, r=r, horizon=100, min_jump=None)
     assert detection is not None
     assert detection.end == expected
 
@@ -65,7 +65,7 @@ def test_an_exponential_curve_ends_at_the_closed_form_epoch(c: float, r: float) 
 def test_records_between_epochs_give_the_end_in_epochs() -> None:
     per_record = 0.25
     values = learning_curve(np.linspace(0, 60 * per_record, 60), 0.8, 1.0, 3.0)
-    detection = detect(values, epochs_per_record=per_record, r=0.9, horizon=16, min_jump=None)
+    detection = detect_end(values, epochs_per_record=per_record, r=0.9, horizon=16, min_jump=None)
     assert detection is not None
     assert detection.end == 8
 
@@ -73,8 +73,8 @@ def test_records_between_epochs_give_the_end_in_epochs() -> None:
 def test_a_late_start_moves_the_end_by_as_many_records() -> None:
     values = learning_curve(np.linspace(0, 20, 20), 0.8, 0.9, 2.0)
     assert start_shift(values, 0.1) == 0
-    prompt = detect(values, 1.0, r=0.9, horizon=60, min_jump=0.1)
-    late = detect(np.concatenate([np.full(7, 0.002), values]), 1.0, r=0.9, horizon=60, min_jump=0.1)
+    prompt = detect_end(values, 1.0, r=0.9, horizon=60, min_jump=0.1)
+    late = detect_end(np.concatenate([np.full(7, 0.002), values]), 1.0, r=0.9, horizon=60, min_jump=0.1)
     assert prompt is not None
     assert late is not None
     assert late.start == 7
@@ -83,14 +83,14 @@ def test_a_late_start_moves_the_end_by_as_many_records() -> None:
 
 def test_a_late_start_in_records_between_epochs_moves_the_end_by_their_epochs() -> None:
     values = learning_curve(np.linspace(0, 15, 60), 0.8, 1.0, 3.0)
-    late = detect(np.concatenate([np.full(8, 0.002), values + 0.2]), 0.25, r=0.9, horizon=16, min_jump=0.1)
+    late = detect_end(np.concatenate([np.full(8, 0.002), values + 0.2]), 0.25, r=0.9, horizon=16, min_jump=0.1)
     assert late is not None
     assert (late.start, late.end) == (7, end_of_early_learning(late.curve, 0.9, 16) + 7 * 0.25)
 
 
 def test_a_curve_without_a_jump_never_ends() -> None:
     values = np.linspace(0.02, 0.95, 30)  # rises by less than 0.1 in each step
-    assert all(detect(values[: e + 1], 1.0, r=0.9, horizon=30, min_jump=0.1) is None for e in range(30))
+    assert all(detect_end(values[: e + 1], 1.0, r=0.9, horizon=30, min_jump=0.1) is None for e in range(30))
 
 
 def test_the_threshold_has_its_limits_and_a_flat_curve_no_end() -> None:
@@ -108,13 +108,13 @@ def test_the_threshold_has_its_limits_and_a_flat_curve_no_end() -> None:
     ids=["empty", "one", "two", "never seen", "seen twice"],
 )
 def test_nothing_is_said_about_curves_that_say_nothing(values: list[float]) -> None:
-    assert detect(values, 1.0, r=0.9, horizon=30, min_jump=None) is None
+    assert detect_end(values, 1.0, r=0.9, horizon=30, min_jump=None) is None
 
 
 @pytest.mark.parametrize("level", [0.0, 0.002])
 def test_a_category_that_is_never_learned_never_ends(level: float) -> None:
     for epoch in range(29):
-        detection = detect([level * (e % 2) for e in range(epoch + 1)], 1.0, r=0.9, horizon=30, min_jump=0.1)
+        detection = detect_end([level * (e % 2) for e in range(epoch + 1)], 1.0, r=0.9, horizon=30, min_jump=0.1)
         assert detection is None or epoch < detection.end
 
 
@@ -134,7 +134,7 @@ def test_detection_agrees_with_the_rule_on_noisy_curves(shift: bool) -> None:
         values = learning_curve(np.arange(24) + 0.5, a, b, c) + random.normal(0, 0.01, 24)
         values = np.concatenate([np.full(3 * shift, 0.001), values])
         for length in range(10, len(values)):
-            detection = detect(values[:length], 1.0, r=0.9, horizon=40, min_jump=0.1 if shift else None)
+            detection = detect_end(values[:length], 1.0, r=0.9, horizon=40, min_jump=0.1 if shift else None)
             if length - start_shift(values[:length], 0.1) * shift >= 3:
                 assert detection is not None
                 assert detection.end == authors_update_epoch(values[:length], 0.9, 40, shift=shift)

@@ -11,7 +11,7 @@ import torch
 from lightning.fabric import Fabric
 from PIL import Image
 
-from callbacks.generation.generated_folder import write_folder
+from callbacks.generation.generated_folder import generate_folder
 from callbacks.generation.image_generators import ModuleGenerator, Settings
 from callbacks.generation.image_requests import image_requests
 from datamodules.prompts.prompt_sets import Prompt
@@ -41,7 +41,7 @@ def fill(folder: Path, batch_size: int = 1, n: int = 3, **settings: Any) -> None
     generator = ModuleGenerator(Prompted(), Settings(**settings))
     requests = image_requests(TEXTS, None, n, None)
     generator.check(requests)
-    write_folder(folder, generator, requests, batch_size)
+    generate_folder(folder, generator, requests, batch_size)
 
 
 def killed(folder: Path, points: Points) -> None:

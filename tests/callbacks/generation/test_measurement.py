@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from callbacks.generation.extraction import ALONE, INCEPTION
-from callbacks.generation.measurement import described, distances, read_statistics, write_statistics
+from callbacks.generation.measurement import compute_moments, generation_metrics, read_statistics, write_statistics
 
 FEATURE = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
 FITTING = {"mu": np.zeros(8), "sigma": np.eye(8)}
@@ -17,13 +17,13 @@ IDENTITY: dict[str, Any] = {"name": INCEPTION, "digest": "a", "resize": "legacy"
 
 
 def test_statistics_are_kept_and_read_again(tmp_path: Path) -> None:
-    first = described("first", FEATURE, IDENTITY, ALONE, tmp_path / "first.npz")
+    first = compute_moments("first", FEATURE, IDENTITY, ALONE, tmp_path / "first.npz")
     kept = read_statistics(tmp_path / "first.npz")
     assert (kept.extractor, kept.moments.images, kept.feature) == (IDENTITY, 300, None)
     torch.testing.assert_close(kept.moments.covariance, first.moments.covariance)
     np.testing.assert_allclose(first.moments.covariance, np.cov(FEATURE, rowvar=False), atol=1e-6)
     (again := np.zeros_like(FEATURE))[:] = FEATURE
-    found = described("again", again, IDENTITY, ALONE, tmp_path / "first.npz")
+    found = compute_moments("again", again, IDENTITY, ALONE, tmp_path / "first.npz")
     assert found.name == "again"
     assert found.feature is again
 
@@ -32,26 +32,26 @@ def test_statistics_and_features_of_other_projects_are_read(tmp_path: Path) -> N
     np.savez(tmp_path / "moments.npz", mu=FEATURE.mean(axis=0), sigma=np.cov(FEATURE, rowvar=False))
     np.savez(tmp_path / "features.npz", pool_3=FEATURE)
     moments, features = (read_statistics(tmp_path / f"{name}.npz") for name in ("moments", "features"))
-    result = distances(moments, features)
+    result = generation_metrics(moments, features)
     assert result == pytest.approx({"fid": 0.0}, abs=1e-6)
     other = read_statistics(tmp_path / "features.npz")
-    assert distances(features, other).keys() == {"fid", "kid"}
+    assert generation_metrics(features, other).keys() == {"fid", "kid"}
 
 
 def test_few_images_are_warned_of_and_named() -> None:
-    few, many = (described(str(n), FEATURE[:n], IDENTITY, ALONE, None) for n in (8, 300))
+    few, many = (compute_moments(str(n), FEATURE[:n], IDENTITY, ALONE, None) for n in (8, 300))
     with pytest.warns(UserWarning, match="fid of 8 images and 8 features uses a singular covariance"):
-        assert "fid_n8" in distances(few, many)
-    enough = described("9", FEATURE[:9], IDENTITY, ALONE, None)
-    assert "fid" in distances(enough, many)
+        assert "fid_n8" in generation_metrics(few, many)
+    enough = compute_moments("9", FEATURE[:9], IDENTITY, ALONE, None)
+    assert "fid" in generation_metrics(enough, many)
 
 
 def test_inception_score_is_of_the_generated_images_where_there_is_a_classifier() -> None:
-    both = described("both", FEATURE, IDENTITY, ALONE, None)
+    both = compute_moments("both", FEATURE, IDENTITY, ALONE, None)
     log_probability = torch.from_numpy(FEATURE).double().log_softmax(dim=1)
     probability = log_probability.exp()
     divergence = (probability * (log_probability - probability.mean(dim=0).log())).sum(dim=1).mean()
-    assert distances(both, both, torch.eye(8))["is"] == pytest.approx(float(divergence.exp()), rel=1e-9)
+    assert generation_metrics(both, both, torch.eye(8))["is"] == pytest.approx(float(divergence.exp()), rel=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -90,11 +90,11 @@ def test_refusals(tmp_path: Path, content: Any, error: str) -> None:
     else:
         np.savez(file, **content)
     with pytest.raises(ValueError, match=error) as caught:
-        distances(described("first", FEATURE, IDENTITY, ALONE, None), read_statistics(file))
+        generation_metrics(compute_moments("first", FEATURE, IDENTITY, ALONE, None), read_statistics(file))
     assert "given.npz" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_writing_leaves_no_half_file(tmp_path: Path) -> None:
-    write_statistics(tmp_path / "first.npz", described("first", FEATURE, IDENTITY, ALONE, None))
+    write_statistics(tmp_path / "first.npz", compute_moments("first", FEATURE, IDENTITY, ALONE, None))
     assert [path.name for path in tmp_path.iterdir()] == ["first.npz"]

@@ -9,7 +9,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from callbacks.generation.extraction import ALONE, Extractor, features_of
 from callbacks.generation.image_lists import ArrayImages
-from callbacks.generation.measurement import described, distances
+from callbacks.generation.measurement import compute_moments, generation_metrics
 from datamodules.classification.cifar import CIFAR10
 from lightning_modules.networks.fid_inception import FIDInception
 
@@ -43,5 +43,5 @@ def test_it_is_torchmetrics_on_the_same_images(tmp_path: Path) -> None:
     for name, image in sets.items():
         oracle.update(image, real=name == "test")
         feature = features_of(ArrayImages(list(image.numpy()), 255, name), extractor, tmp_path, 20, ALONE)
-        sides.append(described(name, feature[:, :32], extractor.identity, ALONE, None))
-    assert distances(*sides)["fid"] == pytest.approx(float(oracle.compute()), abs=1e-4)
+        sides.append(compute_moments(name, feature[:, :32], extractor.identity, ALONE, None))
+    assert generation_metrics(*sides)["fid"] == pytest.approx(float(oracle.compute()), abs=1e-4)

@@ -46,7 +46,7 @@ class Same(ClipWriter, LightningModule):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(()))
 
-    def estimated(self, batch: Any) -> Tensor:
+    def estimate(self, batch: Any) -> Tensor:
         return batch["noisy"] + self.weight
 
 

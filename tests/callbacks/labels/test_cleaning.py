@@ -8,7 +8,7 @@ from lightning.pytorch import seed_everything
 
 import train
 from callbacks.labels.cleaning import cleaned_labels, with_actions, wrong_fraction
-from callbacks.labels.measures import judged
+from callbacks.labels.measures import compare_with_labels
 from callbacks.labels.report import LabelReport, in_words
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
@@ -36,7 +36,9 @@ BY_HAND = [
 
 
 def report(given: torch.Tensor, probability: torch.Tensor) -> pd.DataFrame:
-    table = pd.DataFrame({name: column.numpy() for name, column in judged(probability.double(), given).items()})
+    table = pd.DataFrame(
+        {name: column.numpy() for name, column in compare_with_labels(probability.double(), given).items()}
+    )
     return table.assign(index=range(len(table)), suspected=(table["score"] < 0.5).astype(int))
 
 

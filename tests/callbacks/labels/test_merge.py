@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 import train
-from callbacks.labels.merge import REPORT, unchecked
+from callbacks.labels.merge import REPORT, describe_missing
 from datamodules.files.whole_files import owned_folder
 
 
@@ -83,7 +83,7 @@ def test_several_folders_need_an_output_and_corrected_labels_are_never_replaced(
 
 
 def test_how_many_labels_are_unchecked_is_said() -> None:
-    assert unchecked(240, SimpleNamespace(label=range(240))) == unchecked(3, object()) == ""
-    said = unchecked(217, SimpleNamespace(label=range(240)))
+    assert describe_missing(240, SimpleNamespace(label=range(240))) == describe_missing(3, object()) == ""
+    said = describe_missing(217, SimpleNamespace(label=range(240)))
     assert said.startswith("The label report covers 217 of 240 images. The labels of the other 23 (")
     assert "with data.split.folds, and merge the reports with `train.py label_report`" in said

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.augmentation.colours import hue_saturation_value, jittered, red_green_blue
+from datamodules.augmentation.colours import hue_saturation_value, jitter_colours, red_green_blue
 
 
 def colours(seed: int) -> torch.Tensor:
@@ -29,7 +29,7 @@ def test_conversions_are_those_of_the_standard_library(seed: int) -> None:
 def test_each_image_moves_by_its_own_numbers(seed: int) -> None:
     image = colours(seed)
     uniform = torch.tensor([[1 / 2, 1 / 2, 1 / 2], [1.0, 0.25, 0.75]])
-    moved = jittered(image, uniform, hue=20, saturation=0.2, value=0.1)
+    moved = jitter_colours(image, uniform, hue=20, saturation=0.2, value=0.1)
     torch.testing.assert_close(moved[0], image[0])
     hue, saturation, value = hue_saturation_value(image)[1]
     expected = torch.stack([(hue + 20) % 360, (saturation - 0.1).clamp(min=0), (value + 0.05).clamp(max=1)])

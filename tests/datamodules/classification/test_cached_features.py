@@ -166,7 +166,7 @@ def test_images_that_the_data_draw_and_their_true_labels_are_those_of_the_run(tm
             cached(tmp_path, encoder, web, augmentation_seed=5, augmented_passes=1), loading=Loading(seed=seed)
         )
         data.setup("fit")
-        drawn = web.prepared(seed, torch.device("cpu")).training()
+        drawn = web.prepare(seed, torch.device("cpu")).training()
         row = torch.arange(len(drawn.label))
         assert torch.equal(data.train_set.clean_label, drawn.clean_label)
         assert (data.train_set.clean_label == -1).float().mean() > 0.3

@@ -33,7 +33,7 @@ def test_clustered_data_know_their_foreign_samples_and_test_on_classes_alone() -
     clean = data.train_set.clean_label >= 0
     assert torch.equal(data.train_set.label[clean], data.train_set.clean_label[clean])
     assert torch.bincount(data.test_set.label).tolist() == [6] * 6
-    again = Clustered(num_clean=90, num_foreign=60, num_test=36).prepared(2, torch.device("cpu")).training()
+    again = Clustered(num_clean=90, num_foreign=60, num_test=36).prepare(2, torch.device("cpu")).training()
     assert torch.equal(again.image, data.train_set.source.fetch(torch.arange(150), None))
 
 
@@ -48,8 +48,8 @@ def test_centres_of_a_kind_are_equally_far_from_each_other_whatever_the_seed(see
 
 
 def test_a_hyperplane_parts_samples_of_no_class_from_all_others_by_default() -> None:
-    data = Clustered().prepared(1, torch.device("cpu"))
-    samples = data.drawn("train")
+    data = Clustered().prepare(1, torch.device("cpu"))
+    samples = data.draw("train")
     clusters = Clusters(data.offset, data.rare_offset, data.scale, 1)
     direction = (clusters.common - clusters.foreign).sum(axis=0)
     position = samples.value @ direction / np.linalg.norm(direction)

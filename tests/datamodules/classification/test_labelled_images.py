@@ -140,7 +140,7 @@ def test_each_image_of_an_epoch_is_augmented_three_times_in_a_batch_on_any_ranks
         data = ready(repeated())
         data.trainer = on_process(rank, 2, tmp_path)
         data.load_state_dict({"epoch": 0, "batches": 1})
-        of_ranks.append([data.augmented(batch, batch["epoch"]) for batch in data.train_dataloader()])
+        of_ranks.append([data.augment(batch, batch["epoch"]) for batch in data.train_dataloader()])
     for whole, parts in zip(batches[1:], zip(*of_ranks, strict=True), strict=True):
         for rank, part in enumerate(parts):
             assert torch.equal(whole["index"][rank::2], part["index"])

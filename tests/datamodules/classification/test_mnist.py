@@ -53,7 +53,7 @@ def test_test_images_of_a_noisy_set_are_masked_alike_for_all_seeds(tmp_path: Pat
     images = MedMNIST("small", 2, written(tmp_path / "small"))
     noisy = NoisyImages(images, SmoothMask(grid=7, kernel=3, sigma=1.0))
     one, clean = noisy.test(), images.test()
-    assert one.image.equal(noisy.prepared(5, None).test().image)  # type: ignore[arg-type]
+    assert one.image.equal(noisy.prepare(5, None).test().image)  # type: ignore[arg-type]
     assert bool((one.image <= clean.image).all())
     assert not one.image.equal(clean.image)
     assert one.label.equal(clean.label)

@@ -11,7 +11,7 @@ def rows(source: ImagesInMemory) -> set[tuple[int, ...]]:
 
 
 def drawn(seed: int, **arguments: float) -> PatchesOfPhotographs:
-    return PatchesOfPhotographs(patch_size=64, **arguments).prepared(seed, torch.device("cpu"))
+    return PatchesOfPhotographs(patch_size=64, **arguments).prepare(seed, torch.device("cpu"))
 
 
 def test_both_halves_together_are_all_patches_of_all_photographs() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from callbacks.certification.curves import read_log
-from callbacks.labels.merge import merged
+from callbacks.labels.merge import merge_reports
 from datamodules.classification.cifar import decode_parquet
 from datamodules.classification.image_sets import read_list
 from datamodules.classification.image_shards import ImageShards
@@ -30,13 +30,13 @@ from datamodules.files.image_files import Crop, read_crop
 from datamodules.files.mat_files import read_cells, read_mat
 from datamodules.files.number_tables import read_numbers, read_svmlight, read_unnamed_numbers
 from datamodules.files.pixels import read_pixels
-from datamodules.files.video_files import decoded, facts_of
+from datamodules.files.video_files import decode_frames, facts_of
 from datamodules.normals.folder_sets import read_normals
 from datamodules.prompts.noise_pair_files import caption_in, read_pair
 from datamodules.prompts.prompt_sets import PromptFile
 from datamodules.segmentation import folder_sets, mask_files
 from datamodules.segmentation.segthor import read_slice, slices_of_pickle
-from datamodules.text.glue import read_table
+from datamodules.text.glue import read_columns
 
 
 def read_shard(path: Path) -> None:
@@ -49,7 +49,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "crop": ("jpg", lambda path: read_crop(path, Crop(8, 8), None)),
     "pixels": ("png", read_pixels),
     "mask": ("png", mask_files.read_mask),
-    "resized_mask": ("png", lambda path: folder_sets.read_mask(path, 8)),
+    "resized_mask": ("png", lambda path: folder_sets.read_square_mask(path, 8)),
     "slice": ("npy", read_slice),
     "slices": ("pkl", lambda path: list(slices_of_pickle(path))),
     "normals": ("npy", read_normals),
@@ -65,7 +65,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "cells": ("mat", lambda path: read_cells(path, "info/boxes")),
     "wav": ("wav", lambda path: (digest_in(path), read_recording(path, 16_000, resample=True, mix_channels=True))),
     "flac": ("flac", lambda path: read_recording(path, 16_000, resample=True)),
-    "video": ("mp4", lambda path: (facts_of(path), decoded(path, str(path)))),
+    "video": ("mp4", lambda path: (facts_of(path), decode_frames(path, str(path)))),
     "parquet": ("parquet", lambda path: decode_parquet([path], "img", "label")),
     "parquet_shard": ("parquet", read_shard),
     "tar_shard": ("tar", read_shard),
@@ -78,9 +78,9 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "table": ("csv", lambda path: FromCSV(str(path)).labels_and_truth(np.zeros(3, int), 3)),
     "list": ("txt", lambda path: read_list(path, 9)),
     "class_map": ("txt", read_class_map),
-    "glue": ("tsv", lambda path: read_table(path, None)),
+    "glue": ("tsv", lambda path: read_columns(path, None)),
     "log": ("tsv", read_log),
-    "report": ("csv", lambda path: merged([path])),
+    "report": ("csv", lambda path: merge_reports([path])),
 }
 """Every reader of user files: the suffix of its files, and the function that reads a file."""
 MEMORY = 3 << 30

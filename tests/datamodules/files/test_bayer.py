@@ -13,10 +13,10 @@ from datamodules.files.bayer import (
     RawImage,
     camera_to_srgb,
     find_raw,
-    packed,
+    pack_bayer,
     read_headerless,
     read_raw,
-    unpacked,
+    unpack_bayer,
 )
 from datamodules.files.xtrans import packed_xtrans
 
@@ -32,21 +32,21 @@ def mosaic(pattern: str, height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize("pattern", ["RGGB", "BGGR", "GRBG", "GBRG"])
 @pytest.mark.parametrize("size", [(8, 6), (9, 7)])
 def test_channels_are_red_green_blue_green_whatever_the_pattern(pattern: str, size: tuple[int, int]) -> None:
-    planes = packed(mosaic(pattern, *size), pattern)
+    planes = pack_bayer(mosaic(pattern, *size), pattern)
     assert [np.unique(plane).tolist() for plane in planes] == [[0], [1], [2], [1]]
 
 
 def test_unpacking_is_the_inverse_and_rows_stay_rows() -> None:
     bayer = np.arange(48, dtype=np.uint16).reshape(6, 8)
-    planes = packed(bayer)
-    np.testing.assert_array_equal(unpacked(planes), bayer)
+    planes = pack_bayer(bayer)
+    np.testing.assert_array_equal(unpack_bayer(planes), bayer)
     np.testing.assert_array_equal(planes[:, 1, 0], [16, 17, 25, 24])
 
 
 def test_a_raw_image_is_packed_above_its_black_level() -> None:
     raw = RawImage(np.array([[60, 64], [100, 1023]], dtype=np.uint16), 64, 1000)
-    np.testing.assert_array_equal(raw.packed()[:, 0, 0], [0, 0, 936, 36])
-    assert raw.packed().dtype == np.uint16
+    np.testing.assert_array_equal(raw.pack()[:, 0, 0], [0, 0, 936, 36])
+    assert raw.pack().dtype == np.uint16
 
 
 def test_files_without_a_header_have_the_size_and_levels_stated(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_rawpy_reads_what_a_digital_negative_holds(cell: str, tmp_path: Path) ->
             read_raw(tmp_path / "a.dng")
         raw = read_raw(tmp_path / "a.dng", xtrans=True)
         assert (raw.black, raw.white, raw.pattern) == (64, 1023, cell)
-        np.testing.assert_array_equal(raw.packed(), packed_xtrans(values, cell).clip(64, 1023) - 64)
+        np.testing.assert_array_equal(raw.pack(), packed_xtrans(values, cell).clip(64, 1023) - 64)
     else:
         with pytest.raises(ValueError, match="its colour filter is Bayer, 2 x 2; only X-Trans"):
             read_raw(tmp_path / "a.dng", xtrans=True)

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import savemat
 
-from datamodules.files.video_files import encoded
+from datamodules.files.video_files import encode_frames
 from tests.command import ROOT
 from tests.datamodules.files.hostile_child import READERS
 
@@ -111,7 +111,7 @@ def whole() -> dict[str, bytes]:
         "cells": hdf5(),
         "wav": saved(soundfile.write, sound, 16_000, format="WAV"),
         "flac": saved(soundfile.write, sound, 16_000, format="FLAC"),
-        "video": saved(encoded, np.zeros((3, 16, 16, 3), np.uint8), 25.0),
+        "video": saved(encode_frames, np.zeros((3, 16, 16, 3), np.uint8), 25.0),
         "parquet": parquet("img"),
         "parquet_shard": parquet("image"),
         "tar_shard": tar(),

@@ -30,7 +30,7 @@ from datamodules.prompts.noise_pair_files import read_pair
 from datamodules.prompts.text_tables import entries
 from datamodules.restoration.noisy_folder import RawFolder
 from datamodules.segmentation.folder_sets import read_image
-from datamodules.segmentation.folder_sets import read_mask as read_resized_mask
+from datamodules.segmentation.folder_sets import read_square_mask as read_resized_mask
 from datamodules.segmentation.mask_files import read_mask
 from datamodules.segmentation.segthor import read_slice
 from datamodules.speech.speech_pairs import SpeechPairs

@@ -10,7 +10,7 @@ import pytest
 
 from callbacks.certification.compare import overlay
 from callbacks.certification.log import COMMUNITY, EXACT, CertificationLog
-from callbacks.labels.merge import merged
+from callbacks.labels.merge import merge_reports
 from datamodules.classification.clothing1m import Clothing1M
 from datamodules.classification.image_sets import read_list
 from datamodules.classification.imagenet import read_class_map
@@ -68,7 +68,7 @@ def pairs(folder: Path) -> object:
 
 
 def reports(folder: Path) -> object:
-    return merged([folder / "label_report.csv"])
+    return merge_reports([folder / "label_report.csv"])
 
 
 def curves(folder: Path) -> object:

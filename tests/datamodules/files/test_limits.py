@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 
 from datamodules.files import limits
-from datamodules.files.limits import check_unpacked, whole_numbers
+from datamodules.files.limits import check_unpacked, to_int64
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32, np.uint64])
 def test_whole_numbers_come_out_in_64_bits(dtype: type) -> None:
-    found = whole_numbers(np.array([[0, 3], [9, 1]], dtype), 0, 9, Path("a"), "label")
+    found = to_int64(np.array([[0, 3], [9, 1]], dtype), 0, 9, Path("a"), "label")
     assert found.dtype == np.int64
     assert found.tolist() == [[0, 3], [9, 1]]
-    assert whole_numbers([], 0, 9, Path("a"), "label").tolist() == []
+    assert to_int64([], 0, 9, Path("a"), "label").tolist() == []
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_whole_numbers_come_out_in_64_bits(dtype: type) -> None:
 )
 def test_what_is_no_whole_number_in_range_is_named(values: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        whole_numbers(values, 0, 9, Path("a"), "label")
+        to_int64(values, 0, 9, Path("a"), "label")
 
 
 def test_a_file_may_unpack_to_a_hundred_times_its_size_or_to_a_gigabyte(

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from datamodules.files.whole_files import write_text
 from datamodules.jobs.cached_array import cached_array
 from datamodules.jobs.resumable_map import ResumableMap
-from datamodules.jobs.stores import Rows, Store, array_files, csv_files, png_files, recordings
+from datamodules.jobs.stores import RowStore, Store, array_files, csv_files, png_files, recordings
 from lightning_modules.diffusion.golden_noise.collection import CollectsPairs
 from lightning_modules.diffusion.noise_diffusion.interpolated_files import InterpolationSteps
 from tests.datamodules.jobs.killing import Points, run_until, tree
@@ -44,7 +44,7 @@ def store_of(kind: str, folder: Path) -> Store:
         "csv": csv_files,
         "array": array_files,
         "recording": recordings,
-        "rows": lambda folder: Rows(folder, ["item", "half"]),
+        "rows": lambda folder: RowStore(folder, ["item", "half"]),
         "pairs": partial(CollectsPairs.store, None),  # one .npz file per item
         "strips": partial(InterpolationSteps.store, SimpleNamespace(positions=[0.25, 0.5])),  # several files per item
     }
@@ -76,7 +76,7 @@ def run(kind: str, folder: Path, points: Points) -> None:
 
 
 def gather(store: Store, folder: Path) -> None:
-    if isinstance(store, Rows):
+    if isinstance(store, RowStore):
         rows = store.rows()
         write_text(folder / "all", f"{[rows[item] for item in sorted(rows)]}")
     else:

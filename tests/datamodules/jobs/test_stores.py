@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from datamodules.files.whole_files import DamagedFile
-from datamodules.jobs.stores import Files, Rows
+from datamodules.jobs.stores import Files, RowStore
 
 
 def texts(folder: Path) -> Files:
@@ -48,9 +48,9 @@ def test_what_killed_writers_left_is_no_result_and_goes(tmp_path: Path) -> None:
 # rows
 
 
-def rows(folder: Path) -> Rows:
+def rows(folder: Path) -> RowStore:
     folder.mkdir(exist_ok=True)
-    return Rows(folder, ["item", "value", "time"], varying=["time"])
+    return RowStore(folder, ["item", "value", "time"], varying=["time"])
 
 
 def row(item: int, value: int = 0, time: int = 0) -> dict[str, str]:

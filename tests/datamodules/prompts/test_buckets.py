@@ -41,7 +41,7 @@ def test_a_crop_has_the_ratio_of_its_bucket_and_lies_in_the_image(source: tuple[
     width, height = source
     crop = CoveringCrop(192, 320, zoom)
     assert crop.shape == (192, 320)
-    wide, tall = crop.resized(width, height)
+    wide, tall = crop.resize_images(width, height)
     assert wide >= 320
     assert tall >= 192
     assert wide == zoom * 320 or tall == zoom * 192

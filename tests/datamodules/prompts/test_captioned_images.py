@@ -71,7 +71,7 @@ def test_crops_of_files_move_with_the_visit_and_validation_sees_the_centre(tmp_p
     order = first["index"].argsort(), later["index"].argsort()
     assert not torch.equal(first["image"][order[0]], later["image"][order[1]])
     assert "caption" not in first
-    assert data.augmented(first, 0)["image"].shape == (2, 3, 16, 16)
+    assert data.augment(first, 0)["image"].shape == (2, 3, 16, 16)
 
 
 def of_several_sizes(folder: Path, **options: Any) -> CaptionedImages:

@@ -12,7 +12,7 @@ def test_every_place_of_an_image_is_cut_equally_often() -> None:
         places = [
             image[:, top : top + 3, left : left + 3] for top, left in np.ndindex(*np.subtract(image.shape[1:], 2))
         ]
-        cut = PatchStore(images).cut(torch.full((144,), position), uniform, size=3)
+        cut = PatchStore(images).crop(torch.full((144,), position), uniform, size=3)
         seen, count = cut.unique(dim=0, return_counts=True)
         np.testing.assert_array_equal(seen, np.unique(places, axis=0))
         assert count.unique().numel() == 1

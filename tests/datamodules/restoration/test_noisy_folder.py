@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from datamodules.corruptions.image_noise import Gaussian, Sensor
-from datamodules.files.bayer import packed
+from datamodules.files.bayer import pack_bayer
 from datamodules.loading.global_batches import Request
 from datamodules.restoration.image_pairs import ImagePairs
 from datamodules.restoration.noisy_folder import NoisyFolder, RawFolder
@@ -69,7 +69,7 @@ def test_raw_images_are_packed_above_black_and_brightened(tmp_path: Path) -> Non
     quiet().predict(module, data)
     [batch] = module.evaluated
     assert (batch["name"], batch["data_range"]) == (["night/a"], 65535)
-    expected = 100 * (packed(bayer).astype(float) - 512).clip(0) / (16383 - 512)
+    expected = 100 * (pack_bayer(bayer).astype(float) - 512).clip(0) / (16383 - 512)
     np.testing.assert_allclose(batch["noisy"][0], expected, rtol=1e-5)
     assert "b.npz lacks bayer" in data.predict_set.unreadable[0]
     (tmp_path / "c").mkdir()

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from datamodules.files.bayer import packed
+from datamodules.files.bayer import pack_bayer
 from datamodules.files.xtrans import XTRANS, packed_xtrans
 from datamodules.loading.global_batches import Request
 from datamodules.restoration.image_pairs import WholeImages
@@ -35,7 +35,7 @@ def sid(directory: Path) -> dict[str, np.ndarray]:
 
 
 def clipped(bayer: np.ndarray) -> np.ndarray:
-    return (packed(bayer).astype(float) - 512).clip(0) / (16383 - 512)
+    return (pack_bayer(bayer).astype(float) - 512).clip(0) / (16383 - 512)
 
 
 def test_sid_trains_on_each_long_exposure_once(tmp_path: Path) -> None:

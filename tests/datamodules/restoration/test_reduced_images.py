@@ -12,7 +12,7 @@ from datamodules.restoration.folder_sets import ScaledFolders
 from datamodules.restoration.image_pairs import ImagePairs
 from datamodules.restoration.images import Images, ItsTestImages, PairSet, PatchSampling, Split, Together
 from datamodules.restoration.photographs import Photographs
-from datamodules.restoration.reduced_images import ReducedImages, reduced
+from datamodules.restoration.reduced_images import ReducedImages, downsample_bicubic
 from tests.trainers import quiet
 
 
@@ -39,7 +39,9 @@ def test_reduction_is_matlabs_formula(factor: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (3, 12 * factor, 8 * factor), dtype=np.uint8)
     exact = matrix(12 * factor, factor) @ image @ matrix(8 * factor, factor).T
     expected = np.clip(np.round(exact), 0, 255)
-    assert np.abs(reduced(image, factor).astype(float) - expected).max() <= (np.abs(exact % 1 - 0.5).min() < 1e-9)
+    assert np.abs(downsample_bicubic(image, factor).astype(float) - expected).max() <= (
+        np.abs(exact % 1 - 0.5).min() < 1e-9
+    )
 
 
 class Numbered(PairSet):
@@ -63,7 +65,7 @@ def test_patches_of_both_sizes_show_the_same_place() -> None:
     data.trainer = quiet()
     data.setup("fit")
     patches = data.train_set
-    cut = patches.cut(torch.arange(40), 0)  # type: ignore[union-attr]
+    cut = patches.crop(torch.arange(40), 0)  # type: ignore[union-attr]
     assert cut["clean"].shape == (40, 1, 8, 8)
     assert cut["noisy"].shape == (40, 1, 4, 4)
     inner = cut["clean"].float().unflatten(3, (4, 2)).unflatten(2, (4, 2)).mean(dim=(3, 5))
@@ -80,7 +82,7 @@ def test_whole_images_are_tested_in_both_sizes() -> None:
     batch = images[Request(torch.tensor([0, 2]), 2, 0)]
     assert batch["noisy"].shape == (2, 1, 8, 8)
     assert batch["clean"].shape == (2, 1, 32, 32)  # the last two rows and columns do not form a pixel
-    np.testing.assert_array_equal(batch["noisy"][1].numpy(), reduced(batch["clean"][1].numpy(), 4))
+    np.testing.assert_array_equal(batch["noisy"][1].numpy(), downsample_bicubic(batch["clean"][1].numpy(), 4))
 
 
 def test_sets_of_both_sizes_are_joined_and_sets_of_other_factors_refused() -> None:
@@ -108,7 +110,7 @@ def test_folders_of_both_sizes_are_matched_and_one_alone_is_reduced(tmp_path: Pa
     assert both.scale == 4
     np.testing.assert_array_equal(both.noisy[0].transpose(1, 2, 0), np.array(Image.open(tmp_path / "LR" / "a.png")))
     alone = ScaledFolders(str(tmp_path / "GT"), colour=False).images("training")
-    np.testing.assert_array_equal(alone.noisy[1], reduced(alone.clean[1], 4))
+    np.testing.assert_array_equal(alone.noisy[1], downsample_bicubic(alone.clean[1], 4))
 
 
 @pytest.mark.data
@@ -116,4 +118,4 @@ def test_folders_of_both_sizes_are_matched_and_one_alone_is_reduced(tmp_path: Pa
 def test_the_small_image_of_an_aid_pair_is_its_large_one_reduced() -> None:
     folder = Path(os.environ["NOISEWORKS_DATA"], "remote_sensing", "aid")
     large, small = (np.array(Image.open(folder / f"airport_285_{kind}.png")) for kind in ("GT", "LR"))
-    np.testing.assert_array_equal(reduced(large.transpose(2, 0, 1), 4).transpose(1, 2, 0), small)
+    np.testing.assert_array_equal(downsample_bicubic(large.transpose(2, 0, 1), 4).transpose(1, 2, 0), small)

@@ -52,16 +52,16 @@ def following(data: Rollouts, policy: Any) -> Rollouts:
 def test_states_follow_from_the_seed_and_the_policy_and_targets_are_the_experts() -> None:
     policy = nn.Linear(4, 1, dtype=torch.float64)
     data = following(rollouts(), policy)
-    states, targets, rewards = data.simulated([0, 1], 30, 0, 0, 0)
+    states, targets, rewards = data.simulate([0, 1], 30, 0, 0, 0)
     assert states.shape == (30, 2, 4)
     np.testing.assert_allclose(targets[7], data.expert.actions(states[7]))
     assert (rewards == 1).all()
-    np.testing.assert_array_equal(data.simulated([1], 30, 0, 0, 0)[0][:, 0], states[:, 1])  # alone or with others
-    assert not np.array_equal(data.simulated([0], 30, 0, 0, 1)[0][0], states[0, :1])
+    np.testing.assert_array_equal(data.simulate([1], 30, 0, 0, 0)[0][:, 0], states[:, 1])  # alone or with others
+    assert not np.array_equal(data.simulate([0], 30, 0, 0, 1)[0][0], states[0, :1])
     with torch.no_grad():
         policy.weight.neg_()
-    np.testing.assert_array_equal(data.simulated([0], 30, 0, 0, 0)[0][0], states[0, :1])
-    assert not np.array_equal(data.simulated([0], 30, 0, 0, 0)[0], states[:, :1])
+    np.testing.assert_array_equal(data.simulate([0], 30, 0, 0, 0)[0][0], states[0, :1])
+    assert not np.array_equal(data.simulate([0], 30, 0, 0, 0)[0], states[:, :1])
 
 
 def test_the_regulator_balances_and_its_share_makes_the_states_its_own() -> None:
@@ -72,7 +72,7 @@ def test_the_regulator_balances_and_its_share_makes_the_states_its_own() -> None
     pushed = following(rollouts(), Push()).mean_return()
     assert 8 <= pushed <= 12
     data = following(rollouts(expert_share=1.0), Push())
-    states, _, _ = data.simulated([0], 200, 0, 0, 0)
+    states, _, _ = data.simulate([0], 200, 0, 0, 0)
     assert np.abs(states[..., 2]).max() < 0.2  # no pole fell, so no episode ended
     assert data.mean_return() == pushed  # the return does not depend on the expert
 
@@ -143,11 +143,11 @@ def test_an_environment_that_there_is_not_is_named(monkeypatch: pytest.MonkeyPat
     import gymnasium
 
     with pytest.raises(ValueError, match=r"environment CartPool-v1: .*CartPool"):
-        Rollouts("CartPool-v1", CartPoleLQR())._made()
+        Rollouts("CartPool-v1", CartPoleLQR())._make()
 
     def refused(name: str) -> None:
         raise gymnasium.error.DependencyNotInstalled("MuJoCo is not installed")
 
     monkeypatch.setattr(gymnasium, "make", refused)
     with pytest.raises(ImportError, match="environment Hopper-v5: MuJoCo is not installed"):
-        Rollouts("Hopper-v5", CartPoleLQR())._made()
+        Rollouts("Hopper-v5", CartPoleLQR())._make()

@@ -55,4 +55,4 @@ def test_the_bundled_set_has_no_labels_and_different_splits() -> None:
     outside = (image * ~truth).sum(dim=(1, 2, 3)) / (~truth).sum(dim=(1, 2, 3))
     assert (inside - outside).mean() == pytest.approx(0.3, abs=0.05)
     assert torch.equal(EllipseImages(num_test=20).test().image, test.image)
-    assert not torch.equal(EllipseImages(num_test=20).prepared(1).test().image, test.image)
+    assert not torch.equal(EllipseImages(num_test=20).prepare(1).test().image, test.image)

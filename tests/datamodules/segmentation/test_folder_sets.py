@@ -9,7 +9,7 @@ from PIL import Image
 from callbacks.predictions import WritePredictions
 from datamodules.corruptions.mask_noise import ErosionDilation
 from datamodules.loading import Loading
-from datamodules.segmentation.folder_sets import MaskFolders, read_image, read_mask
+from datamodules.segmentation.folder_sets import MaskFolders, read_image, read_square_mask
 from datamodules.segmentation.labelled_masks import LabelledMasks
 from datamodules.segmentation.mask_files import read_mask as category_mask
 from datamodules.segmentation.shapes import Shapes
@@ -73,13 +73,13 @@ def test_colours_and_sixteen_bits(tmp_path: Path) -> None:
     save(tmp_path / "deep.png", np.full((9, 9), 65535 // 5, dtype=np.uint16))
     assert read_image(tmp_path / "deep.png", 4, 1).unique().tolist() == [51]
     save(tmp_path / "empty.png", np.zeros((9, 9), dtype=np.uint8))
-    assert not read_mask(tmp_path / "empty.png", 4).any()
+    assert not read_square_mask(tmp_path / "empty.png", 4).any()
     Image.new("RGBA", (4, 4), (255, 255, 255, 0)).save(tmp_path / "transparent.png")
     assert (read_image(tmp_path / "transparent.png", 4, 3) == 255).all()
     half = Image.new("RGBA", (4, 4), (255, 255, 255, 0))
     half.paste((255, 255, 255, 255), (0, 0, 4, 2))
     half.save(tmp_path / "half.png")
-    assert read_mask(tmp_path / "half.png", 4).tolist() == [[1] * 4] * 2 + [[0] * 4] * 2
+    assert read_square_mask(tmp_path / "half.png", 4).tolist() == [[1] * 4] * 2 + [[0] * 4] * 2
 
 
 def test_what_is_missing_is_said(folders: Path) -> None:

@@ -34,7 +34,7 @@ class Blocks(MaskSet):
     def __init__(self, known: bool = True) -> None:
         self.known = known
 
-    def _drawn(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _draw(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
         generator = torch.Generator().manual_seed(count)
         image = torch.randint(256, (count, *self.image_shape), generator=generator, dtype=torch.uint8)
         given, clean = torch.randint(NUM_CLASSES, (2, count, 6, 4), generator=generator, dtype=torch.uint8)
@@ -42,14 +42,14 @@ class Blocks(MaskSet):
         return image, given, clean
 
     def training(self) -> MasksInMemory:
-        image, given, clean = self._drawn(11)
+        image, given, clean = self._draw(11)
         return MasksInMemory(image, given, NUM_CLASSES, clean if self.known else None)
 
     def validation(self) -> MasksInMemory:
-        return MasksInMemory(*self._drawn(3)[:2], NUM_CLASSES)
+        return MasksInMemory(*self._draw(3)[:2], NUM_CLASSES)
 
     def test(self) -> MasksInMemory:
-        return MasksInMemory(*self._drawn(5)[:2], NUM_CLASSES)
+        return MasksInMemory(*self._draw(5)[:2], NUM_CLASSES)
 
 
 def blocks(batch_size: int = 4, known: bool = True, **options: Any) -> LabelledMasks:
@@ -96,14 +96,14 @@ def test_batches_hold_what_their_type_says(tmp_path: Path, precision: Any) -> No
     keys = ["clean_label", "global_batch_size", "image", "index", "label", "original_label"]
     assert all(sorted(batch) == keys for batch in module.trained)
     assert [batch["global_batch_size"] for batch in module.trained] == [4, 4, 3]
-    image, given_masks, clean = data.images._drawn(11)
+    image, given_masks, clean = data.images._draw(11)
     assert torch.equal(in_order(module.trained, "image"), image.to(dtype) / 255)
     for key, expected in (("label", given_masks), ("original_label", given_masks), ("clean_label", clean)):
         label = in_order(module.trained, key)
         assert label.dtype == torch.int64
         assert torch.equal(label, expected.long())
     assert all(sorted(batch) == ["global_batch_size", "image", "index", "label"] for batch in module.evaluated)
-    assert torch.equal(in_order(module.evaluated, "label"), data.images._drawn(3)[1].long())
+    assert torch.equal(in_order(module.evaluated, "label"), data.images._draw(3)[1].long())
 
 
 def test_true_masks_are_left_out_where_they_are_unknown(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_corrections_reach_living_workers_and_leave_the_given_masks(kind: Any, n
     assert not torch.equal(expected, given_masks)
     assert torch.equal(in_order(after, "label"), expected)
     assert torch.equal(in_order(after, "original_label"), given_masks)
-    assert torch.equal(in_order(after, "clean_label"), data.images._drawn(11)[2])
+    assert torch.equal(in_order(after, "clean_label"), data.images._draw(11)[2])
     assert torch.equal(in_order(list(data.training_images_dataloader()), "label"), expected)
     assert torch.equal(source(data).given, given_masks)
     data.teardown("fit")
@@ -172,7 +172,7 @@ def test_a_run_without_corrections_saves_none_and_leaves_no_file(tmp_path: Path)
 def test_validation_alone_reads_no_training_images_and_leaves_no_file(tmp_path: Path) -> None:
     data, module = InAFile(mask_noise=ErosionDilation(seed=0)), Recorder()
     quiet(logger=MetricsTable(tmp_path)).validate(module, datamodule=data, verbose=False)
-    image, expected, _ = data.images._drawn(3)
+    image, expected, _ = data.images._draw(3)
     assert torch.equal(in_order(module.evaluated, "label"), expected.long())
     assert torch.equal(in_order(module.evaluated, "image"), image / 255)
     assert data.train_set is None
@@ -210,7 +210,7 @@ def test_masks_of_any_sizes_come_back_as_they_were_written(sizes: list[tuple[int
     label = torch.randint(256, (len(chosen), 10, 11), dtype=torch.uint8)
     masks.write(torch.tensor(chosen, dtype=torch.int64), label)
     again = CorrectedMasks(torch.tensor(sizes))
-    again.load(masks.saved())
+    again.load(masks.checkpoint_state())
     before = [torch.full(size, 77, dtype=torch.uint8) for size in sizes]
     index = torch.arange(len(sizes))
     for store in (masks, again):
@@ -225,7 +225,7 @@ def test_corrections_of_another_set_are_refused() -> None:
     masks.write(torch.tensor([1]), torch.zeros(1, 3, 3, dtype=torch.uint8))
     for sizes in ([[2, 3]], [[2, 3], [3, 4]]):
         with pytest.raises(ValueError, match="corrected mask of training sample 1 does not fit the training set"):
-            CorrectedMasks(torch.tensor(sizes)).load(masks.saved())
+            CorrectedMasks(torch.tensor(sizes)).load(masks.checkpoint_state())
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ def test_shapes_are_drawn_by_their_seed_alone() -> None:
     drawn: list[Any] = []
     for number, seed in enumerate((0, 0, 1)):
         torch.manual_seed(number)
-        one = Shapes(num_train=6, num_val=2, num_test=3).prepared(seed)
+        one = Shapes(num_train=6, num_val=2, num_test=3).prepare(seed)
         drawn.append([one.training(), one.validation(), one.test()])
     for first, same, other in zip(*drawn, strict=True):
         assert torch.equal(first.image, same.image)

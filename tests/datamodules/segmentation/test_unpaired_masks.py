@@ -16,7 +16,7 @@ def request(*index: int, epoch: int = 0) -> Request:
 
 def augmented(data: Any, *index: int, epoch: int = 0) -> Tensor:
     batch = data.train_set[request(*index, epoch=epoch)]
-    return data.augmented(batch, batch.pop("epoch"))["auxiliary_mask"]
+    return data.augment(batch, batch.pop("epoch"))["auxiliary_mask"]
 
 
 def test_auxiliary_masks_depend_on_seed_visit_and_image_alone() -> None:

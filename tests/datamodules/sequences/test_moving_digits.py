@@ -12,7 +12,7 @@ from datamodules.classification.cifar import CIFAR10
 from datamodules.classification.digits import Digits
 from datamodules.classification.image_sets import ImageSet
 from datamodules.classification.mnist import MNIST
-from datamodules.sequences.moving_digits import MovingDigits, bouncing_places, pasted
+from datamodules.sequences.moving_digits import MovingDigits, bouncing_places, paste_digits
 
 
 def walked(uniform: list[list[float]], room: int, speed: int) -> list[list[int]]:
@@ -52,7 +52,7 @@ def test_digits_bounce_as_one_at_a_time() -> None:
 def test_digits_are_pasted_and_their_sum_is_clipped() -> None:
     digit = torch.randint(256, (2, 2, 3, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     place = torch.tensor([[[[0, 0], [1, 2]], [[1, 1], [2, 0]]], [[[2, 2], [0, 1]], [[2, 1], [2, 2]]]])
-    frames = pasted(digit, place, 6)
+    frames = paste_digits(digit, place, 6)
     for video in range(2):
         for time in range(2):
             expected = torch.zeros(6, 6, dtype=torch.int64)

@@ -60,7 +60,7 @@ class InMemory(RatingSet):
         order = np.lexsort((rows[1], rows[0]))
         self.rows = tuple(column[order] for column in rows)
 
-    def rated(self) -> Any:
+    def read_ratings(self) -> Any:
         user, film, stars = self.rows
         return user, film, stars.astype(np.float32)
 

@@ -36,7 +36,7 @@ def test_each_layout_gives_the_same_ratings_dealt_out_by_user(name: str, tmp_pat
 
 def test_synthetic_ratings_follow_taste_and_seed() -> None:
     table = SyntheticRatings(60, 40, 15, 3, 2, seed=1)
-    user, item, rating = table.rated()
+    user, item, rating = table.read_ratings()
     assert len(rating) == 900
     assert np.unique(rating).tolist() == [1, 2, 3, 4, 5]
     assert all(len(np.unique(item[user == one])) == 15 for one in range(60))

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from datamodules.files.video_files import encoded
+from datamodules.files.video_files import encode_frames
 
 
 def frames(count: int = 5, height: int = 16, width: int = 24, seed: int = 0, colour: bool = True) -> np.ndarray:
@@ -26,4 +26,4 @@ def write_frames(folder: Path, clip: np.ndarray, first: int = 0) -> None:
 def write_video(path: Path, clip: np.ndarray, rate: float = 10) -> None:
     """Write a video file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    encoded(path, clip, rate, options={"crf": "4"})
+    encode_frames(path, clip, rate, options={"crf": "4"})

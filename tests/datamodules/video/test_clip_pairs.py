@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule
 from datamodules.corruptions.clip_degradation import Chain, RandomNoise, ResizeToEnd
 from datamodules.loading import Loading
 from datamodules.loading.global_batches import Request
-from datamodules.video.clip_pairs import ClipPairs, mirrored, turned
+from datamodules.video.clip_pairs import ClipPairs, append_reversed, flip_frames
 from datamodules.video.clips import ArrayFrames, Clips, ClipSet, WindowSampling
 from datamodules.video.drawn_noise import DrawnNoise
 from datamodules.video.moving_photographs import MovingPhotographs
@@ -76,9 +76,9 @@ def test_a_clip_goes_on_backwards() -> None:
     assert batch["noisy"].shape == (3, *data.clip_shape) == (3, 6, 3, 2, 2)
     assert torch.equal(batch["clean"], batch["clean"].flip(1))
     assert torch.equal(batch["noisy"][:, 0], batch["noisy"][:, 5])
-    np.testing.assert_array_equal(mirrored(np.arange(3), True), [0, 1, 2, 2, 1, 0])
+    np.testing.assert_array_equal(append_reversed(np.arange(3), True), [0, 1, 2, 2, 1, 0])
     square = np.array([[0, 1], [2, 3]])
-    np.testing.assert_array_equal(turned(square, np.array([True, False, True])), [[1, 3], [0, 2]])
+    np.testing.assert_array_equal(flip_frames(square, np.array([True, False, True])), [[1, 3], [0, 2]])
 
 
 def test_degraded_clips_follow_from_seed_epoch_and_position_whatever_the_world() -> None:

@@ -26,7 +26,7 @@ def test_each_sequence_is_drawn_and_cut(library: Path) -> None:
     clip = np.full((2, 3, 12, 8), 60, dtype=np.uint8)
     source = NoiseLibrary(str(library))
     source.check(clip.shape, "data.noise")
-    drawn = [source.drawn(clip, np.random.default_rng(seed)) for seed in range(40)]
+    drawn = [source.draw(clip, np.random.default_rng(seed)) for seed in range(40)]
     places = set()
     for noise in drawn:
         [place] = [
@@ -38,7 +38,7 @@ def test_each_sequence_is_drawn_and_cut(library: Path) -> None:
         ]
         places.add(place)
     assert [len({place[axis] for place in places}) for axis in range(3)] == [3, 3, 5]
-    matched = NoiseLibrary(str(library), match_mean=True).drawn(clip, np.random.default_rng(0))
+    matched = NoiseLibrary(str(library), match_mean=True).draw(clip, np.random.default_rng(0))
     np.testing.assert_allclose(matched.mean(axis=(0, 2, 3)), 60, atol=6)  # up to clipping
 
 
@@ -50,7 +50,7 @@ def test_short_sequences_are_looped_where_that_is_asked_for(library: Path) -> No
         NoiseLibrary(str(library)).check(clip.shape, "data.noise")
     source = NoiseLibrary(str(library), loop=True)
     source.check(clip.shape, "data.noise")
-    noise = source.drawn(clip, np.random.default_rng(0))
+    noise = source.draw(clip, np.random.default_rng(0))
     assert noise.shape == clip.shape
     np.testing.assert_array_equal(noise[:4], noise[4:8])
     np.testing.assert_array_equal(noise[0], noise[8])

@@ -8,7 +8,7 @@ from PIL import Image
 
 from datamodules.video.clips import ArrayFrames
 from datamodules.video.folder_sets import FolderFrames
-from datamodules.video.noise_windows import WindowTest, collected, grey_levels, noise_windows, places
+from datamodules.video.noise_windows import WindowTest, grey_levels, noise_windows, num_windows, write_windows
 
 SIZE = 8
 
@@ -50,7 +50,7 @@ def test_textured_dark_and_flickering_windows_are_rejected_and_small_noise_is_ke
 
 
 def test_the_last_window_that_fits_exactly_is_left_out() -> None:
-    assert [places(length, 8) for length in (7, 8, 9, 16, 17, 24, 25)] == [0, 0, 1, 1, 2, 2, 3]
+    assert [num_windows(length, 8) for length in (7, 8, 9, 16, 17, 24, 25)] == [0, 0, 1, 1, 2, 2, 3]
     plain = ArrayFrames(np.full((2, 1, 17, 32), 90, dtype=np.uint8))
     assert noise_windows(plain, WindowTest(SIZE)) == [(row, column) for row in (0, 8) for column in (0, 8, 16)]
 
@@ -70,11 +70,12 @@ def test_windows_are_those_of_the_loop() -> None:
 def test_sequences_are_written_frame_by_frame(tmp_path: Path) -> None:
     clip = np.broadcast_to(scene(), (6, 3, 2 * SIZE, 4 * SIZE + 1))
     with_colour = [
-        (folder.name, shown.shape) for folder, shown in collected("a", ArrayFrames(clip), tmp_path, WindowTest(SIZE), 2)
+        (folder.name, shown.shape)
+        for folder, shown in write_windows("a", ArrayFrames(clip), tmp_path, WindowTest(SIZE), 2)
     ]
     assert with_colour == [(f"a_{number}", (3, 3, SIZE, SIZE)) for number in range(3)]  # three parts of two frames
     read = FolderFrames(tmp_path / "a_1")
     np.testing.assert_array_equal(read.read(0, 2), clip[2:4, :, :SIZE, :SIZE])
     assert Image.open(tmp_path / "a_1" / "00000001.png").size == (SIZE, SIZE)
     with pytest.raises(ValueError, match="a has 6 frames, fewer than the 7 of a sequence"):
-        list(collected("a", ArrayFrames(clip), tmp_path, WindowTest(SIZE), 7))
+        list(write_windows("a", ArrayFrames(clip), tmp_path, WindowTest(SIZE), 7))

@@ -9,13 +9,13 @@ import pytest
 import torch
 import yaml
 
-from datamodules.files.video_files import decoded
+from datamodules.files.video_files import decode_frames
 from datamodules.loading.global_batches import Request
 from datamodules.video.clip_pairs import ClipPairs
 from datamodules.video.clips import ArrayFrames, WindowSampling
 from datamodules.video.folder_sets import FrameFolders, VideoFrames
 from datamodules.video.noise_library import NoiseLibrary
-from datamodules.video.noise_windows import WindowTest, collected, noise_windows
+from datamodules.video.noise_windows import WindowTest, noise_windows, write_windows
 from tests.command import ROOT
 
 pytestmark = [
@@ -43,10 +43,10 @@ def test_bikes_gives_noise_sequences(tmp_path: Path) -> None:
     assert found == noise_windows(ArrayFrames(clip.read(0, 30)), WindowTest())
     assert len(found) == 11  # equal to the published loop in number and content
     first = ArrayFrames(clip.read(0, 30))
-    assert len(list(collected("bikes", first, tmp_path, WindowTest(), 30))) == 11
+    assert len(list(write_windows("bikes", first, tmp_path, WindowTest(), 30))) == 11
     source = NoiseLibrary(str(tmp_path))
     source.check((30, 3, 64, 64), "data.noise")
-    noise = source.drawn(np.zeros((30, 3, 64, 64), dtype=np.uint8), np.random.default_rng(0))
+    noise = source.draw(np.zeros((30, 3, 64, 64), dtype=np.uint8), np.random.default_rng(0))
     assert noise.std(axis=(2, 3)).max() < 12
 
 
@@ -78,6 +78,6 @@ def test_videolq_is_read(tmp_path: Path) -> None:
 def test_a_later_frame_is_the_one_that_comes_in_order() -> None:
     path = VIDEO / "clips" / "bikes.mp4"
     clip = VideoFrames(path)
-    whole = decoded(path, "bikes", count=140).transpose(0, 3, 1, 2)
+    whole = decode_frames(path, "bikes", count=140).transpose(0, 3, 1, 2)
     for first in (1, 37, 124):
         np.testing.assert_array_equal(clip.read(first, 3), whole[first : first + 3])

@@ -77,7 +77,7 @@ def test_the_estimate_averages_the_mean_of_each_step() -> None:
     method = module(fitting=Fitting(steps=1, restart_above=None), weight=1.0)
     noisy = torch.rand(1, C, H, W, dtype=torch.float64)
     torch.manual_seed(3)
-    found, _ = method.fitted(noisy, 1.0)
+    found, _ = method.fit_posterior(noisy, 1.0)
     torch.manual_seed(3)
     posterior = Posterior(method.network, C, K, 4, 3).to(noisy)
     mu, *_, rho, _ = posterior(noisy)

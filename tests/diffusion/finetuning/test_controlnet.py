@@ -165,13 +165,13 @@ def test_the_first_prediction_is_the_networks_and_what_is_trained_is_loaded_by_d
     alone: Any = getattr(diffusers, pipeline).from_pretrained(folder, controlnet=other)
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
     argument = "image" if part == "unet" else "control_image"
-    given = {argument: condition[:1], "latents": network.packed(noise), "height": 16, "width": 16}
+    given = {argument: condition[:1], "latents": network.pack(noise), "height": 16, "width": 16}
     torch.manual_seed(7)  # seeds the latents of the condition
     expected = alone("a cat", num_inference_steps=2, guidance_scale=2.0, output_type="pt", **given).images
     module.prompts, module.condition = ["a cat"], condition[:1]
     torch.manual_seed(7)
     inputs = module.sampling_inputs(None, 1)
-    found = module._sampled(network.encode_prompts(["a cat"]), noise, **inputs)
+    found = module._sample(network.encode_prompts(["a cat"]), noise, **inputs)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     assert module.sample(2, torch.Generator().manual_seed(0)).shape == (2, 3, 16, 16)
 

@@ -27,7 +27,7 @@ def test_the_function_is_the_call_of_the_network_with_all_fields(
     network = text_to_image_pipeline(str(request.getfixturevalue(family)), tuning="lora")
     module = tuning(network).eval()
     assert isinstance(module, Exportable)
-    exported = module.exported()
+    exported = module.export_function()
     assert list(exported.inputs) == ["x", "t", *fields]
     prompts = network.encode_prompts(["a cat", "dog"])
     given: list[Any] = [getattr(prompts, field).float() for field in fields]
@@ -45,7 +45,7 @@ def test_times_are_those_of_the_scheduler(stable_diffusion_3: Path, text_to_imag
     """Flow matching uses t in [0, 1], and its network receives 1000 t."""
     for folder in (stable_diffusion_3, text_to_image):
         module = tuning(text_to_image_pipeline(str(folder), tuning="lora"))
-        times = module.exported().inputs["t"].sample(64)
+        times = module.export_function().inputs["t"].sample(64)
         assert 500 < times.max() <= 1000
         assert 0 <= times.min() < 500
 
@@ -66,7 +66,7 @@ def test_the_batch_of_a_program_is_free(
     """`trace` compares the program with the network for batch sizes other than the traced one."""
     monkeypatch.setattr(program, "MULTIPLES", ())  # height and width are fixed
     module = tuning(text_to_image_pipeline(str(request.getfixturevalue(family)), tuning="lora")).eval()
-    exported = module.exported()
+    exported = module.export_function()
     with exported.weights:
         traced = program.trace(module, exported, dict(exported.sizes))
     assert all(0 in dynamic for dynamic in traced.dynamic)
@@ -76,6 +76,6 @@ def test_the_batch_of_a_program_is_free(
 @pytest.mark.nightly
 def test_a_network_that_needs_lengths_of_texts_on_the_host_is_rejected(lumina2: Path) -> None:
     module = tuning(text_to_image_pipeline(str(lumina2), tuning="lora")).eval()
-    exported = module.exported()
+    exported = module.export_function()
     with exported.weights, pytest.raises(ValueError, match="cannot be exported: its computation depends on values or"):
         program.trace(module, exported, dict(exported.sizes))

@@ -69,7 +69,7 @@ def test_weights_are_those_of_the_equations() -> None:
     scheduler, t, error = FlowMatchEulerDiscreteScheduler(), torch.tensor([0.0, 0.25, 1.0]), torch.ones(3)
 
     def weights(weighting: Any) -> list[float]:
-        return FlowObjective(scheduler, FlowMatching(weighting=weighting)).weighted(error, t).tolist()
+        return FlowObjective(scheduler, FlowMatching(weighting=weighting)).weight_errors(error, t).tolist()
 
     assert weights("none") == [1, 1, 1]
     assert weights("sigma_sqrt") == pytest.approx([1e6, 16, 1])

@@ -146,7 +146,7 @@ def test_what_is_learned_is_loaded_by_diffusers_alone_which_draws_the_same_image
         assert (loaded[-COUNT:] - start[tokenizer.convert_tokens_to_ids(f"{START}</w>")]).abs().amin(dim=1).max() > 0
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     options: dict[str, Any] = {"num_inference_steps": 2, "guidance_scale": 2.0}
-    given = {"latents": network.packed(noise), "height": 16, "width": 16, "output_type": "pt"}
+    given = {"latents": network.pack(noise), "height": 16, "width": 16, "output_type": "pt"}
     expected = alone("a <x> dog", **given, **options).images
     found = network.generate(network.encode_prompts(["a <x> dog"]), noise, **options)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)

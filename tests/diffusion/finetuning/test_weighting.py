@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lightning_modules.diffusion.finetuning.weighting import min_snr_weight
-from lightning_modules.sde.discrete import Prediction, clean_estimate, diffusion_target, noised
+from lightning_modules.sde.discrete import Prediction, add_diffusion_noise, clean_estimate, diffusion_target
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
@@ -12,7 +12,7 @@ def test_the_image_itself_counts_the_clipped_ratio_whatever_is_predicted(predict
     image, noise, off = draw
     abar = torch.tensor([0.01, 0.3, 0.7, 0.9, 0.999], dtype=torch.float64).view(-1, 1, 1, 1)
     target = diffusion_target(image, noise, abar, prediction)
-    estimate = clean_estimate(target + off, noised(image, noise, abar), abar, prediction)
+    estimate = clean_estimate(target + off, add_diffusion_noise(image, noise, abar), abar, prediction)
     ratio = abar / (1 - abar)
     expected = ratio.clamp(max=5.0) * (estimate - image).square()
     torch.testing.assert_close(min_snr_weight(abar, 5.0, prediction) * off.square(), expected)

@@ -129,7 +129,7 @@ def test_the_test_compares_scores_of_both_noises(start: Any, tmp_path: Path) -> 
     trainer = quiet(default_root_dir=tmp_path)
     [logged] = trainer.test(method, data(test_prompts=Texts(5)), verbose=False)
     texts, seeds = ["a", "b", "c", "a", "b"], torch.arange(100, 95, -1)
-    standard = method.drawn(seeds)
+    standard = method.draw(seeds)
     begun = {"golden": method.latents_for, "redenoised": method.better}.get(start, lambda noise, texts: noise)
     before, after = (brightness(method.images(each, texts), texts) for each in (standard, begun(standard, texts)))
     expected = {"test/brightness": after.mean()}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lightning_modules.backbones import timm_model
 from lightning_modules.backbones.diffusion.text_to_image import Prompts
 from lightning_modules.diffusion.golden_noise import NPNet, with_released_weights
-from lightning_modules.diffusion.golden_noise.npnet import folded, signed, unfolded
+from lightning_modules.diffusion.golden_noise.npnet import fix_signs, fold_tiles, unfold_tiles
 from tests.diffusion.golden_noise.small import npnet, randn
 
 
@@ -23,12 +23,12 @@ def prompts(n: int = 3, seed: int = 5) -> Prompts:
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_the_fold_is_a_bijection_with_images_side_by_side(k: int) -> None:
     x = randn(2, k * k, 4, 4)
-    matrix = folded(x)
+    matrix = fold_tiles(x)
     for channel in range(k * k):
         row, column = divmod(channel, k)
         block = matrix[:, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
         assert torch.equal(block, x[:, channel])
-    assert torch.equal(unfolded(matrix, k), x)
+    assert torch.equal(unfold_tiles(matrix, k), x)
 
 
 @pytest.mark.parametrize("channels", [1, 4])
@@ -120,7 +120,7 @@ def test_a_batch_is_its_samples_each_with_its_own_text() -> None:
 def test_signs_of_singular_vectors_are_fixed() -> None:
     u, s, vh = torch.linalg.svd(randn(3, 8, 8))
     flips = randn(3, 1, 8, seed=2).sign()
-    found = [signed(left, right) for left, right in ((u, vh), (u * flips, vh * flips.mT))]
+    found = [fix_signs(left, right) for left, right in ((u, vh), (u * flips, vh * flips.mT))]
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other)
     left, right = found[0]

@@ -10,8 +10,8 @@ from diffusers import DDIMInverseScheduler, DDIMScheduler
 from torch import Tensor
 
 from lightning_modules.backbones import with_weights
-from lightning_modules.diffusion.golden_noise.npnet import folded
-from lightning_modules.diffusion.golden_noise.redenoising import redenoised
+from lightning_modules.diffusion.golden_noise.npnet import fold_tiles
+from lightning_modules.diffusion.golden_noise.redenoising import redenoise
 from lightning_modules.networks.mnist_unet import MNISTUNet
 from lightning_modules.sde.ddim import scheduler_path
 from lightning_modules.sde.discrete import scheduler_levels
@@ -48,7 +48,7 @@ def test_it_is_the_closed_form(num_steps: int, dtype: torch.dtype, accuracy: flo
     expected = x + d / r * (e1 - second(r * x + d * e1, t))
     scale = expected.abs().max().item()
     torch.testing.assert_close(
-        redenoised(first, second, x, times, levels), expected, rtol=0, atol=accuracy * max(scale, 1)
+        redenoise(first, second, x, times, levels), expected, rtol=0, atol=accuracy * max(scale, 1)
     )
 
 
@@ -63,9 +63,9 @@ def test_it_is_what_the_schedulers_of_diffusers_do(prediction: Any, official_off
     moved = scheduler.step(first(x, t), times[0], x).prev_sample
     expected = inverse.step(second(moved, t), times[1] if official_offset else times[0], moved).prev_sample
     path, levels = scheduler_path(scheduler, 10), scheduler_levels(scheduler)
-    found = redenoised(first, second, x, path, levels, prediction, official_offset)
+    found = redenoise(first, second, x, path, levels, prediction, official_offset)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
-    other = redenoised(first, second, x, path, levels, prediction, not official_offset)
+    other = redenoise(first, second, x, path, levels, prediction, not official_offset)
     assert 1e-3 < (found - other).abs().max() < 1
 
 
@@ -73,7 +73,7 @@ def test_equal_predictions_leave_the_noise_as_it_is() -> None:
     scheduler, _ = schedulers()
     x, times = randn(2, 4, 8, 8), scheduler_path(scheduler, 10)
     constant = randn(2, 4, 8, 8, seed=1)  # a model that ignores the image, at any guidance scale
-    found = redenoised(lambda *_: constant, lambda *_: constant, x, times, scheduler_levels(scheduler))
+    found = redenoise(lambda *_: constant, lambda *_: constant, x, times, scheduler_levels(scheduler))
     torch.testing.assert_close(found, x, rtol=0, atol=1e-12)
 
 
@@ -87,9 +87,9 @@ def test_singular_vectors_of_a_real_networks_noise_stay_and_values_move() -> Non
     network = with_weights(MNISTUNet(), str(weights)).eval()
     scheduler = DDIMScheduler(beta_schedule="linear", steps_offset=1, set_alpha_to_one=False)
     x = randn(16, 1, 28, 28).float()
-    target = redenoised(network, network, x, scheduler_path(scheduler, 10), scheduler_levels(scheduler))
+    target = redenoise(network, network, x, scheduler_path(scheduler, 10), scheduler_levels(scheduler))
     assert 1e-4 < (target - x).square().mean() < 1e-2
-    (u, s, _), (v, moved, _) = (torch.linalg.svd(folded(noise)) for noise in (x, target))
+    (u, s, _), (v, moved, _) = (torch.linalg.svd(fold_tiles(noise)) for noise in (x, target))
     cosine = (u[:, :, 0] * v[:, :, 0]).sum(dim=1).abs()
     assert cosine.mean() > 0.98
     assert 1e-3 < ((moved - s).abs() / s)[:, :5].mean() < 1e-2

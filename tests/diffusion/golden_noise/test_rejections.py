@@ -9,7 +9,7 @@ from torch import nn
 from lightning_modules.backbones.diffusion.text_to_image import Prompts
 from lightning_modules.diffusion.golden_noise import CLIPReward, GoldenNoise, with_released_weights
 from lightning_modules.diffusion.golden_noise.collection import FOLDER
-from lightning_modules.diffusion.golden_noise.rewards import Called, scored
+from lightning_modules.diffusion.golden_noise.rewards import Called, compute_rewards
 from tests.diffusion.golden_noise.small import Texts, data, module, npnet, randn
 from tests.diffusion.golden_noise.test_collection import predict
 from tests.diffusion.golden_noise.test_npnet import prompts, released, small_swin
@@ -80,11 +80,11 @@ REJECTED: list[Row] = [
     ("CLIPReward missing", lambda _: CLIPReward("nobody/none", local_files_only=True), FileNotFoundError,
      r"no CLIP model nobody/none: .* run `hf download nobody/none`"),
     ("reward of a batch",
-     lambda _: scored(nn.ModuleDict({"mine": Called(lambda images, texts: images.mean())}), images(), ["a", "b"]),
+     lambda _: compute_rewards(nn.ModuleDict({"mine": Called(lambda image, _: image.mean())}), images(), ["a", "b"]),
      ValueError, r"rewards.mine must return shape \[2\], got \["),
     ("reward of pixels",
-     lambda _: scored(nn.ModuleDict({"mine": Called(lambda images, texts: images)}), images(), ["a", "b"]), ValueError,
-     r"rewards.mine must return shape \[2\], got \["),
+     lambda _: compute_rewards(nn.ModuleDict({"mine": Called(lambda image, _: image)}), images(), ["a", "b"]),
+     ValueError, r"rewards.mine must return shape \[2\], got \["),
 ]
 # fmt: on
 

@@ -70,7 +70,7 @@ def batch(pairs: int = 2, size: int = 8, channels: int = 1) -> Any:
 def test_levels_and_times_are_those_of_the_authors_code() -> None:
     model = NoNoise(0.3)
     module = built(model)
-    module.interpolated(batch(1))
+    module.interpolate_pairs(batch(1))
     abar = model.abar
     encoding, decoding = model.told[:140], model.told[140:]
     assert encoding == list(range(1, 697, 5))
@@ -85,15 +85,15 @@ def test_without_noise_the_way_there_and_back_scales_by_the_levels() -> None:
     model = NoNoise(0.3)
     module = built(model)
     clean = 2 * rand(2, 1, 8, 8) - 1
-    latent = module.encoded(clean, None)
+    latent = module.encode(clean, None)
     torch.testing.assert_close(latent, clean * (model.abar[696] / model.abar[0]).sqrt(), rtol=1e-6, atol=0)
-    torch.testing.assert_close(module.decoded(latent, None), (clean + 1) / 2, rtol=0, atol=1e-5)
+    torch.testing.assert_close(module.decode(latent, None), (clean + 1) / 2, rtol=0, atol=1e-5)
 
 
 def test_gaussian_images_are_encoded_to_the_deviation_of_their_level() -> None:
     model, s = Gaussian(0.4), 0.4
     clean = s * torch.randn(1, 1, 400, 400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = built(model, num_steps=500, encoded_steps=350).encoded(clean, None).std() / clean.std()
+    found = built(model, num_steps=500, encoded_steps=350).encode(clean, None).std() / clean.std()
     abar, least = model.abar[699], model.abar[0]
     expected = ((s**2 * abar + 1 - abar) / (s**2 * least + 1 - least)).sqrt()
     assert found.item() == pytest.approx(expected.item(), rel=0.01)
@@ -105,7 +105,7 @@ def test_the_error_of_the_way_there_and_back_falls_with_the_steps() -> None:
     errors = []
     for steps in (50, 100, 200):
         module = built(model, num_steps=steps, encoded_steps=7 * steps // 10)
-        back = 2 * module.decoded(module.encoded(clean, None), None) - 1
+        back = 2 * module.decode(module.encode(clean, None), None) - 1
         errors.append((back - clean).abs().max().item())
     assert errors[0] < 0.15
     assert errors[0] / errors[1] == pytest.approx(2, rel=0.25)
@@ -116,25 +116,25 @@ def test_the_error_of_the_way_there_and_back_falls_with_the_steps() -> None:
 def test_pairs_do_not_depend_on_their_batch_and_swap_symmetrically(interpolation: Any) -> None:
     module = built(Gaussian(0.4), num_steps=20, encoded_steps=14, interpolation=interpolation, mixing=Mixing(gamma=0.2))
     whole = batch(3)
-    frames = module.interpolated(whole).frames
+    frames = module.interpolate_pairs(whole).frames
     assert frames.shape == (3, 5, 1, 8, 8)
     last = {key: value[2:] if key != "global_batch_size" else 1 for key, value in whole.items()}
-    torch.testing.assert_close(module.interpolated(last).frames, frames[2:])  # type: ignore[arg-type]
-    swapped = module.interpolated({**whole, "first": whole["second"], "second": whole["first"]})
+    torch.testing.assert_close(module.interpolate_pairs(last).frames, frames[2:])  # type: ignore[arg-type]
+    swapped = module.interpolate_pairs({**whole, "first": whole["second"], "second": whole["first"]})
     torch.testing.assert_close(swapped.frames.flip(1), frames)
 
 
 def test_the_whole_way_is_its_three_steps() -> None:
     module = built(Gaussian(0.4), num_steps=20, encoded_steps=14, mixing=Mixing(1.0))
     pair = batch(1)
-    found = module.interpolated(pair)
+    found = module.interpolate_pairs(pair)
     clean = [2 * pair[key] - 1 for key in ("first", "second")]
-    latents = [module.encoded(image, None) for image in clean]
+    latents = [module.encode(image, None) for image in clean]
     noise = torch.zeros_like(clean[0])  # gamma is 0
     position = torch.tensor(module.positions, dtype=torch.float64)
     mixture = corrected_mixture(*latents, *clean, noise, position, module.injected_abar, 1.0, 0.0, 1.2)
     torch.testing.assert_close(found.mixture, mixture)
-    expected = torch.stack([module.decoded(mixture[:, k], None) for k in range(5)], dim=1)
+    expected = torch.stack([module.decode(mixture[:, k], None) for k in range(5)], dim=1)
     torch.testing.assert_close(found.frames, expected)
 
 
@@ -144,10 +144,10 @@ def test_a_saved_pipeline_interpolates_with_texts(kind: str, request: pytest.Fix
     model = TextToImage(str(folder))
     options: dict[str, Any] = {"num_steps": 10, "encoded_steps": 7, "positions": [0.5]}
     pairs: Any = {key: value.float() if key in ("first", "second") else value for key, value in batch(2, 16, 3).items()}
-    found = NoiseDiffusion(model, guidance_scale=3.0, negative_prompt="ugly", **options).interpolated(pairs)
+    found = NoiseDiffusion(model, guidance_scale=3.0, negative_prompt="ugly", **options).interpolate_pairs(pairs)
     assert found.frames.shape == (2, 1, 3, 16, 16)
     assert found.mixture.shape == (2, 1, 4, 8, 8)
-    plain = NoiseDiffusion(model, **options).interpolated(pairs)
+    plain = NoiseDiffusion(model, **options).interpolate_pairs(pairs)
     torch.testing.assert_close(plain.latents, found.latents, rtol=0, atol=1e-5)  # encoding uses no guidance
     assert not torch.allclose(plain.frames, found.frames, atol=1e-3)
     given, without = (model.encode_prompts(texts) for texts in (pairs["prompt"], ["ugly"] * 2))
@@ -222,8 +222,8 @@ def test_the_published_network_of_mnist_encodes_digits_and_decodes_them_again() 
     module = built(network, scheduler, num_steps=50, encoded_steps=35, mixing=Mixing(injection="encoded"))
     image = MNIST(root).test().image[:8].float() / 255
     with torch.no_grad():
-        latent = module.encoded(2 * image - 1, None)
-        back = module.decoded(latent, None)
+        latent = module.encode(2 * image - 1, None)
+        back = module.decode(latent, None)
     found = latent_statistics(latent)
     assert found["deviation"].mean().item() == pytest.approx(1, abs=0.15)
     assert found["kurtosis"].mean().item() > 5  # the latents of real images are not normal, which motivates the method
@@ -244,6 +244,6 @@ def test_images_are_interpolated_without_a_trainer() -> None:
     assert torch.equal(found, again)
     assert not torch.equal(found, other)
     index = torch.randint(2**31, (2,), generator=torch.Generator().manual_seed(0))
-    assert torch.equal(found, module.interpolated({**pair, "index": index}).frames)
+    assert torch.equal(found, module.interpolate_pairs({**pair, "index": index}).frames)
     with pytest.raises(ValueError, match=r"without a Trainer, call interpolate\(first, second\)"):
         module.sample(2)

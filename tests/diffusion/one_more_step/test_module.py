@@ -95,7 +95,7 @@ def test_the_minimiser_is_the_mean_of_each_caption_whatever_the_noise() -> None:
         for group in optimizer.param_groups:
             group["lr"] = 0.02 * (1 - step / 400)
     for text, mean in means.items():
-        found = module.estimated(randn(500, 1, 4, 4, seed=9999), [text] * 500)
+        found = module.estimate(randn(500, 1, 4, 4, seed=9999), [text] * 500)
         assert found.mean().item() == pytest.approx(mean, rel=0.05)
         assert found.std(dim=0).max() < 0.05
 
@@ -106,7 +106,7 @@ def test_guidance_of_the_step_goes_from_the_empty_text_to_the_caption_and_beyond
 
     def at(w: float, given: list[str]) -> Tensor:
         module.step_guidance_scale = w
-        return module.estimated(z, given)
+        return module.estimate(z, given)
 
     given, without = at(1.0, texts), at(1.0, ["", ""])
     torch.testing.assert_close(at(0.0, texts), without)
@@ -119,14 +119,14 @@ def test_the_first_noise_counts_through_the_network_alone() -> None:
     states = [module.latents_for(SCHEDULER, ["dark", "light"], 20, fresh, randn(2, 1, 4, 4, seed=k)) for k in (1, 2)]
     assert torch.equal(*states)
     abar = first_level(SCHEDULER, 20)
-    expected = initial_latents(module.estimated(fresh, ["dark", "light"]), fresh, abar)
+    expected = initial_latents(module.estimate(fresh, ["dark", "light"]), fresh, abar)
     torch.testing.assert_close(states[0], expected)
 
 
 def test_a_deviation_below_the_greatest_keeps_a_part_of_the_first_noise() -> None:
     fresh, z, texts = randn(2, 1, 4, 4), randn(2, 1, 4, 4, seed=1), ["dark", "light"]
     module, abar = built(deviation=0.6), first_level(SCHEDULER, 20)
-    expected = abar**0.5 * module.estimated(z, texts) + (1 - abar - 0.36) ** 0.5 * z + 0.6 * fresh
+    expected = abar**0.5 * module.estimate(z, texts) + (1 - abar - 0.36) ** 0.5 * z + 0.6 * fresh
     torch.testing.assert_close(module.latents_for(SCHEDULER, texts, 20, fresh, z), expected)
 
 
@@ -140,7 +140,7 @@ def test_plain_samples_are_the_models_own_and_all_starts_share_their_noise() -> 
     abar = first_level(SCHEDULER, 20)
     torch.testing.assert_close(starts["oracle"], initial_latents(2 * data["image"] - 1, starts["plain"], abar))
     module = built(start="plain")
-    assert torch.equal(module.sampled(data), module.model.generate(starts["plain"], 20))
+    assert torch.equal(module.sample_from(data), module.model.generate(starts["plain"], 20))
     halves = [
         module.began({**data, "index": data["index"][k:], "image": data["image"][k:]}, "plain")[0] for k in (0, 2)
     ]
@@ -164,12 +164,12 @@ def test_a_schedule_without_signal_at_its_end_is_used_by_samples_alone() -> None
     trained = DDIMScheduler(beta_start=0.00085, beta_end=0.007, prediction_type="v_prediction")
     network = NoSignal()
     module = built(model=PixelModel(network, trained), start="zero_terminal_snr", sampling=Sampling(1))
-    torch.testing.assert_close(module.sampled(batch()), torch.full((4, 1, 4, 4), 0.65))
+    torch.testing.assert_close(module.sample_from(batch()), torch.full((4, 1, 4, 4), 0.65))
     assert network.asked == [999]
     assert module.model.scheduler is trained
-    assert (module.sampled(batch(), "plain") - 0.65).abs().max() > 0.01
+    assert (module.sample_from(batch(), "plain") - 0.65).abs().max() > 0.01
     first_steps = built(model=PixelModel(NoSignal(), trained), start="zero_terminal_snr", sampling=Sampling(4))
-    first_steps.sampled(batch())
+    first_steps.sample_from(batch())
     assert first_steps.model.network.asked == [999, 749, 499, 249]
 
 
@@ -205,7 +205,7 @@ def test_texts_are_sampled_without_a_trainer() -> None:
     assert not torch.equal(found, other)
     given = {"image": torch.zeros(2, 1, 4, 4), "caption": ["dark", "light"], "global_batch_size": 2}
     index = torch.randint(2**31, (2,), generator=torch.Generator().manual_seed(0))
-    assert torch.equal(found, module.sampled({**given, "index": index}))  # type: ignore[typeddict-item]
+    assert torch.equal(found, module.sample_from({**given, "index": index}))  # type: ignore[typeddict-item]
     with pytest.raises(ValueError, match=r"without a Trainer, call generate\(texts, image_shape\)"):
         module.sample(2)
 
@@ -217,7 +217,7 @@ def test_a_second_prompt_is_read_by_the_step_alone(text_to_image: Path) -> None:
     data, read = batch(2, 16, 3), []
     own = model.encode_prompts
     model.encode_prompts = lambda texts: read.append([*texts]) or own(texts)  # type: ignore[method-assign, func-returns-value]
-    found = module.sampled(data)
+    found = module.sample_from(data)
     assert read == [["dark", "dark"], data["caption"]]
     fresh, texts, _ = module.began(data, "plain")
     generators = [generator_of(run_seed(), index) for index in range(2)]
@@ -225,7 +225,7 @@ def test_a_second_prompt_is_read_by_the_step_alone(text_to_image: Path) -> None:
     latents = module.latents_for(model.scheduler, ["dark", "dark"], 2, fresh, z)
     torch.testing.assert_close(found, model.generate(own(texts), latents, 2, 7.5))
     module.step_prompt = None
-    assert not torch.allclose(module.sampled(data), found)
+    assert not torch.allclose(module.sample_from(data), found)
 
 
 @pytest.mark.parametrize("kind", ["text_to_image", "xl"])
@@ -246,7 +246,7 @@ def test_a_saved_pipeline_is_trained_for_and_left_alone(kind: str, request: pyte
         optimizer.step()
     assert hash_of_module(model) == before
     assert not any(p.requires_grad for p in model.parameters())
-    samples = {start: module.sampled(data, start) for start in ("one_more_step", "plain")}  # type: ignore[arg-type]
+    samples = {start: module.sample_from(data, start) for start in ("one_more_step", "plain")}  # type: ignore[arg-type]
     assert samples["plain"].shape == (2, 3, 16, 16)
     assert not torch.equal(samples["plain"], samples["one_more_step"])
     prompts, noise = model.encode_prompts(data["caption"]), module.began(data, "plain")[0]

@@ -8,7 +8,7 @@ from lightning_modules.diffusion.score_sde.conditions import (
     ClassGuidance,
     colourisation,
     inpainting,
-    rotated,
+    rotate_colours,
     rotated_back,
 )
 from lightning_modules.sde.processes import VE
@@ -53,8 +53,8 @@ def test_a_known_half_leads_to_the_image_that_has_it() -> None:
 def test_colours_are_rotated_to_grey_and_two_others() -> None:
     torch.testing.assert_close(COLOURS @ COLOURS.T, torch.eye(3, dtype=torch.float64), rtol=0, atol=1e-12)
     image = points(2, 3, 4, 4)
-    torch.testing.assert_close(rotated(image)[:, 0], image.mean(dim=1) * 3**0.5)
-    torch.testing.assert_close(rotated_back(rotated(image)), image)
+    torch.testing.assert_close(rotate_colours(image)[:, 0], image.mean(dim=1) * 3**0.5)
+    torch.testing.assert_close(rotated_back(rotate_colours(image)), image)
 
 
 def test_grey_values_are_kept_and_lead_to_the_colours_that_have_them() -> None:
@@ -84,7 +84,7 @@ def test_a_classifier_leads_to_its_classes() -> None:
     images = points(6, 1, 3, 3)
     guidance = ClassGuidance(Nearest(images[:3], images[3:]), num_classes=2)
     label = torch.arange(20) % 2
-    score = guidance.guided(mixture_score(PROCESS, images), PROCESS, label)
+    score = guidance.guided_score(mixture_score(PROCESS, images), PROCESS, label)
     draw = drawing(0)
     with torch.inference_mode():
         start = 10 * draw(torch.empty(20, 1, 3, 3, dtype=torch.float64))
@@ -97,7 +97,7 @@ def test_guidance_adds_the_classifiers_gradient() -> None:
     images, x, t = points(6, 1, 2, 2), points(2, 1, 2, 2), torch.tensor([0.5, 0.6], dtype=torch.float64)
     score = mixture_score(PROCESS, images)
     own = mixture_score(PROCESS, images[3:])
-    guided = ClassGuidance(Nearest(images[:3], images[3:]), 2).guided(score, PROCESS, torch.tensor([1, 1]))
+    guided = ClassGuidance(Nearest(images[:3], images[3:]), 2).guided_score(score, PROCESS, torch.tensor([1, 1]))
     torch.testing.assert_close(guided(x, t), own(x, t))  # Bayes' rule
-    doubled = partial(ClassGuidance(Nearest(images[:3], images[3:]), 2, scale=2.0).guided, score, PROCESS)
+    doubled = partial(ClassGuidance(Nearest(images[:3], images[3:]), 2, scale=2.0).guided_score, score, PROCESS)
     torch.testing.assert_close(doubled(torch.tensor([1, 1]))(x, t), 2 * own(x, t) - score(x, t))

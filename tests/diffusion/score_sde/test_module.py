@@ -122,7 +122,7 @@ def test_measures_use_the_average_and_leave_the_mode() -> None:
     built = module(VP())
     built.average.weights[0].data.fill_(0.3)
     built.network.train()
-    with built._averaged():
+    with built._average():
         assert float(built.network.anchor.detach()) == pytest.approx(0.3)
         assert not built.network.training
     assert float(built.network.anchor.detach()) == 0.0

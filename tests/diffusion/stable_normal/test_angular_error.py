@@ -6,7 +6,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from lightning_modules.diffusion.stable_normal.angular_error import AngularErrors, angular_error, spread, unit
+from lightning_modules.diffusion.stable_normal.angular_error import AngularErrors, angular_error, angular_spread, unit
 from lightning_modules.diffusion.stable_normal.surface import heights
 
 
@@ -99,4 +99,6 @@ def test_two_normals_at_an_angle_to_their_mean_spread_by_this_angle(angle: float
     """The lengths of the estimates have no effect."""
     x, z = math.sin(math.radians(angle)), math.cos(math.radians(angle))
     estimates = torch.tensor([[x, 0.0, z], [-3 * x, 0.0, 3 * z]], dtype=torch.float64)[:, None, :, None, None]
-    torch.testing.assert_close(spread(estimates), torch.full((1, 1, 1), angle, dtype=torch.float64), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        angular_spread(estimates), torch.full((1, 1, 1), angle, dtype=torch.float64), atol=1e-5, rtol=0
+    )

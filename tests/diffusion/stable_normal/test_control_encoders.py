@@ -5,9 +5,9 @@ from torch import nn
 from lightning_modules.diffusion.stable_normal.control_encoders import (
     SemanticEncoder,
     control_encoder,
-    encoded,
-    injected,
-    places,
+    inject_residuals,
+    run_control_encoder,
+    skip_layers,
 )
 from tests.diffusion.stable_normal.small import latent, unet
 
@@ -29,16 +29,16 @@ def test_residuals_are_added_before_skips_are_kept_and_before_the_next_layer(
     """
     torch.manual_seed(0)
     network, x = unet(blocks, layers), latent(2, 3, 8, 8)
-    skips, _ = encoded(control_encoder(network), x, TIME, TEXT)
+    skips, _ = run_control_encoder(control_encoder(network), x, TIME, TEXT)
     added = [latent(*skip.shape, seed=number) for number, skip in enumerate(skips)]
-    assert len(added) == len(places(network)) == 1 + 2 * layers + 1
+    assert len(added) == len(skip_layers(network)) == 1 + 2 * layers + 1
     kept, middle = [], {}
     hooks = [
         block.register_forward_hook(lambda module, args, output: kept.extend(output[1]))
         for block in network.down_blocks
     ]
     hooks += [network.mid_block.register_forward_pre_hook(lambda module, args: middle.update(x=args[0]))]
-    with injected(network, added):
+    with inject_residuals(network, added):
         network(x, TIME, TEXT)
     for hook in hooks:
         hook.remove()
@@ -58,27 +58,30 @@ def test_residuals_are_added_before_skips_are_kept_and_before_the_next_layer(
             expected.append(state)
     torch.testing.assert_close(kept, expected)
     torch.testing.assert_close(middle["x"], state)
-    with pytest.raises(RuntimeError, match=r"expanded size|must match"), injected(network, [added[-1]] * len(added)):
+    with (
+        pytest.raises(RuntimeError, match=r"expanded size|must match"),
+        inject_residuals(network, [added[-1]] * len(added)),
+    ):
         network(x, TIME, TEXT)
     assert not any(module._forward_hooks for module in network.modules())
     without = network(x, TIME, TEXT).sample
-    with injected(network, [torch.zeros_like(one) for one in added]):
+    with inject_residuals(network, [torch.zeros_like(one) for one in added]):
         assert torch.equal(network(x, TIME, TEXT).sample, without)
-    with pytest.raises(ValueError, match="zip"), injected(network, added[1:]):
+    with pytest.raises(ValueError, match="zip"), inject_residuals(network, added[1:]):
         pass
 
 
 def test_gradients_reach_residuals_through_recomputed_layers() -> None:
     torch.manual_seed(0)
     network, x = unet(), latent(2, 3, 8, 8)
-    skips, _ = encoded(control_encoder(network), x, TIME, TEXT)
+    skips, _ = run_control_encoder(control_encoder(network), x, TIME, TEXT)
     gradients = []
     for recomputed in (False, True):
         if recomputed:
             network.enable_gradient_checkpointing()
         network.train()
         added = [latent(*skip.shape, seed=number).requires_grad_() for number, skip in enumerate(skips)]
-        with injected(network, added):
+        with inject_residuals(network, added):
             output = network(x, TIME, TEXT).sample
         gradients.append(torch.autograd.grad(output.square().sum(), [*added, network.conv_in.weight]))
     torch.testing.assert_close(gradients[0], gradients[1])
@@ -90,7 +93,7 @@ def test_the_semantic_encoder_gives_nothing_at_first_and_its_zero_layers_learn_f
     encoder = SemanticEncoder(network, channels=12).double()
     assert isinstance(encoder.encoder.conv_in, nn.Identity)
     residuals = encoder(latent(2, 12, 4, 4), (8, 8), TEXT)
-    skips, _ = encoded(control_encoder(network), latent(2, 3, 8, 8), TIME, TEXT)
+    skips, _ = run_control_encoder(control_encoder(network), latent(2, 3, 8, 8), TIME, TEXT)
     assert [one.shape for one in residuals] == [skip.shape for skip in skips]
     assert not any(one.any() for one in residuals)
     sum((one - 1).square().sum() for one in residuals).backward()

@@ -5,7 +5,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from lightning_modules.diffusion.stable_normal.refinement import refined, refinement_times
+from lightning_modules.diffusion.stable_normal.refinement import refine, refinement_times
 from lightning_modules.sde.discrete import scheduler_levels
 
 ABAR = scheduler_levels(DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"))
@@ -48,7 +48,7 @@ def test_steps_are_those_of_the_authors_scheduler(steps: int) -> None:
         return noise[len(drawn) - 1]
 
     refiner, start, times = Recorded(estimates), randn(2, 3, 4, 4, seed=2), refinement_times(steps)
-    found = refined(refiner, start, times, ABAR, draw)
+    found = refine(refiner, start, times, ABAR, draw)
     x, M, gap, used = start, steps // 2, 1000 // steps, 0
     for k, t in enumerate(times):
         given, told = refiner.seen[k]
@@ -69,7 +69,7 @@ def test_steps_are_those_of_the_authors_scheduler(steps: int) -> None:
 def test_the_step_that_leaves_the_level_takes_its_start_for_a_noisier_one() -> None:
     estimates = randn(10, 1, 1, 2, 2)
     refiner = Recorded(estimates)
-    refined(refiner, randn(1, 1, 2, 2, seed=2), refinement_times(10), ABAR, torch.zeros_like)
+    refine(refiner, randn(1, 1, 2, 2, seed=2), refinement_times(10), ABAR, torch.zeros_like)
     x, clean = refiner.seen[4][0], estimates[4]
     e = (x - math.sqrt(ABAR[501]) * clean) / math.sqrt(1 - ABAR[501])
     expected = math.sqrt(ABAR[401]) * clean + math.sqrt(1 - ABAR[401]) * e
@@ -84,7 +84,7 @@ def test_with_the_truth_for_its_estimate_the_result_is_the_truth_and_noise_has_t
         return torch.randn(like.shape, dtype=like.dtype, generator=random)
 
     refiner = Recorded(truth.expand(10, *truth.shape))
-    assert torch.equal(refined(refiner, 5 * truth + 1, refinement_times(10), ABAR, draw), truth)
+    assert torch.equal(refine(refiner, 5 * truth + 1, refinement_times(10), ABAR, draw), truth)
     for x, t in refiner.seen[1:5]:
         assert t == 401
         torch.testing.assert_close(x.mean(dim=0), math.sqrt(ABAR[401]) * truth[0], rtol=0, atol=0.06)

@@ -12,7 +12,7 @@ from lightning_modules.dynamics.batch_lr.learner import (
     OnlineLearner,
     Rule,
     curvature_range,
-    learned,
+    learner_settings,
     rayleigh_rate,
     set_keys,
 )
@@ -47,7 +47,7 @@ def test_descent_is_stable_up_to_two_over_the_greatest_curvature() -> None:
     ],
 )
 def test_the_rules_reach_the_rates_of_convergence_of_theory(rule: Rule, nesterov: bool, factor: float) -> None:
-    values = learned(rule, 8.0, 0.5)
+    values = learner_settings(rule, 8.0, 0.5)
     early, late = (float(distance(steps, nesterov=nesterov, **values)) for steps in (200, 260))
     assert (late / early) ** (1 / 60) == pytest.approx(factor, rel=0.01)
     if rule == "ssgdm":
@@ -55,8 +55,8 @@ def test_the_rules_reach_the_rates_of_convergence_of_theory(rule: Rule, nesterov
 
 
 def test_the_rule_of_the_authors_code_is_as_coded() -> None:
-    assert learned("ssgdmn", 8.0, 0.5) == {"lr": 0.25, "momentum": pytest.approx(0.6)}
-    assert learned("ssgdm", 9.0, 4.0) == {"lr": pytest.approx(0.16), "momentum": pytest.approx(0.04)}
+    assert learner_settings("ssgdmn", 8.0, 0.5) == {"lr": 0.25, "momentum": pytest.approx(0.6)}
+    assert learner_settings("ssgdm", 9.0, 4.0) == {"lr": pytest.approx(0.16), "momentum": pytest.approx(0.04)}
 
 
 def test_ritz_values_keep_their_weights_and_negative_ones_may_be_left_out() -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
 from lightning_modules.dynamics.batch_lr import BatchLR, BatchSpectra, OnlineLearner
-from lightning_modules.dynamics.batch_lr.learner import learned
+from lightning_modules.dynamics.batch_lr.learner import learner_settings
 from lightning_modules.networks.mlp import MLP
 from lightning_modules.optim.schedules import CosineOverSteps
 from tests.grouped import grouped
@@ -64,7 +64,7 @@ def test_what_is_learned_holds_until_it_is_measured_again_whatever_the_schedule(
     assert [row["epoch"] for row in net._rows] == [2, 4]
     assert watched.groups[0] == [(0.1, 0.5)]
     for row, steps in zip(net._rows, (watched.groups[6:12], watched.groups[12:]), strict=True):
-        expected = learned("ssgdm", row["greatest_curvature"], row["least_curvature"])
+        expected = learner_settings("ssgdm", row["greatest_curvature"], row["least_curvature"])
         assert steps == [[(pytest.approx(expected["lr"]), pytest.approx(expected["momentum"]))]] * 6
     for name in ("lr", "momentum"):
         assert watched.logged[f"train/learned_{name}"] == pytest.approx(net._rows[-1][name])

@@ -76,7 +76,7 @@ def test_the_trace_of_the_gauss_newton_matrix_gives_its_law() -> None:
     shown = pd.DataFrame(found.tables()["batch_spectra"].columns)
     curve = shown[shown["eigenvalue"] == "Marchenko-Pastur noise"]["greatest eigenvalue"]
     assert curve.iloc[0] > curve.iloc[-1] > found.full[1]
-    assert MeasuredSpectra.restored(found.kept()) == found
+    assert MeasuredSpectra.restore_state(found.checkpoint_state()) == found
 
 
 def test_densities_are_of_all_samples_and_of_the_smallest_batches() -> None:
@@ -119,5 +119,5 @@ def test_tables_hold_measurements_and_curves_and_are_drawn() -> None:
 
 def test_what_is_kept_is_plain_and_restored() -> None:
     found = law(-1.0)
-    assert MeasuredSpectra.restored(found.kept()) == found
-    assert type(found.kept()["greatest"][0]) is tuple
+    assert MeasuredSpectra.restore_state(found.checkpoint_state()) == found
+    assert type(found.checkpoint_state()["greatest"][0]) is tuple

@@ -8,7 +8,7 @@ from datamodules.tables.feature_noise import FeatureNoise
 from lightning_modules.dynamics.benign_oscillation.patch_network import (
     PatchPoints,
     component,
-    descend,
+    descend_patches,
     drawn_order,
     output,
     points_of,
@@ -54,7 +54,7 @@ def test_steps_are_those_of_autograd_on_the_squared_loss_without_a_half() -> Non
     features, target, points = drawn()
     weight, plain = weights(4), weights(4)
     order = torch.randint(6, (40, 4), generator=torch.Generator().manual_seed(1))
-    signed = descend(weight, points, order, rate=0.4)
+    signed = descend_patches(weight, points, order, rate=0.4)
     for step, chosen in enumerate(order):
         for s, i in enumerate(chosen.tolist()):
             w = plain[s].clone().requires_grad_()
@@ -74,13 +74,13 @@ def test_networks_do_not_touch_each_other_and_steps_may_be_parted() -> None:
     _, _, points = drawn()
     order = torch.randint(6, (30, 4), generator=torch.Generator().manual_seed(1))
     whole, parted = weights(4), weights(4)
-    descend(whole, points, order, 0.4)
+    descend_patches(whole, points, order, 0.4)
     for part in order.split(7):
-        descend(parted, points, part, 0.4)
+        descend_patches(parted, points, part, 0.4)
     torch.testing.assert_close(parted, whole, rtol=0, atol=1e-10)
     alone = weights(4)[2:3]
     own = PatchPoints(points.signals, *(each[:, 2:3] for each in points[1:]))
-    descend(alone, own, order[:, 2:3], 0.4)
+    descend_patches(alone, own, order[:, 2:3], 0.4)
     torch.testing.assert_close(alone, whole[2:3], rtol=0, atol=1e-10)
 
 
@@ -96,11 +96,11 @@ def test_a_step_along_the_strong_feature_is_one_of_the_scalar_map(y: float) -> N
     weight[0, group] = y * torch.linspace(0.2, 0.9, M).double()[:, None] * (u / (u @ u) + 1e-6 * v / (v @ v))
     before, rate = weight.clone(), 0.7
     a, s = map_parameter(rate, M, 1.3), float(y * output(weight, y * torch.stack([u, v])[None])[0])
-    signed = descend(weight, points, torch.zeros(2, 1, dtype=torch.int64), rate)
+    signed = descend_patches(weight, points, torch.zeros(2, 1, dtype=torch.int64), rate)
     assert float(signed[0, 0]) == pytest.approx(s, abs=1e-12)
     assert float(signed[1, 0]) == pytest.approx(float(scalar_map(torch.tensor(s), torch.tensor(a))), abs=1e-6)
     weight.copy_(before)
-    descend(weight, points, torch.zeros(1, 1, dtype=torch.int64), rate)
+    descend_patches(weight, points, torch.zeros(1, 1, dtype=torch.int64), rate)
     along_u, along_v = ((weight @ each / (before @ each))[0, group] for each in (u, v))
     torch.testing.assert_close(along_u, torch.full_like(along_u, 1 + a * (1 - s)), rtol=0, atol=1e-10)
     torch.testing.assert_close(along_v, torch.full_like(along_v, 1 + a * (1 - s) * 1e-6 / 1.3**2), rtol=0, atol=1e-10)
@@ -112,12 +112,12 @@ def test_filters_that_see_nothing_stay_and_swapped_groups_learn_swapped_labels()
     weight[0, 0, 0] = 0
     weight[0, 0, 0, 0] = -float(target[3, 0])  # opposite to the strong patch, and orthogonal to the others
     before = weight.clone()
-    descend(weight, points, torch.full((5, 1), 3), 0.3)
+    descend_patches(weight, points, torch.full((5, 1), 3), 0.3)
     assert weight[0, 0, 0].equal(before[0, 0, 0])
     assert not weight[0, 1].equal(before[0, 1])
     flipped = before.flip(1)
     mirrored = points._replace(signals=-points.signals, target=-points.target)  # same patches, opposite label
-    descend(flipped, mirrored, torch.full((5, 1), 3), 0.3)
+    descend_patches(flipped, mirrored, torch.full((5, 1), 3), 0.3)
     torch.testing.assert_close(flipped.flip(1), weight, rtol=0, atol=1e-12)
     torch.testing.assert_close(output(before.flip(1), features), -output(before, features), rtol=0, atol=1e-12)
 
@@ -125,9 +125,9 @@ def test_filters_that_see_nothing_stay_and_swapped_groups_learn_swapped_labels()
 def test_four_times_the_window_diverges_and_a_small_rate_comes_from_below() -> None:
     _, _, points = drawn(num_points=16)
     order = torch.randint(16, (100, 4), generator=torch.Generator().manual_seed(1))
-    assert not descend(weights(4), points, order, 4 * M)[-1].isfinite().any()
+    assert not descend_patches(weights(4), points, order, 4 * M)[-1].isfinite().any()
     _, _, points = drawn(replicas=1, num_points=1, num_weak=0)
-    signed = descend(weights(1), points, torch.zeros(500, 1, dtype=torch.int64), 0.05 * M / 4)
+    signed = descend_patches(weights(1), points, torch.zeros(500, 1, dtype=torch.int64), 0.05 * M / 4)
     assert float(signed[0]) < 0.9
     assert float(signed.max()) <= 1 + 1e-3
     assert float(signed[-1]) == pytest.approx(1, abs=1e-3)

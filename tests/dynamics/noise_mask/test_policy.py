@@ -13,10 +13,10 @@ from lightning_modules.dynamics.noise_mask.policy import (
     MaskPolicy,
     drawn_cells,
     log_densities,
-    mixed,
-    moved,
+    mix_log_parameters,
     paper_code,
     reinforce,
+    update_base,
 )
 from tests.numbers import numbers
 
@@ -30,9 +30,9 @@ def cells(seed: int = 3) -> Tensor:
 def test_the_law_mixes_base_and_policy_and_the_base_follows_the_mean() -> None:
     base, own = numbers(2, K), numbers(B, 2, K, seed=1)
     for b in range(B):
-        torch.testing.assert_close(mixed(base, own)[b], 0.9 * base + 0.1 * own[b], rtol=0, atol=1e-12)
+        torch.testing.assert_close(mix_log_parameters(base, own)[b], 0.9 * base + 0.1 * own[b], rtol=0, atol=1e-12)
     expected = 0.99 * base + 0.01 * sum(own) / B
-    torch.testing.assert_close(moved(base, own.mean(dim=0)), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(update_base(base, own.mean(dim=0)), expected, rtol=0, atol=1e-12)
 
 
 def test_the_policy_gives_both_heads_one_after_the_other() -> None:

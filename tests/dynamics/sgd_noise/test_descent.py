@@ -16,10 +16,10 @@ from lightning_modules.dynamics.sgd_noise.descent import (
     diffuse,
     drawn_batches,
     drawn_noise,
-    fitted,
+    fitted_mask,
     hinge,
+    loss_slope,
     margin_loss,
-    slope,
 )
 from lightning_modules.dynamics.sgd_noise.observables import outputs
 from lightning_modules.networks.ntk_mlp import NTKMLP
@@ -47,15 +47,15 @@ def test_the_hinge_is_phi_of_alpha_times_the_margin_over_alpha(alpha: float) -> 
     torch.testing.assert_close(loss, (1 / alpha - output * sign).clamp(min=0), rtol=0, atol=1e-12)
     (exact,) = torch.autograd.grad(loss.sum(), output)
     torch.testing.assert_close(exact, -sign * (alpha * output * sign < 1), rtol=0, atol=0)
-    torch.testing.assert_close(slope(sign * output.detach(), sign, alpha), exact, rtol=0, atol=0)
+    torch.testing.assert_close(loss_slope(sign * output.detach(), sign, alpha), exact, rtol=0, atol=0)
 
 
 def test_a_margin_of_zero_is_the_perceptron_rule_and_nan_is_not_fitted() -> None:
     signed = torch.tensor([-2.0, -1e-300, 0.0, 1e-300, math.nan], dtype=torch.float64, requires_grad=True)
-    assert fitted(signed, math.inf).tolist() == [False, False, False, True, False]
+    assert fitted_mask(signed, math.inf).tolist() == [False, False, False, True, False]
     (exact,) = torch.autograd.grad(hinge(signed, math.inf)[:4].sum(), signed)
     assert exact.tolist() == [-1, -1, -1, 0, 0]
-    assert slope(signed, torch.ones_like(signed), math.inf).tolist() == [-1, -1, -1, 0, -1]
+    assert loss_slope(signed, torch.ones_like(signed), math.inf).tolist() == [-1, -1, -1, 0, -1]
     assert hinge(signed, math.inf).isnan().tolist() == [False] * 4 + [True]
     steep = hinge(signed[:3], 2.0**80)
     torch.testing.assert_close(steep, hinge(signed[:3], math.inf), rtol=0, atol=1e-24)
@@ -132,7 +132,7 @@ def test_where_all_points_are_fitted_nothing_changes() -> None:
     run(network, points, 1000, 1, 500, B=1, alpha=4.0, rate=1.0)
     weight = next(network.parameters()).detach().clone()
     signed = points.sign * (outputs(network, points.features) - points.initial)
-    assert bool(fitted(signed, 4.0).all())
+    assert bool(fitted_mask(signed, 4.0).all())
     assert run(network, points, 400, 1, 200, B=3, alpha=4.0, rate=1.0) == 0
     assert next(network.parameters()).equal(weight)
 
@@ -182,9 +182,9 @@ def test_other_hinges_are_their_formulas_with_their_slopes(loss: Loss) -> None:
     assert found.tolist() == pytest.approx([*expected, 0, 0], rel=1e-12)
     (exact,) = torch.autograd.grad(found.sum(), signed)
     sign = torch.tensor([1.0, -1, 1, -1, 1], dtype=torch.float64)
-    torch.testing.assert_close(slope(signed.detach(), sign, 4.0, loss), sign * exact)
+    torch.testing.assert_close(loss_slope(signed.detach(), sign, 4.0, loss), sign * exact)
     below = torch.tensor([math.nextafter(0.1, 0)], dtype=torch.float64)  # 1 - alpha y F rounds to zero
-    assert slope(below, sign[:1], 10.0, loss).abs().item() < 1e-12
+    assert loss_slope(below, sign[:1], 10.0, loss).abs().item() < 1e-12
 
 
 @pytest.mark.parametrize("loss", ["quadratic_hinge", "soft_hinge"])

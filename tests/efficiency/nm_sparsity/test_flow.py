@@ -53,7 +53,7 @@ def test_a_place_follows_from_step_and_epoch_alone_between_a_dense_and_a_binary_
     place = {step: mdgf.decay_at(step, step // 10, 10, 10) for step in (0, 19, 20, 30, 39, 40, 70, 99)}
     assert place == pytest.approx({0: 1, 19: 1, 20: 1, 30: 0.5, 39: 0.05, 40: 0, 70: 0, 99: 0}, abs=1e-12)
     assert Flow("mdgf_exponential", 0.1, fine_tune_epochs=1).decay_at(99, 9, 10, 10) == 0
-    assert [mdgf.closed(epoch, 10, 10) for epoch in range(5)] == [0, 0, 0, 0, 1]
+    assert [mdgf.closed_fraction(epoch, 10, 10) for epoch in range(5)] == [0, 0, 0, 0, 1]
 
 
 def test_a_layer_goes_from_dense_to_sparse_in_training_and_is_sparse_when_evaluated() -> None:

@@ -13,7 +13,13 @@ from torch import nn
 
 from lightning_modules.backbones.normalized import Normalized
 from lightning_modules.efficiency.ofq.attention import QKRAttention, QuantizedAttention
-from lightning_modules.efficiency.ofq.conversion import exported, input_shapes, quantize, quantized_rows, transformer_of
+from lightning_modules.efficiency.ofq.conversion import (
+    export_weights,
+    input_shapes,
+    quantize,
+    quantized_rows,
+    transformer_of,
+)
 from lightning_modules.efficiency.ofq.quantizers import Quantizer, calibrating, near_threshold, scaled_parts, statsq
 from lightning_modules.networks.cifar_vit import CIFARViT
 from lightning_modules.networks.mlp import MLP
@@ -93,7 +99,7 @@ def test_scales_are_of_tokens_channels_and_heads() -> None:
 def test_exported_weights_give_a_plain_network_the_same_logits_where_weights_alone_are_quantised(kind: str) -> None:
     plain = NETWORKS[kind]()
     ours = quantized(copy.deepcopy(plain), bits=None, reparametrised=False)
-    weights, told = exported(Normalized(ours, [0.0], [1.0]), plain)
+    weights, told = export_weights(Normalized(ours, [0.0], [1.0]), plain)
     loaded = NETWORKS[kind]()
     loaded.load_state_dict(weights)
     torch.testing.assert_close(loaded.eval()(image(ours)), ours(image(ours)), rtol=0, atol=1e-6)
@@ -126,7 +132,7 @@ def test_blocks_may_have_learned_scales_whose_integers_and_thresholds_are_tracke
         assert near_threshold(each.positions, 2, 0.1).equal(near[0] | near[1] | near[2])
     ours(image(ours)).square().sum().backward()
     assert all(bool(each.quantizer.scale.grad.any()) for each in rows)
-    weights, told = exported(ours, plain)
+    weights, told = export_weights(ours, plain)
     name = rows[0].name.partition("/")[0]
     described = told[name]["v"] if reparametrised else told[name]
     assert (described["quantizer"], len(described["scale"])) == ("lsq", len(rows[0].weight))
@@ -155,7 +161,7 @@ def test_quantised_activations_run_in_an_exported_program_of_torchs_own_operatio
 def test_what_a_plain_network_has_no_place_for_is_told() -> None:
     plain = distilled()
     ours = quantized(copy.deepcopy(plain))
-    weights, told = exported(ours, plain)
+    weights, told = export_weights(ours, plain)
     trained, quantised = (each["blocks.0.attn.qkv.weight"] for each in (plain.state_dict(), weights))
     assert quantised[:16].equal(trained[:16])
     assert quantised[16:].equal(statsq(trained[16:], 2))

@@ -17,9 +17,9 @@ from lightning_modules.efficiency.wta_crs.compact import (
     compact_layers,
     keep_inputs,
     kept_inputs,
-    packed,
+    pack_bits,
     restore_kept_inputs,
-    unpacked,
+    unpack_bits,
 )
 from tests.efficiency.wta_crs.networks import bert, logits, t5, vit
 from tests.numbers import numbers
@@ -28,10 +28,10 @@ from tests.numbers import numbers
 @pytest.mark.parametrize("shape", [(8,), (3, 5), (2, 3, 11), (0,)])
 def test_masks_are_read_as_they_were_written(shape: tuple[int, ...]) -> None:
     mask = numbers(*shape) > 0
-    bits = packed(mask)
+    bits = pack_bits(mask)
     assert bits.shape == (-(-mask.numel() // 8),)
     assert bits.dtype == torch.uint8
-    assert unpacked(bits, mask.shape).equal(mask)
+    assert unpack_bits(bits, mask.shape).equal(mask)
 
 
 class T5Norm(nn.Module):

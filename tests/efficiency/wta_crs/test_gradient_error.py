@@ -65,7 +65,7 @@ def test_all_tokens_have_no_error_under_the_same_dropout() -> None:
 def test_winners_lower_the_error_once_gradients_are_known() -> None:
     network, sampler, _ = sampled(0.3)
     weight_gradients(network)
-    known = sampler.measured()
+    known = sampler.measured_norms()
     begin_known = partial(sampler.begin_step, 6, known)
     found = [gradient_errors(network, sampler, BATCH, begin_known) for _ in range(20)]
     mean = {estimator: torch.stack([errors[estimator] for errors in found]).mean() for estimator in found[0]}

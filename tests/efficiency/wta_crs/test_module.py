@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
-from lightning_modules.backbones.adaptation import Adapters, adapted
+from lightning_modules.backbones.adaptation import Adapters, adapt
 from lightning_modules.efficiency.wta_crs import WTACRS, module
 from lightning_modules.efficiency.wta_crs.compact import CompactNorm
 from tests.conformance.test_full_scale import Trainer
@@ -92,7 +92,7 @@ def test_the_next_visit_knows_what_the_last_one_measured(monkeypatch: pytest.Mon
     monkeypatch.setattr(model, "training_step", noted)
     quiet(max_epochs=2, limit_train_batches=3).fit(model, datamodule=digits())
     model.on_save_checkpoint({})
-    rows = model.gradient_norms.gathered().float()
+    rows = model.gradient_norms.gather().float()
     again = {index: norms for (epoch, index), norms in known.items() if epoch == 1}
     assert 0 < sum((0, index) in known for index in again) < len(again)
     for index, norms in again.items():
@@ -142,13 +142,13 @@ def test_the_scale_of_half_precision_is_taken_out_and_overflows_are_not_kept() -
             assert model._unstored is not None
             model._unstored = (*model._unstored[:2], 1.0)
         model._store()
-        kept.append(model.gradient_norms.gathered().float().clone())
+        kept.append(model.gradient_norms.gather().float().clone())
     torch.testing.assert_close(kept[1], kept[0], rtol=1e-2, atol=0)
     assert not kept[2].any()
 
 
 def test_adapters_alone_are_sampled() -> None:
-    network = adapted(vit(), tuning="lora", adapters=Adapters(rank=2), trainable=["head"])
+    network = adapt(vit(), tuning="lora", adapters=Adapters(rank=2), trainable=["head"])
     model = WTACRS(network, 3, layers=["*.lora_A.default"], optimizer=descent(0.1))
     before = {name: value.clone() for name, value in network.state_dict().items()}
     quiet(max_epochs=2, limit_train_batches=2).fit(model, datamodule=digits())

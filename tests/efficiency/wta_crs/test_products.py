@@ -10,7 +10,13 @@ from torch import Tensor, nn
 
 from callbacks.activation_memory import SavedBytes
 from lightning_modules.efficiency.wta_crs import estimator
-from lightning_modules.efficiency.wta_crs.products import SampledLinear, SampledProduct, Sampler, sampled_product, seen
+from lightning_modules.efficiency.wta_crs.products import (
+    SampledLinear,
+    SampledProduct,
+    Sampler,
+    fill_unknown_norms,
+    sampled_product,
+)
 from tests.numbers import numbers
 
 
@@ -82,23 +88,23 @@ def test_a_share_is_sampled_as_if_it_were_alone() -> None:
 
 def test_the_measured_norms_are_the_tokens_own_and_evaluation_measures_nothing() -> None:
     layer, sampler = sampled(0.3)
-    assert sampler.measured() is None
+    assert sampler.measured_norms() is None
     sampler.begin_step(B)
     passed(layer)
     assert sampler.widths == [N]
-    measured = sampler.measured()
+    measured = sampler.measured_norms()
     assert measured is not None
     torch.testing.assert_close(measured, GRADIENT.norm(dim=2), rtol=0, atol=1e-12)
     sampler.begin_step(B)
     passed(layer.eval())
-    assert sampler.measured() is None
+    assert sampler.measured_norms() is None
     torch.testing.assert_close(passed(layer)["weight"], passed(PLAIN)["weight"], rtol=0, atol=0)
 
 
 def test_a_sample_that_was_not_seen_has_the_mean_of_the_others() -> None:
     known = torch.tensor([[1.0, 3.0], [0.0, 0.0], [4.0, 0.0]])
-    assert seen(known).tolist() == [[1, 3], [2, 2], [4, 0]]
-    assert seen(torch.zeros(2, 2)).tolist() == [[1, 1], [1, 1]]
+    assert fill_unknown_norms(known).tolist() == [[1, 3], [2, 2], [4, 0]]
+    assert fill_unknown_norms(torch.zeros(2, 2)).tolist() == [[1, 1], [1, 1]]
 
 
 def test_the_layer_keeps_the_chosen_rows_and_their_places_alone() -> None:
@@ -159,7 +165,7 @@ def product(ratio: float, known: Tensor | None = None, shares: int = 1, seeded: 
     output.backward(FOR_PRODUCT)
     assert first.grad is not None
     assert second.grad is not None
-    measured = sampler.measured()
+    measured = sampler.measured_norms()
     assert measured is not None
     return {"output": output.detach(), "first": first.grad, "second": second.grad, "measured": measured}
 

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule
 import train
 from datamodules.loading import Loading
 from datamodules.loading.seeded_batches import SeededBatches
-from experiments.calls.build import build, changeable, complete, differing
+from experiments.calls.build import build, changeable, complete_settings, differing
 from experiments.calls.parse import parse
 from tests.command import ROOT
 
@@ -76,7 +76,7 @@ def test_the_seed_of_a_run_and_an_option_join_what_the_file_sets_of_loading(tmp_
         str(tmp_path / "other"),
     )
     parsed = parse(["fit", "--config", "configs/elr/demo.yaml", *own])
-    complete(parsed, runs=False)
+    complete_settings(parsed, runs=False)
     assert parsed.settings.data.init_args.seed == 7
 
 

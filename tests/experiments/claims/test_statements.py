@@ -13,7 +13,7 @@ from experiments import commands
 from experiments.claims import verdicts
 from experiments.claims.arms import Arm
 from experiments.claims.statements import Claim, load_claims, place
-from experiments.claims.verdicts import judge, verdict
+from experiments.claims.verdicts import decide_claim, verdict
 from experiments.launching import preflight
 from experiments.launching.dry_run import errors_of
 from experiments.results import Result, latest, read_csv
@@ -67,7 +67,7 @@ def a_claim(direction: str, margin: float) -> Claim:
 def test_a_claim_needs_the_margin_and_pairs_that_agree(
     method: list[float], baseline: list[float], direction: str, margin: float, verdict: str
 ) -> None:
-    assert judge(a_claim(direction, margin), method, baseline)[0] == verdict
+    assert decide_claim(a_claim(direction, margin), method, baseline)[0] == verdict
 
 
 def test_a_claim_of_which_a_seed_is_missing_did_not_run(config: Config, tmp_path: Path) -> None:
@@ -103,16 +103,16 @@ def test_a_config_is_compared_with_what_it_was_given(config: Config, tmp_path: P
 def test_p_is_students_tail_of_the_paired_differences(pairs: list[tuple[float, float]], direction: str) -> None:
     method, baseline = np.array(pairs).T
     assume((method - baseline).std() > 1e-6)
-    p = judge(a_claim(direction, 0.0), method.tolist(), baseline.tolist())[3]
+    p = decide_claim(a_claim(direction, 0.0), method.tolist(), baseline.tolist())[3]
     gains = (method - baseline) * (1 if direction == "higher" else -1)
     statistic = gains.mean() / (gains.std(ddof=1) / math.sqrt(len(gains)))
     assert p == pytest.approx(student.sf(statistic, len(gains) - 1), rel=1e-6, abs=1e-12)
 
 
 def test_the_reason_states_both_conditions() -> None:
-    reason = judge(a_claim("lower", 0.2), [0.8, 0.8], [0.9, 0.9])[1]
+    reason = decide_claim(a_claim("lower", 0.2), [0.8, 0.8], [0.9, 0.9])[1]
     assert reason == "difference -0.1 misses the margin (0.2 lower), paired p = 0"
-    reason = judge(a_claim("higher", 0.05), [0.95, 0.85], [0.8, 0.8])[1]
+    reason = decide_claim(a_claim("higher", 0.05), [0.95, 0.85], [0.8, 0.8])[1]
     assert reason == "difference +0.1 reaches the margin (0.05 higher), paired p = 0.15"
 
 

@@ -7,7 +7,7 @@ import pytest
 from experiments import commands
 from experiments.claims.arms import Arm
 from experiments.claims.statements import Claim, load_claims
-from experiments.claims.verdicts import cells, reached, reproduced_page
+from experiments.claims.verdicts import compare_with_published, reproduced_page, verdict_cells
 from experiments.results import latest, read_csv
 from tests.command import ROOT
 from tests.experiments.claims.test_statements import stated
@@ -46,7 +46,7 @@ def test_a_number_is_reproduced_within_its_margin(
 ) -> None:
     arm = Arm(Path("c"))
     claim = Claim("a", "b", arm, None, "test/x", direction, 0.03, (0,), published=0.9, uncertainty=uncertainty)
-    assert reached(claim, mean, std) == verdict
+    assert compare_with_published(claim, mean, std) == verdict
 
 
 def test_runs_are_compared_recorded_and_kept(config: Config, fit: list[str], journal: Journal, tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_runs_are_compared_recorded_and_kept(config: Config, fit: list[str], jou
     assert (row["verdict"], row["seeds"]) == ("reproduced", "0 1")
     assert row["method"] == f"{file.with_name('demo.yaml')} --trainer.max_epochs 2"
     assert float((out / "demo,max_epochs=2/cpu_seconds.txt").read_text()) > 0
-    assert cells([row])[1] == [["Our name", "test/accuracy", "demo max_epochs=2: 0.9000 ± 0.0071",
+    assert verdict_cells([row])[1] == [["Our name", "test/accuracy", "demo max_epochs=2: 0.9000 ± 0.0071",
                                "published: 0.9 ± 0.02", "-", "0", "0.01 higher", "reproduced: no."]]  # fmt: skip
     page = reproduced_page([{**row, "method": "configs/method/demo.yaml"}], {"method": "[M](m.md)"})
     assert "| Our name | [M](m.md): Table 1 | test/accuracy (higher) | demo max_epochs=2: 0.9000" in page

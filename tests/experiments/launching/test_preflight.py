@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import train
-from experiments.claims.statements import plan, try_metrics
+from experiments.claims.statements import plan_claims, try_metrics
 from experiments.launching.dry_run import errors_of, short_run
 from experiments.launching.preflight import metrics_of_short_run
 from experiments.saving.checkpoints import BestNeedsItsMetric
@@ -98,7 +98,9 @@ def test_a_short_run_that_fails_refuses_nothing(tmp_path: Path, monkeypatch: pyt
 def test_a_claims_metric_is_known_before_its_runs(config: Config, tmp_path: Path) -> None:
     folder = config("demo").parent
     config("demo_baseline")
-    places = plan([stated(folder / "claim.yaml", {}, {"metric": "test/acuracy", "name": "second"})], tmp_path / "out")
+    places = plan_claims(
+        [stated(folder / "claim.yaml", {}, {"metric": "test/acuracy", "name": "second"})], tmp_path / "out"
+    )
     asked: list[Sequence[str]] = []
 
     def short(arguments: Sequence[str]) -> list[str]:
@@ -120,7 +122,7 @@ def test_a_claims_metric_is_known_before_its_runs(config: Config, tmp_path: Path
 @pytest.mark.nightly
 def test_what_every_claim_compares_and_every_header_suggests_can_be_instantiated(tmp_path: Path) -> None:
     """Instantiation uses the meta device, where a constructor that reads tensor values fails."""
-    places = plan([ROOT / path for path in CLAIMS], tmp_path)
+    places = plan_claims([ROOT / path for path in CLAIMS], tmp_path)
     compared = [
         *dict.fromkeys(run.experiment for place in places for run in place.runs),
         *(arm for arm in HEADER_ARMS if arm.config.stem.startswith("demo")),
@@ -145,4 +147,4 @@ def test_a_short_run_knows_the_metrics_of_every_claim(path: str, tmp_path: Path)
                 return None
             raise
 
-    try_metrics(plan([ROOT / path], tmp_path), metrics)
+    try_metrics(plan_claims([ROOT / path], tmp_path), metrics)

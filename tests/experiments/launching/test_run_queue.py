@@ -203,7 +203,7 @@ def test_a_run_that_outlives_its_comparison_keeps_others_out(
 
 def test_progress_on_a_terminal_shows_epochs_of_each_run(config: Config, fit: list[str], tmp_path: Path) -> None:
     path = config("a", start=0.9, max_epochs=12, seconds=0.1)
-    runs = compare.plan(load_experiments([path]), [0, 1], tmp_path / "out")
+    runs = compare.plan_runs(load_experiments([path]), [0, 1], tmp_path / "out")
     with (tmp_path / "screen.txt").open("w") as screen:
         console = Console(file=screen, force_terminal=True, highlight=False, width=100)
         assert not run_queue.run_all(runs, launcher=Local(2), console=console, run_command=fit)

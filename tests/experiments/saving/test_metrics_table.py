@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from experiments.saving.metrics_table import MetricsTable, ResumableMetrics, RowsSoFar, first_rows
+from experiments.saving.metrics_table import MetricsTable, ResumableMetrics, RowsSoFar, find_rows
 
 ROWS = [{"epoch": epoch, "step": 10 * epoch + 9, "train/loss": 1 / (epoch + 3)} for epoch in range(5)]
 
@@ -139,12 +139,12 @@ def test_a_pipe_in_a_run_directory_is_not_read_as_its_table(tmp_path: Path) -> N
     writer = os.open(pipe, os.O_RDWR)  # so that a reader would get the row instead of blocking
     try:
         os.write(writer, b"step\n1\n")
-        assert first_rows([tmp_path], 1, seen.digest) is None
+        assert find_rows([tmp_path], 1, seen.digest) is None
     finally:
         os.close(writer)
     pipe.unlink()
     pipe.write_text("step\n1\n")
-    assert first_rows([tmp_path], 1, seen.digest) == [{"step": "1"}]
+    assert find_rows([tmp_path], 1, seen.digest) == [{"step": "1"}]
 
 
 def test_a_test_that_was_not_killed_keeps_its_row_if_an_earlier_one_has_the_same_results(tmp_path: Path) -> None:

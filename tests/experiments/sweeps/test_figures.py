@@ -10,7 +10,7 @@ import pytest
 from experiments.results import Result
 from experiments.run_request import load_experiments
 from experiments.sweeps import figures
-from experiments.sweeps.variations import variation, varied
+from experiments.sweeps.variations import variation, vary_experiments
 from tests.experiments.conftest import Config
 
 
@@ -42,7 +42,7 @@ def test_a_heat_map_has_the_mean_of_each_combination_in_ascending_order(
     config: Config, drawn: list[Any], tmp_path: Path
 ) -> None:
     keys = [variation("model.a=10,2,1"), variation("model.b=x,y")]
-    experiments = varied(load_experiments([config("c", a=1, b="x")]), keys)
+    experiments = vary_experiments(load_experiments([config("c", a=1, b="x")]), keys)
     risk = {("1", "x"): 1.0, ("2", "x"): 2.0, ("10", "x"): 3.0, ("1", "y"): 4.0, ("2", "y"): math.inf}
     figures.draw_heat_maps(
         results(experiments, lambda a, b: risk.get((a, b), math.nan)), experiments, tmp_path / "map.png"
@@ -60,7 +60,7 @@ def test_numbers_of_a_heat_map_fit_its_cells_and_colours_span_decades(
     config: Config, drawn: list[Any], tmp_path: Path
 ) -> None:
     keys = [variation("model.a=1,2"), variation("model.b=1,2")]
-    experiments = varied(load_experiments([config("c", a=1, b=1)]), keys)
+    experiments = vary_experiments(load_experiments([config("c", a=1, b=1)]), keys)
     means = {("1", "1"): 3.54e-5, ("1", "2"): 0.0975, ("2", "1"): 84_670.0, ("2", "2"): 31.1}
     found = [Result(each.title, "test/risk", 0, means[tuple(dict(each.setting).values())]) for each in experiments]  # type: ignore[index]
     figures.draw_heat_maps(found, experiments, tmp_path / "map.png")
@@ -73,7 +73,7 @@ def test_the_best_config_of_each_combination_is_shown_where_all_have_a_value(
     config: Config, drawn: list[Any], tmp_path: Path
 ) -> None:
     keys = [variation("model.a=1,2"), variation("model.b=1,2")]
-    experiments = varied(load_experiments([config("c", a=1, b=1), config("d", a=1, b=1)]), keys)
+    experiments = vary_experiments(load_experiments([config("c", a=1, b=1), config("d", a=1, b=1)]), keys)
     risk = {"c": [[1.0, 5.0], [2.0, 9.0]], "d": [[2.0, 4.0], [math.nan, 8.0]]}
     found = [
         Result(each.title, "test/error", 0, risk[each.label][int(a) - 1][int(b) - 1])
@@ -91,7 +91,7 @@ def test_lines_have_the_numbers_of_a_key_as_axis_and_crosses_where_seeds_diverge
     config: Config, drawn: list[Any], tmp_path: Path
 ) -> None:
     paths = [config("c", rate=1), config("d", rate=1)]
-    experiments = varied(load_experiments(paths), [variation("model.rate=10,0.1,1e-3")])
+    experiments = vary_experiments(load_experiments(paths), [variation("model.rate=10,0.1,1e-3")])
     found = results(experiments, lambda rate: float(rate))
     lost = next(i for i, each in enumerate(found) if each.config == "d rate 10")
     found[lost] = Result("d rate 10", "test/risk", 0, math.nan, True)
@@ -107,7 +107,7 @@ def test_lines_have_the_numbers_of_a_key_as_axis_and_crosses_where_seeds_diverge
 
 
 def test_values_that_are_no_numbers_stand_beside_each_other(config: Config, drawn: list[Any], tmp_path: Path) -> None:
-    experiments = varied(load_experiments([config("c", flag=True)]), [variation("model.flag=true,false")])
+    experiments = vary_experiments(load_experiments([config("c", flag=True)]), [variation("model.flag=true,false")])
     figures.draw_lines(results(experiments, lambda flag: 1.0), experiments, tmp_path / "lines.png")
     assert [label.get_text() for label in drawn[0].get_xticklabels()] == ["true", "false"]
     assert drawn[0].get_xscale() == "linear"

@@ -7,9 +7,9 @@ import pytest
 from experiments import commands
 from experiments.config_files import settings_of
 from experiments.launching.dry_run import errors_of
-from experiments.method_table import places
+from experiments.method_table import table_cells
 from experiments.run_request import load_experiments
-from experiments.sweeps.variations import Variation, variation, varied
+from experiments.sweeps.variations import Variation, variation, vary_experiments
 from tests.command import ROOT
 from tests.experiments.conftest import Config, Journal, Rejected
 
@@ -63,17 +63,17 @@ def test_a_failed_run_is_a_gap_in_the_table_and_is_continued_by_the_same_command
 
 def test_of_several_keys_all_combinations_are_run(config: Config) -> None:
     experiments = load_experiments([config("a", start=0.9, per_seed=0.1)])
-    both = varied(experiments, [variation("model.start=0.1,0.2"), variation("model.per_seed=1,2,3")])
+    both = vary_experiments(experiments, [variation("model.start=0.1,0.2"), variation("model.per_seed=1,2,3")])
     assert [each.name for each in both] == [f"a/start={s},per_seed={p}" for s in ("0.1", "0.2") for p in (1, 2, 3)]
     assert both[-1].overrides == ("--model.start", "0.2", "--model.per_seed", "3")
     assert {each.config_name for each in both} == {"a"}
-    assert places(both)["a start 0.2, per_seed 3"] == ("a start 0.2", "per_seed 3")
+    assert table_cells(both)["a start 0.2, per_seed 3"] == ("a start 0.2", "per_seed 3")
 
 
 def test_a_folder_with_its_baseline_is_a_row_for_each_method_without_a_gap() -> None:
     names = ("elr/demo", "elr/demo_baseline", "elr_plus/demo")
     experiments = load_experiments([ROOT / f"configs/{name}.yaml" for name in names])
-    place = places(varied(experiments, [variation("data.label_noise.noise_rate=0.2,0.4")]))
+    place = table_cells(vary_experiments(experiments, [variation("data.label_noise.noise_rate=0.2,0.4")]))
     columns = ["noise_rate 0.2", "noise_rate 0.4"]
     assert list(place.values()) == [(row, column) for row in ("ELR", "CrossEntropy", "ELRPlus") for column in columns]
     datasets = [
@@ -81,14 +81,14 @@ def test_a_folder_with_its_baseline_is_a_row_for_each_method_without_a_gap() -> 
         for folder in ("elr", "cross_entropy")
         for file in ("cifar10", "cifar100")
     ]
-    assert list(places(load_experiments(datasets)).values()) == [
+    assert list(table_cells(load_experiments(datasets)).values()) == [
         (folder, file) for folder in ("elr", "cross_entropy") for file in ("cifar10", "cifar100")
     ]
 
 
 def test_joined_keys_have_the_same_value_and_are_called_by_the_first(config: Config) -> None:
     experiments = load_experiments([config("a", start=0.9, per_seed=0.1)])
-    both = varied(experiments, [variation("model.start+model.per_seed=1,2")])
+    both = vary_experiments(experiments, [variation("model.start+model.per_seed=1,2")])
     assert [each.name for each in both] == ["a/start=1", "a/start=2"]
     assert both[1].overrides == ("--model.start", "2", "--model.per_seed", "2")
     assert both[1].setting == (("start", "2"),)
@@ -138,7 +138,7 @@ def test_a_key_that_the_config_does_not_write_is_one_that_its_classes_have() -> 
         "data.label_noise.fraction=0.5",
         "model.strenght=3",
     )
-    every = [varied(load_experiments([demo]), [variation(key)])[0] for key in keys]
+    every = [vary_experiments(load_experiments([demo]), [variation(key)])[0] for key in keys]
     found = errors_of([["--config", str(demo), *each.overrides] for each in every])
     assert found[0] is None
     assert "Option 'dropout' is not accepted. It accepts in_features, hidden_features, out_features" in str(found[1])
@@ -156,7 +156,7 @@ def test_init_args_may_be_left_out_and_names_match_with_and_without_folders(tmp_
     experiments = load_experiments(paths)
     for pattern, count in {"cifar10": 2, "elr/cifar10": 1, "*": 4, "elr/*": 2, "cifar*c": 2}.items():
         for key in ("data.label_noise.noise_rate", "data.init_args.label_noise.init_args.noise_rate"):
-            new = varied(experiments, [variation(f"{pattern}:{key}=0.2,0.4")])
+            new = vary_experiments(experiments, [variation(f"{pattern}:{key}=0.2,0.4")])
             assert len(new) == 4 + count, pattern
             assert {each.setting[0][0] for each in new if each.setting} == {"noise_rate"}
 
@@ -171,7 +171,7 @@ def test_values_are_yaml_whose_brackets_hold_commas_together() -> None:
 def test_short_names_are_as_long_as_it_takes_to_tell_keys_apart(config: Config, tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("{model: {rate: 1, b: {rate: 1}}, data: {size: 1}}")
-    new = varied(
+    new = vary_experiments(
         load_experiments([path]), [variation(f"{key}=1") for key in ("model.rate", "model.b.rate", "data.size")]
     )
     assert [key for key, _ in new[0].setting] == ["model.rate", "b.rate", "size"]

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from lightning_modules.noisy_labels.adele.multi_scale import (
     confident_images,
-    consistency,
     mixture,
+    multi_scale_consistency,
     multi_scale_cross_entropy,
     multi_scale_logits,
 )
@@ -48,26 +48,28 @@ def test_consistency_is_the_sum_of_divergences_from_the_mixture_in_confident_ima
     threshold = float(highest.sort().values[1])  # two of the three images
     divergence = sum((each * (each / q).log()).sum(1).mean((1, 2)) for each in p)
     expected = ((highest >= threshold) * divergence).mean()
-    torch.testing.assert_close(consistency(logits, label, weight, threshold), expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(multi_scale_consistency(logits, label, weight, threshold), expected, rtol=1e-12, atol=0)
 
 
 def test_gradients_flow_through_predictions_mixture_and_weights(label: Tensor) -> None:
     torch.manual_seed(2)
     z = torch.randn(3, 2, 3, 2, 2, dtype=torch.float64, requires_grad=True)
     v = torch.randn(3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda z, v: consistency(list(z), label[:2, 1:3, :2], v.softmax(0), 0.3), (z, v))
+    assert torch.autograd.gradcheck(
+        lambda z, v: multi_scale_consistency(list(z), label[:2, 1:3, :2], v.softmax(0), 0.3), (z, v)
+    )
 
 
 def test_agreeing_scales_are_consistent_up_to_the_clamp(label: Tensor) -> None:
     z = torch.randn(B, K, H, W, dtype=torch.float64)
-    assert consistency([z] * 3, label, THIRDS, 0.0).abs() < 1e-10
+    assert multi_scale_consistency([z] * 3, label, THIRDS, 0.0).abs() < 1e-10
     certain = 50 * F.one_hot(torch.zeros(B, H, W, dtype=torch.int64), K).movedim(-1, 1).double()
-    assert 0 < consistency([certain] * 3, label, THIRDS, 0.0) < 2e-2
+    assert 0 < multi_scale_consistency([certain] * 3, label, THIRDS, 0.0) < 2e-2
 
 
 def test_the_gate_is_per_image_and_sees_no_ignored_pixel(logits: list[Tensor], label: Tensor) -> None:
-    assert consistency(logits, label, THIRDS, 1.0) == 0  # q is at most 0.999
-    assert consistency(logits, torch.full_like(label, 255), THIRDS, 0.8) == 0
+    assert multi_scale_consistency(logits, label, THIRDS, 1.0) == 0  # q is at most 0.999
+    assert multi_scale_consistency(logits, torch.full_like(label, 255), THIRDS, 0.8) == 0
     mixed = torch.full((2, K, 2, 2), 0.1)
     mixed[0, 2, 1, 1] = 0.8
     ignored = torch.zeros(2, 2, 2, dtype=torch.int64)
@@ -80,7 +82,7 @@ def test_the_gate_is_per_image_and_sees_no_ignored_pixel(logits: list[Tensor], l
 def test_half_precision_logits_give_single_precision_terms_and_finite_gradients() -> None:
     z = (200 * torch.randn(1, K, 2, 2)).half().requires_grad_()
     label = torch.zeros(1, 2, 2, dtype=torch.int64)
-    terms = [consistency([z, -z, z], label, THIRDS.float(), 0.5)]
+    terms = [multi_scale_consistency([z, -z, z], label, THIRDS.float(), 0.5)]
     terms.append(multi_scale_cross_entropy([z, -z, z], label, THIRDS.float()))
     assert all(term.dtype == torch.float32 for term in terms)
     sum(terms).backward()

@@ -98,7 +98,7 @@ class Step:
         return torch.where(self.noisy[:, None], guess, F.one_hot(self.batch["label"], 6)).detach()
 
     def kept_guess(self, network: int) -> Tensor:
-        return self.module.images.guesses[network].gathered()[self.batch["index"]]
+        return self.module.images.guesses[network].gather()[self.batch["index"]]
 
     def expect(self, loss: Tensor) -> None:
         """Compare the step's loss and gradients with those of an equation."""

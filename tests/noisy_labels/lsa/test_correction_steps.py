@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from callbacks.early_learning.watch import EarlyLearning
 from callbacks.guards.seeding import SeedEveryBatch
-from lightning_modules.backbones.layer_features import logits_and_features, named_layer, pooled
+from lightning_modules.backbones.layer_features import logits_and_features, named_layer, pool_features
 from lightning_modules.networks.preact_resnet import PreActResNet18
 from lightning_modules.networks.unit_embedding import UnitEmbeddingClassifier
 from lightning_modules.noisy_labels.lsa.correction_steps import Correction, Heads, logits_without_trace
 from lightning_modules.noisy_labels.lsa.detection import Detection, agreement, detect
-from lightning_modules.noisy_labels.lsa.objective import StepLoss, sharpened
+from lightning_modules.noisy_labels.lsa.objective import StepLoss, sharpen
 from lightning_modules.noisy_labels.lsa.training_images import sweep
 from lightning_modules.optim.schedules import CosineSchedule
 from tests.noisy_labels.lsa.small import NOISY, PLAIN, Step, data, fit, one_network, two_networks
@@ -55,7 +55,7 @@ def test_pls_guesses_from_several_views_and_draws_doubtful_images_to_themselves(
     step = Step(one_network(**{**PLAIN, "loss": loss}, correction=Correction(guess_views=2)))
     z, features = logits_and_features(step.module.network, step.batch["image"])
     u, h = step.weight, step.module.projections[0](features)
-    t = step.target(sharpened(z.softmax(dim=1), 2.0))
+    t = step.target(sharpen(z.softmax(dim=1), 2.0))
     rows = torch.cat([u[:, None] * F.one_hot(t.argmax(dim=1), 6), torch.diag(1 - u)], dim=1)
     penalty = (1 / 6 / z.softmax(dim=1).mean(dim=0)).log().mean()
     step.expect(classification(z, t, u) + penalty + contrastive(h, h, rows @ rows.T))
@@ -84,7 +84,7 @@ def test_each_view_goes_where_it_belongs(guess_views: int, strong_view: Shifted 
     step = Step(one_network(**{**PLAIN, **views}, correction=Correction(guess_views=guess_views)))
     image, network = step.batch["image"], step.module.network
     predicted = [network(image + shift).softmax(dim=1) for shift in ((0.2,) if guess_views == 1 else (0.1, 0.2))]
-    t = step.target(sharpened(torch.stack(predicted).mean(dim=0), 2.0))
+    t = step.target(sharpen(torch.stack(predicted).mean(dim=0), 2.0))
     shift = torch.full((50, 1, 1, 1), 0.1, dtype=torch.float64)
     if strong_view:
         shift[step.noisy] = 0.25
@@ -98,7 +98,7 @@ def test_the_step_of_two_networks_is_that_of_one_with_the_guess_of_both() -> Non
     step = Step(two_networks(**PLAIN))  # the step is in the first half of an epoch
     first, second = step.module.network, step.module.second_network
     predicted = [each(step.batch["image"]).softmax(dim=1) for each in (first, second)]
-    guess = sharpened((predicted[0] + predicted[1]) / 2, 2.0)
+    guess = sharpen((predicted[0] + predicted[1]) / 2, 2.0)
     z, features = logits_and_features(first, step.batch["image"])
     t, h = step.target(guess), step.module.projections[0](features)
     step.expect(classification(z, t, step.weight) + contrastive(h, h, same(t)))
@@ -114,7 +114,7 @@ def test_the_first_epochs_are_plain_cross_entropy_and_each_of_two_networks_guess
         logits = network(image)
         step.expect(F.cross_entropy(logits, label))
         torch.testing.assert_close(step.outputs["logits"], logits.detach())
-        torch.testing.assert_close(step.kept_guess(which), sharpened(logits.softmax(dim=1), 2.0).detach())
+        torch.testing.assert_close(step.kept_guess(which), sharpen(logits.softmax(dim=1), 2.0).detach())
     step = Step(one_network(**PLAIN), epoch=0)
     step.expect(F.cross_entropy(step.module.network(image), label))
 
@@ -166,7 +166,7 @@ def test_warm_up_epochs_neither_detect_nor_guess_before_the_last() -> None:
     for epochs in (1, 2):
         module = one_network(**NOISY, correction=Correction(warmup_epochs=2))
         assert ("train/noisy" in fit(module, epochs).callback_metrics) == (epochs == 2)
-        assert bool(module.images.guesses[0].gathered().any()) == (epochs == 2)
+        assert bool(module.images.guesses[0].gather().any()) == (epochs == 2)
 
 
 def test_two_networks_flag_what_both_flag_with_the_guesses_of_the_other_ones_pass() -> None:
@@ -181,7 +181,7 @@ def test_two_networks_flag_what_both_flag_with_the_guesses_of_the_other_ones_pas
     assert 0 < both.is_noisy.sum() < min(each.is_noisy.sum() for each in found)
     np.testing.assert_array_equal(module.images.is_noisy, both.is_noisy)
     np.testing.assert_allclose(module.images.weight, both.weight, rtol=1e-6)
-    first, second = (guess.gathered() for guess in module.images.guesses)
+    first, second = (guess.gather() for guess in module.images.guesses)
     assert not torch.equal(first, second)
 
 
@@ -239,8 +239,8 @@ def test_a_layer_is_found_by_its_name_and_pooled_and_the_encoder_is_what_the_cla
     body = PreActResNet18(10).eval()
     image, maps = torch.rand(2, 3, 32, 32), torch.randn(2, 5, 3, 4)
     torch.testing.assert_close(logits_and_features(body, image), (body(image), body.forward_features(image)))
-    torch.testing.assert_close(pooled(maps), maps.mean(dim=(2, 3)))
-    torch.testing.assert_close(pooled(maps.flatten(2).mT), maps.mean(dim=(2, 3)))
+    torch.testing.assert_close(pool_features(maps), maps.mean(dim=(2, 3)))
+    torch.testing.assert_close(pool_features(maps.flatten(2).mT), maps.mean(dim=(2, 3)))
     assert named_layer(body, "layer2") is body.layer2
     with pytest.raises(ValueError, match="2 layers named 0"):
         named_layer(nn.ModuleDict({"a": nn.Sequential(nn.ReLU()), "b": nn.Sequential(nn.ReLU())}), "0")

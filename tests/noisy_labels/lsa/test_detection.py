@@ -10,12 +10,12 @@ from lightning_modules.noisy_labels.lsa.detection import (
     agreement,
     confidence,
     detect,
-    detection_metrics,
     detector_of_epoch,
+    flag_metrics,
     high_mode_probability,
     linear_separation,
     min_max,
-    ranks,
+    score_ranks,
     small_loss,
 )
 
@@ -175,8 +175,8 @@ def test_two_networks_agree_on_a_subset_of_what_each_finds() -> None:
 
 
 def test_ranks_keep_order_and_ties() -> None:
-    np.testing.assert_allclose(ranks(np.array([5.0, -1.0, 5.0, 100.0])), [0.5, 0, 0.5, 1])
-    np.testing.assert_array_equal(ranks(np.array([3.0])), [0])
+    np.testing.assert_allclose(score_ranks(np.array([5.0, -1.0, 5.0, 100.0])), [0.5, 0, 0.5, 1])
+    np.testing.assert_array_equal(score_ranks(np.array([3.0])), [0])
 
 
 def test_metrics_count_what_they_say_and_are_left_out_where_they_are_not_defined() -> None:
@@ -185,8 +185,8 @@ def test_metrics_count_what_they_say_and_are_left_out_where_they_are_not_defined
     score = np.array([6, 5, 4, 3, 2, 1.0])
     expected = {"noisy": 1 / 2, "detection_precision": 2 / 3, "detection_recall": 2 / 3, "clean_flagged": 1 / 3}
     expected["detection_auroc"] = roc_auc_score(wrong, score)
-    assert detection_metrics(FlaggedImages(noisy, score, np.ones(6)), wrong) == pytest.approx(expected)
+    assert flag_metrics(FlaggedImages(noisy, score, np.ones(6)), wrong) == pytest.approx(expected)
     none = FlaggedImages(np.zeros(3, dtype=bool), np.zeros(3), np.ones(3))
-    assert detection_metrics(none, None) == {"noisy": 0}
-    assert set(detection_metrics(none, np.zeros(3, dtype=bool))) == {"noisy", "clean_flagged"}
-    assert set(detection_metrics(none, np.ones(3, dtype=bool))) == {"noisy", "detection_recall"}
+    assert flag_metrics(none, None) == {"noisy": 0}
+    assert set(flag_metrics(none, np.zeros(3, dtype=bool))) == {"noisy", "clean_flagged"}
+    assert set(flag_metrics(none, np.ones(3, dtype=bool))) == {"noisy", "detection_recall"}

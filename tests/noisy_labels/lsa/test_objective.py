@@ -8,7 +8,7 @@ from torch import Tensor
 from lightning_modules.losses.mixing import Mixing
 from lightning_modules.noisy_labels.lsa.objective import (
     MixedBatch,
-    soft_cross_entropy,
+    cross_entropy_per_sample,
     uniformity_penalty,
     weighted_cross_entropy,
 )
@@ -32,7 +32,7 @@ def test_vanishing_weights_neither_divide_by_zero_nor_train() -> None:
 def test_confident_wrong_logits_in_half_precision_give_a_finite_loss() -> None:
     """If the logarithm were taken of a softmax in half precision, it would be the logarithm of zero."""
     z = torch.tensor([[30.0, -30.0]], dtype=torch.float16)
-    assert soft_cross_entropy(z, torch.tensor([[0.0, 1.0]])) == pytest.approx(60, rel=1e-3)
+    assert cross_entropy_per_sample(z, torch.tensor([[0.0, 1.0]])) == pytest.approx(60, rel=1e-3)
 
 
 @settings(deadline=None, max_examples=50)

@@ -14,12 +14,12 @@ from tests.noisy_labels.lsa.small import NOISY, data, fit, one_network
 def test_a_sweep_judges_each_image_once_in_its_own_order_and_leaves_everything_as_it_was() -> None:
     module = one_network(batch_norm=True, **NOISY)
     trainer = fit(module, 1)
-    before, guess = copy.deepcopy(module.state_dict()), module.images.guesses[0].gathered().clone()
+    before, guess = copy.deepcopy(module.state_dict()), module.images.guesses[0].gather().clone()
     found = sweep(trainer, module.network, nn.Identity(), "3", module.images.guesses[0])
     assert found is not None
     torch.testing.assert_close(module.state_dict(), before, rtol=0, atol=0)
-    assert torch.equal(module.images.guesses[0].gathered(), guess)
-    source = data().images.prepared(3, torch.device("cpu")).training()
+    assert torch.equal(module.images.guesses[0].gather(), guess)
+    source = data().images.prepare(3, torch.device("cpu")).training()
     image = source.image.double() / 255
     unseen = guess.sum(dim=1) == 0
     assert unseen.sum() == 1  # the last of 201 samples is in no batch of the epoch

@@ -20,7 +20,7 @@ from lightning_modules.backbones.layer_features import without_head
 from lightning_modules.networks.mlp import MLP
 from lightning_modules.noisy_labels.nmtune import module as nmtune
 from lightning_modules.noisy_labels.nmtune.module import (
-    Adapter,
+    FeatureAdapter,
     NMTune,
     covariance_term,
     direction_term,
@@ -141,7 +141,7 @@ def first_loss(tuned: NMTune) -> tuple[Tensor, dict[str, Tensor], dict[str, Tens
 
 
 def test_adapter_is_the_equation_and_with_scale_zero_it_is_linear_probing() -> None:
-    adapter = Adapter(D, 4).double().eval()
+    adapter = FeatureAdapter(D, 4).double().eval()
     f = features()
     first, norm, _, last = adapter.layers
     assert isinstance(first, nn.Linear)

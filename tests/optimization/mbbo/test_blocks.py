@@ -17,9 +17,9 @@ from lightning_modules.optimization.mbbo.blocks import (
     Blocks,
     Rates,
     course_tables,
-    in_ball,
     msvr,
-    solved,
+    project_onto_ball,
+    solve_systems,
     storm,
     tracking_errors,
     with_eigenvalues_above,
@@ -56,7 +56,7 @@ def test_the_projection_of_matrices_is_the_nearest_one_of_its_set() -> None:
 @pytest.mark.parametrize("radius", [0.5, 100.0])
 def test_the_projection_onto_a_ball(radius: float) -> None:
     vector = numbers(6, 3)
-    projected = in_ball(vector, radius)
+    projected = project_onto_ball(vector, radius)
     assert projected.norm(dim=1).max() <= radius * (1 + 1e-15)
     inside = vector.norm(dim=1) <= radius
     assert torch.equal(projected[inside], vector[inside])
@@ -170,7 +170,7 @@ def test_tracked_hessians_are_symmetric_and_positive() -> None:
     torch.testing.assert_close(blocks.hessian, blocks.hessian.mT, rtol=0, atol=1e-14)
     assert torch.linalg.eigvalsh(blocks.hessian).min() >= MU * (1 - 2e-6)
     right = numbers(M, D)
-    residual = (blocks.hessian @ solved(blocks.hessian, right)[..., None])[..., 0] - right
+    residual = (blocks.hessian @ solve_systems(blocks.hessian, right)[..., None])[..., 0] - right
     assert residual.abs().max() < 1e-8
 
 

@@ -54,13 +54,13 @@ def test_rankings_get_better_than_by_chance(top: int | None) -> None:
 def test_lower_levels_have_the_precision_of_training() -> None:
     for precision, dtype in (("64-true", torch.float64), ("32-true", torch.float32), ("bf16-mixed", torch.float32)):
         module = fitted(ranking(top=3), precision=precision, max_epochs=2)
-        assert all(state.dtype == dtype for state in module.levels.kept())
+        assert all(state.dtype == dtype for state in module.levels.checkpoint_state())
 
 
 def test_batches_have_rated_items_first_and_others_then() -> None:
     module, rating = ranking(), tables().training_rows["ratings"]
     module._trainer = quiet()
-    item = module.drawn(rating, len(rating))
+    item = module.draw(rating, len(rating))
     assert item.shape == (40, 14)
     assert (rating.gather(1, item[:, :4]) > 0).all()
     assert (rating.gather(1, item[:, 4:]) == 0).all()
@@ -94,4 +94,4 @@ def test_a_resumed_run_ends_where_the_whole_one_does(tmp_path: Path) -> None:
     resumed = ranking(top=3)
     quiet(max_steps=8).fit(resumed, datamodule=tables(), ckpt_path=tmp_path / "last.ckpt")
     torch.testing.assert_close(resumed.state_dict(), whole.state_dict(), rtol=0, atol=0)
-    torch.testing.assert_close(resumed.levels.kept(), whole.levels.kept(), rtol=0, atol=0)
+    torch.testing.assert_close(resumed.levels.checkpoint_state(), whole.levels.checkpoint_state(), rtol=0, atol=0)

@@ -161,7 +161,7 @@ def test_u_and_the_gradients_are_the_authors() -> None:
             value = surrogate(past, g_past, u_past, 2**RATING - 1, weight, TABLE_ITEMS)
             (gradient,) = torch.autograd.grad(value, past)
             assert gradient[:, :3].flatten()[:5].tolist() == pytest.approx(BEFORE[time - 1], rel=1e-7)
-    ranks = own.kept()[0]
+    ranks = own.checkpoint_state()[0]
     assert ranks[0, [0, 3]].tolist() == pytest.approx([0.9045344266565245, 0.3524145802016373])
     assert ranks[2, [TABLE_ITEMS + 5, TABLE_ITEMS]].tolist() == pytest.approx(
         [-0.19344612141001727, -1.754544910955755]
@@ -171,12 +171,12 @@ def test_u_and_the_gradients_are_the_authors() -> None:
 def test_items_and_users_that_are_not_in_a_batch_stay() -> None:
     own, user = levels(), torch.tensor([2])
     own.move(user, ITEM[2:, :TABLE_RATED], torch.ones(1, TABLE_RATED).double(), None, TABLE_ITEMS, 1)
-    ranks = own.kept()[0]
+    ranks = own.checkpoint_state()[0]
     assert ranks.nonzero().tolist() == [[2, 0], [2, 5], [2, TABLE_ITEMS], [2, TABLE_ITEMS + 5]]
     other = LowerLevels(0.9, 0.005, 0.4)
-    other.restore(own.kept())
+    other.restore(own.checkpoint_state())
     other.allocate(TABLE_USERS, TABLE_ITEMS, torch.device("cpu"), torch.float64)
-    assert torch.equal(other.kept()[0], ranks)
+    assert torch.equal(other.checkpoint_state()[0], ranks)
 
 
 def test_thresholds_go_to_where_k_items_are_above() -> None:

@@ -133,7 +133,7 @@ def rows() -> Any:
 def test_batches_are_rows_of_the_table_with_labels_over_temperatures() -> None:
     table, temperature = rows(), torch.tensor([1.0, 4.0]).double()
     given = WeightedRows(table, 50, 30)
-    training, trusted = given.drawn((2, 7), 1, 0)
+    training, trusted = given.draw((2, 7), 1, 0)
     batch = given.batch(training, trusted, temperature)
     for samples, place, first in ((batch.training, training, 0), (batch.trusted, trusted, 50)):
         assert torch.equal(samples.z[..., 1:], table["features"][first + place])
@@ -147,12 +147,12 @@ def test_batches_are_rows_of_the_table_with_labels_over_temperatures() -> None:
 
 def test_what_is_drawn_follows_from_purpose_and_number_and_covers_all_rows() -> None:
     given = WeightedRows(rows(), 50, 30)
-    one, again, next_one, other = (given.drawn((100, 9), *words)[0] for words in ((1, 0), (1, 0), (1, 1), (2, 0)))
+    one, again, next_one, other = (given.draw((100, 9), *words)[0] for words in ((1, 0), (1, 0), (1, 1), (2, 0)))
     assert torch.equal(one, again)
     assert not torch.equal(one, next_one)
     assert not torch.equal(one, other)
     assert one.unique().tolist() == list(range(50))
-    assert given.drawn((100, 9), 1, 0)[1].unique().tolist() == list(range(20))
+    assert given.draw((100, 9), 1, 0)[1].unique().tolist() == list(range(20))
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_steps_of_any_length_are_the_same_iterations(monkeypatch: pytest.MonkeyP
             rows.append(draws[key][first : first + shape[0]])
         return rows[0], rows[1]
 
-    monkeypatch.setattr(WeightedRows, "drawn", drawn)
+    monkeypatch.setattr(WeightedRows, "draw", drawn)
     one, other = (fitted(steps, iterations_per_step=60 // steps)[0] for steps in (3, 20))
     torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=0, atol=1e-12)
 

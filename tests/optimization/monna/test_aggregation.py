@@ -184,7 +184,7 @@ def test_models_far_from_zero_are_told_apart_in_single_precision() -> None:
     """Distances are computed from differences; |x|^2 + |y|^2 - 2 <x, y> would have errors larger than the distances."""
     honest = (1000 + 1e-2 * numbers(8, 4000)).float()
     expected = torch.cdist(honest.double(), honest.double())
-    torch.testing.assert_close(aggregation.distances(honest, honest).double(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(aggregation.vector_distances(honest, honest).double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def variation(vectors: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ from lightning_modules.optimization.monna import (
 from lightning_modules.optimization.monna.aggregation import Rule
 from lightning_modules.optimization.monna.byzantine import ByzantineAttack, Round
 from lightning_modules.optimization.monna.exchange import responders
-from lightning_modules.optimization.monna.module import node_losses, spread
+from lightning_modules.optimization.monna.module import model_spread, node_losses
 from tests.optimization.monna.test_aggregation import LOOPS
 from tests.trainers import quiet, standing
 
@@ -149,7 +149,7 @@ def test_rounds_are_the_algorithm_node_by_node(attack: Any, rule: Rule, options:
     theta, m = by_loops(theirs, rule, beta, gradients, growing)
     torch.testing.assert_close(made.network.weights.detach(), theta, rtol=0, atol=1e-10)
     torch.testing.assert_close(made.network.momentum, m, rtol=0, atol=1e-10)
-    assert spread(theta) > 0
+    assert model_spread(theta) > 0
 
 
 def test_momentum_of_a_constant_gradient() -> None:
@@ -217,7 +217,7 @@ def test_all_honest_nodes_are_tested_and_their_worst_is_told() -> None:
         assert accuracy == pytest.approx(float((one(images).argmax(dim=1) == label).double().mean()))
     assert tested["test/accuracy"] == pytest.approx(sum(of_node) / HONEST)
     assert tested["test/worst_accuracy"] == pytest.approx(min(of_node))
-    assert tested["test/distance"] == pytest.approx(float(spread(made.network.weights.detach())))
+    assert tested["test/distance"] == pytest.approx(float(model_spread(made.network.weights.detach())))
     first = torch.cat([each["prediction"] for each in trainer.predict(made, source)])  # type: ignore[union-attr, arg-type]
     assert float((first == label).double().mean()) == pytest.approx(of_node[0])
 

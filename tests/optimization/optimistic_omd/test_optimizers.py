@@ -21,7 +21,7 @@ from lightning_modules.optimization.optimistic_omd import (
     OptimisticFTRL,
     OptimisticOMD,
 )
-from lightning_modules.optimization.optimistic_omd.ball import project, project_in_norm
+from lightning_modules.optimization.optimistic_omd.ball import project_in_norm, project_points
 from lightning_modules.optimization.optimistic_omd.optimizers import OnlineOptimizer
 from tests.command import ROOT
 from tests.numbers import numbers
@@ -111,7 +111,7 @@ def test_without_a_hint_it_is_gradient_descent_of_the_same_steps() -> None:
     optimizer, gradients, x = learner(OptimisticOMD, hint=False), numbers(60, 3), torch.zeros(3, dtype=torch.float64)
     for gradient in gradients:
         eta = optimizer.step_size(optimizer.memory)
-        x = project(x - eta * gradient, 1.0)
+        x = project_points(x - eta * gradient, 1.0)
         end_round(optimizer, gradient)
         assert torch.equal(optimizer.point, x)
 
@@ -119,14 +119,14 @@ def test_without_a_hint_it_is_gradient_descent_of_the_same_steps() -> None:
 def test_a_round_costs_what_the_theory_says_at_most_and_steps_shrink() -> None:
     """A round's two projections bound <g_t, x_t - u> for every u; regret bounds are sums of these bounds."""
     optimizer, gradients = learner(OptimisticOMD, G=1.0, delta=1.0), numbers(80, 3)
-    everyone, before = project(2 * numbers(500, 3, seed=3), 1.0), math.inf
+    everyone, before = project_points(2 * numbers(500, 3, seed=3), 1.0), math.inf
     for t, gradient in enumerate(gradients):
         x, anchor, hint = optimizer.point, optimizer.memory["anchor"], optimizer.memory["hint"]
         eta = optimizer.step_size(optimizer.memory).item()
         assert eta <= before
         assert eta <= 2 / math.sqrt(1 + 4)
         before = eta
-        torch.testing.assert_close(x, project(anchor - eta * hint, 1.0), rtol=0, atol=1e-15)
+        torch.testing.assert_close(x, project_points(anchor - eta * hint, 1.0), rtol=0, atol=1e-15)
         end_round(optimizer, gradient)
         following = optimizer.memory["anchor"]
         moved = (everyone - anchor).square().sum(1) - (everyone - following).square().sum(1)
@@ -219,8 +219,8 @@ def test_learners_that_are_alike_keep_equal_weights_and_one_alone_is_mirror_desc
     torch.testing.assert_close(one, many)
     anchor = hint = torch.zeros(3, dtype=torch.float64)
     for t, gradient in enumerate(gradients):
-        torch.testing.assert_close(one[t], project(anchor - 2 / 3 * hint, 1.0))
-        anchor, hint = project(anchor - 2 / 3 * gradient, 1.0), gradient
+        torch.testing.assert_close(one[t], project_points(anchor - 2 / 3 * hint, 1.0))
+        anchor, hint = project_points(anchor - 2 / 3 * gradient, 1.0), gradient
 
 
 @pytest.mark.parametrize(("kind", "options"), ALL)

@@ -6,7 +6,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from lightning_modules.optimization.optimistic_omd.ball import project
+from lightning_modules.optimization.optimistic_omd.ball import project_points
 from lightning_modules.optimization.optimistic_omd.regret import (
     excess_risk,
     growth_exponent,
@@ -23,7 +23,7 @@ def test_no_point_of_the_ball_is_below_the_least_of_a_quadratic(curvature: float
     slope = torch.cat([numbers(20, 3), torch.zeros(1, 3, dtype=torch.float64)])
     best = least_of_quadratic(slope, curvature, 1.4)
     assert (best.norm(dim=1) <= 1.4 + 1e-12).all()
-    others = project(3 * numbers(5000, 3, seed=1), 1.4)
+    others = project_points(3 * numbers(5000, 3, seed=1), 1.4)
     value = quadratic(best, slope, curvature)
     assert (quadratic(others[:, None], slope, curvature) >= value - 1e-12).all()
 
@@ -58,10 +58,10 @@ def test_the_gap_bounds_what_an_unfinished_search_misses() -> None:
 
 
 def test_regret_of_quadratics_is_that_of_their_definition() -> None:
-    slope, x, curvature = numbers(50, 3), project(numbers(50, 3, seed=1), 1.0), 0.4
+    slope, x, curvature = numbers(50, 3), project_points(numbers(50, 3, seed=1), 1.0), 0.4
     expected = curvature / 2 * (x**2).sum(1) + (slope * x).sum(1)
     found = regret_of_quadratics(expected, slope, curvature, 1.0)
-    grid = project(2 * numbers(20_000, 3, seed=2), 1.0)
+    grid = project_points(2 * numbers(20_000, 3, seed=2), 1.0)
     values = quadratic(grid[:, None], slope, curvature)  # [points, rounds]
     assert (expected.sum() - values.sum(1).min()).item() == pytest.approx(found.static.sum().item(), abs=0.3)
     assert found.static.sum() >= expected.sum() - values.sum(1).min() - 1e-9
@@ -76,7 +76,7 @@ def test_regret_of_quadratics_is_that_of_their_definition() -> None:
 
 @pytest.mark.parametrize("curvature", [0.0, 0.4])
 def test_the_mean_point_has_the_excess_risk_of_its_definition_and_at_most_the_mean_regret(curvature: float) -> None:
-    slope, x = numbers(1, 3).expand(50, -1), project(numbers(50, 3, seed=1), 1.0)
+    slope, x = numbers(1, 3).expand(50, -1), project_points(numbers(50, 3, seed=1), 1.0)
     found = excess_risk(x.mean(0), slope, curvature, 1.0).item()
     value = curvature / 2 * (x.mean(0) ** 2).sum() + (slope[0] * x.mean(0)).sum()
     least = minimize(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from datamodules.tables.tables import Tables
 from lightning_modules.optimization.sso import SSO, SVRG, ScheduledStep
 from lightning_modules.optimization.sso.surrogate import paper_surrogate
-from lightning_modules.optimization.sso.svrg import corrected
+from lightning_modules.optimization.sso.svrg import svrg_estimate
 from tests.optimization.sso.test_module import LOSS, Points, X, Y, network
 from tests.trainers import quiet
 
@@ -23,11 +23,13 @@ def test_the_estimate_is_unbiased_with_its_variance_and_is_the_gradient_of_the_s
     z, snapshot = torch.linspace(-1, 2, 10, dtype=torch.float64).view(5, 2), torch.zeros(5, 2, dtype=torch.float64)
     slope = lambda outputs: 4 * outputs**3 - 1  # noqa: E731  # of the sum of z^4 - z
     exact, chosen = slope(z), [torch.tensor(rows) for rows in combinations(range(5), 2)]
-    found = torch.stack([corrected(slope(snapshot), rows, slope(z)[rows], 5 / 2) for rows in chosen])
+    found = torch.stack([svrg_estimate(slope(snapshot), rows, slope(z)[rows], 5 / 2) for rows in chosen])
     torch.testing.assert_close(found.mean(0), exact, rtol=0, atol=1e-12)
     error = (found - exact).square().sum((1, 2)).mean()
     torch.testing.assert_close(error, (5 / 2 - 1) * (exact - slope(snapshot)).square().sum(), rtol=1e-12, atol=0)
-    torch.testing.assert_close(corrected(exact, chosen[0], exact[chosen[0]], 5 / 2), exact)  # at the snapshot itself
+    torch.testing.assert_close(
+        svrg_estimate(exact, chosen[0], exact[chosen[0]], 5 / 2), exact
+    )  # at the snapshot itself
     outputs, two = z.clone().requires_grad_(), torch.tensor(2.0, dtype=torch.float64)
     value = (z**4 - z).sum()
     assert torch.autograd.gradcheck(lambda outputs: paper_surrogate(outputs, z, found[0], two, value), outputs)
@@ -59,7 +61,7 @@ def test_small_steps_of_a_linear_model_are_svrg_on_the_weights_and_a_run_resumes
     for step in range(5):
         if step % K == 0:
             snapshot.load_state_dict(plain.state_dict())
-        rows, every = ours.svrg.sampled(step, N), torch.arange(N)  # type: ignore[union-attr]
+        rows, every = ours.svrg.sample_from(step, N), torch.arange(N)  # type: ignore[union-attr]
         parts = gradient(rows, plain), gradient(rows, snapshot), gradient(every, snapshot)
         for weight, new, old, whole in zip(plain.parameters(), *parts, strict=True):
             weight.data -= alpha * (N / B * (new - old) + whole)

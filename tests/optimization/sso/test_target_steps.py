@@ -12,7 +12,7 @@ from lightning_modules.optimization.sso.target_steps import (
     LogisticNewtonStep,
     ScheduledStep,
     Target,
-    scheduled,
+    scheduled_preconditioner,
 )
 
 
@@ -26,10 +26,10 @@ def at_step(step: int = 1, outputs: Tensor | None = None, index: list[int] | Non
 def test_schedules_are_those_of_the_code() -> None:
     one = torch.tensor(3.0, dtype=torch.float64)
     for step in range(1, 10):
-        assert scheduled(one, "constant", step, 9) == 3
-        assert scheduled(one, "stochastic", step, 9).item() == pytest.approx(3 * step**0.5)
-        assert scheduled(one, "exponential", step, 9).item() == pytest.approx(3 * (1 / 9) ** (-step / 9))
-    assert scheduled(one, "exponential", 9, 9) == 27
+        assert scheduled_preconditioner(one, "constant", step, 9) == 3
+        assert scheduled_preconditioner(one, "stochastic", step, 9).item() == pytest.approx(3 * step**0.5)
+        assert scheduled_preconditioner(one, "exponential", step, 9).item() == pytest.approx(3 * (1 / 9) ** (-step / 9))
+    assert scheduled_preconditioner(one, "exponential", 9, 9) == 27
     assert ScheduledStep(4.0, "exponential")(at_step(9)) == 9 / 4
 
 
@@ -77,7 +77,7 @@ def test_samples_have_their_own_sums_which_survive_a_checkpoint() -> None:
         rule(at_step(1, z, [1, 4])), torch.tensor([[36, 1e-5], [1e5, 4]], dtype=torch.float64).sqrt() / 2
     )
     resumed = DiagonalAdaGradStep(rate=2.0)
-    resumed.restore(rule.kept().clone())  # a file contains a copy
+    resumed.restore(rule.checkpoint_state().clone())  # a file contains a copy
     for each in (rule, resumed):
         expected = torch.tensor([[36 + 36, 1e-5], [1e-5 + 1, 1e-5]], dtype=torch.float64)
         new = torch.tensor([[3.0, 0.0], [0.5, 0.0]], dtype=torch.float64)

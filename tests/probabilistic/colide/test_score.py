@@ -11,9 +11,9 @@ from lightning_modules.probabilistic.colide.score import (
     Variant,
     acyclicity,
     covariance,
-    explained,
     gradient,
     noise_scale,
+    residual_covariances,
     score,
 )
 
@@ -36,7 +36,7 @@ def objective(
 
 @pytest.mark.parametrize("variant", ["ev", "nv", "ls"])
 def test_value_and_gradient_are_autograds(variant: Variant) -> None:
-    product, variance = explained(WEIGHT, COV, IDENTITY)
+    product, variance = residual_covariances(WEIGHT, COV, IDENTITY)
     sigma = noise_scale(variance, variant)
     weight = torch.from_numpy(WEIGHT).requires_grad_()
     expected = objective(weight, torch.from_numpy(sigma), torch.from_numpy(COV), 0.3, 0.9, 0.05, variant != "ls")
@@ -49,7 +49,7 @@ def test_value_and_gradient_are_autograds(variant: Variant) -> None:
 
 def test_a_weight_of_zero_has_no_slope_of_the_penalty() -> None:
     zero = np.zeros((6, 6))
-    product, variance = explained(zero, COV, IDENTITY)
+    product, variance = residual_covariances(zero, COV, IDENTITY)
     slopes = [gradient(zero, product, np.sqrt(variance), IDENTITY, 1.0, penalty) for penalty in (0.0, 5.0)]
     np.testing.assert_array_equal(*slopes)
 
@@ -65,7 +65,7 @@ def test_acyclic_graphs_have_no_cost_and_others_have(s: float) -> None:
 
 
 def test_scales_are_where_the_score_is_least() -> None:
-    _, variance = explained(WEIGHT, COV, IDENTITY)
+    _, variance = residual_covariances(WEIGHT, COV, IDENTITY)
     each, shared = noise_scale(variance, "nv"), noise_scale(variance, "ev")
     assert score(variance, each, "nv") == pytest.approx(each.sum(), abs=1e-10)
     assert score(variance, shared, "ev") == pytest.approx(6 * shared[0], abs=1e-10)
@@ -86,7 +86,7 @@ def test_scales_are_where_the_score_is_least() -> None:
 
 def test_the_objective_scales_with_the_data_only_if_lambda_does() -> None:
     def value(data: Array, mu: float, penalty: float) -> float:
-        _, variance = explained(WEIGHT, covariance(data), IDENTITY)
+        _, variance = residual_covariances(WEIGHT, covariance(data), IDENTITY)
         fit = score(variance, noise_scale(variance, "nv"), "nv")
         return mu * (fit + penalty * np.abs(WEIGHT).sum()) + acyclicity(WEIGHT, 1.0)
 
@@ -97,5 +97,5 @@ def test_the_objective_scales_with_the_data_only_if_lambda_does() -> None:
 def test_scales_of_the_true_graph_are_those_of_the_noise() -> None:
     rows = LinearSEM(8, 12, variance=(0.5, 10.0), samples=20_000, seed=2).training()
     weight, std = rows.truth["w_true"].numpy(), rows.truth["noise_std"].numpy()
-    _, variance = explained(weight, covariance(rows.columns["features"].numpy()), np.eye(8))
+    _, variance = residual_covariances(weight, covariance(rows.columns["features"].numpy()), np.eye(8))
     np.testing.assert_allclose(noise_scale(variance, "nv"), std, rtol=0.02)

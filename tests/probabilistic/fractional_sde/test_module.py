@@ -53,8 +53,8 @@ def test_the_misfit_counts_what_was_observed_alone() -> None:
 def test_the_terms_of_the_loss() -> None:
     module, batch = of_points(), points()
     torch.manual_seed(2)
-    terms, given = module.reconstructed(batch)
-    start, _ = module.inferred(batch["observed"])
+    terms, given = module.reconstruct(batch)
+    start, _ = module.infer(batch["observed"])
     mean, std = module.prior_mean, module.prior_log_std.exp()
     closed = (std / start.std).log() + (start.std**2 + (start.mean - mean) ** 2) / (2 * std**2) - 0.5
     torch.testing.assert_close(terms.kl_start, closed.sum(dim=1))
@@ -71,8 +71,8 @@ def test_a_control_is_told_what_lies_between_two_observations(monkeypatch: pytes
     monkeypatch.setattr(
         module.control, "forward", lambda told: asked.append(told) or torch.zeros(len(told), 2).double()
     )
-    terms, _ = module.reconstructed(batch)
-    context = module.inferred(batch["observed"])[0].context
+    terms, _ = module.reconstruct(batch)
+    context = module.infer(batch["observed"])[0].context
     assert len(asked) == 10
     assert not terms.kl_path.any()
     torch.testing.assert_close(asked[4][:, -3:], context[:, 2])
@@ -114,17 +114,17 @@ def test_predictions_know_what_was_given_alone_and_end_without_a_control(monkeyp
 
     monkeypatch.setattr("lightning_modules.probabilistic.fractional_sde.module.integrate", noted)
     torch.manual_seed(5)
-    first = module.predicted(batch)
+    first = module.predict_course(batch)
     assert calls == [(4, False), (6, True)]  # two intervals of the posterior, three of the prior
     assert torch.equal(states[2], states[4])  # the prior continues from this state
     assert torch.equal(states[3], states[5])
     assert first.shape == batch["observed"].shape
     batch["observed"][:, 3:] += 100
     torch.manual_seed(5)
-    assert torch.equal(module.predicted(batch), first)
+    assert torch.equal(module.predict_course(batch), first)
     batch["observed"][:, 2] += 1
     torch.manual_seed(5)
-    assert not torch.equal(module.predicted(batch), first)
+    assert not torch.equal(module.predict_course(batch), first)
 
 
 def test_videos_are_measured_and_shown() -> None:

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from lightning_modules.probabilistic.meco.landscape import LocationEnergy
 from lightning_modules.probabilistic.meco.objectives import (
+    EnergyObjective,
     MovingAverage,
     NoiseContrastive,
-    Objective,
     PlugIn,
     log_mean_exp,
 )
@@ -23,7 +23,7 @@ def energies(shift: float = 0.0, count: int = 6) -> tuple[LocationEnergy, list[T
     return network, [network(x)[:, 0] + shift, network(z)[:, 0] + shift, *log_q, z]
 
 
-def gradient(objective: Objective, shift: float = 0.0, steps: int = 3) -> Tensor:
+def gradient(objective: EnergyObjective, shift: float = 0.0, steps: int = 3) -> Tensor:
     """Take several steps without changing the parameter, and return the gradient of the last step."""
     for _ in range(steps):
         network, (*numbers, _) = energies(shift)

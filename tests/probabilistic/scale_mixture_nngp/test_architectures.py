@@ -41,7 +41,7 @@ class Finite(torch.nn.Module):
         self.used = 0
         self(x)
 
-    def drawn(self, *shape: int) -> Tensor:
+    def draw(self, *shape: int) -> Tensor:
         self.used += 1
         name = f"p{self.used}"
         if name not in self.parameters_by_name:
@@ -49,10 +49,10 @@ class Finite(torch.nn.Module):
         return self.parameters_by_name[name]
 
     def layer(self, h: Tensor, stride: int = 1) -> Tensor:
-        bias = B * self.drawn(self.width)
+        bias = B * self.draw(self.width)
         if h.ndim == 2:
-            return F.linear(h, self.drawn(self.width, h.shape[1])) * (W / math.sqrt(h.shape[1])) + bias
-        kernel = self.drawn(self.width, h.shape[1], 3, 3)
+            return F.linear(h, self.draw(self.width, h.shape[1])) * (W / math.sqrt(h.shape[1])) + bias
+        kernel = self.draw(self.width, h.shape[1], 3, 3)
         if stride == 2:  # an even side is padded only at the end
             h = F.pad(h, [side for n in (h.shape[3], h.shape[2]) for side in ((0, 1) if n % 2 == 0 else (1, 1))])
         image = F.conv2d(h, kernel, stride=stride, padding=1 if stride == 1 else 0)
@@ -76,7 +76,7 @@ class Finite(torch.nn.Module):
                     main = self.layer(s(self.layer(s(x), stride)))
                     x = main + self.layer(x, stride)
         x = x.flatten(1)
-        return F.linear(x, self.drawn(1, x.shape[1])) * (LAST / math.sqrt(x.shape[1]))
+        return F.linear(x, self.draw(1, x.shape[1])) * (LAST / math.sqrt(x.shape[1]))
 
 
 @pytest.mark.parametrize("architecture", [*ROWS, *IMAGES])

@@ -41,7 +41,7 @@ def test_a_draw_has_one_scale_for_all_classes(scale: Scale) -> None:
     mean, variance = torch.tensor([[1.0, -0.4]]).double(), torch.tensor([[0.7, 9.0]]).double()
     torch.manual_seed(0)
     with torch.no_grad():
-        probability = module._drawn(mean, variance, 400_000).exp().mean(1)[0, 0]
+        probability = module._draw(mean, variance, 400_000).exp().mean(1)[0, 0]
     spread = math.sqrt(9.7)
     law: Any = (
         scipy.stats.norm(1.4, spread) if isinstance(scale, FixedScale) else scipy.stats.t(2, 1.4, spread * 0.5**0.5)

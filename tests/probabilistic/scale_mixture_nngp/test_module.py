@@ -58,7 +58,7 @@ def test_clean_predictions_have_the_noise_and_released_ones_are_those_of_the_aut
     assert released._known is not None
     a = b = 2.0
     d = 2 * a + y @ (b / a * k + 1e-6 * torch.eye(12).double()).inverse() @ y
-    law: Any = released.scale.law().given(released._known[2], 12)
+    law: Any = released.scale.law().given_values(released._known[2], 12)
     torch.testing.assert_close(law.b / law.a, d / (2 * a + 12) * b / a, rtol=1e-5, atol=0)  # squared scale of C
 
 

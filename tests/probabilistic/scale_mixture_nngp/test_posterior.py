@@ -18,12 +18,12 @@ from lightning_modules.probabilistic.scale_mixture_nngp.posterior import (
     Scale,
     ScaleDistribution,
     Weighted,
+    factorise_kernel,
     inducing_divergence,
     marginals,
-    predicted,
+    predict_process,
     projection,
     scale_divergence,
-    seen,
 )
 
 
@@ -35,8 +35,8 @@ def test_mean_and_variance_are_those_of_a_block_of_the_precision() -> None:
     noisy = torch.diag(torch.tensor([0.3] * 4 + [0.0] * 3)).double()
     kernel = root @ root.T
     precision = (kernel + noisy).inverse()
-    known = seen(kernel[:4, :4], y, noisy[0, 0])
-    mean, variance = predicted(known, kernel[:4, 4:], kernel.diagonal()[4:])
+    known = factorise_kernel(kernel[:4, :4], y, noisy[0, 0])
+    mean, variance = predict_process(known, kernel[:4, 4:], kernel.diagonal()[4:])
     covariance = precision[4:, 4:].inverse()
     torch.testing.assert_close(variance, covariance.diagonal(), rtol=1e-9, atol=0)
     torch.testing.assert_close(mean, -covariance @ precision[4:, :4] @ y, rtol=1e-9, atol=1e-12)
@@ -45,7 +45,7 @@ def test_mean_and_variance_are_those_of_a_block_of_the_precision() -> None:
 
 
 def test_a_matrix_that_is_not_positive_definite_gives_nan_and_no_wrong_number() -> None:
-    known = seen(-torch.eye(3).double(), torch.ones(3).double(), torch.zeros(()).double())
+    known = factorise_kernel(-torch.eye(3).double(), torch.ones(3).double(), torch.zeros(()).double())
     assert torch.isnan(known.quadratic)
 
 
@@ -63,7 +63,7 @@ def problem(count: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def density(of: ScaleDistribution, y: Tensor, kernel: Tensor) -> Tensor:
-    known = seen(kernel, y, torch.zeros(()).double())
+    known = factorise_kernel(kernel, y, torch.zeros(()).double())
     return of.log_density(known.quadratic, known.log_det, len(y))
 
 
@@ -85,9 +85,9 @@ def test_the_mixture_over_inverse_gamma_scales_is_a_t() -> None:
 def test_seen_and_unseen_numbers_together_are_one_and_then_the_other(of: ScaleDistribution) -> None:
     """The identity p(y, y_*) = p(y) p(y_* | y) holds only if mean, variance and the scale's posterior are right."""
     kernel, y = problem(6)
-    known = seen(kernel[:5, :5], y[:5], torch.zeros(()).double())
-    mean, variance = predicted(known, kernel[:5, 5:], kernel.diagonal()[5:])
-    after = of.given(known.quadratic, 5).log_density((y[5:] - mean) ** 2 / variance, variance.log(), 1)
+    known = factorise_kernel(kernel[:5, :5], y[:5], torch.zeros(()).double())
+    mean, variance = predict_process(known, kernel[:5, 5:], kernel.diagonal()[5:])
+    after = of.given_values(known.quadratic, 5).log_density((y[5:] - mean) ** 2 / variance, variance.log(), 1)
     torch.testing.assert_close(
         density(of, y[:5], kernel[:5, :5]) + after[0], density(of, y, kernel), rtol=0, atol=1e-10
     )
@@ -97,19 +97,19 @@ def test_a_narrow_law_of_the_scale_is_a_gaussian_process() -> None:
     kernel, y = problem(8)
     narrow = inverse_gamma(1e5, 1e5)
     torch.testing.assert_close(density(narrow, y, kernel), density(One(), y, kernel), rtol=0, atol=1e-3)
-    torch.testing.assert_close(narrow.given(y @ y, 8).mean(), torch.ones(()).double(), rtol=0, atol=1e-3)
+    torch.testing.assert_close(narrow.given_values(y @ y, 8).mean(), torch.ones(()).double(), rtol=0, atol=1e-3)
 
 
 def test_the_scale_follows_the_targets() -> None:
     quadratic, vague = torch.tensor(3.7).double(), inverse_gamma(1e-9, 1e-9)
-    one, nine = vague.given(quadratic, 20).mean(), vague.given(9 * quadratic, 20).mean()
+    one, nine = vague.given_values(quadratic, 20).mean(), vague.given_values(9 * quadratic, 20).mean()
     torch.testing.assert_close(nine, 9 * one, rtol=1e-7, atol=0)
 
 
 def test_draws_of_an_inverse_gamma_law_give_its_predictions() -> None:
     draws = torch.from_numpy(scipy.stats.invgamma.rvs(A, scale=B, size=200_000, random_state=0))
     quadratic, z = torch.tensor(6.0).double(), torch.linspace(-4, 4, 9).double()
-    exact, drawn = inverse_gamma().given(quadratic, 5), Weighted(draws).given(quadratic, 5)
+    exact, drawn = inverse_gamma().given_values(quadratic, 5), Weighted(draws).given_values(quadratic, 5)
     values: list[Callable[[ScaleDistribution], Tensor]] = [
         lambda of: of.log_density(z**2, torch.zeros_like(z), 1),
         lambda of: of.cumulative(z),
@@ -146,7 +146,7 @@ def test_gradients_of_the_loss_are_those_of_finite_differences(scale: Scale) -> 
     parameters = list(scale.parameters())
 
     def loss(jitter: Tensor, *_: Tensor) -> Tensor:
-        known = seen(kernel, y, jitter)
+        known = factorise_kernel(kernel, y, jitter)
         return scale.law().log_density(known.quadratic, known.log_det, len(y))
 
     jitter = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from lightning_modules.probabilistic.score_estimation.kernel_path import KernelPath, stopping_step, tangent_kernel
+from lightning_modules.probabilistic.score_estimation.kernel_path import KernelPath, relu_tangent_kernel, stopping_step
 from lightning_modules.probabilistic.score_estimation.network import FrozenSignNetwork
 
 
@@ -14,7 +14,7 @@ def rows(count: int, seed: int = 0) -> torch.Tensor:
 
 def test_the_kernel_is_symmetric_and_positive_with_half_the_square_on_its_diagonal() -> None:
     z = rows(30)
-    kernel = tangent_kernel(z, z)
+    kernel = relu_tangent_kernel(z, z)
     torch.testing.assert_close(kernel, kernel.T)
     assert torch.linalg.eigvalsh(kernel)[0] > -1e-12
     torch.testing.assert_close(kernel.diagonal(), z.square().sum(1) / 2)
@@ -22,7 +22,7 @@ def test_the_kernel_is_symmetric_and_positive_with_half_the_square_on_its_diagon
 
 def test_the_path_is_that_of_explicit_steps() -> None:
     z, other, target = rows(12), rows(5, seed=1), torch.randn(12, 2, dtype=torch.float64)
-    kernel, cross = tangent_kernel(z, z), tangent_kernel(other, z)
+    kernel, cross = relu_tangent_kernel(z, z), relu_tangent_kernel(other, z)
     path = KernelPath(kernel)
     assert float(path.eta) == pytest.approx(0.5 / float(torch.linalg.eigvalsh(kernel)[-1]))
     coefficients, seen = torch.zeros_like(target), []
@@ -43,7 +43,7 @@ def stops(values: torch.Tensor, eta: float, sigma: float, n: torch.Tensor) -> to
 
 
 def test_the_rule_stops_later_the_less_noise_there_is_and_at_the_first_whole_number() -> None:
-    values = torch.linalg.eigvalsh(tangent_kernel(rows(40), rows(40))).clamp(min=0)
+    values = torch.linalg.eigvalsh(relu_tangent_kernel(rows(40), rows(40))).clamp(min=0)
     eta = float(0.5 / values[-1])
     most = torch.arange(1, 20_001, dtype=torch.float64)
     found = {sigma: stopping_step(values, eta, sigma, len(most)) for sigma in (2.0, 1.0, 0.5, 0.1, 0.01, 0.002, 1e-6)}
@@ -57,7 +57,7 @@ def test_the_rule_stops_later_the_less_noise_there_is_and_at_the_first_whole_num
 
 def test_the_largest_step_is_followed_and_a_larger_one_is_rejected() -> None:
     z, target = rows(12), torch.randn(12, 2, dtype=torch.float64)
-    kernel = tangent_kernel(z, z)
+    kernel = relu_tangent_kernel(z, z)
     largest = 1 / float(torch.linalg.eigvalsh(kernel)[-1])
     path = KernelPath(kernel, largest)
     one_step = largest * (kernel @ target)
@@ -82,7 +82,7 @@ def test_the_network_begins_at_zero_with_the_closed_forms_gradient_and_the_kerne
         manual = torch.einsum("rd,jd,jr,jp->rp", network.signs, residual, active, z) / math.sqrt(width)
         torch.testing.assert_close(gradient, manual, rtol=1e-10, atol=1e-12)
         empirical = torch.einsum("jr,lr,jl->jl", active, active, z @ z.T) / width  # kernel of a single output
-        exact = tangent_kernel(z, z)
+        exact = relu_tangent_kernel(z, z)
         errors.append(float((empirical - exact).norm() / exact.norm()))
     assert errors[1] < 0.7 * errors[0]  # 1/4 in expectation, but from one draw each
     with pytest.raises(ValueError, match="width must be even, got 7"):

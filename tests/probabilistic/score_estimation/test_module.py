@@ -7,7 +7,7 @@ from datamodules.loading import Loading
 from datamodules.tables.noised_points import Atoms, NoisedPoints, UniformCube
 from datamodules.tables.tables import Tables
 from lightning_modules.probabilistic.score_estimation import ScoreEstimation
-from lightning_modules.probabilistic.score_estimation.module import in_ball
+from lightning_modules.probabilistic.score_estimation.module import project_onto_ball
 from tests.trainers import quiet
 
 
@@ -44,14 +44,14 @@ def test_scores_are_the_estimates_of_clean_points_which_are_kept_in_the_ball() -
     module = ScoreEstimation(width=100, g=1.0, start=0.1).double()
     torch.nn.init.normal_(module.network.weight, std=3)
     x, t = torch.randn(6, 2, dtype=torch.float64), torch.linspace(0.1, 1, 6, dtype=torch.float64)
-    clean = in_ball(module(torch.cat([x, (t - 0.1)[:, None], torch.ones(6, 1).double()], 1)), 1.0)
+    clean = project_onto_ball(module(torch.cat([x, (t - 0.1)[:, None], torch.ones(6, 1).double()], 1)), 1.0)
     a = (-t / 2).exp()[:, None]
     torch.testing.assert_close(module.score(x, t), (a * clean - x) / (1 - a**2))
     h, target = 1 - a**2, torch.randn(6, 2, dtype=torch.float64)  # the weighted loss is a regression
     difference = (a * clean - x) / h - (a * target - x) / h
     torch.testing.assert_close((h / a).square() * difference.square(), (clean - target).square())
-    far, inside = 5 * torch.randn(50, 2).double(), in_ball(torch.randn(50, 2).double(), 1.0)
-    assert ((in_ball(far, 1.0) - inside).norm(dim=1) <= (far - inside).norm(dim=1)).all()
+    far, inside = 5 * torch.randn(50, 2).double(), project_onto_ball(torch.randn(50, 2).double(), 1.0)
+    assert ((project_onto_ball(far, 1.0) - inside).norm(dim=1) <= (far - inside).norm(dim=1)).all()
 
 
 def test_samples_go_from_the_end_of_the_data_to_their_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,11 +13,11 @@ from lightning_modules.probabilistic.tester_learner.marginal_tests import (
     complement,
     joint_thresholds,
     moments,
-    names,
     pairs,
+    statistic_names,
     statistics,
 )
-from lightning_modules.probabilistic.tester_learner.suites import Bands, simulated
+from lightning_modules.probabilistic.tester_learner.suites import Bands, simulate_statistics
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:
@@ -30,7 +30,7 @@ def direction(dim: int, seed: int = 5) -> Tensor:
 
 def by_name(features: Tensor, weight: Tensor, sigma: float = 0.4, degree: int = 4) -> dict[str, float]:
     found = statistics(moments(features, weight, sigma, degree), sigma, degree)
-    return dict(zip(names(degree), found.tolist(), strict=True))
+    return dict(zip(statistic_names(degree), found.tolist(), strict=True))
 
 
 def test_the_complement_completes_a_basis() -> None:
@@ -101,7 +101,7 @@ def test_bands_with_few_points_have_infinite_moments_and_no_nan(samples: int) ->
 
 
 def test_joint_thresholds_pass_the_stated_share_of_normal_samples() -> None:
-    drawn = simulated(Bands(1.0, 4), 600, 3, 400)
+    drawn = simulate_statistics(Bands(1.0, 4), 600, 3, 400)
     limits = joint_thresholds(drawn, 0.1)
     passed = (drawn <= limits).all(1)
     assert passed.double().mean().item() == pytest.approx(0.9, abs=0.01)
@@ -112,7 +112,7 @@ def test_joint_thresholds_pass_the_stated_share_of_normal_samples() -> None:
 
 
 def test_degree_two_leaves_out_the_fourth_moments() -> None:
-    assert names(2) == names(4)[:5]
+    assert statistic_names(2) == statistic_names(4)[:5]
     assert torch.equal(caps(4), torch.tensor([0.25, 0.25, 0.25, 0.3, 0.3, 3, 3], dtype=torch.float64))
     features, weight = numbers(3000, 4), direction(4)
     assert list(by_name(features, weight).values())[:5] == pytest.approx(

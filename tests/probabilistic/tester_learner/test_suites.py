@@ -9,7 +9,7 @@ from lightning_modules.probabilistic.tester_learner.suites import (
     Bands,
     GlobalMoments,
     Strips,
-    simulated,
+    simulate_statistics,
     suite_of,
 )
 from tests.probabilistic.tester_learner.test_marginal_tests import direction, numbers
@@ -23,7 +23,9 @@ def by_name(suite: Bands, features: Tensor, weight: Tensor) -> dict[str, float]:
 
 def passes(suite: Bands, features: Tensor, weight: Tensor) -> dict[str, bool]:
     found = suite.statistics(suite.sums(features, weight))
-    limits = torch.minimum(joint_thresholds(simulated(suite, len(features), features.shape[1], 40), 0.05), suite.caps)
+    limits = torch.minimum(
+        joint_thresholds(simulate_statistics(suite, len(features), features.shape[1], 40), 0.05), suite.caps
+    )
     return dict(zip(suite.names, (found <= limits).tolist(), strict=True))
 
 

@@ -10,7 +10,7 @@ from lightning_modules.interfaces import ImageMeasurer, PictureSource, require
 from lightning_modules.metrics.image_quality import ImageQuality, psnr, ssim
 from lightning_modules.restoration.negvsr.clip_restorer import (
     ClipRestorerSteps,
-    disturbed,
+    add_noise_sequences,
     enlarged_clip,
     slices,
     strips,
@@ -59,7 +59,7 @@ def test_measures_are_means_over_frames_and_clips(noise: bool) -> None:
     assert metrics["test/noisy_psnr"] == pytest.approx(measured(clips["noisy"] / 1.1, psnr), abs=1e-4)
     assert ("test/drift" in metrics) == noise
     if noise:
-        shifted = disturbed(clips["noisy"], clips["noise"])
+        shifted = add_noise_sequences(clips["noisy"], clips["noise"])
         assert metrics["test/disturbed_psnr"] == pytest.approx(measured(shifted, psnr), abs=1e-4)
         difference = 1.1 * enlarged_clip(shifted - clips["noisy"], torch.Size([16, 16]))
         assert metrics["test/drift"] == pytest.approx(float(difference.abs().mean()), abs=1e-5)
@@ -68,10 +68,10 @@ def test_measures_are_means_over_frames_and_clips(noise: bool) -> None:
 
 def test_a_disturbance_has_no_mean_of_its_own_and_is_clipped() -> None:
     given, noise = torch.full((1, 2, 3, 4, 4), 0.5), 0.5 * torch.rand(1, 2, 3, 4, 4)
-    made = disturbed(given, noise)
+    made = add_noise_sequences(given, noise)
     torch.testing.assert_close(made.mean(dim=(1, 3, 4)), torch.full((1, 3), 0.5))
     torch.testing.assert_close(made - 0.5, noise - noise.mean(dim=(1, 3, 4), keepdim=True))
-    assert disturbed(torch.ones_like(given), noise).max() == 1
+    assert add_noise_sequences(torch.ones_like(given), noise).max() == 1
 
 
 def test_strips_and_slices_show_frames_in_their_order() -> None:
@@ -88,5 +88,5 @@ def test_pictures_stand_beside_the_clean_ones(noise: bool) -> None:
     columns = Doubling().image_columns(batch(0, 2, noise), None)  # type: ignore[arg-type]
     assert {"given", "restored", "clean", "given, x-t", "restored, x-t", "clean, x-t"} <= columns.keys()
     assert columns["restored"].shape == (2, 1, 16, 48)  # type: ignore[union-attr]
-    tested = Doubling().image_columns(batch(0, 2, noise), Doubling()._measured(batch(0, 2, noise), 0))  # type: ignore[arg-type]
+    tested = Doubling().image_columns(batch(0, 2, noise), Doubling()._metrics_of(batch(0, 2, noise), 0))  # type: ignore[arg-type]
     assert ("with noise, restored" in tested) == noise

@@ -5,10 +5,10 @@ from torch import Tensor, nn
 
 from lightning_modules.restoration.negvsr.losses import (
     adversarial,
+    average_pool_clips,
     discriminating,
-    judged,
+    discriminator_loss,
     negative_distance,
-    reduced,
 )
 
 
@@ -30,7 +30,7 @@ def test_the_negative_term_pulls_both_results_equally_hard(detached: bool) -> No
 
 def test_targets_of_cleaning_are_means_of_squares() -> None:
     given = clip(2, 3, 1, 8, 12)
-    made = reduced(given, 4)
+    made = average_pool_clips(given, 4)
     assert made.shape == (2, 3, 1, 2, 3)
     torch.testing.assert_close(made[1, 2, 0, 1, 2], given[1, 2, 0, 4:, 8:].mean())
     area = F.interpolate(given.flatten(0, 1), scale_factor=0.25, mode="area")
@@ -41,7 +41,7 @@ def test_judgements_are_cross_entropies() -> None:
     score = torch.randn(2, 1, 4, 4, dtype=torch.float64)
     for real in (True, False):
         expected = F.binary_cross_entropy_with_logits(score, torch.full_like(score, float(real)))
-        torch.testing.assert_close(judged(score, real), expected)
+        torch.testing.assert_close(discriminator_loss(score, real), expected)
 
 
 def test_each_network_gets_the_gradient_of_its_own_term() -> None:

@@ -69,8 +69,8 @@ def test_a_steps_loss_and_gradient_are_those_of_the_equations(detached: bool) ->
         patch = mixed[b, t, :, 4 * r : 4 * r + 4, 4 * s : 4 * s + 4]
         rows.append(torch.rot90(patch, int(quarters[b, t, r, s]), (1, 2)))
     patches = torch.stack(rows).view(2, 3, 4, 4, 1, 4, 4)
-    negative = net.enlarged(patches.permute(0, 1, 4, 2, 5, 3, 6).reshape(2, 3, 1, 16, 16))
-    positive, target = net.enlarged(v), unsharp_masked(given["clean"])
+    negative = net.upscale(patches.permute(0, 1, 4, 2, 5, 3, 6).reshape(2, 3, 1, 16, 16))
+    positive, target = net.upscale(v), unsharp_masked(given["clean"])
     small = F.avg_pool2d(target.flatten(0, 1), 2).view_as(v)
     aim = positive.detach() if detached else positive
     expected = (positive - target).abs().mean() + (v - small).abs().mean() + 0.7 * (negative - aim).abs().mean()
@@ -86,7 +86,7 @@ def test_without_negatives_the_noise_is_not_looked_at() -> None:
     trained, given = module(negatives=None, sharpened=False).double(), batch()
     without = {key: value for key, value in given.items() if key != "noise"}
     torch.testing.assert_close(trained.training_step(given, 0)["loss"], trained.training_step(without, 0)["loss"])
-    assert trained.generator_terms(trained.made(without)).keys() == {"pixel", "cleaning"}
+    assert trained.generator_terms(trained.restore_with_negatives(without)).keys() == {"pixel", "cleaning"}
 
 
 def test_the_second_stage_moves_both_networks_by_their_own_terms() -> None:
@@ -105,8 +105,8 @@ def test_the_second_stage_moves_both_networks_by_their_own_terms() -> None:
     other.load_state_dict(before)
     net, judge, sharp = other.network, other.discriminator, unsharp_masked(given["clean"])
     assert judge is not None
-    v = net.cleaned(given["noisy"])
-    y = net.enlarged(v)
+    v = net.clean_frames(given["noisy"])
+    y = net.upscale(v)
     score = judge(y.flatten(0, 1))
     generator = (y - sharp).abs().mean() + (v - F.avg_pool2d(sharp.flatten(0, 1), 2).view_as(v)).abs().mean()
     generator = generator + (y - sharp).square().mean() + 0.05 * F.softplus(-score).mean()

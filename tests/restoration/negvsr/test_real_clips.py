@@ -16,7 +16,7 @@ from datamodules.corruptions.clip_degradation import Chain, RandomJpeg, RandomNo
 from datamodules.loading import Loading
 from datamodules.video.clip_pairs import ClipPairs
 from datamodules.video.clips import WindowSampling
-from datamodules.video.folder_sets import FrameFolders, opened
+from datamodules.video.folder_sets import FrameFolders, open_clip
 from datamodules.video.noise_library import NoiseLibrary
 from lightning_modules.networks.real_basicvsr import RealBasicVSR
 from lightning_modules.networks.spynet import ZeroFlow
@@ -57,11 +57,11 @@ def two_libraries(video: Path, folder: Path) -> list[str]:
 def test_noise_of_a_video_makes_negatives_and_real_clips_are_enlarged(tmp_path: Path) -> None:
     video = Path(os.environ["NOISEWORKS_DATA"], "video")
     known, unknown = two_libraries(video / "clips" / "bikes.mp4", tmp_path)
-    frames = opened(video / "clips" / "carphone_pristine.mp4", 3).read(0, 120)
+    frames = open_clip(video / "clips" / "carphone_pristine.mp4", 3).read(0, 120)
     written(frames[:90], tmp_path / "trained" / "carphone")
     for part in range(5):  # the last second, in clips of six frames
         written(frames[90 + 6 * part : 96 + 6 * part], tmp_path / "held_out" / f"carphone_{part}")
-    real = opened(video / "videolq_000", 3).read(0, 8)
+    real = open_clip(video / "videolq_000", 3).read(0, 8)
     written(real[:, :, 90:186, 160:320], tmp_path / "real" / "videolq_000")
     chain = Chain([ResizeToEnd(["area"]), RandomNoise(sigma=(1, 10), poisson=0.0), RandomJpeg((60, 95))], scale=4)
     seed_everything(0)

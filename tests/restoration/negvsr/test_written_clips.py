@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 from torch import Tensor, nn
 
-from datamodules.files.video_files import decoded, facts_of
+from datamodules.files.video_files import decode_frames, facts_of
 from datamodules.video.clip_pairs import ClipPairs
 from lightning_modules.restoration.negvsr.written_clips import ClipWriter
 from tests.datamodules.video.folders import frames, write_frames, write_video
@@ -28,7 +28,7 @@ class Doubled(ClipWriter, LightningModule):
         self.weight = nn.Parameter(torch.zeros(()))
         self.made = 0
 
-    def estimated(self, batch: Any) -> Tensor:
+    def estimate(self, batch: Any) -> Tensor:
         self.made += batch["noisy"].shape[:2].numel()
         return batch["noisy"].repeat_interleave(2, dim=3).repeat_interleave(2, dim=4) + self.weight
 
@@ -53,7 +53,7 @@ def test_frames_and_videos_are_written_in_their_own_kind(tmp_path: Path) -> None
     assert sorted(path.name for path in run.glob("*/*.*")) == ["a.mp4", "b.mp4", "b.mp4"]  # nothing half-written
     facts = facts_of(run / "restored" / "b.mp4")
     assert (len(facts.times), facts.height, facts.width, facts.rate) == (7, 32, 48, 12)
-    beside = decoded(run / "beside" / "a.mp4", "a").astype(int)
+    beside = decode_frames(run / "beside" / "a.mp4", "a").astype(int)
     assert beside.shape == (5, 32, 96, 3)
     np.testing.assert_allclose(beside[:, :, 48:], written, atol=12)
     assert abs(beside[:, :, :48] - beside[:, :, 48:]).mean() < 4

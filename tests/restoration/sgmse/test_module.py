@@ -48,12 +48,12 @@ def test_the_loss_of_the_exact_score_is_nothing() -> None:
 
 def test_a_louder_recording_is_enhanced_alike_and_each_by_its_own_noise() -> None:
     trained, given = module(), batch()
-    estimate = trained.estimated(given)
-    torch.testing.assert_close(trained.estimated({**given, "noisy": 3 * given["noisy"]}), 3 * estimate)
-    alone = trained.estimated({**given, "noisy": given["noisy"][1:2], "index": torch.tensor([1])})
+    estimate = trained.estimate(given)
+    torch.testing.assert_close(trained.estimate({**given, "noisy": 3 * given["noisy"]}), 3 * estimate)
+    alone = trained.estimate({**given, "noisy": given["noisy"][1:2], "index": torch.tensor([1])})
     torch.testing.assert_close(alone[0], estimate[1])
     assert estimate.shape == (3, 50)
-    assert torch.isfinite(trained.estimated({**given, "noisy": torch.zeros(3, 50).double()})).all()  # silence
+    assert torch.isfinite(trained.estimate({**given, "noisy": torch.zeros(3, 50).double()})).all()  # silence
     seeded = [trained.restore(given["noisy"], torch.Generator().manual_seed(5)) for _ in range(2)]
     torch.testing.assert_close(*seeded, rtol=0, atol=0)
 
@@ -64,11 +64,11 @@ def test_recordings_of_unequal_length_are_enhanced_together_as_each_alone() -> N
     for row, length in enumerate(lengths):
         for key in ("noisy", "clean"):
             given[key][row, length:] = 0
-    together = trained.estimated({**given, "length": torch.tensor(lengths)})
+    together = trained.estimate({**given, "length": torch.tensor(lengths)})
     assert seen[:6] == [1] * 6  # the last recording alone, with exactly eight frames
     assert seen[6:] == [2] * 6
     for row, length in enumerate(lengths):
-        alone = trained.estimated({"noisy": given["noisy"][row : row + 1, :length], "index": torch.tensor([row])})
+        alone = trained.estimate({"noisy": given["noisy"][row : row + 1, :length], "index": torch.tensor([row])})
         torch.testing.assert_close(together[row, :length], alone[0], rtol=0, atol=1e-12)
         assert (together[row, length:] == 0).all()
 
@@ -79,7 +79,7 @@ def test_recordings_of_unequal_length_are_enhanced_together_as_each_alone() -> N
 def test_enhancement_calls_the_network_for_each_step(options: dict, calls: int) -> None:
     trained, times = module(**options), []
     trained.network.register_forward_pre_hook(lambda _, given: times.append(float(given[1][0])))
-    trained.estimated(batch())
+    trained.estimate(batch())
     assert len(times) == calls
     assert sorted(set(times), reverse=True) == pytest.approx([1, 0.515, 0.03])
 
@@ -92,14 +92,14 @@ def test_the_flow_draws_noise_at_its_start_alone() -> None:
         return torch.randn(like.shape, dtype=like.dtype, generator=torch.Generator().manual_seed(len(drawn)))
 
     noisy = trained.spectrogram.of(batch()["noisy"])[..., :12]
-    assert trained.enhanced(noisy, draw).shape == noisy.shape
+    assert trained.enhance_spectrogram(noisy, draw).shape == noisy.shape
     assert len(drawn) <= 2  # the draw of the last step is not part of its mean
 
 
 def test_other_settings_of_the_sampler_are_measured_as_if_each_were_configured() -> None:
     trained, given = module(compared=[[1, 0], [2, 1]]), {**batch(), "sample_rate": 2000}
     outputs = trained.test_step(given, 0)
-    torch.testing.assert_close(outputs["estimate"], module().estimated(given), rtol=0, atol=0)
+    torch.testing.assert_close(outputs["estimate"], module().estimate(given), rtol=0, atol=0)
     [means] = trained.quality.means().values()
     for steps, corrections in ((1, 0), (2, 1)):
         alone = module(num_steps=steps, corrector=Corrector(corrections))

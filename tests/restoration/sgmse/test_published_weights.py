@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_modules.restoration.sgmse import with_published_weights
+from lightning_modules.restoration.sgmse import sgmse_weights
 from lightning_modules.restoration.sgmse.speech_ncsnpp import SpeechNCSNpp
 from tests.networks.test_published_ncsnpp import DECODER, ENCODER, FINE, INSIDE, filled, parameters
 
@@ -50,7 +50,7 @@ def channels() -> Tensor:
 @pytest.mark.parametrize("frequencies_averaged", [True, False])
 def test_the_network_computes_what_the_authors_code_does(frequencies_averaged: bool, tmp_path: Path) -> None:
     torch.save(content(frequencies_averaged), tmp_path / "vb.ckpt")
-    ours = with_published_weights(network(), str(tmp_path / "vb.ckpt"))
+    ours = sgmse_weights(network(), str(tmp_path / "vb.ckpt"))
     with torch.no_grad():
         found = ours(channels(), torch.tensor([0.5, 0.9], dtype=torch.float64)).flatten()[PLACES]
     torch.testing.assert_close(found, torch.tensor(OUTPUTS, dtype=torch.float64), rtol=0, atol=1e-12)
@@ -62,7 +62,7 @@ def test_the_class_in_the_hyperparameters_is_not_imported(tmp_path: Path, monkey
     monkeypatch.setitem(sys.modules, theirs.__name__, theirs)
     torch.save(content(data_module_cls=theirs.SpecsDataModule), tmp_path / "vb.ckpt")  # type: ignore[attr-defined]
     monkeypatch.delitem(sys.modules, theirs.__name__)
-    ours = with_published_weights(network(), str(tmp_path / "vb.ckpt"))
+    ours = sgmse_weights(network(), str(tmp_path / "vb.ckpt"))
     torch.testing.assert_close(ours.mix.bias.data, filled((2,), 1), rtol=0, atol=0)
     assert theirs.__name__ not in sys.modules
 
@@ -79,13 +79,13 @@ def test_the_class_in_the_hyperparameters_is_not_imported(tmp_path: Path, monkey
 def test_checkpoints_of_other_models_are_rejected(given: dict[str, Any], message: str, tmp_path: Path) -> None:
     torch.save(content(**given), tmp_path / "vb.ckpt")
     with pytest.raises(ValueError, match=message):
-        with_published_weights(network(), str(tmp_path / "vb.ckpt"))
+        sgmse_weights(network(), str(tmp_path / "vb.ckpt"))
 
 
 def test_another_layout_is_one_sentence(tmp_path: Path) -> None:
     torch.save(content(), tmp_path / "vb.ckpt")
     with pytest.raises(ValueError, match=r"vb\.ckpt has a different layout from the network: missing: all_modules\."):
-        with_published_weights(SpeechNCSNpp(8, 8, (1, 2), 2, (4,)), str(tmp_path / "vb.ckpt"))
+        sgmse_weights(SpeechNCSNpp(8, 8, (1, 2), 2, (4,)), str(tmp_path / "vb.ckpt"))
     torch.save({"state_dict": {"body.told.0.weight": torch.ones(1)}}, tmp_path / "own.ckpt")
     with pytest.raises(ValueError, match=r"no key of .*own\.ckpt starts with prefix 'dnn\.'"):
-        with_published_weights(network(), str(tmp_path / "own.ckpt"))
+        sgmse_weights(network(), str(tmp_path / "own.ckpt"))

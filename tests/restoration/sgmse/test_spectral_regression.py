@@ -14,4 +14,4 @@ def test_regression_is_trained_on_the_squared_difference() -> None:
     loss = trained.training_step(given, 0)["loss"]
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(*(torch.autograd.grad(each, list(trained.parameters())) for each in (loss, expected)))
-    assert trained.estimated(given).shape == (3, 50)
+    assert trained.estimate(given).shape == (3, 50)

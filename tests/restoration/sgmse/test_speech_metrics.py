@@ -12,9 +12,9 @@ from lightning_modules.restoration.sgmse.speech_metrics import (
     SpeechQuality,
     decibels,
     dnsmos,
-    parts,
-    perceived,
-    projected,
+    perceptual_metrics,
+    project_signals,
+    si_metrics,
     windows,
 )
 
@@ -28,7 +28,7 @@ def signals() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def test_parts_are_those_of_projections_and_of_the_least_squares_they_solve() -> None:
     estimate, clean, noisy = signals()
-    found = parts(estimate, clean, noisy)
+    found = si_metrics(estimate, clean, noisy)
     for row in range(3):
         e, x, n = estimate[row], clean[row], noisy[row] - clean[row]
         s, r = (e @ x) / (x @ x) * x, (e @ n) / (n @ n) * n
@@ -36,16 +36,18 @@ def test_parts_are_those_of_projections_and_of_the_least_squares_they_solve() ->
         assert float(found["si_sir"][row]) == pytest.approx(10 * math.log10(s @ s / (r @ r)))
         rest = e - s - r
         assert float(found["si_sar"][row]) == pytest.approx(10 * math.log10(s @ s / (rest @ rest)))
-    scaled = parts(7 * estimate, clean, noisy)
+    scaled = si_metrics(7 * estimate, clean, noisy)
     for key, value in found.items():
         torch.testing.assert_close(scaled[key], value)
-    torch.testing.assert_close(projected(estimate, clean), projected(projected(estimate, clean), clean))
+    torch.testing.assert_close(
+        project_signals(estimate, clean), project_signals(project_signals(estimate, clean), clean)
+    )
 
 
 def test_no_mean_is_subtracted() -> None:
     estimate, clean, noisy = signals()
     assert not torch.allclose(
-        parts(estimate + 1, clean + 1, noisy + 1)["si_sdr"], parts(estimate, clean, noisy)["si_sdr"]
+        si_metrics(estimate + 1, clean + 1, noisy + 1)["si_sdr"], si_metrics(estimate, clean, noisy)["si_sdr"]
     )
 
 
@@ -61,7 +63,7 @@ def test_rows_tell_the_ratio_of_speech_to_noise_and_the_noisy_recordings_own_mea
 
 def test_zeros_after_a_recording_change_no_measure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        speech, "perceived", lambda signal, clean, sample_rate: {"samples": torch.tensor([signal.shape[1]])}
+        speech, "perceptual_metrics", lambda signal, clean, sample_rate: {"samples": torch.tensor([signal.shape[1]])}
     )
     estimate, clean, noisy = signals()
     tables = []
@@ -81,12 +83,12 @@ def test_intelligibility_rises_with_less_noise_and_missing_packages_are_named(mo
     clean = (torch.sin(2 * math.pi * 300 * time) * torch.sin(2 * math.pi * 3 * time))[None]
     clean = clean + 0.2 * torch.randn_like(clean)
     noise = torch.randn_like(clean)
-    little, much = (perceived(clean + level * noise, clean, 10_000)["estoi"] for level in (0.1, 3.0))
+    little, much = (perceptual_metrics(clean + level * noise, clean, 10_000)["estoi"] for level in (0.1, 3.0))
     assert float(little) > float(much) + 0.2
     monkeypatch.setattr(speech, "find_spec", lambda name: None)
     monkeypatch.setattr(speech, "dnsmos", lambda signal: {})
     monkeypatch.setattr(SpeechQuality, "warned", False)
-    assert perceived(clean, clean, 16_000) == {}
+    assert perceptual_metrics(clean, clean, 16_000) == {}
     with pytest.warns(UserWarning, match=r"left out: estoi \(pip .*\[audio\]'\); pesq .* C compiler\); dnsmos \(pip"):
         SpeechQuality().update(clean + noise, clean, clean, 16_000, torch.arange(1), ["a"])
 
@@ -99,12 +101,12 @@ def test_quality_of_the_packages_example_is_what_it_states() -> None:
     noisy, clean = (
         torch.from_numpy(read_recording(folder / f"{name}.wav", 16_000))[None] for name in ("speech_bab_0dB", "speech")
     )
-    assert float(perceived(noisy, clean, 16_000)["pesq"]) == pytest.approx(1.08323, abs=1e-4)
+    assert float(perceptual_metrics(noisy, clean, 16_000)["pesq"]) == pytest.approx(1.08323, abs=1e-4)
     for signal, meant in (
         (torch.zeros_like(clean), clean),
         (noisy[:, :2000], clean[:, :2000]),
     ):  # silence, and too short
-        assert float(perceived(signal, meant, 16_000)["pesq"]) == pytest.approx(speech.LEAST_PESQ)
+        assert float(perceptual_metrics(signal, meant, 16_000)["pesq"]) == pytest.approx(speech.LEAST_PESQ)
 
 
 class Told:

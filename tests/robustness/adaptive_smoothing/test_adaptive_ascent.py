@@ -114,7 +114,9 @@ def test_the_adaptive_attack_fools_what_pgd_fools_and_more(norm: Any) -> None:
     image, _ = images(64, seed=5)
     label = mixture(image).argmax(dim=1)
     torch.manual_seed(0)
-    plain = PGD(norm, epsilon, steps=20).perturb(lambda given: mixture.mixed(given).log_probability, image, label)
+    plain = PGD(norm, epsilon, steps=20).perturb(
+        lambda given: mixture.mixture_output(given).log_probability, image, label
+    )
     attack = AdaptiveAttack(norm, epsilon, steps=20)
     adaptive = attack.perturb(mixture.mixed, image, label)
     fooled = [mixture(given).argmax(dim=1) != label for given in (plain, adaptive)]
@@ -130,7 +132,7 @@ def test_the_adaptive_attack_leaves_a_fixed_alpha_and_few_classes_finite() -> No
     for alpha in (1.0, 0.9):
         mixture = pair(alpha=alpha).eval()
         attacked = AdaptiveAttack("linf", 0.3, steps=3).perturb(
-            lambda g, m=mixture, a=alpha: m.mixed(g, a), image, label
+            lambda g, m=mixture, a=alpha: m.mixture_output(g, a), image, label
         )
         assert attacked.isfinite().all()
         assert (attacked != image).any()

@@ -59,7 +59,7 @@ def test_alpha_is_in_its_range_in_evaluation_and_not_brought_to_it_in_training(
 ) -> None:
     mixture = pair(evaluation=AlphaRange(3.0, -1.0, scale, bias)).eval()
     image, _ = images(seed=seed)
-    learned, raw = mixture.mixed(image), mixture.mix(image, mixture.in_training)
+    learned, raw = mixture.mixture_output(image), mixture.mix(image, mixture.in_training)
     assert ((learned.alpha >= bias) & (learned.alpha <= bias + scale)).all()
     torch.testing.assert_close(learned.alpha, torch.sigmoid(learned.gamma) * scale + bias)
     torch.testing.assert_close(raw.alpha, torch.sigmoid(raw.gamma))

@@ -102,7 +102,9 @@ def test_a_step_has_the_loss_and_the_gradients_on_clean_and_attacked_images(monk
     monkeypatch.setattr("lightning_modules.robustness.adaptive_smoothing.module.randomised_attack", attack)
     loss = built.training_step(given, 0)["loss"]
     assert in_evaluation == [True]
-    gamma = module().eval().network.mixed(given["image"]).gamma - 1.3 + 0.4  # biases of evaluation and training
+    gamma = (
+        module().eval().network.mixture_output(given["image"]).gamma - 1.3 + 0.4
+    )  # biases of evaluation and training
     torch.testing.assert_close(seen[0].gamma, gamma)
     torch.testing.assert_close(seen[0].alpha, gamma.sigmoid())
     # The same, computed with probabilities.

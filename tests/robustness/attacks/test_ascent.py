@@ -14,7 +14,7 @@ from lightning_modules.robustness.attacks.ascent import (
     Norm,
     attacked_with_gradient,
     different_titles,
-    judged,
+    evaluate_randomised,
     log_odds,
     log_odds_of_mean,
     pgd,
@@ -160,7 +160,7 @@ def test_the_gradient_is_that_of_the_mean_probability(scale: float) -> None:
     torch.testing.assert_close(gradient.flatten(1), expected, rtol=1e-9, atol=1e-11 * scale)
     torch.testing.assert_close(found.loss, (rest / mean).log(), rtol=1e-11, atol=1e-12)
     assert torch.equal(found.fooled, p.mean(0).argmax(1) != label)
-    again = judged(network(), image, label, num_draws=7)
+    again = evaluate_randomised(network(), image, label, num_draws=7)
     assert torch.equal(again.loss, found.loss)
     assert torch.equal(again.fooled, found.fooled)
 
@@ -191,7 +191,9 @@ def test_draws_follow_one_another_in_the_memory_of_one() -> None:
 def test_each_draw_has_noise_of_its_own() -> None:
     torch.manual_seed(0)
     image, label = torch.zeros(1, *SHAPE, dtype=torch.float64), torch.zeros(1, dtype=torch.int64)
-    found = judged(lambda x: torch.stack([torch.randn(len(x)), torch.zeros(len(x))], 1), image, label, 4000)
+    found = evaluate_randomised(
+        lambda x: torch.stack([torch.randn(len(x)), torch.zeros(len(x))], 1), image, label, 4000
+    )
     assert found.loss == pytest.approx(0.0, abs=0.03)
     assert found.loss != 0
 

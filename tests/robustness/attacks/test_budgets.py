@@ -10,7 +10,7 @@ from lightning_modules.robustness.attacks.ascent import (
     PGD,
     Norm,
     pgd,
-    project,
+    project_perturbation,
     random_start,
     require_gradients,
     size,
@@ -49,12 +49,12 @@ def test_projection_is_the_nearest_point_of_the_ball(norm: Norm) -> None:
     image = torch.full((4, *SHAPE), 0.5, dtype=torch.float64)
     moved = image + 0.05 * numbers(4, *SHAPE)
     inside = image + 0.001 * numbers(4, *SHAPE).sign()
-    torch.testing.assert_close(project(inside, image, norm, 0.05), inside, rtol=0, atol=1e-15)
-    nearest = project(moved, image, norm, 0.05)
+    torch.testing.assert_close(project_perturbation(inside, image, norm, 0.05), inside, rtol=0, atol=1e-15)
+    nearest = project_perturbation(moved, image, norm, 0.05)
     for _ in range(50):
-        other = project(image + numbers(4, *SHAPE), image, norm, 0.05)
+        other = project_perturbation(image + numbers(4, *SHAPE), image, norm, 0.05)
         assert (size(moved - nearest, "l2") <= size(moved - other, "l2")).all()
-    assert torch.equal(project(nearest, image, norm, 1.0), nearest)
+    assert torch.equal(project_perturbation(nearest, image, norm, 1.0), nearest)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

@@ -23,7 +23,7 @@ from lightning_modules.robustness.certificates.statistics import (
     log_wealth_above,
     one_sided_anytime_lower,
     one_sided_anytime_upper,
-    predict,
+    predict_or_abstain,
 )
 from tests.robustness.certificates.simulated_votes import SIGMA, radius
 
@@ -144,8 +144,8 @@ def test_anytime_bound_is_never_wrong_too_often(wealth: Callable, p: float) -> N
 def test_predict_is_the_two_sided_binomial_test_of_the_top_two(votes: tuple[int, ...]) -> None:
     first, second = sorted(votes)[::-1][:2]
     certain = stats.binomtest(first, first + second, 0.5).pvalue <= 0.01
-    assert predict(votes, 0.01) == (votes.index(first) if certain else ABSTAIN)
-    assert predict([0, 0], 0.5) == ABSTAIN
+    assert predict_or_abstain(votes, 0.01) == (votes.index(first) if certain else ABSTAIN)
+    assert predict_or_abstain([0, 0], 0.5) == ABSTAIN
 
 
 @pytest.mark.parametrize("relative", [False, True])

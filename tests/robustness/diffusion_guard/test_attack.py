@@ -7,19 +7,19 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lightning_modules.robustness.diffusion_guard.attack import (
-    deformed,
+    attack_objective,
+    deform_region,
     distance_of_edit,
     distance_to_grey,
     draw_kept,
-    filled,
     first_step,
     noise_norm,
     outer_contour,
-    protected,
+    polygon_mask,
+    protect_images,
     radius,
-    raised,
-    shrunk,
-    stripes,
+    shrink_region,
+    stripe_image,
 )
 from tests.robustness.diffusion_guard.linear_inpainter import SIZE, LinearInpainter, images
 
@@ -43,41 +43,41 @@ def test_polygons_are_filled_as_opencv_fills_them() -> None:
         340: [(4, 16), (16, 29), (28, 15), (15, 3)],
     }
     for count, polygon in corners.items():
-        assert abs(int(filled(np.array(polygon), (32, 32)).sum()) - count) <= 1
+        assert abs(int(polygon_mask(np.array(polygon), (32, 32)).sum()) - count) <= 1
 
 
 def test_a_contour_fills_to_its_region() -> None:
     region = ellipse()
-    assert (filled(outer_contour(region), region.shape) == region).all()
+    assert (polygon_mask(outer_contour(region), region.shape) == region).all()
     ring = region.copy()
     ring[30:34, 28:34] = False
-    assert (filled(outer_contour(ring), ring.shape) == region).all()  # only the outer contour
+    assert (polygon_mask(outer_contour(ring), ring.shape) == region).all()  # only the outer contour
     two = region.copy()
     two[:3, :3] = True
-    assert (filled(outer_contour(two), two.shape) == region).all()  # only the largest part is kept
+    assert (polygon_mask(outer_contour(two), two.shape) == region).all()  # only the largest part is kept
     square = np.zeros((6, 6), dtype=bool)
     square[1:5, 2:5] = True
     assert sorted(map(tuple, outer_contour(square).tolist())) == [(1, 2), (1, 4), (4, 2), (4, 4)]
     for pixels in ([(2, 3)], [(2, 3), (2, 4)], [(0, 0), (1, 1)]):
         few = np.zeros((5, 5), dtype=bool)
         few[tuple(zip(*pixels, strict=True))] = True
-        assert (filled(outer_contour(few), few.shape) == few).all()
+        assert (polygon_mask(outer_contour(few), few.shape) == few).all()
     assert len(outer_contour(np.zeros((4, 4), dtype=bool))) == 0
 
 
 def test_without_offsets_a_region_stays() -> None:
     region = ellipse()
-    still = deformed(region, 0, 3.0, np.random.default_rng(0))
+    still = deform_region(region, 0, 3.0, np.random.default_rng(0))
     assert (still & region).sum() >= 0.99 * region.sum()
     nothing = np.zeros((9, 9), dtype=bool)
-    assert not shrunk(nothing, np.random.default_rng(0)).any()
+    assert not shrink_region(nothing, np.random.default_rng(0)).any()
 
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_a_deformed_region_stays_within_its_own(seed: int) -> None:
     region = ellipse()
-    drawn = shrunk(region, np.random.default_rng(seed))
+    drawn = shrink_region(region, np.random.default_rng(seed))
     assert drawn.dtype == bool
     assert 0 < drawn.sum() <= 1.05 * region.sum()
     assert (drawn & ~region).sum() <= 24
@@ -85,7 +85,7 @@ def test_a_deformed_region_stays_within_its_own(seed: int) -> None:
 
 def test_shrinking_has_the_published_spread() -> None:
     region, random = ellipse(), np.random.default_rng(0)
-    kept = [shrunk(region, random).sum() / region.sum() for _ in range(120)]
+    kept = [shrink_region(region, random).sum() / region.sum() for _ in range(120)]
     assert 0.15 < np.median(kept) < 0.5  # .34 over 300 draws of the authors' code
     assert np.quantile(kept, 0.95) > 0.9
 
@@ -95,7 +95,7 @@ def test_what_is_kept_is_the_union_of_the_regions() -> None:
     both, random = regions[0].numpy(), np.random.default_rng(1)
     assert (draw_kept(both, "single", random) == (both[0] | both[1])).all()
     assert draw_kept(both, "global", random).all()
-    apart = np.stack([shrunk(region, np.random.default_rng(5)) for region in both[:1]])
+    apart = np.stack([shrink_region(region, np.random.default_rng(5)) for region in both[:1]])
     assert (draw_kept(both[:1], "contour", np.random.default_rng(5)) == apart[0]).all()
 
 
@@ -134,17 +134,20 @@ def test_the_norm_grows_and_its_square_has_the_same_iterates() -> None:
     def objective(adversarial: Tensor, keep: Tensor) -> Tensor:
         return noise_norm(first_step(inpainter, adversarial, keep, noise, noise, 751)).sum()
 
-    norms = [float(objective(protected(image, objective, lambda: keep, 0.1, 0.002, n), keep)) for n in (0, 1, 3, 6)]
+    norms = [
+        float(objective(protect_images(image, objective, lambda: keep, 0.1, 0.002, n), keep)) for n in (0, 1, 3, 6)
+    ]
     assert norms == sorted(set(norms))
-    squared = protected(image, lambda x, k: objective(x, k).square(), lambda: keep, 0.1, 0.002, 8)
-    assert torch.equal(squared, protected(image, objective, lambda: keep, 0.1, 0.002, 8))
+    squared = protect_images(image, lambda x, k: objective(x, k).square(), lambda: keep, 0.1, 0.002, 8)
+    assert torch.equal(squared, protect_images(image, objective, lambda: keep, 0.1, 0.002, 8))
 
 
 def test_gradients_are_averaged_before_the_sign() -> None:
     image = torch.full((1, 1, 1, 1), 0.5, dtype=torch.float64)
     for slopes, expected in (([3.0, -1.0], 0.6), ([-3.0, 1.0], 0.4)):
         slope = iter(slopes)
-        moved = protected(image, lambda x, k: next(slope) * x.sum(), lambda: torch.ones_like(image), 0.3, 0.1, 1, 2)  # noqa: B023
+        everywhere = torch.ones_like(image)
+        moved = protect_images(image, lambda x, k: next(slope) * x.sum(), lambda: everywhere, 0.3, 0.1, 1, 2)  # noqa: B023
         assert float(moved) == pytest.approx(expected)
 
 
@@ -178,10 +181,10 @@ def test_mist_adds_the_error_to_the_distance_from_stripes() -> None:
     image, regions, _ = images(2)
     keep = torch.ones_like(regions[:, :1]).double()
     inpainter, noise, times = LinearInpainter(), torch.randn(image.shape).double(), torch.tensor([3, 700])
-    found = raised(inpainter, "mist", image, keep, noise, noise, times, 4)
-    target = stripes(image)
+    found = attack_objective(inpainter, "mist", image, keep, noise, noise, times, 4)
+    target = stripe_image(image)
     assert target.unique().tolist() == [0, 1]
     assert bool((target.diff(dim=3) != 0).any())
-    error = raised(inpainter, "denoising_error", image, keep, noise, noise, times, 4)
+    error = attack_objective(inpainter, "denoising_error", image, keep, noise, noise, times, 4)
     expected = 1e4 * error - 4 * (image - target).square().sum()
     torch.testing.assert_close(found, expected)

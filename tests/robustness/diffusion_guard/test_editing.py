@@ -14,9 +14,9 @@ import train
 from lightning_modules.robustness.diffusion_guard.editing import (
     CLIP,
     directional_similarity,
-    prompted,
+    edit_ssim,
+    group_by_prompt,
     psnr_where,
-    ssim,
 )
 from tests.robustness.diffusion_guard.linear_inpainter import LinearInpainter, guarding, images
 from tests.robustness.diffusion_guard.test_protected_files import arguments
@@ -83,8 +83,8 @@ def test_what_is_no_clip_model_is_named(folder: Path, tmp_path: Path) -> None:
 
 
 def test_prompts_are_edited_by_in_rounds() -> None:
-    assert prompted([["a cat", "a"], ["a dog"]]) == [([0, 1], ["a cat", "a dog"]), ([0], ["a"])]
-    assert prompted([]) == []
+    assert group_by_prompt([["a cat", "a"], ["a dog"]]) == [([0, 1], ["a cat", "a dog"]), ([0], ["a"])]
+    assert group_by_prompt([]) == []
 
 
 def test_what_is_compared_is_the_mean_over_edits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_ssim_is_that_of_its_definition() -> None:
     mx, my = mean(x), mean(y)
     vx, vy, xy = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
     expected = (2 * mx * my + 1e-4) * (2 * xy + 9e-4) / ((mx**2 + my**2 + 1e-4) * (vx + vy + 9e-4))
-    assert float(ssim(one, two)) == pytest.approx(expected.mean(), abs=1e-9)
+    assert float(edit_ssim(one, two)) == pytest.approx(expected.mean(), abs=1e-9)
 
 
 def test_psnr_where_the_editor_repaints_leaves_out_what_it_keeps() -> None:

@@ -30,7 +30,7 @@ class NoisyEditor(LinearInpainter):
 
 @pytest.fixture(autouse=True)
 def without_ssim(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lightning_modules.robustness.diffusion_guard.editing.ssim", lambda *_: torch.zeros(2))
+    monkeypatch.setattr("lightning_modules.robustness.diffusion_guard.editing.edit_ssim", lambda *_: torch.zeros(2))
 
 
 def test_the_second_editor_and_purified_images_have_metrics_of_their_own() -> None:

@@ -131,7 +131,7 @@ def test_its_editor_sees_what_protection_blanks(
     monkeypatch.setattr(vae, "encode", lambda given: (seen.append(given), encode(given))[1])
     edited = inpainter.edit(image, keep, ["a cat", "a"], torch.randn(2, 4, 8, 8))
     assert edited.shape == image.shape
-    torch.testing.assert_close(torch.cat(seen), 2 * inpainter.blanked(image, keep) - 1)
+    torch.testing.assert_close(torch.cat(seen), 2 * inpainter.blank(image, keep) - 1)
 
 
 def test_its_edit_of_an_image_is_the_same_in_whatever_batch(pipeline: Path) -> None:

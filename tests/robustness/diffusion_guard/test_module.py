@@ -113,7 +113,7 @@ def test_protecting_editing_and_measuring_have_random_numbers_of_their_own(monke
 
     monkeypatch.setattr(guard.inpainter, "predicted_noise", predicted)
     monkeypatch.setattr(guard.inpainter, "edit", editing)
-    monkeypatch.setattr("lightning_modules.robustness.diffusion_guard.editing.ssim", lambda *_: torch.zeros(2))
+    monkeypatch.setattr("lightning_modules.robustness.diffusion_guard.editing.edit_ssim", lambda *_: torch.zeros(2))
     guard.test_step(batch, 0)
     # Protection attacks its own timestep, and both images are measured at the editor's first timestep.
     assert [timestep for timestep, _ in steps] == [5, 751, 751]

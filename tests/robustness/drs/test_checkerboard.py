@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_modules.robustness.drs.checkerboard import Fill, Layout, first_half, gathered, half, max_added
+from lightning_modules.robustness.drs.checkerboard import Fill, Layout, first_half, gather_kept_pixels, half, max_added
 
 FILLS: list[Fill] = ["maxpool_add", "gather_nearest", "gather_bilinear"]
 LAYOUTS: list[Layout] = ["checkerboard", "official"]
@@ -53,7 +53,7 @@ def test_gathered_pixels_are_those_kept_row_by_row(layout: Layout) -> None:
     image = torch.randn(2, 3, 4, 6)
     for kept in (mask, ~mask):
         rows = torch.stack([image[:, :, row, kept[row]] for row in range(4)], dim=2)
-        assert torch.equal(gathered(image, kept), rows)
+        assert torch.equal(gather_kept_pixels(image, kept), rows)
         assert torch.equal(half(image, kept, "gather_nearest"), rows.repeat_interleave(2, dim=3))
 
 

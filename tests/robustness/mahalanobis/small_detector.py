@@ -40,7 +40,7 @@ def samples(seed: int = 0, rank: int = D) -> tuple[Tensor, Tensor]:
 def fitted(features: Tensor, label: Tensor) -> Whitened:
     gaussians = ClassGaussians(K, [features.shape[1]])
     gaussians.update([features], label)
-    return gaussians.whitened(0)
+    return gaussians.whitening(0)
 
 
 @functools.cache

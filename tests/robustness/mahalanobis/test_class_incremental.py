@@ -10,7 +10,7 @@ from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
 from lightning_modules.robustness.mahalanobis import ClassIncremental
 from lightning_modules.robustness.mahalanobis.class_incremental import IncrementalGaussians, area_over_bias
-from lightning_modules.robustness.mahalanobis.gaussians import ClassGaussians, squared_distances, whiten
+from lightning_modules.robustness.mahalanobis.gaussians import ClassGaussians, mahalanobis_distances, whiten
 from lightning_modules.robustness.mahalanobis.layers import layer_features
 from tests.robustness.mahalanobis.small_detector import D, K, in_double, samples, trained
 
@@ -98,7 +98,7 @@ def test_a_run_adds_two_digits_to_a_classifier_of_eight(tmp_path: Path) -> None:
         mean, covariance = with_new_class(mean, covariance, f[train.label == digit])
         seen = test.label <= digit
         present = torch.ones(digit + 1, dtype=torch.bool)
-        scores = -squared_distances(f_test[seen], whiten(mean, covariance, present))
+        scores = -mahalanobis_distances(f_test[seen], whiten(mean, covariance, present))
         areas.append(swept(scores.numpy(), test.label[seen].numpy(), 8))
     assert metrics["test/area_mahalanobis"] == pytest.approx(areas[-1], abs=1e-6)
     right = float((scores.argmax(dim=1) == test.label).double().mean())

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from lightning_modules.robustness.mahalanobis.gaussians import (
     ClassGaussians,
-    confidence,
-    squared_distances,
-    standardized,
+    mahalanobis_confidence,
+    mahalanobis_distances,
+    standardized_score,
     whiten,
 )
 from tests.robustness.mahalanobis.small_detector import D, K, N, fitted, samples
@@ -32,7 +32,7 @@ def test_statistics_are_scikit_learns(rank: int) -> None:
     estimate = EmpiricalCovariance(assume_centered=False).fit(rest)
     np.testing.assert_allclose(gaussians.means(0), means, rtol=1e-12)
     np.testing.assert_allclose(gaussians.covariance(0), estimate.covariance_, atol=1e-10)
-    whitened = gaussians.whitened(0)
+    whitened = gaussians.whitening(0)
     assert whitened.rank == rank
     np.testing.assert_allclose(whitened.precision, estimate.precision_, rtol=1e-6, atol=1e-8)
     sigma, P = gaussians.covariance(0), whitened.precision
@@ -79,9 +79,11 @@ def test_distances_are_those_of_scipy_with_the_pseudo_inverse(rank: int) -> None
     whitened = fitted(features, label)
     x = features[:7] + torch.randn(7, D, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
     expected = [[mahalanobis(row, mean, precision) ** 2 for mean in means] for row in x.numpy()]
-    np.testing.assert_allclose(squared_distances(x, whitened), expected, rtol=1e-9, atol=1e-10)
-    np.testing.assert_allclose(confidence(x, whitened), -0.5 * np.min(expected, axis=1), rtol=1e-9, atol=1e-10)
-    own = squared_distances(torch.from_numpy(means), whitened).diagonal()
+    np.testing.assert_allclose(mahalanobis_distances(x, whitened), expected, rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(
+        mahalanobis_confidence(x, whitened), -0.5 * np.min(expected, axis=1), rtol=1e-9, atol=1e-10
+    )
+    own = mahalanobis_distances(torch.from_numpy(means), whitened).diagonal()
     assert float(own.max()) < 1e-9
 
 
@@ -94,20 +96,20 @@ def test_distances_do_not_change_under_invertible_affine_maps(seed: int) -> None
     A = q * torch.linspace(0.5, 2, D, dtype=torch.float64)
     b = torch.randn(D, generator=random, dtype=torch.float64)
     mapped = features @ A + b
-    distances = squared_distances(features, fitted(features, label))
-    torch.testing.assert_close(squared_distances(mapped, fitted(mapped, label)), distances, rtol=1e-8, atol=1e-8)
+    distances = mahalanobis_distances(features, fitted(features, label))
+    torch.testing.assert_close(mahalanobis_distances(mapped, fitted(mapped, label)), distances, rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("rank", [D, 3])
 def test_the_mean_distance_to_the_own_class_is_the_rank(rank: int) -> None:
     features, label = samples(rank=rank)
-    own = squared_distances(features, fitted(features, label)).gather(1, label[:, None])
+    own = mahalanobis_distances(features, fitted(features, label)).gather(1, label[:, None])
     assert float(own.mean()) == pytest.approx(rank, rel=1e-9)
 
 
 def test_standardised_confidence_of_a_gaussian_has_mean_zero_and_deviation_one() -> None:
     z = torch.randn(200_000, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    value = standardized(-0.5 * z.square().sum(dim=1), 8)
+    value = standardized_score(-0.5 * z.square().sum(dim=1), 8)
     assert float(value.mean()) == pytest.approx(0, abs=0.01)
     assert float(value.std()) == pytest.approx(1, abs=0.01)
 
@@ -116,9 +118,10 @@ def test_a_class_without_samples_attracts_nothing() -> None:
     features, label = samples(rank=3)
     gaussians = ClassGaussians(K + 1, [D])
     gaussians.update([features], label + (label > 0))  # class 1 is empty
-    assert gaussians.whitened(0).classes.tolist() == [0, 2, 3]
+    assert gaussians.whitening(0).classes.tolist() == [0, 2, 3]
     torch.testing.assert_close(
-        squared_distances(features, gaussians.whitened(0)), squared_distances(features, fitted(features, label))
+        mahalanobis_distances(features, gaussians.whitening(0)),
+        mahalanobis_distances(features, fitted(features, label)),
     )
 
 
@@ -126,4 +129,4 @@ def test_whitening_keeps_no_direction_of_a_constant_feature() -> None:
     mean = torch.zeros(2, 3, dtype=torch.float64)
     whitened = whiten(mean, torch.zeros(3, 3, dtype=torch.float64), torch.tensor([True, True]))
     assert whitened.rank == 0
-    assert squared_distances(torch.rand(4, 3), whitened).tolist() == [[0.0, 0.0]] * 4
+    assert mahalanobis_distances(torch.rand(4, 3), whitened).tolist() == [[0.0, 0.0]] * 4

@@ -13,7 +13,7 @@ from datamodules.randomness.generators import generator_of, sample_like
 from lightning_modules.metrics.detection import detection_metrics
 from lightning_modules.robustness.attacks import PGD, CarliniWagner, DeepFool
 from lightning_modules.robustness.mahalanobis.ensemble import Sample, fit_ensemble
-from lightning_modules.robustness.mahalanobis.gaussians import confidence, squared_distances
+from lightning_modules.robustness.mahalanobis.gaussians import mahalanobis_confidence, mahalanobis_distances
 from lightning_modules.robustness.mahalanobis.layers import layer_features
 from lightning_modules.robustness.mahalanobis.local_dimension import NEIGHBOURS, in_mini_batches
 from lightning_modules.robustness.mahalanobis.module import NOISE, CopyNoise, Mahalanobis
@@ -56,16 +56,18 @@ def test_metrics_are_those_of_the_images_that_nothing_was_tuned_on(run: Run) -> 
     module, metrics = run
     test = Digits(num_classes=8).test()
     other = OtherDigits([8, 9]).of_no_class((1, 8, 8), 0)
-    whitened = module.gaussians.whitened(1)
+    whitened = module.gaussians.whitening(1)
     with torch.no_grad():
         logits, features = layer_features(module.network, module.layers, test.image.double() / 16)
         other_logits, other_features = layer_features(module.network, module.layers, other.image.double() / 16)
     expected = detection_metrics(softmax_confidence(logits)[40:], softmax_confidence(other_logits)[40:])
     assert metrics["test/auroc_softmax_other"] == pytest.approx(expected["auroc"], abs=1e-6)
-    expected = detection_metrics(confidence(features[1], whitened)[40:], confidence(other_features[1], whitened)[40:])
+    expected = detection_metrics(
+        mahalanobis_confidence(features[1], whitened)[40:], mahalanobis_confidence(other_features[1], whitened)[40:]
+    )
     assert metrics["test/auroc_last_other"] == pytest.approx(expected["auroc"], abs=1e-6)
     assert metrics["test/accuracy"] == pytest.approx((logits.argmax(1) == test.label).double().mean().item(), abs=1e-6)
-    right = squared_distances(features[1], whitened).argmin(dim=1) == test.label
+    right = mahalanobis_distances(features[1], whitened).argmin(dim=1) == test.label
     assert metrics["test/accuracy_by_distance"] == pytest.approx(right.double().mean().item(), abs=1e-6)
     for metric in ("auroc", "tnr95", "aupr_in", "aupr_out", "detection_accuracy"):
         mean = (metrics[f"test/{metric}_other"] + metrics[f"test/{metric}_noise"]) / 2

@@ -2,7 +2,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softmax
 
-from lightning_modules.robustness.mahalanobis.gaussians import Whitened, confidence
+from lightning_modules.robustness.mahalanobis.gaussians import Whitened, mahalanobis_confidence
 from lightning_modules.robustness.mahalanobis.layers import Layer, layer_features, named_layers
 from lightning_modules.robustness.mahalanobis.preprocessing import layer_confidence
 from lightning_modules.robustness.mahalanobis.scores import (
@@ -47,7 +47,7 @@ def test_a_small_step_raises_confidence_by_epsilon_times_the_l1_norm_of_its_grad
     for place in range(2):
         moving = image.clone().requires_grad_()
         _, features = layer_features(network, layers, moving)
-        (gradient,) = torch.autograd.grad(confidence(features[place], whitened[place]).sum(), moving)
+        (gradient,) = torch.autograd.grad(mahalanobis_confidence(features[place], whitened[place]).sum(), moving)
         torch.testing.assert_close(slope[:, place], gradient.flatten(1).abs().sum(1), rtol=1e-3, atol=1e-4)
     assert bool((M[:, :, 1] >= M[:, :, 0]).all())
 

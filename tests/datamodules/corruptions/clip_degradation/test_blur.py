@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from datamodules.corruptions.clip_degradation.blur import PROBABILITIES, RandomBlur, filtered, reflected
+from datamodules.corruptions.clip_degradation.blur import PROBABILITIES, RandomBlur, filter_frames, reflected_indices
 
 CLIP = torch.rand(3, 2, 14, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
@@ -14,13 +14,13 @@ def test_frames_are_correlated_with_their_kernels() -> None:
     kernel = torch.rand(3, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     wide = F.pad(CLIP, (2, 2, 2, 2), mode="reflect")
     one_by_one = [F.conv2d(frame[:, None], each[None, None])[:, 0] for frame, each in zip(wide, kernel, strict=True)]
-    torch.testing.assert_close(filtered(CLIP, kernel), torch.stack(one_by_one))
+    torch.testing.assert_close(filter_frames(CLIP, kernel), torch.stack(one_by_one))
 
 
 def test_lines_are_reflected_as_often_as_needed() -> None:
-    assert reflected(4, 2, torch.device("cpu")).tolist() == [2, 1, 0, 1, 2, 3, 2, 1]
-    assert reflected(2, 4, torch.device("cpu")).tolist() == [0, 1, 0, 1, 0, 1, 0, 1, 0, 1]
-    assert reflected(1, 2, torch.device("cpu")).tolist() == [0] * 5
+    assert reflected_indices(4, 2, torch.device("cpu")).tolist() == [2, 1, 0, 1, 2, 3, 2, 1]
+    assert reflected_indices(2, 4, torch.device("cpu")).tolist() == [0, 1, 0, 1, 0, 1, 0, 1, 0, 1]
+    assert reflected_indices(1, 2, torch.device("cpu")).tolist() == [0] * 5
 
 
 def test_families_come_as_often_as_they_should_and_walk_little() -> None:
@@ -44,7 +44,7 @@ def test_each_family_is_drawn_with_parameters_of_its_own(family: str) -> None:
     same = torch.isclose(kernel, kernel.transpose(1, 2)).all()
     assert bool(same) == ("aniso" not in family)
     assert not torch.equal(kernel[0], kernel[1])
-    mean = filtered(CLIP, kernel).mean(dim=(2, 3))
+    mean = filter_frames(CLIP, kernel).mean(dim=(2, 3))
     torch.testing.assert_close(mean, CLIP.mean(dim=(2, 3)), rtol=0.2, atol=0)
 
 

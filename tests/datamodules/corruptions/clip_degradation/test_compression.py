@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.corruptions.clip_degradation.compression import RandomCodec, RandomJpeg, as_jpeg, levels_of
+from datamodules.corruptions.clip_degradation.compression import RandomCodec, RandomJpeg, as_jpeg, quantise_clip
 from datamodules.corruptions.clip_degradation.noise import RandomNoise
 from datamodules.video.moving_photographs import MovingPhotographs
 
@@ -69,4 +69,4 @@ def test_what_a_codec_does_not_take_is_refused() -> None:
 
 def test_levels_are_rounded_to_the_nearest() -> None:
     clip = torch.tensor([0.4, 0.6, 254.6, 300.0]).view(4, 1, 1, 1) / 255
-    assert levels_of(clip).ravel().tolist() == [0, 1, 255, 255]
+    assert quantise_clip(clip).ravel().tolist() == [0, 1, 255, 255]

@@ -33,7 +33,10 @@ def expected(frame: int, form) -> np.ndarray:
     ("made", "form"),
     [
         (kernels.gaussian(SIZE, SIGMA_X, SIGMA_Y, ROTATION), lambda q, beta: math.exp(-q / 2)),
-        (kernels.generalized(SIZE, SIGMA_X, SIGMA_Y, ROTATION, BETA), lambda q, beta: math.exp(-(q**beta) / 2)),
+        (
+            kernels.generalized_gaussian_kernels(SIZE, SIGMA_X, SIGMA_Y, ROTATION, BETA),
+            lambda q, beta: math.exp(-(q**beta) / 2),
+        ),
         (kernels.plateau(SIZE, SIGMA_X, SIGMA_Y, ROTATION, BETA), lambda q, beta: 1 / (1 + q**beta)),
     ],
     ids=["gaussian", "generalized", "plateau"],
@@ -45,7 +48,7 @@ def test_kernels_of_gaussian_kind(made: torch.Tensor, form) -> None:
 
 def test_families_are_one_where_they_should_be() -> None:
     one = torch.ones(2, dtype=torch.float64)
-    made = kernels.generalized(SIZE, SIGMA_X, SIGMA_Y, ROTATION, one)
+    made = kernels.generalized_gaussian_kernels(SIZE, SIGMA_X, SIGMA_Y, ROTATION, one)
     torch.testing.assert_close(made, kernels.gaussian(SIZE, SIGMA_X, SIGMA_Y, ROTATION))
     turned = kernels.gaussian(SIZE, SIGMA_X, SIGMA_X, ROTATION)
     torch.testing.assert_close(turned, kernels.gaussian(SIZE, SIGMA_X, SIGMA_X, 0 * ROTATION))

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from datamodules.corruptions.clip_degradation.resizing import RandomResize, ResizeToEnd, resampling, resized
+from datamodules.corruptions.clip_degradation.resizing import RandomResize, ResizeToEnd, resampling, resize_frames
 
 IMAGE = torch.rand(2, 3, 12, 17, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
@@ -14,14 +14,14 @@ IMAGE = torch.rand(2, 3, 12, 17, dtype=torch.float64, generator=torch.Generator(
 @pytest.mark.parametrize("size", [(5, 30), (24, 8), (12, 17)])
 def test_interpolation_is_that_of_pytorch(mode: str, size: tuple[int, int]) -> None:
     expected = F.interpolate(IMAGE, size, mode=mode, align_corners=False)
-    torch.testing.assert_close(resized(IMAGE, size, mode), expected)  # type: ignore[arg-type]
+    torch.testing.assert_close(resize_frames(IMAGE, size, mode), expected)  # type: ignore[arg-type]
 
 
 def test_area_is_the_mean_over_the_new_pixel() -> None:
-    torch.testing.assert_close(resized(IMAGE[..., :16], (4, 8), "area"), F.avg_pool2d(IMAGE[..., :16], (3, 2)))
+    torch.testing.assert_close(resize_frames(IMAGE[..., :16], (4, 8), "area"), F.avg_pool2d(IMAGE[..., :16], (3, 2)))
     fine = IMAGE[0, 0, 0].repeat_interleave(7 * 5)  # from 17 to 7: each is 17 * 35 / 7 fine ones, etc.
-    torch.testing.assert_close(resized(IMAGE, (12, 7), "area")[0, 0, 0], fine.view(7, -1).mean(dim=1))
-    enlarged = resized(IMAGE, (12, 35), "area")[0, 0, 0]
+    torch.testing.assert_close(resize_frames(IMAGE, (12, 7), "area")[0, 0, 0], fine.view(7, -1).mean(dim=1))
+    enlarged = resize_frames(IMAGE, (12, 35), "area")[0, 0, 0]
     torch.testing.assert_close(enlarged, IMAGE[0, 0, 0].repeat_interleave(35).view(35, 17).mean(dim=1))
 
 
@@ -43,7 +43,7 @@ def test_frames_get_the_even_size_of_the_first_one_and_keep_what_is_smooth() -> 
         sizes.add((height, width))
         assert 4 <= height <= 45
         if width > 10:
-            expected = resized(ramp, (height, width), "bilinear")
+            expected = resize_frames(ramp, (height, width), "bilinear")
             torch.testing.assert_close(clip[..., 2:-2], expected[..., 2:-2], rtol=0, atol=0.06)
     assert len(sizes) > 20
     kept = RandomResize(up=0, down=0, step=0).apply(ramp, np.random.default_rng(0), (4, 4))

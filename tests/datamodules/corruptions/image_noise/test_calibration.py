@@ -8,7 +8,7 @@ import torch
 
 from datamodules.corruptions.image_noise import CounterRNG, Sensor
 from datamodules.corruptions.image_noise.calibration import (
-    calibrated,
+    calibrate_camera,
     even_areas,
     flat_frames,
     line,
@@ -17,7 +17,7 @@ from datamodules.corruptions.image_noise.calibration import (
     tukey_lambda_fit,
 )
 from datamodules.corruptions.image_noise.camera import camera
-from datamodules.files.bayer import packed, read_headerless, unpacked
+from datamodules.files.bayer import pack_bayer, read_headerless, unpack_bayer
 from tests.datamodules.corruptions.image_noise.test_sensor import fixed
 
 
@@ -27,12 +27,12 @@ def frames(light: float, count: int, gain: float, read: float = 3.0, row: float 
     signal = torch.full((count, 4, 100, 150), light, dtype=torch.float64)
     index = torch.arange(count) + int(1000 * gain + light)
     planes = Sensor().expose(signal, state, CounterRNG(0, 0, index)).numpy() + 64
-    return np.stack([unpacked(one) for one in planes])
+    return np.stack([unpack_bayer(one) for one in planes])
 
 
 def test_a_calibration_finds_the_parameters_again() -> None:
     """Calibration on simulated frames recovers the gain and the noise parameters."""
-    curve = [flat_frames(list(packed(np.moveaxis(frames(light, 4, 2.5), 0, -1))[1].transpose(2, 0, 1)), 64)
+    curve = [flat_frames(list(pack_bayer(np.moveaxis(frames(light, 4, 2.5), 0, -1))[1].transpose(2, 0, 1)), 64)
              for light in (50, 200, 400, 800)]  # fmt: skip
     gain, _ = photon_transfer(*np.array(curve).T)
     assert gain == pytest.approx(2.5, rel=0.03)
@@ -51,7 +51,7 @@ def test_a_camera_is_fitted_over_its_gains() -> None:
     assert (slope, intercept, rest) == (pytest.approx(0.5), pytest.approx(-0.3), pytest.approx(0, abs=1e-12))
     assert line(gains, np.exp(spread))[2] == pytest.approx(0.2, rel=0.6)
     recordings = [recording(frames(0, 1, gain, read=gain, row=gain / 2)[0], gain, 64) for gain in (4.0, 1.0, 2.0)]
-    fitted = calibrated(recordings)
+    fitted = calibrate_camera(recordings)
     assert fitted.gain == (1, 4)
     assert fitted.read[:2] == (pytest.approx(1, abs=0.1), pytest.approx(0, abs=0.1))
     assert fitted.row[:2] == (pytest.approx(1, abs=0.15), pytest.approx(np.log(0.5), abs=0.2))
@@ -81,7 +81,7 @@ def test_a_grey_chart_of_a_real_camera_is_a_photon_transfer_curve() -> None:
     folder = Path(os.environ["NOISEWORKS_DATA"]) / "raw_camera"
     raw = read_headerless(folder / "oecf36_1920x1080_10bit_rggb.raw", 1080, 1920, black=0, white=1023)
     gains = []
-    for plane in raw.packed().astype(float):
+    for plane in raw.pack().astype(float):
         mean, variance = even_areas(plane)
         levels = [(mean > low) & (mean <= low + 20) for low in range(10, 330, 20)]
         flat = [(mean[one].mean(), np.median(variance[one])) for one in levels if one.sum() >= 5]

@@ -60,7 +60,7 @@ class Counted(ImageSet):
 
 
 def mixed(others: OtherImages, noise_rate: float, drawn: int, seed: int | None = None) -> ImagesInMemory:
-    return OpenSetLabelNoise(Counted(), others, noise_rate, seed).prepared(drawn, torch.device("cpu")).training()
+    return OpenSetLabelNoise(Counted(), others, noise_rate, seed).prepare(drawn, torch.device("cpu")).training()
 
 
 def test_replaced_images_keep_their_labels_and_are_of_no_class() -> None:

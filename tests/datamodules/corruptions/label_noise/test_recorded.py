@@ -252,13 +252,13 @@ def test_a_cleaned_table_drops_samples_by_their_action(tmp_path: Path) -> None:
     path.write_text("index,name,label,action\n2,c,1,drop\n0,a,1,relabel\n1,b,0,keep\n")
     noise = FromCSV(str(path), partial=True)
     assert noise.apply(np.array([0, 0, 0, 1]), 2).tolist() == [1, 0, 1, 1]
-    assert noise.dropped(4).tolist() == [False, False, True, False]
+    assert noise.dropped_mask(4).tolist() == [False, False, True, False]
     by_name = FromCSV(str(path), key="name", partial=True)
-    assert by_name.dropped(4, ["d", "c", "b", "a"]).tolist() == [False, True, False, False]
+    assert by_name.dropped_mask(4, ["d", "c", "b", "a"]).tolist() == [False, True, False, False]
     path.write_text("index,label\n0,1\n")
-    assert not noise.dropped(4).any()
+    assert not noise.dropped_mask(4).any()
     path.write_text("index,label,action\n0,1,remove\n")
     with pytest.raises(
         ValueError, match=r"action of .*cleaned_labels.csv must be one of keep, relabel, drop, got 'remove'"
     ):
-        noise.dropped(4)
+        noise.dropped_mask(4)

@@ -72,7 +72,7 @@ def test_a_function_of_the_singular_values_is_that_of_the_matrix(name: str) -> N
     _, s, vt = np.linalg.svd(h)
     values = np.zeros(len(vt))
     values[: len(s)] = np.where(s > 1e-8, s, 0)
-    found = dense(lambda image: operator.filtered(image, lambda s: 1 / (0.1 + s**2)), SHAPE)
+    found = dense(lambda image: operator.apply_filter(image, lambda s: 1 / (0.1 + s**2)), SHAPE)
     np.testing.assert_allclose(found, vt.T / (0.1 + values**2) @ vt, atol=1e-9)
 
 
