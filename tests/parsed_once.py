@@ -114,5 +114,5 @@ def parsing_once() -> Iterator[None]:
 @contextlib.contextmanager
 def parsed_once() -> Iterator[None]:
     """Make command lines use cached parsing results, once their parsers have been built completely."""
-    with mock.patch.object(Grammar, "resolved", parsing_once()(Grammar.resolve)):
+    with mock.patch.object(Grammar, "resolve", parsing_once()(Grammar.resolve)):
         yield

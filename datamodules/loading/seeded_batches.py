@@ -250,7 +250,7 @@ class SeededBatches(LightningDataModule, ABC):
         return FinishedBatch(self.on_after_batch_transfer(batch, 0))
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Augment a training batch on the device, then convert the batch with `finished`."""
+        """Augment a training batch on the device, then convert the batch with `finish`."""
         if isinstance(batch, FinishedBatch):
             return batch
         epoch = batch.pop("epoch", None)

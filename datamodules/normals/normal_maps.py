@@ -91,7 +91,7 @@ class NormalMaps(WholeImageSets):
 
     def finish(self, batch: dict[str, Any]) -> dict[str, Any]:
         dtype = self.pixel_type
-        if not batch["image"].is_floating_point():  # otherwise `augmented` has already converted it
+        if not batch["image"].is_floating_point():  # otherwise `augment` has already converted it
             batch["image"] = batch["image"].to(dtype) / 255
             if "normal" in batch:
                 batch["normal"] = decode_normals(batch["normal"], dtype)

@@ -33,7 +33,7 @@ class NormalSource(ABC):
     def read(self, position: int) -> tuple[NDArray, NDArray]:
         """Read a uint8 image `[3, H, W]`, and its normals `[3, H, W]` as they are stored.
 
-        The function `decoded` converts the stored normals to vectors.
+        The function `decode_normals` converts the stored normals to vectors.
         """
 
 
@@ -57,7 +57,7 @@ class NormalsInMemory(NormalSource):
 
     Args:
         image: images `[N, 3, H, W]`, uint8.
-        normal: stored normals `[N, 3, H, W]`, see `decoded`.
+        normal: stored normals `[N, 3, H, W]`, see `decode_normals`.
         names: names of the images, `[N]`.
     """
 

@@ -48,7 +48,7 @@ def read_amplified_pair(
 
 
 def images_of(names: list[str], read: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]]) -> Images:
-    """Combine results of `amplified`. White-balance gains and colour matrices are kept if all files have them."""
+    """Combine results of `read_amplified_pair`. White-balance gains and colour matrices stay if all files have them."""
     noisy, clean, rendering = ([each[place] for each in read] for place in range(3))
     known = None if any(each is None for each in rendering) else rendering
     return Images(names, clean, noisy, 1, rendering=known)  # type: ignore[arg-type]

@@ -171,7 +171,7 @@ class LabelledMasks(CorrectableLabels):
 
     def set_up_training(self) -> None:
         source = self.images.prepare(self.seed).training()
-        if self.augmentation is not None and not hasattr(source, "cropped"):
+        if self.augmentation is not None and not hasattr(source, "crop_masks"):
             raise ValueError(f"augmentation needs images in files, but {type(self.images).__name__} reads no files")
         if self.mask_noise is not None:
             source.make_wrong(with_seed(self.mask_noise, self.seed), self.num_classes)

@@ -26,7 +26,7 @@ class StopSignals(SignalConnector):
         self.asked = False
         self.requeue = False
         self.in_step = False
-        """Whether training steps are running. All ranks call `agreed` after each step."""
+        """Whether training steps are running. All ranks call `agree` after each step."""
         self._flag: tuple[Tensor, Any] | None = None
         super().__init__(trainer)
         handle_signals(trainer, self)

@@ -1,7 +1,7 @@
 """Adapt networks: trainable parameters (all, none or LoRA), gradient checkpointing, precision and compilation.
 
 Every function changes a network in place and returns it. The signature of the forward pass, the attributes and the
-state_dict keys stay the same, apart from added adapters. `adapted` combines these functions for configs.
+state_dict keys stay the same, apart from added adapters. `adapt` combines these functions for configs.
 
 LoRA freezes a layer's weight W and replaces y = W x with y = (W + s B A) x, where s = alpha / r. The matrix A [r, in]
 is initialised randomly, and the matrix B [out, r] with zeros. Rank-stabilised LoRA has s = alpha / sqrt(r). DoRA also
@@ -119,7 +119,7 @@ def frozen(network: nn.Module, trainable: list[str] | None = None) -> nn.Module:
     """Freeze a network: no parameter requires a gradient, and the network stays in evaluation mode.
 
     Submodules whose names are in `trainable` are not frozen. They are converted from half precision to float32, because
-    half precision would round small optimizer steps to zero. The arguments are described in `adapted`.
+    half precision would round small optimizer steps to zero. The arguments are described in `adapt`.
     """
     names = list(trainable or ())
     network.requires_grad_(False)
@@ -191,7 +191,7 @@ def with_lora(network: nn.Module, adapters: Adapters = Adapters(), trainable: li
 
     The adapters initially do not change the output. Adapters and other trainable submodules use float32, even if the
     weights have half precision. The state dict contains the original weights and the adapters. The arguments are
-    described in `adapted`.
+    described in `adapt`.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model

@@ -58,7 +58,7 @@ def timm_model(
         std: standard deviation of each channel, in pixel units; None uses the value that timm defines for its weights.
         tuning: full trains all parameters, lora trains adapters and the classifier, linear_probe trains only the
             classifier, and frozen trains nothing.
-        adaptation: further arguments of `adapted`, for adapters, gradient checkpointing, precision and compilation.
+        adaptation: further arguments of `adapt`, for adapters, gradient checkpointing, precision and compilation.
 
     Raises:
         ValueError: if an argument is unknown, or is incompatible with the network, with the weights or with a different
@@ -178,7 +178,7 @@ def diffusers_model(
         pretrained: load the weights; if false, build the config's architecture with random weights.
         tuning: `full` trains all parameters, `lora` trains only adapters, and `frozen` trains nothing.
         dtype: precision of weights and internal computation; inputs and outputs are always float32. None means float32.
-        adaptation: further arguments of `adapted`, for adapters, gradient checkpointing and compilation.
+        adaptation: further arguments of `adapt`, for adapters, gradient checkpointing and compilation.
 
     Raises:
         FileNotFoundError: if the config or the weights are neither on disk nor on the Hub.

@@ -32,7 +32,7 @@ def check_quantization(quantization: Quantization | None, tuning: Tuning, networ
 
     Args:
         quantization: quantisation to apply; None applies no quantisation.
-        tuning: which parameters are trained; see `adapted`.
+        tuning: which parameters are trained; see `adapt`.
         network: folder of the denoising network in a local pipeline; if it does not exist, its config is not checked.
     """
     one_of((None, *PACKAGES), quantization=quantization)

@@ -64,7 +64,7 @@ def smp_model(
         mean: mean of each channel, in pixel units; None uses the mean of ImageNet.
         std: standard deviation of each channel, in pixel units; None uses the standard deviation of ImageNet.
         tuning: `full` trains all parameters, `lora` trains only adapters, and `frozen` trains nothing.
-        adaptation: further arguments of `adapted`; they control adapters, trainable submodules, gradient checkpointing
+        adaptation: further arguments of `adapt`; they control adapters, trainable submodules, gradient checkpointing
             and precision.
 
     Raises:

@@ -102,7 +102,7 @@ def transformers_classifier(
         tuning: full trains all parameters, lora trains adapters and the new classifier, and frozen trains only the new
             classifier.
         dtype: precision of weights and internal computation; inputs and outputs are always float32. None means float32.
-        adaptation: further arguments of `adapted`, for adapters, gradient checkpointing and compilation.
+        adaptation: further arguments of `adapt`, for adapters, gradient checkpointing and compilation.
     """
     need_transformers("transformers_classifier")
     source, local = folder_or_name(name_or_path)

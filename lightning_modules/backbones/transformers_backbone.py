@@ -94,7 +94,7 @@ def transformers_model(
         tuning: full trains all parameters, lora trains adapters and the classifier, linear_probe trains only the
             classifier, and frozen trains nothing.
         dtype: precision of weights and internal computation; inputs and outputs are always float32. None means float32.
-        adaptation: further arguments of `adapted`, for adapters, gradient checkpointing and compilation.
+        adaptation: further arguments of `adapt`, for adapters, gradient checkpointing and compilation.
 
     Raises:
         FileNotFoundError: if the config or the weights are neither on disk nor on the Hub.

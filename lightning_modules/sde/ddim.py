@@ -90,7 +90,7 @@ def ddim(
     A path with decreasing times turns noise into images; a path with increasing times encodes images.
 
     Args:
-        model: diffusion model, called with x_t and times t, `[B]`; see `predicted`.
+        model: diffusion model, called with x_t and times t, `[B]`; see `run_diffusion_model`.
         x: samples x_t at the first time of the path, `[B, C, H, W]`.
         times: times of the path, in order; see `scheduler_path`.
         abar: abar of all T timesteps, `[T]`, on the CPU.

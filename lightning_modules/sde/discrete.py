@@ -173,7 +173,7 @@ def denoising_loss(model: Callable[..., Any], image: Tensor, levels: Tensor, pre
     The times are sampled uniformly.
 
     Args:
-        model: diffusion model, called with x_t and times t, `[B]`; see `predicted`.
+        model: diffusion model, called with x_t and times t, `[B]`; see `run_diffusion_model`.
         image: images x in [-1, 1], `[B, C, H, W]`.
         levels: abar of all T timesteps, `[T]`, on the device of the images.
         prediction: quantity that the model predicts.

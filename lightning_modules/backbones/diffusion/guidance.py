@@ -3,8 +3,8 @@
     e = e_u + w (e_c - e_u)
 
 Here e_c is the prediction for the prompt, e_u is the prediction for an empty or negative prompt, and w is the guidance
-scale. `guided` applies guidance to any model. `PipelineSampling` runs a diffusers pipeline, which applies guidance
-itself.
+scale. `guided_model` applies guidance to any model. `PipelineSampling` runs a diffusers pipeline, which applies
+guidance itself.
 
 Source: Ho and Salimans, Classifier-Free Diffusion Guidance, arXiv 2207.12598.
 """

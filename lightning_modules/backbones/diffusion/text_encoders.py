@@ -92,7 +92,7 @@ def tokens_of(pipeline: Any, texts: Sequence[str]) -> Iterator[tuple[str, int, l
 class TextEncoders(nn.Module):
     """Mixin that embeds prompts with the text encoders of a diffusers pipeline.
 
-    Each model family implements `embedded`. In some families, text encoders contain most of a pipeline's weights. They
+    Each model family implements `embed`. In some families, text encoders contain most of a pipeline's weights. They
     can therefore be kept on the CPU (`offload_text_encoders`), or removed from memory once all texts are known
     (`free_text_encoders`).
     """

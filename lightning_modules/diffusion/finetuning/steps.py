@@ -59,7 +59,7 @@ class FineTuningSteps:
             return self.network.encode_prompts(captions_of(batch, "a text-to-image model"))
 
     def model_of(self: Any, batch: CaptionedImageBatch, draw: Any) -> Any:
-        """Return the model that predicts noise or another target for a batch; see `given` for `draw`."""
+        """Return the model that predicts noise or another target for a batch; see `given_values` for `draw`."""
         return self.network
 
     def sampling_inputs(self: Any, batch: CaptionedImageBatch | None, n: int) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class CollectsPairs(FolderWriter, ABC):
         return self._seed(seeds)[0]
 
     def generators(self: Any, seeds: Tensor) -> list[torch.Generator]:
-        """Return one generator per seed, for stochastic samplers, in the state after `drawn` has sampled with it."""
+        """Return one generator per seed, for stochastic samplers, in the state after `draw` has sampled with it."""
         return self._seed(seeds)[1]
 
     def _seed(self: Any, seeds: Tensor) -> tuple[Tensor, list[torch.Generator]]:

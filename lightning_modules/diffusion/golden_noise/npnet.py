@@ -31,7 +31,7 @@ def fold_tiles(x: Tensor) -> Tensor:
 
 
 def unfold_tiles(matrix: Tensor, k: int) -> Tensor:
-    """Apply the inverse of `folded`."""
+    """Apply the inverse of `fold_tiles`."""
     blocks = matrix.unflatten(2, (k, -1)).unflatten(1, (k, -1))
     return blocks.permute(0, 1, 3, 2, 4).flatten(1, 2)
 
@@ -51,7 +51,7 @@ class SVDBranch(nn.Module):
         size: n, number of rows and of columns of the folded noise.
         attention: apply attention over the n rows, average over the rows, and then apply `mlp4`. If false, omit
             attention, apply `mlp4` to each row, and then average over the rows.
-        fixed_signs: fix the signs of the singular vectors; see `signed`.
+        fixed_signs: fix the signs of the singular vectors; see `fix_signs`.
     """
 
     def __init__(self, size: int, attention: bool, fixed_signs: bool) -> None:

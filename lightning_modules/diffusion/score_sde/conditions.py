@@ -46,7 +46,7 @@ def rotate_colours(image: Tensor) -> Tensor:
 
 
 def rotated_back(image: Tensor) -> Tensor:
-    """Apply the inverse of `rotated`."""
+    """Apply the inverse of `rotate_colours`."""
     return torch.einsum("bihw,ji->bjhw", image, COLOURS.to(image))
 
 

@@ -69,7 +69,7 @@ class SemanticEncoder(nn.Module):
         self.encoder.controlnet_mid_block = nn.Identity()
 
     def forward(self, features: Tensor, size: Sequence[int], text: Tensor) -> Sequence[Tensor]:
-        """Compute one residual for each layer of the U-Net that `places` lists.
+        """Compute one residual for each layer of the U-Net that `skip_layers` lists.
 
         Args:
             features: semantic features, `[B, channels, h', w']`.
@@ -92,7 +92,7 @@ def skip_layers(unet: Any) -> list[nn.Module]:
 
 @contextmanager
 def inject_residuals(unet: Any, residuals: Sequence[Tensor] | None) -> Iterator[None]:
-    """Add residuals to the outputs of a U-Net's layers `places`, which enter skip connections, in a `with` block."""
+    """Add residuals to the outputs of a U-Net's `skip_layers`, which enter skip connections, in a `with` block."""
     at = [] if residuals is None else zip(skip_layers(unet), residuals, strict=True)
     handles = [place.register_forward_hook(partial(_add, residual)) for place, residual in at]
     try:

@@ -33,7 +33,7 @@ def postprocess_normals(normal: Tensor, filled: tuple[int, int], size: Sequence[
 
     Args:
         normal: normals of padded images, `[B, 3, H', W']`.
-        filled: height and width before padding, from `processed`.
+        filled: height and width before padding, from `preprocess_images`.
         size: height and width of the result, H, W.
     """
     normal = unit(normal)[..., : filled[0], : filled[1]]

@@ -91,9 +91,9 @@ class OnlineLearner:
     computed settings are discarded unless all of them are finite and the learning rate is positive.
 
     Args:
-        rule: rule that computes the settings (see `learned`): `ssgd`, `ssgdm` (Polyak's heavy ball), `ssgdmn` (as in
-            the authors' code), `nesterov` (as in textbooks), or `rayleigh`, which uses only the curvature along the
-            gradient.
+        rule: rule that computes the settings (see `learner_settings`): `ssgd`, `ssgdm` (Polyak's heavy ball), `ssgdmn`
+            (as in the authors' code), `nesterov` (as in textbooks), or `rayleigh`, which uses only the curvature along
+            the gradient.
         every_n_epochs: number of epochs between measurements.
         first_epoch: number of epochs before the first measurement.
         samples: number of training images on which the curvature is measured, sampled once; None means all training

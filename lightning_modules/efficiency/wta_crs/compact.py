@@ -28,7 +28,7 @@ def pack_bits(mask: Tensor) -> Tensor:
 
 
 def unpack_bits(bits: Tensor, shape: torch.Size) -> Tensor:
-    """Restore a bool tensor from the result of `packed`."""
+    """Restore a bool tensor from the result of `pack_bits`."""
     places = torch.arange(8, dtype=torch.uint8, device=bits.device)
     return ((bits[:, None] >> places) & 1).flatten()[: shape.numel()].view(shape).bool()
 

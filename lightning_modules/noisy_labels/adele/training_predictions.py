@@ -69,7 +69,7 @@ class TrainingPredictions:
         return {key: torch.cat(rows) for key, rows in everything.items() if rows} if rank() == 0 else {}
 
     def restore(self, everything: dict[str, Tensor]) -> None:
-        """Keep the output of `gathered`, from a run with any world size, for the next call of `begin`."""
+        """Keep the output of `gather`, from a run with any world size, for the next call of `begin`."""
         self._restored = everything
 
     def begin(self) -> None:

@@ -76,7 +76,7 @@ class CorrectionSteps(ABC):
 
     A module with this mixin has `projections`, `images` (a `TrainingImages`), `step_loss` (a `StepLoss`), and the views
     and settings that this file uses. The module also defines the networks (`networks`), how guesses are computed
-    (`guess`), and how the flags of several networks are combined (`agreed`).
+    (`guess`), and how the flags of several networks are combined (`agree`).
     """
 
     def forward(self: Any, image: Tensor) -> Tensor:

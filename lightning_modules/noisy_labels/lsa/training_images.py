@@ -107,7 +107,7 @@ class TrainingImages:
             wrong: whether each label in the dataset is wrong, `[N]`; None if unknown.
 
         Returns:
-            Metrics of the detection (see `detection_metrics`), on all ranks.
+            Metrics of the detection (see `flag_metrics`), on all ranks.
         """
         sent = None
         if found is not None:

@@ -78,7 +78,7 @@ def predict_process(known: Seen, cross: Tensor, variance: Tensor) -> tuple[Tenso
     """Predict the mean and the variance of the process at new points, at scale 1.
 
     Args:
-        known: result of `seen` for the training rows.
+        known: result of `factorise_kernel` for the training rows.
         cross: kernel values between each training row and each new point, `[n, m]`.
         variance: prior variance k(x, x) of each new point, `[m]`.
 

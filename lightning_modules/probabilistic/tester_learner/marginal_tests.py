@@ -93,7 +93,7 @@ def statistic_names(degree: int) -> list[str]:
 
 
 def caps(degree: int) -> Tensor:
-    """Return the maximum threshold of each statistic, in the order of `names`."""
+    """Return the maximum threshold of each statistic, in the order of `statistic_names`."""
     return torch.tensor([CAPS[name.split("_band")[0]] for name in statistic_names(degree)], dtype=torch.float64)
 
 
@@ -147,7 +147,7 @@ def _norms(symmetric: Tensor) -> Tensor:
 
 
 def statistics(found: Moments, sigma: float, degree: int, reference: Reference | None = None) -> Tensor:
-    """Compute the statistics T1 to T3 in the order of `names`.
+    """Compute the statistics T1 to T3 in the order of `statistic_names`.
 
     In a band with fewer than d^2 points, T3 is infinite.
 

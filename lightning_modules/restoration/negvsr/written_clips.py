@@ -38,7 +38,7 @@ class ClipWriter(FolderWriter):
     `beside/<clip>.mp4` is written. It shows the input, enlarged by bicubic interpolation, next to the restored clip.
     Without the `video` extra of this package, only frames are written.
 
-    The LightningModule must implement `estimated`, which restores the clips `[B, T, C, H, W]` of a batch.
+    The LightningModule must implement `estimate`, which restores the clips `[B, T, C, H, W]` of a batch.
     """
 
     written, settings_name = "restored", "restoration_settings.json"
