@@ -66,9 +66,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path in ROOT.glob("docs/*.md"):
         files.remove(files.src_uris[path.name])
     for page, text in (pages | configurations | packages).items():
-        files.append(File.generate_points(config, page, content=_meta(page, text) + text))
+        files.append(File.generated(config, page, content=_meta(page, text) + text))
     for folder, picture in _pictures():
-        files.append(File.generate_points(config, f"{folder}/{picture}", abs_src_path=str(ROOT / "docs" / picture)))
+        files.append(File.generated(config, f"{folder}/{picture}", abs_src_path=str(ROOT / "docs" / picture)))
     placed = {"gallery.md", *RESULTS, *AT_ROOT.values()}
     config.nav = [
         {"Home": "index.md"},

@@ -62,7 +62,7 @@ SavesPipeline: save_pipeline; used by experiments.commands.push
 PictureSource: image_columns; used by callbacks.image_grid
 TableSource: tables; used by callbacks.save_tables, probabilistic.meco
 EffectiveNetwork: effective_weights; used by callbacks.export_effective_weights, experiments.commands.export
-Exportable: exported; used by experiments.commands.export
+Exportable: export_function; used by experiments.commands.export
 DescribesLoss: loss_docstring; used by experiments.commands.push
 Detector: detections, score; used by callbacks.detection
 BatchSeeder: seeds_batches; used by method_module

@@ -10,13 +10,13 @@ SEARCH = "line search: the host compares losses to decide whether to continue"
 SINGULAR = "singular values: the host checks whether the decomposition has converged"
 TOKENS = "without a cache, captions are tokenised on the host in each step, as in diffusers' pipelines"
 REASONS = {
-    "datamodules/rollouts/rollouts.py Rollouts._acted": (
+    "datamodules/rollouts/rollouts.py Rollouts._act": (
         "environments are simulated on the host, which queries the policy for an action in each state"
     ),
     "lightning_modules/optimization/sso/descent.py LineSearchDescent.training_step.<locals>.descend": SEARCH,
     "lightning_modules/diffusion/golden_noise/npnet.py SVDBranch.forward": SINGULAR,
     **{
-        f"lightning_modules/backbones/diffusion/{file} {family}.embedded": TOKENS
+        f"lightning_modules/backbones/diffusion/{file} {family}.embed": TOKENS
         for file, family in (
             ("flux.py", "Flux"),
             ("flow_transformer.py", "StableDiffusion3"),

@@ -195,7 +195,7 @@ class LSQWeight(_Scaled, WeightFunction):
         return weight.detach() / scale.view(-1, *[1] * (weight.ndim - 1)) - self.offset
 
     def describe(self) -> dict[str, Any]:
-        return {**self.describe(), **({"offset": self.offset} if self.offset else {})}
+        return {**super().describe(), **({"offset": self.offset} if self.offset else {})}
 
 
 class Quantizer(_Scaled):
@@ -248,7 +248,7 @@ class Quantizer(_Scaled):
     def describe(self) -> dict[str, Any]:
         """Return the bits, the range, the scales and the shifts as JSON values."""
         shifts = {} if self.before is None or self.after is None else {"before": self.before, "after": self.after}
-        return self.describe() | {f"shift_{when}": shift.tolist() for when, shift in shifts.items()}
+        return super().describe() | {f"shift_{when}": shift.tolist() for when, shift in shifts.items()}
 
 
 WeightQuantizer = Literal["statsq", "lsq", "lsq_half"]

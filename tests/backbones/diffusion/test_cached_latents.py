@@ -55,7 +55,7 @@ def test_text_encoders_run_once_for_each_batch_of_prompts_and_their_precision_is
     network, data, calls = HunyuanDiT(str(hunyuan_dit), Weights(dtype=dtype)), captioned(tmp_path / "images", 64), []
     data.setup("fit")
     expected = network.encode_prompts(["a cat", "bird", "dog"])
-    embedded = network.embedded
+    embedded = network.embed
     monkeypatch.setattr(network, "embed", lambda *given: calls.append(given[0]) or embedded(*given))
     cache_latents(network, data, str(tmp_path / "cache"), torch.device("cpu"))
     assert calls == [["a cat", "bird", "dog"]]  # the distinct captions

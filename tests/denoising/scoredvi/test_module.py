@@ -105,8 +105,8 @@ def test_a_fit_that_stays_uncertain_is_made_again() -> None:
     noisy = torch.rand(1, C, H, W, dtype=torch.float64)
     for above, times in ((0.0, 2), (100.0, 1), (None, 1)):
         method, calls = module(fitting=Fitting(steps=1, restart_above=above), weight=1.0), []
-        fitted = method.fitted
-        method.fitted = lambda *given, fitted=fitted, calls=calls: calls.append(given) or fitted(*given)  # type: ignore[method-assign]
+        fitted = method.fit_posterior
+        method.fit_posterior = lambda *given, fitted=fitted, calls=calls: calls.append(given) or fitted(*given)  # type: ignore[method-assign]
         method.restore(noisy)
         assert len(calls) == times
 

@@ -155,8 +155,8 @@ def test_what_is_learned_is_loaded_by_diffusers_alone_which_draws_the_same_image
 
 def test_images_without_captions_get_a_random_template_each_step(text_to_image: Path) -> None:
     module, seen = inversion(text_to_image_pipeline(str(text_to_image))), []
-    embedded = module.network.embedded
-    module.network.embedded = lambda texts, device: seen.extend(texts) or embedded(texts, device)  # type: ignore[method-assign, func-returns-value]
+    embedded = module.network.embed
+    module.network.embed = lambda texts, device: seen.extend(texts) or embedded(texts, device)  # type: ignore[method-assign, func-returns-value]
     batch: Any = {"image": torch.rand(64, 3, 16, 16)}
     torch.manual_seed(0)
     module.prompts_of(batch)

@@ -118,7 +118,7 @@ def test_the_adaptive_attack_fools_what_pgd_fools_and_more(norm: Any) -> None:
         lambda given: mixture.mixture_output(given).log_probability, image, label
     )
     attack = AdaptiveAttack(norm, epsilon, steps=20)
-    adaptive = attack.perturb(mixture.mixed, image, label)
+    adaptive = attack.perturb(mixture.mixture_output, image, label)
     fooled = [mixture(given).argmax(dim=1) != label for given in (plain, adaptive)]
     assert 0 < fooled[0].sum() < 64
     assert fooled[1].sum() >= fooled[0].sum()
