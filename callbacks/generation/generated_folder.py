@@ -35,7 +35,7 @@ ROWS, COLUMNS, IN_ALL, LETTERS = 8, 8, 64, 24
 """Maximum numbers in a contact sheet: rows, columns, images if there are no prompts, and characters of a prompt."""
 
 
-class GeneratedBlocks:
+class BlockStore:
     """A store of images that are generated in blocks, with one PNG file per image; its keys are block numbers.
 
     Args:
@@ -129,7 +129,7 @@ def generate_folder(
     settings |= {"batch_size": batch_size}
     requested = hashlib.sha256(listed.encode()).hexdigest()[:32]
     recorded = {**generator.configuration, **settings, "images": len(requests), "requests": requested}
-    store = GeneratedBlocks(output, generator.folders, blocks, settings, generator.seed_per_image)
+    store = BlockStore(output, generator.folders, blocks, settings, generator.seed_per_image)
 
     def compute(numbers: list[int]) -> Iterator[tuple[int, list[NDArray[np.uint8]]]]:
         for number in numbers:
@@ -144,7 +144,7 @@ def generate_folder(
     return settings
 
 
-def finish(output: Path, store: GeneratedBlocks, requests: Sequence[ImageRequest], negative_prompt: str | None) -> None:
+def finish(output: Path, store: BlockStore, requests: Sequence[ImageRequest], negative_prompt: str | None) -> None:
     """Write the table of the images and the contact sheet."""
     remove_partial_files(output, "*")
     write_image_table(output / TABLE, store, negative_prompt)
@@ -157,7 +157,7 @@ def finish(output: Path, store: GeneratedBlocks, requests: Sequence[ImageRequest
     save_figure(draw_image_grid(columns), output / SHEET, dpi=120)
 
 
-def write_image_table(path: Path, store: GeneratedBlocks, negative_prompt: str | None) -> None:
+def write_image_table(path: Path, store: BlockStore, negative_prompt: str | None) -> None:
     """Write a table of the images. The file paths in the table are relative to its folder."""
     import pyarrow as pa
     import pyarrow.parquet as pq

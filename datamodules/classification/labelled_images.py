@@ -19,7 +19,7 @@ from datamodules.classification.image_sets import ImageSet
 from datamodules.classification.labelled_set import SECOND, LabelledSet
 from datamodules.classification.selection.epoch_order import EpochOrder
 from datamodules.classification.selection.label_table import NoisyLabels, noisy_labels
-from datamodules.classification.selection.shifted_tests import check_shifted_tests, checked, shifted_tests
+from datamodules.classification.selection.shifted_tests import check_shifted_tests, shifted_tests, with_checked_labels
 from datamodules.classification.selection.split import Split
 from datamodules.corruptions.label_noise import LabelNoise
 from datamodules.files.image_files import Crop
@@ -133,7 +133,7 @@ class LabelledImages(CorrectableLabels):
             labels = self._training_labels(images)
             self.test_set = labels.test_set(self.split.rows(images, labels.source.label, labels.given, self.seed)[2])
         else:
-            source = checked(images.test(), self.num_classes, "test")
+            source = with_checked_labels(images.test(), self.num_classes, "test")
             self.test_set = LabelledSet(source, clean_label=source.label)
 
     def set_up_prediction(self) -> None:
@@ -143,7 +143,7 @@ class LabelledImages(CorrectableLabels):
             self.predict_set = LabelledSet(NewImages(self.predict_dir, self._prepare(self.images)))
 
     def _training_labels(self, images: ImageSet) -> NoisyLabels:
-        source = checked(images.training(), self.num_classes, "training")
+        source = with_checked_labels(images.training(), self.num_classes, "training")
         return noisy_labels(source, self.label_noise, self.num_classes, self.class_names, self.seed)
 
     def set_up_training(self) -> None:
@@ -157,7 +157,7 @@ class LabelledImages(CorrectableLabels):
         if len(validation := labels.subset(held_out)):
             self.validation_set = validation
         elif (own := images.validation()) is not None:
-            self.validation_set = LabelledSet(checked(own, self.num_classes, "validation"))
+            self.validation_set = LabelledSet(with_checked_labels(own, self.num_classes, "validation"))
         self.restore_corrections()
         if (directory := self.run_directory()) is not None and self.label_noise is not None:
             noise, writes = self.label_noise, self.processes()[0] == 0

@@ -14,9 +14,9 @@ from datamodules.corruptions.seeded import with_seed
 from datamodules.loading import Loading
 from datamodules.loading.global_batches import Request
 from datamodules.loading.whole_images import SizedSet, WholeImageSets
+from datamodules.video.clip_noise import ClipNoise
 from datamodules.video.clips import Clips, ClipSet, WindowSampling
 from datamodules.video.new_clips import NewClips
-from datamodules.video.noise_source import NoiseSource
 from datamodules.video.whole_clips import DEGRADATION, NOISE, PLACE, WholeClips, as_levels, frames_to_clip, random_of
 
 
@@ -51,8 +51,8 @@ class ClipPairs(WholeImageSets):
         test: ClipSet | dict[str, ClipSet] | None = None,
         validation: ClipSet | None = None,
         degradation: Chain | None = None,
-        noise: NoiseSource | None = None,
-        test_noise: NoiseSource | None = None,
+        noise: ClipNoise | None = None,
+        test_noise: ClipNoise | None = None,
         batch_size: int = 2,
         windows: WindowSampling = WindowSampling(),
         evaluation_frames: int | None = None,

@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from datamodules.arguments import ascending, one_of
 from datamodules.corruptions.clip_degradation.interface import Range
-from datamodules.video.noise_source import NoiseSource
+from datamodules.video.clip_noise import ClipNoise
 
 Family = Literal["stripes", "waves"]
 GRAIN, BLOTCH = 0.8, 2.5
@@ -18,7 +18,7 @@ FREQUENCIES = (0.08, 0.25)
 """Smallest and largest spatial frequency, in waves per pixel."""
 
 
-class DrawnNoise(NoiseSource):
+class DrawnNoise(ClipNoise):
     """Synthetic noise with the clip's mean in each channel, and without any other image content.
 
     `stripes` consist of rows of constant value plus fine grain. Rows and grain are sampled independently for each

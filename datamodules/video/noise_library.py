@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.video.clip_noise import ClipNoise
 from datamodules.video.folder_sets import named_clips, open_clip
-from datamodules.video.noise_source import NoiseSource
 
 
-class NoiseLibrary(NoiseSource):
+class NoiseLibrary(ClipNoise):
     """Noise sequences in frame folders, as written by `train.py noise_library`. One sequence is sampled for each clip.
 
     A sequence that is longer or larger than the clip is cropped at a random position. All sequences are read into

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from datamodules.corruptions.clip_degradation import Chain
 from datamodules.loading.global_batches import Request
+from datamodules.video.clip_noise import ClipNoise
 from datamodules.video.clips import Clips
-from datamodules.video.noise_source import NoiseSource
 
 PLACE, DEGRADATION, NOISE = 1, 2, 3
 """Indices of the random streams of a clip."""
@@ -42,7 +42,7 @@ class WholeClips:
         longest: largest number of frames per part. None leaves clips whole.
     """
 
-    def __init__(self, clips: Clips, degradation: Chain | None, noise: NoiseSource | None, longest: int | None) -> None:
+    def __init__(self, clips: Clips, degradation: Chain | None, noise: ClipNoise | None, longest: int | None) -> None:
         self.clips = clips
         self.degradation = degradation
         self.noise = noise

@@ -100,7 +100,7 @@ def model_card(pushed: Pushed, folder: Path, options: CardOptions) -> str:
         adapters=ADAPTERS,
         embeddings=[file for file in EMBEDDINGS if file in pushed.pipeline],
         new_word=(pushed.settings["model"].get("init_args") or {}).get("placeholder_token"),
-        settings=_shown(pushed.settings),
+        settings=_format_settings(pushed.settings),
     )
     return str(card)
 
@@ -238,7 +238,7 @@ def _class_name(folder: Path, network: str) -> str:
     return named
 
 
-def _shown(settings: Mapping[str, Any]) -> str:
+def _format_settings(settings: Mapping[str, Any]) -> str:
     """Format the settings of model, data and training that are not null."""
     kept = {key: settings[key] for key in ("seed_everything", "model", "data") if key in settings}
     trainer = settings.get("trainer")

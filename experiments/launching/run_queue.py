@@ -202,7 +202,7 @@ def run_all(
                 jobs: list[Job] = []
                 while waiting and len(children) + len(jobs) < room:
                     run = waiting.popleft()
-                    if _changed(run):
+                    if _has_changed(run):
                         reason = f"{run.experiment.config} was changed after the comparison had started"
                         failures.append(_fail(Failure(run, reason, ""), console))
                     else:
@@ -264,7 +264,7 @@ def _say_what_is_kept(runs: Sequence[Run], code: str, console: Console) -> None:
         _say(console, f"note: {changed}; remove those that should run again")
 
 
-def _changed(run: Run) -> bool:
+def _has_changed(run: Run) -> bool:
     return any(not file.is_file() or text_of(file) != text for file, text in run.experiment.texts)
 
 

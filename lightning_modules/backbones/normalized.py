@@ -56,15 +56,15 @@ class Normalized(nn.Module):
         for key, statistic in statistics.items():
             self.register_buffer(key, statistic, persistent=False)
 
-    def normalized(self, image: Tensor) -> Tensor:
+    def normalize(self, image: Tensor) -> Tensor:
         """Compute (image - mean) / std for images `[B, C, H, W]` in [0, 1]."""
         if len(self.mean) not in (1, image.shape[-3]):
             raise ValueError(f"mean has {len(self.mean)} values, but the image has {image.shape[-3]} channels")
         return (image - self.mean) / self.std
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.network(self.normalized(image))
+        return self.network(self.normalize(image))
 
     def forward_features(self, image: Tensor) -> Tensor:
         """Call the wrapped network's `forward_features` on images `[B, C, H, W]` in [0, 1]."""
-        return self.network.forward_features(self.normalized(image))  # type: ignore[operator]
+        return self.network.forward_features(self.normalize(image))  # type: ignore[operator]

@@ -90,13 +90,13 @@ class OODScores(ClassifierSteps, MethodModule):
             seen = Collected()
             with tap_layers({"head": classifier_layer(self.network)}, inputs=True) as features:
                 for batch, logits in iterate_logits(self.trainer, self, loader):
-                    seen.update(batch["index"], side_by_side(logits, features["head"].pop(), batch["label"]))
+                    seen.update(batch["index"], concatenate_batches(logits, features["head"].pop(), batch["label"]))
             _, *parts, label = self._parts(seen)
             for scorer in fitted:
                 scorer.fit_logits(parts[0], label) if of_logits(scorer) else scorer.fit_features(parts[1], label)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
-        rows = side_by_side(*logits_and_features(self.network, batch["image"]), batch["label"])
+        rows = concatenate_batches(*logits_and_features(self.network, batch["image"]), batch["label"])
         self._seen[dataloader_idx].update(batch["index"], rows)
 
     def on_test_epoch_end(self) -> None:
@@ -122,7 +122,7 @@ class OODScores(ClassifierSteps, MethodModule):
         return index, rows[:, : self.num_classes].float(), rows[:, self.num_classes : -1].float(), rows[:, -1].long()
 
 
-def side_by_side(logits: Tensor, features: Tensor, label: Tensor) -> Tensor:
+def concatenate_batches(logits: Tensor, features: Tensor, label: Tensor) -> Tensor:
     """Concatenate the logits, features and labels of a batch of images into one matrix, `[B, K + D + 1]`."""
     return torch.cat([logits.double(), features.double(), label[:, None].double()], dim=1)
 

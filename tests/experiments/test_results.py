@@ -55,7 +55,10 @@ def test_values_that_are_not_finite_are_counted() -> None:
 
 def test_the_longer_list_goes_down_and_gaps_are_shown() -> None:
     few = [Summary("a", "m", 1.0, 0.1, 2), Summary("a", "n", 2.0, 0.1, 2), Summary("b", "n", 3.0, 0.1, 2)]
-    assert compare.metrics_grid(few) == (["metric", "a", "b"], [["m", "1.00 ± 0.10", "-"], ["n", "2.00 ± 0.10", "3.00 ± 0.10"]])
+    assert compare.metrics_grid(few) == (
+        ["metric", "a", "b"],
+        [["m", "1.00 ± 0.10", "-"], ["n", "2.00 ± 0.10", "3.00 ± 0.10"]],
+    )
     many = [Summary(name, "m", 1.0, 0.1, 2) for name in "abc"]
     assert compare.metrics_grid(many)[0] == ["config", "m"]
     assert [row[0] for row in compare.metrics_grid(many)[1]] == ["a", "b", "c"]

@@ -23,7 +23,7 @@ def check_labels(label: Tensor, num_classes: int, split: str) -> None:
         )
 
 
-def checked(source: ImageSource, num_classes: int, split: str) -> ImageSource:
+def with_checked_labels(source: ImageSource, num_classes: int, split: str) -> ImageSource:
     """Return a source whose labels are checked by `check_labels`."""
     check_labels(source.label, num_classes, split)
     return source
@@ -57,4 +57,4 @@ def check_shifted_tests(images: ImageSet, further: Mapping[str, ImageSet]) -> No
 def shifted_tests(images: ImageSet, further: Mapping[str, ImageSet]) -> dict[str, ImageSource]:
     """Read all shifted test sets, by name, and check their labels; for the arguments, see `check_shifted_tests`."""
     sources = images.ood_test_sets() | {name: each.test() for name, each in further.items()}
-    return {name: checked(source, images.num_classes, name) for name, source in sources.items()}
+    return {name: with_checked_labels(source, images.num_classes, name) for name, source in sources.items()}

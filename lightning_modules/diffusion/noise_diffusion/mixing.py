@@ -17,7 +17,7 @@ ALMOST_ONE = 1 - 1e-7
 
 
 @dataclass(frozen=True)
-class Mixing:
+class MixingSettings:
     """Coefficients with which NoiseDiffusion mixes two latents with their images and with noise.
 
     Args:

@@ -22,7 +22,7 @@ from lightning_modules.diffusion.noise_diffusion.measures import (
     latent_statistics,
     nearest_distances,
 )
-from lightning_modules.diffusion.noise_diffusion.mixing import Mixing, corrected_mixture, lerp, slerp
+from lightning_modules.diffusion.noise_diffusion.mixing import MixingSettings, corrected_mixture, lerp, slerp
 from lightning_modules.interfaces import ImageColumn, ReferenceImages, data_with
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
@@ -84,7 +84,7 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
         interpolation: Interpolation = "noise_diffusion",
         num_steps: int = 200,
         encoded_steps: int = 140,
-        mixing: Mixing = Mixing(),
+        mixing: MixingSettings = MixingSettings(),  # noqa: B008 - immutable
         positions: Sequence[float] = (0.17, 0.33, 0.5, 0.67, 0.83),
         guidance_scale: float = 1.0,
         negative_prompt: str = "",

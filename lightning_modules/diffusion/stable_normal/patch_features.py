@@ -39,7 +39,7 @@ class PatchFeatures(nn.Module):
         size = (self.image_size, self.image_size)
         resized = F.interpolate(image, size, mode="bicubic", align_corners=True, antialias=True)
         inner = self.network.network
-        features = inner.forward_features(self.network.normalized(resized))
+        features = inner.forward_features(self.network.normalize(resized))
         if features.ndim == 4:
             return features
         tokens = features[:, inner.num_prefix_tokens :]

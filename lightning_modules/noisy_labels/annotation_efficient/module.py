@@ -19,7 +19,7 @@ from lightning_modules.noisy_labels.annotation_efficient.labelling import label_
 from lightning_modules.noisy_labels.annotation_efficient.measures import StructureSteps, measures
 from lightning_modules.noisy_labels.annotation_efficient.stages import (
     ConstantThenLinear,
-    LossWeights,
+    CycleLossWeights,
     Rounds,
     StageSchedule,
     refuse_unfit,
@@ -64,7 +64,7 @@ class AnnotationEfficient(StructureSteps, MethodModule):
         vae: ShapeVAE | None = None,
         translation: Translation | None = None,
         stages: StageSchedule = StageSchedule(),  # noqa: B008 - immutable
-        weights: LossWeights = LossWeights(),  # noqa: B008 - immutable
+        weights: CycleLossWeights = CycleLossWeights(),  # noqa: B008 - immutable
         gamma: float = 3.0,
         keep_fraction: float = 0.75,
         clean_labels: bool = False,

@@ -79,7 +79,7 @@ class StageSchedule:
 
 
 @dataclass(frozen=True)
-class LossWeights:
+class CycleLossWeights:
     """Weights of the loss terms of the VAE and of the translation.
 
     Args:

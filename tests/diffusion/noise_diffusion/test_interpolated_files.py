@@ -20,7 +20,7 @@ from datamodules.loading import Loading
 from lightning_modules.backbones.diffusion.pixel_model import PixelModel
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from lightning_modules.diffusion.noise_diffusion import NoiseDiffusion
-from lightning_modules.diffusion.noise_diffusion.mixing import Mixing
+from lightning_modules.diffusion.noise_diffusion.mixing import MixingSettings
 from tests.trainers import quiet
 
 
@@ -60,7 +60,7 @@ def test_a_folder_is_interpolated_and_continued(text_to_image: Path, photographs
 def test_other_settings_and_other_images_are_refused(text_to_image: Path, photographs: Path, tmp_path: Path) -> None:
     predict(text_to_image, photographs, tmp_path / "run", 1)
     for other, message in (
-        ({"mixing": Mixing(1.0)}, "was made with mixing .*2.0.*, and this run has .*1.0"),
+        ({"mixing": MixingSettings(1.0)}, "was made with mixing .*2.0.*, and this run has .*1.0"),
         ({"positions": [0.5]}, r"with positions \[0.25, 0.5\], and this run has \[0.5\]"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -16,7 +16,7 @@ from lightning_modules.backbones.diffusion.pixel_model import PixelModel
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from lightning_modules.diffusion.noise_diffusion import NoiseDiffusion
 from lightning_modules.diffusion.noise_diffusion.measures import latent_statistics
-from lightning_modules.diffusion.noise_diffusion.mixing import Mixing, corrected_mixture
+from lightning_modules.diffusion.noise_diffusion.mixing import MixingSettings, corrected_mixture
 from lightning_modules.networks.mnist_unet import MNISTUNet
 
 STABLE_DIFFUSION: dict[str, Any] = {
@@ -78,7 +78,7 @@ def test_levels_and_times_are_those_of_the_authors_code() -> None:
     assert module.injected_abar == pytest.approx(float(abar[701]))
     assert math.sqrt(module.injected_abar) == pytest.approx(0.28621, abs=1e-5)
     assert math.sqrt(1 - module.injected_abar) == pytest.approx(0.95817, abs=1e-5)
-    assert built(model, mixing=Mixing(injection="encoded")).injected_abar == pytest.approx(float(abar[696]))
+    assert built(model, mixing=MixingSettings(injection="encoded")).injected_abar == pytest.approx(float(abar[696]))
 
 
 def test_without_noise_the_way_there_and_back_scales_by_the_levels() -> None:
@@ -114,7 +114,9 @@ def test_the_error_of_the_way_there_and_back_falls_with_the_steps() -> None:
 
 @pytest.mark.parametrize("interpolation", ["noise_diffusion", "slerp", "lerp", "same_noise"])
 def test_pairs_do_not_depend_on_their_batch_and_swap_symmetrically(interpolation: Any) -> None:
-    module = built(Gaussian(0.4), num_steps=20, encoded_steps=14, interpolation=interpolation, mixing=Mixing(gamma=0.2))
+    module = built(
+        Gaussian(0.4), num_steps=20, encoded_steps=14, interpolation=interpolation, mixing=MixingSettings(gamma=0.2)
+    )
     whole = batch(3)
     frames = module.interpolate_pairs(whole).frames
     assert frames.shape == (3, 5, 1, 8, 8)
@@ -125,7 +127,7 @@ def test_pairs_do_not_depend_on_their_batch_and_swap_symmetrically(interpolation
 
 
 def test_the_whole_way_is_its_three_steps() -> None:
-    module = built(Gaussian(0.4), num_steps=20, encoded_steps=14, mixing=Mixing(1.0))
+    module = built(Gaussian(0.4), num_steps=20, encoded_steps=14, mixing=MixingSettings(1.0))
     pair = batch(1)
     found = module.interpolate_pairs(pair)
     clean = [2 * pair[key] - 1 for key in ("first", "second")]
@@ -219,7 +221,7 @@ def test_the_published_network_of_mnist_encodes_digits_and_decodes_them_again() 
         pytest.skip(f"NOISEWORKS_DATA={root}: expected weights/ddpm_mnist.safetensors and MNIST/raw there")
     network = frozen(with_weights(MNISTUNet(), str(weights)))
     scheduler = DDIMScheduler(beta_schedule="linear", steps_offset=1, set_alpha_to_one=False)
-    module = built(network, scheduler, num_steps=50, encoded_steps=35, mixing=Mixing(injection="encoded"))
+    module = built(network, scheduler, num_steps=50, encoded_steps=35, mixing=MixingSettings(injection="encoded"))
     image = MNIST(root).test().image[:8].float() / 255
     with torch.no_grad():
         latent = module.encode(2 * image - 1, None)
@@ -236,7 +238,7 @@ def test_a_model_without_trainable_parameters_is_not_fitted() -> None:
 
 
 def test_images_are_interpolated_without_a_trainer() -> None:
-    module, pair = built(Gaussian(0.3), num_steps=6, encoded_steps=4, mixing=Mixing(gamma=0.5)), batch()
+    module, pair = built(Gaussian(0.3), num_steps=6, encoded_steps=4, mixing=MixingSettings(gamma=0.5)), batch()
     found, again, other = (
         module.interpolate(pair["first"], pair["second"], generator=torch.Generator().manual_seed(seed))
         for seed in (0, 0, 1)

@@ -23,7 +23,7 @@ from lightning_modules.networks.unet import UNet
 from lightning_modules.noisy_labels.annotation_efficient import AnnotationEfficient
 from lightning_modules.noisy_labels.annotation_efficient.label_quality import without_holes_and_islands
 from lightning_modules.noisy_labels.annotation_efficient.measures import dice
-from lightning_modules.noisy_labels.annotation_efficient.stages import LossWeights, StageSchedule
+from lightning_modules.noisy_labels.annotation_efficient.stages import CycleLossWeights, StageSchedule
 from lightning_modules.noisy_labels.annotation_efficient.translation import discriminator_loss, generator_terms
 from tests.noisy_labels.annotation_efficient.test_translation import images_and_masks, translation, vae
 from tests.trainers import quiet
@@ -131,7 +131,7 @@ def test_labels_are_written_with_their_qualities(whole_run: Run) -> None:
 
 
 def test_translation_loss_weights_the_terms_of_the_definition() -> None:
-    trained = module(translation=translation(), weights=LossWeights(cycle=7.0, mask_cycle=0.2, shape=0.3))
+    trained = module(translation=translation(), weights=CycleLossWeights(cycle=7.0, mask_cycle=0.2, shape=0.3))
     image, mask = images_and_masks()
     batch: Any = {"image": (image + 1) / 2, "auxiliary_mask": mask, "global_batch_size": 3}
     found, _ = trained._translation_loss(batch)

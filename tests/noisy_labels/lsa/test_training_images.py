@@ -27,7 +27,7 @@ def test_a_sweep_judges_each_image_once_in_its_own_order_and_leaves_everything_a
     with torch.no_grad():
         network = module.network.eval()
         log_p = network(image).log_softmax(dim=1)
-        hidden = network.network[:4](network.normalized(image))
+        hidden = network.network[:4](network.normalize(image))
     np.testing.assert_allclose(found.loss, F.nll_loss(log_p, source.label, reduction="none"), rtol=1e-10)
     np.testing.assert_allclose(found.pseudo_loss, -(guess * log_p).sum(dim=1), rtol=1e-10)
     np.testing.assert_allclose(found.feature, F.normalize(hidden, dim=1), rtol=1e-10)

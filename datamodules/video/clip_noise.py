@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class NoiseSource(ABC):
+class ClipNoise(ABC):
     """Interface of sources of noise sequences. Their image content is nearly constant. One is sampled for each clip."""
 
     @abstractmethod
