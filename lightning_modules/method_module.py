@@ -21,6 +21,12 @@ class MethodModule(LightningModule):
             )
         return []
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Give the weights of training to schedule-free optimizers; see `optim.optimizers.with_schedule`."""
+        for optimizer in self.trainer.optimizers:
+            if hasattr(optimizer, "train"):
+                optimizer.train()
+
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
         """Build the module from the given constructor arguments, and load the weights of a checkpoint.

@@ -72,7 +72,13 @@ def optimizer_config(optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCall
 
 
 def with_schedule(optimizer: Optimizer, lr_scheduler: LRSchedulerCallable) -> Any:
-    """Attach a learning-rate schedule to an optimizer for `configure_optimizers`; see `optimizer_config`."""
+    """Attach a learning-rate schedule to an optimizer for `configure_optimizers`; see `optimizer_config`.
+
+    After each step of an optimizer with `train()` and `eval()`, such as those of the package schedulefree, the weights
+    are those of `eval()`, which validation, checkpoints and results use. `MethodModule` calls `train()` before a batch.
+    """
+    if hasattr(optimizer, "eval"):
+        optimizer.register_step_post_hook(lambda stepped, *_: stepped.eval())
     scheduler = lr_scheduler(optimizer)
     interval = getattr(scheduler, "interval", "epoch")
     watched = {"monitor": scheduler.monitor} if hasattr(scheduler, "monitor") else {}

@@ -1,8 +1,18 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from came_pytorch import CAME
+from lightning import Trainer
 from lightning.pytorch.cli import ReduceLROnPlateau
-from torch import nn
+from prodigyopt import Prodigy
+from schedulefree import AdamWScheduleFree, SGDScheduleFree
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
+from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.optimizers import (
     adam,
     adamw,
@@ -84,3 +94,68 @@ def test_a_warmup_begins_at_zero_and_stays_at_its_end() -> None:
         optimizer.step()
         schedule.step()
     assert rates == pytest.approx([0.0, 0.00025, 0.0005, 0.00075, 0.001, 0.001, 0.001])
+
+
+class Regression(MethodModule):
+    """Least squares. Validation records the weights."""
+
+    def __init__(self, build: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.layer, self.build, self.seen = nn.Linear(6, 5).double(), build, []
+        with torch.no_grad():
+            self.layer.weight.copy_(torch.arange(30).view(5, 6) / 30)
+            self.layer.bias.zero_()
+
+    def training_step(self, batch: Tensor, _: int) -> Tensor:
+        return (self.layer(batch) - batch[:, :5].sin()).square().mean()
+
+    def validation_step(self, batch: Tensor, _: int) -> None:
+        self.seen.append(self.layer.weight.detach().clone())
+
+    def configure_optimizers(self) -> Any:
+        return optimizer_config(self.build, constant, self.parameters())
+
+
+def trained(build: Callable[[Any], Any], folder: Path, epochs: int, checkpoint: Path | None = None) -> Trainer:
+    rows = torch.randn(12, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=epochs, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0, default_root_dir=folder,
+    )  # fmt: skip
+    trainer.fit(Regression(build), DataLoader(rows, 4), DataLoader(rows[:1], 1), ckpt_path=checkpoint)  # type: ignore[arg-type]
+    return trainer
+
+
+OTHERS: dict[str, Callable[[Any], Any]] = {
+    "Prodigy": lambda p: Prodigy(p, d0=0.01),
+    "CAME": lambda p: CAME(p, lr=0.01),
+    "AdamWScheduleFree": lambda p: AdamWScheduleFree(p, lr=0.05, warmup_steps=3),
+    "SGDScheduleFree": lambda p: SGDScheduleFree(p, lr=0.2),
+}
+
+
+@pytest.mark.parametrize("build", OTHERS.values(), ids=OTHERS)
+def test_optimizers_of_packages_take_the_steps_of_a_plain_loop_and_are_resumed(
+    build: Callable[[Any], Any], tmp_path: Path
+) -> None:
+    plain, rows = Regression(build), torch.randn(12, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    optimizer = build(plain.parameters())
+    free = hasattr(optimizer, "eval")
+    for _ in range(4):
+        if free:
+            optimizer.train()
+        for batch in rows.split(4):
+            optimizer.zero_grad()
+            plain.training_step(batch, 0).backward()
+            optimizer.step()
+        if free:
+            optimizer.eval()
+        plain.validation_step(rows, 0)
+    run = trained(build, tmp_path, 4)
+    found: Any = run.lightning_module
+    assert not torch.allclose(plain.seen[0], plain.seen[-1], rtol=1e-3)
+    torch.testing.assert_close(torch.stack(found.seen), torch.stack(plain.seen), rtol=1e-9, atol=1e-12)
+    half = trained(build, tmp_path, 2)
+    half.save_checkpoint(tmp_path / "half.ckpt", weights_only=False)
+    rest: Any = trained(build, tmp_path, 4, tmp_path / "half.ckpt").lightning_module
+    assert torch.equal(rest.layer.weight, found.layer.weight)

@@ -33,7 +33,7 @@ GOLDEN = 2654435769  # 2^32 times the fractional part of the golden ratio
 
 @dataclass(frozen=True)
 class LossOptions:
-    """Options of the training loss: offset noise, the weight of class images, and the weights of masked pixels.
+    """Options of the training loss: offset noise, the weights of class images and masked pixels, and the Huber loss.
 
     Args:
         noise_offset: s, scale of offset noise. The noise e is replaced with e + s n, with one n ~ N(0, 1) for each
@@ -42,15 +42,19 @@ class LossOptions:
         prior_weight: weight of the loss on the class images in `data.prior`.
         unmasked_weight: weight, in [0, 1], of the squared errors of those pixels whose mask is 0. Pixels whose mask is
             1 have the weight 1. The loss of an image is the weighted mean over its pixels.
+        huber_c: c of the pseudo-Huber loss, 2 c (sqrt(d^2 + c^2) - c), which replaces the square of an error d in
+            training. It is close to d^2 for small errors, and to 2 c |d| for large errors. None trains with d^2.
     """
 
     noise_offset: float = 0.0
     prior_weight: float = 1.0
     unmasked_weight: float = 0.0
+    huber_c: float | None = None
 
     def __post_init__(self) -> None:
         at_least(0, noise_offset=self.noise_offset, prior_weight=self.prior_weight)
         within(0, 1, unmasked_weight=self.unmasked_weight)
+        positive(huber_c=self.huber_c)
 
     def noise(self, latent: Tensor) -> Tensor:
         """Sample the noise of a training batch, with the shape of z."""
@@ -68,17 +72,21 @@ class LossOptions:
         return (self.unmasked_weight + (1 - self.unmasked_weight) * small).to(latent.dtype)
 
 
-def mean_square(difference: Tensor, weight: Tensor | None = None) -> Tensor:
+def mean_square(difference: Tensor, weight: Tensor | None = None, huber_c: float | None = None) -> Tensor:
     """Compute each image's weighted mean of squares, `[B]`; it is 0 if all weights of the image are 0.
 
     Args:
         difference: values to square, `[B, c, h, w]`.
         weight: weights of pixels, `[B, 1, h, w]`; None weights all pixels equally.
+        huber_c: c of the pseudo-Huber loss, which replaces the squares; see `LossOptions`.
     """
+    square = difference.square()
+    if huber_c is not None:
+        square = 2 * huber_c * ((square + huber_c**2).sqrt() - huber_c)
     if weight is None:
-        return difference.square().flatten(1).mean(dim=1)
+        return square.flatten(1).mean(dim=1)
     whole = weight.flatten(1).sum(dim=1) * difference.shape[1]
-    return (weight * difference.square()).flatten(1).sum(dim=1) / whole.clamp(min=torch.finfo(whole.dtype).tiny)
+    return (weight * square).flatten(1).sum(dim=1) / whole.clamp(min=torch.finfo(whole.dtype).tiny)
 
 
 def denoising_errors(
@@ -90,15 +98,16 @@ def denoising_errors(
     abar: Tensor,
     prediction: Prediction,
     weight: Tensor | None = None,
+    huber_c: float | None = None,
 ) -> Tensor:
     """Compute the mean squared error of each image, `[B]`, at its own timestep t, `[B]`.
 
     The argument `abar`, `[T]`, contains the noise levels of all timesteps, and `weight` contains a weight for each
-    pixel.
+    pixel. With `huber_c`, the pseudo-Huber loss replaces the squares.
     """
     level = abar.to(latent.dtype)[t].view(-1, 1, 1, 1)
     output = model(add_diffusion_noise(latent, noise, level), t, prompts)
-    return mean_square(output - diffusion_target(latent, noise, level, prediction), weight)
+    return mean_square(output - diffusion_target(latent, noise, level, prediction), weight, huber_c)
 
 
 class Objective(nn.Module, ABC):
@@ -111,6 +120,11 @@ class Objective(nn.Module, ABC):
     def __init__(self, options: LossOptions) -> None:
         super().__init__()
         self.options = options
+
+    @property
+    def huber_c(self) -> float | None:
+        """c of the pseudo-Huber loss; None in evaluation mode, which always computes squared errors."""
+        return self.options.huber_c if self.training else None
 
     def batch_errors(
         self,
@@ -178,7 +192,7 @@ class DiffusionObjective(Objective):
         t: Tensor,
         weight: Tensor | None = None,
     ) -> Tensor:
-        return denoising_errors(model, latent, prompts, noise, t, self.abar, self.prediction, weight)
+        return denoising_errors(model, latent, prompts, noise, t, self.abar, self.prediction, weight, self.huber_c)
 
     def weight_errors(self, error: Tensor, t: Tensor) -> Tensor:
         """Multiply the errors, `[B]`, by the loss weights of the timesteps t."""
@@ -287,7 +301,7 @@ class FlowObjective(Objective):
     ) -> Tensor:
         level = t.to(latent.dtype).view(-1, 1, 1, 1)
         output = model((1 - level) * latent + level * noise, self.scheduler_times(t), prompts)
-        return mean_square(output - (noise - latent), weight)
+        return mean_square(output - (noise - latent), weight, self.huber_c)
 
     def weight_errors(self, error: Tensor, t: Tensor) -> Tensor:
         """Multiply the errors, `[B]`, by the loss weights of their times t; times below 1 / T count as 1 / T."""

@@ -84,7 +84,7 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
         interpolation: Interpolation = "noise_diffusion",
         num_steps: int = 200,
         encoded_steps: int = 140,
-        mixing: MixingSettings = MixingSettings(),  # noqa: B008 - immutable
+        mixing: MixingSettings = MixingSettings(),
         positions: Sequence[float] = (0.17, 0.33, 0.5, 0.67, 0.83),
         guidance_scale: float = 1.0,
         negative_prompt: str = "",

@@ -124,6 +124,7 @@ class BatchLR(ClassifierSteps, MethodModule):
         self._rows.append({"epoch": self.current_epoch, **found, **self._learned})
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
         if self._learned:  # for each batch, because a scheduler may have stepped since the last batch
             optimizers: Any = self.optimizers()
             set_keys(optimizers, self._learned)

@@ -91,6 +91,7 @@ class NMSparsity(ClassifierSteps, MethodModule):
         return self.trainer.max_epochs or 0, steps
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
         if self._cost is None:
             self._cost = forward_cost(self.network, network_input(batch))
         self.flow.place(self.trainer.global_step, self.trainer.current_epoch, *self._length, self.functions)

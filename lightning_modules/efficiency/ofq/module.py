@@ -179,6 +179,7 @@ class OFQ(ClassifierSteps, MethodModule):
     # Training steps
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
         # The gradient of a scale is a sum over the global batch, because all entries of this batch share the scale.
         for part in self._activations:
             part.parts = global_batch_size(batch) / local_size(batch)

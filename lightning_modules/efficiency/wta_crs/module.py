@@ -132,6 +132,7 @@ class WTACRS(ClassifierSteps, MethodModule):
     on_train_epoch_end = on_train_epoch_start
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
         self._store()
         known = self._known_values(batch)
         begin = partial(self._begin, local_size(batch), known, batch_idx)

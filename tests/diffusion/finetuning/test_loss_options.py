@@ -5,11 +5,18 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDPMScheduler, StableDiffusionXLPipeline
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, StableDiffusionXLPipeline
+from scipy.special import pseudo_huber
 from torch import Tensor
 
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
-from lightning_modules.diffusion.finetuning.objectives import DiffusionObjective, LossOptions, mean_square
+from lightning_modules.diffusion.finetuning.objectives import (
+    DiffusionObjective,
+    FlowMatching,
+    FlowObjective,
+    LossOptions,
+    mean_square,
+)
 from tests.diffusion.finetuning.models import loss_of_a_step, pixel_space, tuning
 
 CAPTIONS = ["a cat", "dog", "bird"]
@@ -50,6 +57,23 @@ def test_a_masked_error_is_the_weighted_mean_of_squares() -> None:
         assert found[image].item() == pytest.approx(whole / weights)
     assert mean_square(difference, LossOptions().weight(mask, difference))[2] == 0
     torch.testing.assert_close(mean_square(difference, torch.ones(3, 1, 4, 4)), mean_square(difference))
+
+
+def test_the_huber_loss_is_that_of_scipy_in_training_only() -> None:
+    latent, noise, t = images(0, 2, 4, 3, 3).double(), images(1, 2, 4, 3, 3).double(), torch.tensor([3, 700])
+    options = LossOptions(huber_c=0.3)
+    flow = FlowObjective(FlowMatchEulerDiscreteScheduler(), FlowMatching(), options=options)
+    diffusion = DiffusionObjective(DDPMScheduler(), None, options)
+    for objective, target, times in ((flow, noise - latent, t / 1000), (diffusion, noise, t)):
+        for mode, expected in (
+            (True, 2 * torch.as_tensor(pseudo_huber(0.3, target.numpy()))),
+            (False, target.square()),
+        ):
+            errors = objective.train(mode).errors(lambda z, *_: torch.zeros_like(z), latent, None, noise, times)
+            torch.testing.assert_close(errors, expected.flatten(1).mean(1))
+    assert mean_square(noise, huber_c=1e4).sum().item() == pytest.approx(mean_square(noise).sum().item(), rel=1e-6)
+    with pytest.raises(ValueError, match=r"huber_c must be positive, got 0\.0"):
+        LossOptions(huber_c=0.0)
 
 
 def test_the_error_outside_the_mask_changes_no_gradient() -> None:
