@@ -227,8 +227,9 @@ def test_adapters_of_a_text_to_image_model_are_merged(tmp_path: Path, text_to_im
     model = ("--model.network.pipeline", str(text_to_image), "--model.cache_dir", "null", "--data.batch_size", "2")
     trainer = ("--trainer.accelerator", "cpu", "--trainer.precision", "32-true", "--run_directory", str(run))
     assert train.main(["fit", "--config", "configs/finetuning/lora.yaml", *data, *model, *trainer, *QUICK]) == 0
-    for chosen in ("torch", "safetensors"):
+    for chosen in ("torch", "safetensors", "kohya"):
         assert train.main(["export", str(run), "--format", chosen]) == 0
+    assert load_file(run / "export_kohya" / "kohya.safetensors")
     program = torch.export.load(run / "export_torch" / "model.pt2").module()
     shapes = [
         each["shape"] for each in json.loads((run / "export_torch" / "config.json").read_text())["inputs"].values()

@@ -1,11 +1,20 @@
 """An export format is one file."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from safetensors.torch import load_file
 
 from experiments import commands
 from experiments.exporting import formats
+from lightning_modules.backbones.adaptation import Adapters
+from lightning_modules.backbones.diffusion.text_to_image import TextToImage
+from tests.backbones.diffusion.test_export import moved
+from tests.diffusion.finetuning.models import tuning
 
 FORMAT = '''"""numbers.txt, one line for each tensor"""
 NEEDS = ("a_package_of_nobody",)
@@ -19,10 +28,52 @@ def test_a_file_is_a_format_with_its_help_and_its_packages(
     assert all(callable(formats.load_format(name).write) for name in ("torch", "safetensors"))
     (tmp_path / "numbers.py").write_text(FORMAT)
     monkeypatch.setattr(formats, "__path__", [*formats.__path__, str(tmp_path)])
-    assert formats.names() == ["onnx", "safetensors", "torch", "numbers"]
+    assert formats.names() == ["kohya", "onnx", "safetensors", "torch", "numbers"]
     with pytest.raises(SystemExit):
         commands.parse("export", ["--help"])
     assert "    numbers      numbers.txt, one line for each tensor\n" in capsys.readouterr().out
     given = commands.parse("export", ["run", "--format", "numbers"])
     with pytest.raises(ValueError, match=r"--format numbers needs a_package_of_nobody: pip install 'noiseworks\[numb"):
         formats.load_format(given.format)
+
+
+@pytest.mark.parametrize(("kind", "rslora", "alpha"), [("text_to_image", False, 3.0), ("xl", True, 3 * 2**0.5)])
+def test_diffusers_alone_loads_adapters_under_names_of_kohya(
+    kind: str, rslora: bool, alpha: float, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    folder: Path = request.getfixturevalue(kind)
+    model = TextToImage(str(folder), tuning="lora", adapters=Adapters(rank=2, alpha=3, rslora=rslora))
+    moved(model)
+    module: Any = tuning(model.eval(), average_decay=0.0)
+    formats.load_format("kohya").write(tmp_path, SimpleNamespace(module=module))
+    written = load_file(tmp_path / "kohya.safetensors")
+    layer = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"
+    assert {f"{layer}.alpha", f"{layer}.lora_down.weight", f"{layer}.lora_up.weight"} <= written.keys()
+    assert all(name.startswith("lora_unet_") for name in written)
+    assert {round(float(value), 5) for name, value in written.items() if name.endswith(".alpha")} == {round(alpha, 5)}
+    pipeline: Any = StableDiffusionPipeline if kind == "text_to_image" else StableDiffusionXLPipeline
+    alone = pipeline.from_pretrained(folder)
+    alone.load_lora_weights(tmp_path, weight_name="kohya.safetensors")
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    options: dict[str, Any] = {"num_inference_steps": 2, "guidance_scale": 2.0}
+    expected = alone("a cat", latents=noise, output_type="pt", **options).images
+    torch.testing.assert_close(
+        model.generate(model.encode_prompts(["a cat"]), noise, **options), expected, atol=1e-5, rtol=0
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("text_to_image", {"tuning": "full"}, "this run has no adapters"),
+        ("text_to_image", {"tuning": "lora", "adapters": Adapters(dora=True)}, r"adapters\.dora must be false"),
+    ],
+)
+def test_kohya_has_names_for_lora_of_u_nets_only(
+    kind: str, options: Any, message: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    module: Any = tuning(TextToImage(str(request.getfixturevalue(kind)), **options), average_decay=0.0)
+    with pytest.raises(ValueError, match=f"--format kohya needs a run with tuning: lora.*{message}"):
+        formats.load_format("kohya").write(tmp_path, SimpleNamespace(module=module))
+    with pytest.raises(ValueError, match=r"--format kohya needs.*, got SimpleNamespace"):
+        formats.load_format("kohya").write(tmp_path, SimpleNamespace(module=SimpleNamespace()))
