@@ -22,6 +22,7 @@ from datamodules.arguments import one_of, only_with
 from lightning_modules.backbones.adaptation import Adapters, Precision, Tuning, adapt, frozen
 from lightning_modules.backbones.diffusion.autoencoder_latents import AutoencoderLatents
 from lightning_modules.backbones.diffusion.guidance import PipelineSampling
+from lightning_modules.backbones.diffusion.lora_file import load_lora
 from lightning_modules.backbones.diffusion.pipelines import check_schedule, diffusers_pipeline
 from lightning_modules.backbones.diffusion.text_encoders import ENCODERS, Prompts, TextEncoders
 from lightning_modules.backbones.quantization import (
@@ -53,6 +54,8 @@ class Weights:
             float32.
         quantization: store the frozen weights of the network's linear layers in 8 bits (`int8`) or 4 bits (`nf4`); None
             does not quantise weights.
+        lora: `.safetensors` file of a LoRA, with the names of diffusers or kohya, at which training of the adapters
+            starts; None starts at adapters that do not change the output. It is allowed only if `tuning` is lora.
     """
 
     config: str | None = None
@@ -60,6 +63,7 @@ class Weights:
     local_files_only: bool = False
     dtype: Precision | None = None
     quantization: Quantization | None = None
+    lora: str | None = None
 
 
 class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
@@ -147,6 +151,9 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
             gradient_checkpointing,
             None if tuning == "full" else weights.dtype,
         )
+        if weights.lora is not None:
+            only_with("tuning lora", tuning == "lora", Weights, **{"weights.lora": weights.lora})
+            load_lora(self.network, self.pipeline, self.parts[0], weights.lora)
         encoders = (getattr(self.pipeline, name, None) for name in ENCODERS)
         self.text_encoders = nn.ModuleList(frozen(encoder) for encoder in encoders if encoder is not None)
         if offload_text_encoders:
