@@ -22,9 +22,9 @@ from datamodules.arguments import one_of, only_with
 from lightning_modules.backbones.adaptation import Adapters, Precision, Tuning, adapt, frozen
 from lightning_modules.backbones.diffusion.autoencoder_latents import AutoencoderLatents
 from lightning_modules.backbones.diffusion.guidance import PipelineSampling
-from lightning_modules.backbones.diffusion.lora_file import load_lora
 from lightning_modules.backbones.diffusion.pipelines import check_schedule, diffusers_pipeline
 from lightning_modules.backbones.diffusion.text_encoders import ENCODERS, Prompts, TextEncoders
+from lightning_modules.backbones.lora_file import load_lora
 from lightning_modules.backbones.quantization import (
     Quantization,
     check_quantization,

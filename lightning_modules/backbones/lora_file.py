@@ -14,7 +14,8 @@ from lightning_modules.backbones.weights import check_safetensors, join_names, l
 def load_lora(network: Any, pipeline: Any, part: str, path: str) -> None:
     """Copy a LoRA into the adapters of a network, so that the network computes the same as with the file's LoRA.
 
-    The scale of the file's adapters is moved into their matrices B, so `adapters.alpha` may differ from the file's alpha.
+    The scale of the file's adapters is moved into their matrices B, so `adapters.alpha` may differ from the file's
+    alpha.
 
     Args:
         network: the pipeline's denoising network, with adapters.
