@@ -16,7 +16,7 @@ from datamodules.loading.global_batches import GlobalBatches
 from datamodules.loading.one_size_batches import BucketBatches, OneSizeBatches, check_buckets
 from datamodules.loading.seeded_batches import SeededBatches
 from datamodules.prompts.buckets import Buckets
-from datamodules.prompts.captioned_set import CaptionedRows, CaptionedSet, captions_of
+from datamodules.prompts.captioned_set import CaptionedRows, CaptionedSet, ShuffledTags, captions_of
 
 
 class CaptionedImages(SeededBatches):
@@ -33,6 +33,8 @@ class CaptionedImages(SeededBatches):
         loading: how batches are read, and the seed.
         prior: images of the subject's class, for prior preservation. A random class image is added to the batch for
             each training image. None means no prior preservation.
+        tags: shuffling of the tags of training captions; it needs a run without `model.cache_dir`. None means that
+            captions stay as they are.
     """
 
     train_set: CaptionedRows | None
@@ -48,6 +50,7 @@ class CaptionedImages(SeededBatches):
         augmentation: Augmentation | None = None,
         loading: Loading = Loading(),
         prior: CaptionedSet | None = None,
+        tags: ShuffledTags | None = None,
     ) -> None:
         super().__init__(batch_size, loading)
         within(0, 1, "[)", validation_fraction=validation_fraction)
@@ -55,6 +58,7 @@ class CaptionedImages(SeededBatches):
         self.validation_fraction = validation_fraction
         self.augmentation = augmentation or Augmentation()
         self.prior = prior
+        self.tags = tags
         if getattr(prior, "buckets", None) is not None:
             raise ValueError("prior must have images of one size: leave data.prior.buckets out")
 
@@ -100,7 +104,7 @@ class CaptionedImages(SeededBatches):
         if self.augmentation.crop_padding and self.buckets is not None:
             raise ValueError("augmentation.crop_padding does not work with buckets: set data.images.resize for crops")
         kept, held = (torch.from_numpy(np.sort(part)) for part in (order[held_out:], order[:held_out]))
-        self.train_set = CaptionedRows(captioned, kept, self.seed, self.augmentation.flip)
+        self.train_set = CaptionedRows(captioned, kept, self.seed, self.augmentation.flip, self.tags)
         self.validation_set = CaptionedRows(captioned, held) if len(held) else None
         if self.prior is not None:
             prior = self.prior.training()

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from datamodules.arguments import at_least
 from datamodules.augmentation.crop_and_flip import sample_flips
 from datamodules.classification.image_sets import ImageSet, ImageSource
 from datamodules.loading.global_batches import Request
@@ -84,6 +85,30 @@ class CaptionedClasses(CaptionedSet):
         return Captioned(source, [self.caption.format(names[label]) for label in source.label.tolist()])
 
 
+@dataclass(frozen=True)
+class ShuffledTags:
+    """Shuffling of the tags of captions such as `sks, red hat, outdoors`, whose tags are separated by commas.
+
+    The order depends only on (seed, epoch, index).
+
+    Args:
+        keep: number of tags at the start of a caption that stay where they are.
+    """
+
+    keep: int = 1
+
+    def __post_init__(self) -> None:
+        at_least(0, **{"tags.keep": self.keep})
+
+    def apply(self, captions: Sequence[str], seed: int, epoch: int, index: Tensor) -> list[str]:
+        """Shuffle the tags of the captions of a training batch."""
+        tags = [[tag.strip() for tag in caption.split(",")] for caption in captions]
+        keys = sample_uniform(seed, epoch, index, count=max(map(len, tags)), stream=3).tolist()
+        for each, key in zip(tags, keys, strict=True):
+            each[self.keep :] = [tag for _, tag in sorted(zip(key, each[self.keep :], strict=False))]
+        return [", ".join(each) for each in tags]
+
+
 class Stored(NamedTuple):
     """Array whose rows replace the images or captions of a batch."""
 
@@ -104,13 +129,22 @@ class CaptionedRows:
         seed: seed of random crops and flips. None means centre crops without flips.
         flip: whether half of the images are flipped horizontally, with the same random numbers as in
             `Augmentation.apply`.
+        tags: shuffling of the captions' tags. None means that captions stay as they are.
     """
 
-    def __init__(self, captioned: Captioned, row: Tensor, seed: int | None = None, flip: bool = False) -> None:
+    def __init__(
+        self,
+        captioned: Captioned,
+        row: Tensor,
+        seed: int | None = None,
+        flip: bool = False,
+        tags: ShuffledTags | None = None,
+    ) -> None:
         self.captioned = captioned
         self.row = row
         self.seed = seed
         self.flip = flip and seed is not None
+        self.tags = tags
         self.instead: dict[str, Stored] | None = None
         self.prior: CaptionedRows | None = None
         """Class images for prior preservation. One of them is added to the batch for each training image."""
@@ -157,6 +191,8 @@ class CaptionedRows:
         mirrored = self.flip_mask(request)
         if self.captioned.captions is not None:
             batch["caption"] = [self.captioned.captions[row] for row in rows.tolist()]
+            if self.tags is not None and self.seed is not None:
+                batch["caption"] = self.tags.apply(batch["caption"], self.seed, request.epoch, index)
         uniform = None
         if self.seed is not None and self.instead is None:
             batch["epoch"] = request.epoch

@@ -32,7 +32,8 @@ class CaptionedFolder(CaptionedSet):
             root of the area of the largest bucket.
         resize: length of the short side before the square crop, in pixels. None means `image_size`.
         caption_column: key or column of the captions in `metadata.jsonl`, `metadata.csv` or `metadata.parquet`.
-        prompt: one caption for all images, such as `a photo of sks`. If it is set, captions in the folder are ignored.
+        prompt: one caption for all images, such as `a photo of sks`. `{}` is replaced by the name of the image's file,
+            without its suffix and with spaces for underscores. If it is set, captions in the folder are ignored.
         buckets: aspect-ratio buckets. None crops all images to squares.
         mask_dir: folder of masks, in any image format. Each mask has the name and aspect ratio of its image. The loss
             has its full weight where a mask is white. None means no masks.
@@ -87,7 +88,7 @@ class CaptionedFolder(CaptionedSet):
 
     def _texts(self, root: Path, names: list[str]) -> list[str] | None:
         if self.prompt is not None:
-            return [self.prompt] * len(names)
+            return [self.prompt.replace("{}", Path(name).stem.replace("_", " ")) for name in names]
         captions = self._captions(root, names)
         return None if captions is None else [captions[name] for name in names]
 

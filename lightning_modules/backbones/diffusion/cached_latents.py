@@ -75,6 +75,8 @@ def cache_latents(network: LatentDiffusion, data: CaptionedImages, folder: str, 
             "with cache_dir, images are centre-cropped: data.augmentation.crop_padding must be 0, or cache_dir null, "
             f"got {data.augmentation.crop_padding}"
         )
+    if data.tags is not None:
+        raise ValueError("with cache_dir, captions are embedded once: data.tags must be null, or cache_dir null")
     sets = [one for one in (data.train_set, data.validation_set) if one is not None]
     _cache_set(network, sets, data.augmentation.flip, folder, device)
     if data.prior_set is not None:

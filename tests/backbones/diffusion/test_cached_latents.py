@@ -9,6 +9,7 @@ from datamodules.augmentation.crop_and_flip import Augmentation
 from datamodules.loading.global_batches import Request
 from datamodules.prompts.buckets import Buckets, CoveringCrop
 from datamodules.prompts.captioned_images import CaptionedImages
+from datamodules.prompts.captioned_set import ShuffledTags
 from datamodules.prompts.folder_sets import CaptionedFolder
 from lightning_modules.backbones.diffusion.cached_latents import cache_latents
 from lightning_modules.backbones.diffusion.hunyuan_dit import HunyuanDiT
@@ -73,6 +74,13 @@ def test_random_crops_are_rejected(text_to_image: Path, tmp_path: Path) -> None:
     data.setup("fit")
     with pytest.raises(ValueError, match=r"are centre-cropped: data\.augmentation\.crop_padding must be 0.* got 2"):
         cache_latents(TextToImage(str(text_to_image)), data, str(tmp_path), torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"embedded once: data\.tags must be null, or cache_dir null"):
+        cache_latents(
+            TextToImage(str(text_to_image)),
+            captioned(tmp_path / "images", tags=ShuffledTags()),
+            "",
+            torch.device("cpu"),
+        )
 
 
 def test_latents_of_another_autoencoder_are_not_taken(text_to_image: Path, tmp_path: Path) -> None:

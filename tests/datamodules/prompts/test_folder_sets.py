@@ -50,6 +50,13 @@ def test_captions_are_found_in_every_layout(folder: Path, write: Callable[[Path]
     assert captioned.captions == [f"the {name}" for name in sorted(NAMES)]
 
 
+def test_a_prompt_contains_the_names_of_the_files(folder: Path) -> None:
+    (folder / "a.png").rename(folder / "red_hat.png")
+    captions = CaptionedFolder(str(folder), image_size=16, prompt="a {} on grass").training().captions
+    assert captions is not None
+    assert sorted(captions) == ["a b on grass", "a c on grass", "a red hat on grass"]
+
+
 @pytest.mark.parametrize("write", [beside, lambda folder: None])
 def test_one_prompt_is_the_caption_of_all_images(folder: Path, write: Callable[[Path], None]) -> None:
     write(folder)
