@@ -1,9 +1,11 @@
-"""Quantise frozen weights of diffusers networks to 8 or 4 bits, with the quantisation configs of diffusers.
+"""Quantise frozen weights of diffusers networks to 8 or 4 bits, with the means of diffusers.
 
 `int8` is the weight-only quantisation of torchao, with 8-bit integers and one scale for each row. `nf4` is the
 quantisation of bitsandbytes, with 4-bit codes and one scale for every 64 weights. Both methods quantise linear layers
 while the weights are loaded, and dequantise a layer's weight whenever the layer is called. Other layers and adapters
-are not quantised.
+are not quantised. `float8` is the layerwise casting of diffusers: the weights of linear and convolutional layers are
+stored as float8 (e4m3) without a scale, and cast to the precision of the computation while their layer is called. With
+gradient checkpointing, a block's cast weights are freed after the block.
 
 Source: Dettmers et al., QLoRA: Efficient Finetuning of Quantized LLMs, NeurIPS 2023, arXiv 2305.14314, for nf4.
 """
@@ -11,18 +13,19 @@ Source: Dettmers et al., QLoRA: Efficient Finetuning of Quantized LLMs, NeurIPS 
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from datamodules.arguments import one_of
 from datamodules.files.text_files import read_json_object
-from lightning_modules.backbones.adaptation import Precision, Tuning
+from lightning_modules.backbones.adaptation import Adapters, Precision, Tuning
 from lightning_modules.torch_internals import leave_out_of_ddp
 
-Quantization = Literal["int8", "nf4"]
+Quantization = Literal["float8", "int8", "nf4"]
 PACKAGES = {"int8": "torchao", "nf4": "bitsandbytes"}
+FLOAT8 = torch.float8_e4m3fn
 NETWORKS = ("unet", "transformer")
 """Names of the parts of a pipeline that can be quantised."""
 
@@ -35,14 +38,14 @@ def check_quantization(quantization: Quantization | None, tuning: Tuning, networ
         tuning: which parameters are trained; see `adapt`.
         network: folder of the denoising network in a local pipeline; if it does not exist, its config is not checked.
     """
-    one_of((None, *PACKAGES), quantization=quantization)
+    one_of((None, *get_args(Quantization)), quantization=quantization)
     stored = _stored_method(network)
     if tuning == "full" and (quantization or stored):
         found = f"the weights in {network} are quantised" if stored else f"quantization is {quantization}"
         raise ValueError(f"tuning: {found}, and quantised weights cannot be trained; set tuning to lora, got full")
     if quantization and stored:
         raise ValueError(f"quantization: the weights in {network} are already quantised; leave out {quantization}")
-    package = PACKAGES[quantization] if quantization else stored
+    package = PACKAGES.get(quantization) if quantization else stored
     if package and package in PACKAGES.values() and find_spec(package) is None:
         needed_by = f"quantization {quantization} needs" if quantization else f"the quantised weights in {network} need"
         raise ImportError(f"{needed_by} {package}: pip install 'noiseworks[quantized]'")
@@ -60,16 +63,16 @@ def _stored_method(network: Path) -> str | None:
 def quantization_config(
     quantization: Quantization | None, dtype: Precision | None, excluded: Sequence[str] = ()
 ) -> Any:
-    """Build the diffusers quantisation config; return None if `quantization` is None.
+    """Build the diffusers quantisation config; return None for float8, and if `quantization` is None.
 
     Args:
-        quantization: int8 or nf4.
+        quantization: float8, int8 or nf4.
         dtype: precision of the computation; None means float32.
         excluded: submodules whose weights are not quantised.
     """
     import diffusers
 
-    if quantization is None:
+    if quantization in (None, "float8"):
         return None
     if quantization == "nf4":
         return diffusers.BitsAndBytesConfig(
@@ -81,13 +84,24 @@ def quantization_config(
     return diffusers.TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert=list(excluded) or None)
 
 
+def store_in_float8(network: Any, adapters: Adapters, dtype: Precision | None) -> None:
+    """Store the frozen weights of a diffusers network with adapters as float8, and compute in `dtype` or float32."""
+    if adapters.dora:
+        raise ValueError("adapters.dora must be false with quantization float8: DoRA reads weights outside their layer")
+    from diffusers.hooks import HookRegistry
+
+    network.enable_layerwise_casting(FLOAT8, getattr(torch, dtype or "float32"))
+    # Adapters stay in float32, so peft must still cast their inputs.
+    HookRegistry.check_if_exists_or_initialize(network).remove_hook("peft_autocast_disable", recurse=True)
+
+
 def is_quantized(network: nn.Module) -> bool:
     """Return whether a network has quantised weights."""
     return any(_is_quantized(parameter) for parameter in network.parameters())
 
 
 def prepare_for_ddp(module: nn.Module) -> None:
-    """Exclude quantised weights from DistributedDataParallel, which cannot broadcast them.
+    """Exclude quantised weights from DistributedDataParallel, which cannot broadcast all of them.
 
     No broadcast is needed, because every rank loads the same weights from the pipeline.
     """
@@ -97,7 +111,8 @@ def prepare_for_ddp(module: nn.Module) -> None:
 
 
 def _is_quantized(weight: Any) -> bool:
-    return type(weight).__module__.startswith(tuple(f"{package}." for package in PACKAGES.values()))
+    packages = tuple(f"{package}." for package in PACKAGES.values())
+    return weight.dtype == FLOAT8 or type(weight).__module__.startswith(packages)
 
 
 def dequantized_state(network: nn.Module) -> dict[str, Tensor]:
@@ -107,10 +122,10 @@ def dequantized_state(network: nn.Module) -> dict[str, Tensor]:
     layers = {
         f"{name}.weight": module
         for name, module in network.named_modules()
-        if isinstance(module, nn.Linear) and _is_quantized(module.weight)
+        if isinstance(module, nn.Linear) and _is_quantized(module.weight) and module.weight.dtype != FLOAT8
     }
     state = {
-        key: value.cpu()
+        key: value.cpu().float() if value.dtype == FLOAT8 else value.cpu()
         for key, value in network.state_dict().items()
         if key not in layers and f"{key.partition('.weight.')[0]}.weight" not in layers  # excludes the weights' scales
     }

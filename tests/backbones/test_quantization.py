@@ -19,6 +19,7 @@ from lightning_modules.backbones.diffusion.flux import Flux
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage, Weights
 from lightning_modules.backbones.quantization import dequantized_state, is_quantized, prepare_for_ddp
 from lightning_modules.diffusion.finetuning.data_checks import check_sharding
+from tests.backbones.diffusion.family_checks import FAMILIES as EVERY
 from tests.backbones.diffusion.family_checks import noise, side_of
 from tests.backbones.diffusion.test_adapters import alone, sampled
 from tests.backbones.diffusion.test_export import moved
@@ -30,10 +31,11 @@ from tests.trainers import quiet
 FAMILIES = ("text_to_image", "stable_diffusion_3", "pixart_sigma", "sana", "qwen_image", "z_image", "hunyuan_dit")
 
 
-@pytest.fixture(params=["int8", "nf4"])
+@pytest.fixture(params=["float8", "int8", "nf4"])
 def quantization(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return a quantisation, or skip if its package is missing; for nf4, disable the check of diffusers for a GPU."""
-    pytest.importorskip({"int8": "torchao", "nf4": "bitsandbytes"}[request.param])
+    if request.param != "float8":
+        pytest.importorskip({"int8": "torchao", "nf4": "bitsandbytes"}[request.param])
     if request.param == "nf4":
         from diffusers.quantizers.bitsandbytes.bnb_quantizer import BnB4BitDiffusersQuantizer as Quantizer
 
@@ -68,6 +70,10 @@ def test_int8_errs_by_half_a_step_of_each_row(flux: Path) -> None:
 
 @pytest.mark.parametrize("use_dora", [False, True])
 def test_outputs_and_gradients_are_those_of_dequantised_weights(quantization: str, use_dora: bool, flux: Path) -> None:
+    if use_dora and quantization == "float8":
+        with pytest.raises(ValueError, match=r"adapters\.dora must be false with quantization float8"):
+            adapted_model(flux, quantization, adapters=Adapters(dora=True))
+        return
     model = adapted_model(flux, quantization, adapters=Adapters(dora=use_dora))
     moved(model)
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
@@ -101,14 +107,17 @@ def test_adapters_on_bfloat16_are_float32(quantization: str, flux: Path) -> None
     assert all(p.grad.isfinite().all() for p in trained if p.grad is not None)
 
 
-@pytest.mark.parametrize("fixture", FAMILIES)
+@pytest.mark.parametrize(
+    ("fixture", "chosen"), [*((name, "int8") for name in FAMILIES), *((name, "float8") for name in ("xl", *EVERY))]
+)
 def test_adapters_of_each_family_load_on_the_unquantised_base(
-    fixture: str, tmp_path: Path, request: pytest.FixtureRequest
+    fixture: str, chosen: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """Dequantised weights with merged adapters also load as a pipeline."""
-    pytest.importorskip("torchao")
+    if chosen == "int8":
+        pytest.importorskip("torchao")
     folder, side = request.getfixturevalue(fixture), side_of(fixture)
-    model = adapted_model(folder, "int8")
+    model = adapted_model(folder, chosen)
     moved(model)
     found = sampled(model, model.pipeline, side)
     save_model(model, tmp_path / "saved", writes=True)
@@ -143,9 +152,11 @@ def test_a_pipeline_that_was_saved_in_8_bits_gets_adapters(flux: Path, tmp_path:
         Flux(str(folder), tuning="full")
 
 
-def test_quantised_weights_are_left_out_of_ddp(flux: Path) -> None:
-    pytest.importorskip("torchao")
-    model = adapted_model(flux, "int8")
+@pytest.mark.parametrize("chosen", ["float8", "int8"])
+def test_quantised_weights_are_left_out_of_ddp(chosen: str, flux: Path) -> None:
+    if chosen == "int8":
+        pytest.importorskip("torchao")
+    model = adapted_model(flux, chosen)
     prepare_for_ddp(model)
     group: Any = {"init_method": f"file://{flux.parent / 'rendezvous'}", "rank": 0, "world_size": 1}
     torch.distributed.init_process_group("gloo", **group)
@@ -187,8 +198,7 @@ def test_a_quantised_network_is_hashed_by_its_codes(quantization: str, flux: Pat
 
 
 def test_a_quantised_network_is_neither_exported_nor_sharded(flux: Path) -> None:
-    pytest.importorskip("torchao")
-    module: Any = tuning(adapted_model(flux, "int8"))
+    module: Any = tuning(adapted_model(flux, "float8"))
     with pytest.raises(ValueError, match="quantised weights cannot be exported; `push RUN --merged --output FOLDER` w"):
         module.export_function()
     module.trainer = type("Trainer", (), {"datamodule": None})()
@@ -211,7 +221,7 @@ REJECTED: list[tuple[str, Callable[[Path], Any], type[Exception], str]] = [
     ("twice", lambda folder: Flux(str(folder), weights=Weights(quantization="int8")), ValueError,
      "quantization: the weights in .*/transformer are already quantised; leave out int8"),
     ("unknown", lambda _: Flux("/nowhere", weights=Weights(quantization="int3")), ValueError,  # type: ignore[arg-type]
-     "quantization must be one of None, int8, nf4, got 'int3'"),
+     "quantization must be one of None, float8, int8, nf4, got 'int3'"),
 ]  # fmt: skip
 
 

@@ -30,6 +30,7 @@ from lightning_modules.backbones.quantization import (
     check_quantization,
     is_quantized,
     quantization_config,
+    store_in_float8,
 )
 
 Sampler = Literal[
@@ -52,8 +53,8 @@ class Weights:
         local_files_only: never download files; a pipeline given by name must be in the Hugging Face cache.
         dtype: precision of the denoising network and the text encoders; the autoencoder, inputs and outputs are
             float32.
-        quantization: store the frozen weights of the network's linear layers in 8 bits (`int8`) or 4 bits (`nf4`); None
-            does not quantise weights.
+        quantization: store the frozen weights of the network's layers in 8 bits (`int8`, `float8`) or 4 bits (`nf4`);
+            None does not quantise weights.
         lora: `.safetensors` file of a LoRA, with the names of diffusers or kohya, at which training of the adapters
             starts; None starts at adapters that do not change the output. It is allowed only if `tuning` is lora.
     """
@@ -151,6 +152,8 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
             gradient_checkpointing,
             None if tuning == "full" else weights.dtype,
         )
+        if weights.quantization == "float8":
+            store_in_float8(self.network, adapters, weights.dtype)
         if weights.lora is not None:
             only_with("tuning lora", tuning == "lora", Weights, **{"weights.lora": weights.lora})
             load_lora(self.network, self.pipeline, self.parts[0], weights.lora)
