@@ -26,6 +26,7 @@ class Trainer:
     """Imitates the trainer attributes that a module reads during set-up and its first step."""
 
     num_training_batches = 1000
+    optimizers: Any = ()
     current_epoch = global_step = 0
     world_size = 1
     is_global_zero = training = True

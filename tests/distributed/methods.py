@@ -524,6 +524,27 @@ METHODS = {
         {"model.init_args.optimizer": DESCENT},
         accuracy=1e-6,  # the mean of held-out errors
     ),
+    "dpo": Method(
+        "finetuning/demo",
+        {
+            **ON_FROZEN_PIPELINE,
+            "model.init_args.network": {
+                "class_path": "tests.distributed.flow_models.tiny_flow_model",
+                "init_args": {"family": "stable_diffusion_3"},
+            },
+            "model.init_args.loss": {"dpo_beta": 100.0},
+            "model.init_args.average_decay": 0.0,
+            "model.init_args.caption_dropout": 0.3,
+            "data.init_args.images": {
+                "class_path": "tests.distributed.flow_models.ConditionedDigits",
+                "init_args": {"count": 20},
+            },
+            "data.init_args.augmentation": {"flip": True},
+            "data.init_args.loading.num_workers": 0,
+        },
+        {"model.init_args.optimizer": DESCENT},
+        accuracy=1e-6,  # the mean of held-out errors
+    ),
     "rrcm_pretraining": Method(
         "rrcm/demo",
         FEW_DIGITS,

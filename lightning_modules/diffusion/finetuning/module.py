@@ -61,7 +61,7 @@ class DiffusionFineTuning(FineTuningSteps, ExportsNetwork, ChecksCheckpoints, Me
         sampling: number of steps and guidance scale of sampling.
         optimizer: optimizer of the trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
-        loss: settings of offset noise, class images and masks; None uses the defaults of `LossOptions`.
+        loss: offset noise, weights, Huber loss and preferences; None uses the defaults of `LossOptions`.
         average_on_cpu: store the averaged weights in host memory instead of GPU memory.
     """
 
@@ -98,6 +98,8 @@ class DiffusionFineTuning(FineTuningSteps, ExportsNetwork, ChecksCheckpoints, Me
             raise ValueError("caption_dropout and cache_dir need a text-to-image model, got PixelSpace")
         if not trainable_parameters(network):
             raise ValueError("network has no trainable parameters: its tuning must be full or lora")
+        if loss is not None and loss.dpo_beta is not None and cache_dir is not None:
+            raise ValueError(f"cache_dir must be null with loss.dpo_beta, got {cache_dir}")
         self.network = network
         self.caption_dropout = caption_dropout
         self.average_decay = average_decay

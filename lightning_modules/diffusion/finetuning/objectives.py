@@ -16,6 +16,7 @@ from datamodules.batches import CaptionedImageBatch
 from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
 from lightning_modules.backbones.diffusion.flow_transformer import FlowTransformer
 from lightning_modules.backbones.diffusion.text_to_image import Prompts
+from lightning_modules.diffusion.finetuning.preference import check_reference
 from lightning_modules.diffusion.finetuning.weighting import min_snr_weight
 from lightning_modules.sde.discrete import (
     Prediction,
@@ -33,7 +34,7 @@ GOLDEN = 2654435769  # 2^32 times the fractional part of the golden ratio
 
 @dataclass(frozen=True)
 class LossOptions:
-    """Options of the training loss: offset noise, the weights of class images and masked pixels, and the Huber loss.
+    """Options of the training loss: offset noise, weights of class images and masked pixels, Huber, DPO.
 
     Args:
         noise_offset: s, scale of offset noise. The noise e is replaced with e + s n, with one n ~ N(0, 1) for each
@@ -44,17 +45,21 @@ class LossOptions:
             1 have the weight 1. The loss of an image is the weighted mean over its pixels.
         huber_c: c of the pseudo-Huber loss, 2 c (sqrt(d^2 + c^2) - c), which replaces the square of an error d in
             training. It is close to d^2 for small errors, and to 2 c |d| for large errors. None trains with d^2.
+        dpo_beta: beta of Diffusion-DPO, which trains adapters to prefer the images `data.images.data_dir` to those in
+            `data.images.condition_dir`. A larger beta keeps the model closer to the model without adapters. There are
+            no other loss weights. None trains on single images.
     """
 
     noise_offset: float = 0.0
     prior_weight: float = 1.0
     unmasked_weight: float = 0.0
     huber_c: float | None = None
+    dpo_beta: float | None = None
 
     def __post_init__(self) -> None:
         at_least(0, noise_offset=self.noise_offset, prior_weight=self.prior_weight)
         within(0, 1, unmasked_weight=self.unmasked_weight)
-        positive(huber_c=self.huber_c)
+        positive(huber_c=self.huber_c, dpo_beta=self.dpo_beta)
 
     def noise(self, latent: Tensor) -> Tensor:
         """Sample the noise of a training batch, with the shape of z."""
@@ -321,6 +326,8 @@ def training_objective(
 
     An argument that applies only to the other kind of model must have its default value.
     """
+    if options.dpo_beta is not None:
+        check_reference(network)
     flows = isinstance(network, FlowTransformer)
     only_with("a model of flow matching", flows, owner, flow=flow)
     only_with("a model of diffusion", not flows, owner, min_snr_gamma=min_snr_gamma)

@@ -19,6 +19,7 @@ from lightning_modules.backbones.diffusion.text_encoders import quiet_truncation
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
 from lightning_modules.backbones.quantization import prepare_for_ddp
 from lightning_modules.diffusion.finetuning.data_checks import check_data, warn_of_long_captions
+from lightning_modules.diffusion.finetuning.preference import preference_losses
 from lightning_modules.interfaces import FixedImageShape, ImageColumn
 from lightning_modules.optim.optimizers import optimizer_config, trainable_parameters
 from lightning_modules.training.logging import log_training
@@ -85,6 +86,9 @@ class FineTuningSteps:
         return self.network.latent(moments, draw(moments[:, 0])), prompts
 
     def training_step(self: Any, batch: CaptionedImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        if self.objective.options.dpo_beta is not None:
+            terms = preference_losses(self, batch)
+            return {"loss": log_training(self, batch, terms.pop("loss"), **terms)}
         loss, error = self._losses(batch)
         terms = {"error": error}
         if "prior" in batch:
