@@ -1,0 +1,33 @@
+import base64
+import io
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from PIL import Image
+
+from callbacks.data_preview.recorded import RecordedSplit
+from callbacks.data_preview.report import write_report
+
+
+def test_the_page_has_the_picture_and_escaped_tables_and_loads_nothing(tmp_path: Path) -> None:
+    batch = {"image": torch.rand(3, 1, 4, 4), "label": torch.tensor([0, 1, 1]), "clean_label": torch.tensor([0, 1, 0])}
+    batch |= {"name": ["<script>a", "b", "c"]}
+    data = SimpleNamespace(class_names=["<cat>", "dog"])
+    split = RecordedSplit("training", [batch, batch], None, 60, 2)
+    facts = write_report([split], data, "a & b.yaml", "noise: <0.1>", tmp_path, 2)
+    assert facts == [
+        ["training", "size", "set of 60 samples, 6 read in batches of 3, first of 2 sets"],
+        ["training", "wrong labels", "measured 0.3333 of 6 samples"],
+        ["training", "classes", "2, with 2 to 4 in the 6 samples read"],
+    ]
+    page = (tmp_path / "samples.html").read_text()
+    for shown in ("a &amp; b.yaml", "&lt;cat&gt;", "&lt;script&gt;a", "noise: &lt;0.1&gt;", "0.3333 of 6 samples"):
+        assert shown in page
+    assert "<script" not in page
+    assert not re.search('https?:|src="(?!data:)', page)
+    embedded = re.search('base64,([^"]+)"', page)
+    assert embedded is not None
+    picture = Image.open(io.BytesIO(base64.b64decode(embedded[1])))
+    assert picture.tobytes() == Image.open(tmp_path / "samples.png").tobytes()
