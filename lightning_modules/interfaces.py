@@ -42,6 +42,7 @@ Resumable: resume_may_change; used by experiments.calls.build
 GivenLabels: adds_label_noise; used by experiments.calls.build
 LabelNoiseSource: label_noise, num_classes; used by callbacks.data_preview
 StoredLabels: clean_label, label; used by callbacks.data_preview
+TokenizerSource: tokenizer; used by callbacks.data_preview
 NamedClasses: class_names; used by callbacks.attacks, callbacks.data_preview, callbacks.early_learning,
     callbacks.image_grid, callbacks.labels, callbacks.predictions, experiments.commands.export, tasks.segmenter
 FixedImageShape: image_shape; used by callbacks.guards, diffusion.finetuning, dynamics.noise_mask,
@@ -384,6 +385,14 @@ class StoredLabels(Protocol):
     """Given labels `[N]`."""
     clean_label: Tensor | None
     """True labels `[N]`, negative where unknown; None if all are unknown."""
+
+
+@runtime_checkable
+class TokenizerSource(Protocol):
+    """A DataModule of texts."""
+
+    tokenizer: Any
+    """A tokenizer of the library transformers."""
 
 
 @runtime_checkable

@@ -48,6 +48,8 @@ def count_classes(split: RecordedSplit, class_names: Sequence[str] | None) -> tu
     Returns:
         Rows of class, number of given labels and number of true labels, and what was counted.
     """
+    given: Tensor | None
+    clean: Tensor | None
     if isinstance(split.dataset, StoredLabels) and split.dataset.label.ndim == 1:
         given, clean, what = split.dataset.label, split.dataset.clean_label, f"all {len(split.dataset.label):,} samples"
     else:
@@ -55,8 +57,8 @@ def count_classes(split: RecordedSplit, class_names: Sequence[str] | None) -> tu
         what = f"{'pixels of ' if given is not None and given.ndim > 1 else ''}the {split.samples:,} samples read"
     if given is None or given.is_floating_point():
         return [], what
-    own = Counter(given[given != IGNORED].tolist() if given.ndim == 1 else given[given != IGNORED].flatten().tolist())
-    true = Counter() if clean is None else Counter(clean[clean != IGNORED].flatten().tolist())
+    own = Counter(given[given != IGNORED].tolist())
+    true = Counter([] if clean is None else clean[clean != IGNORED].tolist())
     rows = [[class_name(k, class_names), str(own[k]), str(true[k]) if true else ""] for k in sorted({*own, *true})]
     return rows, what
 
@@ -70,7 +72,7 @@ def measure_noise(split: RecordedSplit, data: Any) -> Rows:
     rows = []
     for noisy, clean in PAIRS:
         if clean == "clean_label" and isinstance(split.dataset, StoredLabels):
-            pairs = [(split.dataset.label, split.dataset.clean_label)]
+            pairs: list[Any] = [(split.dataset.label, split.dataset.clean_label)]
         else:
             pairs = [(batch.get(noisy), batch.get(clean)) for batch in split.batches]
         first, second = _concatenate(pairs)

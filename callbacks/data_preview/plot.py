@@ -28,8 +28,8 @@ WRITTEN = 12
 """A table with at most this number of columns is drawn with its numbers."""
 LONG = 200
 """Rows with more numbers are drawn as curves."""
-WIDTH = 26
-"""Width of a caption, in characters."""
+WIDTH, LINE = 26, 90
+"""Width of a caption, and of a line of a text without an image, in characters."""
 
 
 def plot(sample: Any, class_names: Sequence[str] | None = None, rows: int = 8, title: str = "") -> "Figure":
@@ -74,7 +74,7 @@ def plot_batches(
             for row in range(min(rows, count_rows(batch), 3))
         ]
         return draw_spectrograms(recordings, list(signals), waves=True)
-    return _draw_numbers(batch, rows, title)
+    return _draw_numbers(batch, class_names, rows, title)
 
 
 def _signals(batch: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -130,7 +130,9 @@ def _image_column(key: str, value: Tensor) -> tuple[str, ImageColumn]:
     return key, ImageColumn(value)
 
 
-def describe_rows(batch: Mapping[str, Any], class_names: Sequence[str] | None) -> tuple[list[str], list[bool]]:
+def describe_rows(
+    batch: Mapping[str, Any], class_names: Sequence[str] | None, width: int = WIDTH
+) -> tuple[list[str], list[bool]]:
     """Describe each sample by its labels, texts and single numbers, and mark samples with a wrong label."""
     count = count_rows(batch)
     single = {key: each.flatten() for key, each in row_values(batch).items() if each.numel() == count}
@@ -142,9 +144,9 @@ def describe_rows(batch: Mapping[str, Any], class_names: Sequence[str] | None) -
     for row in range(count):
         if label is not None:
             given = label[row].item()
-            name = class_name(given, class_names) if not label.is_floating_point() else f"{given:.3g}"
-            true = given if clean is None or clean[row] == UNVERIFIED else int(clean[row])
-            marked[row] = true != given
+            name = f"{given:.3g}" if label.is_floating_point() else class_name(int(given), class_names)
+            true = int(given if clean is None or clean[row] == UNVERIFIED else clean[row])
+            marked[row] = clean is not None and true != given
             lines[row].append(name + (f" (true: {class_name(true, class_names)})" if marked[row] else ""))
         lines[row] += [f"{key} {each[row].item():.3g}" for key, each in single.items()]
         lines[row] += [
@@ -152,7 +154,7 @@ def describe_rows(batch: Mapping[str, Any], class_names: Sequence[str] | None) -
         ]
         if "name" not in texts and not lines[row]:
             lines[row].append(f"#{index[row].item():.0f}")
-    short = ["\n".join(part for line in own for part in textwrap.wrap(line, WIDTH)[:3]) for own in lines]
+    short = ["\n".join(part for line in own for part in textwrap.wrap(line, width)[:3]) for own in lines]
     return short, marked
 
 
@@ -173,18 +175,22 @@ def _draw_images(
     return draw_image_grid(columns, names, title, rows, cell, side_by_side=True)
 
 
-def _draw_numbers(batch: Mapping[str, Any], rows: int, title: str) -> "Figure":
+def _draw_numbers(batch: Mapping[str, Any], class_names: Sequence[str] | None, rows: int, title: str) -> "Figure":
     """Draw the rows of tables, graphs and sequences, or write what cannot be drawn."""
     values = {key: each for key, each in row_values(batch).items() if key != "index"}
+    captions = describe_rows(batch, class_names, LINE)[0] if not values or _texts(batch) else []
+    if captions:  # which say single numbers
+        values = {key: each for key, each in values.items() if each.ndim > 1}
     curves = {key: each for key, each in values.items() if each.ndim == 3 or (each.ndim == 2 and each.shape[1] > LONG)}
     flat = {key: each for key, each in values.items() if each.ndim < 3 and key not in curves}
     shared = {
-        key: each for key, each in batch.items() if isinstance(each, Tensor) and each.ndim == 2 and key not in values
+        key: each
+        for key, each in batch.items()
+        if isinstance(each, Tensor) and each.ndim == 2 and key not in row_values(batch)
     }
     points = {
         key: each for key, each in flat.items() if each.ndim == 2 and each.shape[1] == 2 and each.is_floating_point()
     }
-    captions = describe_rows(batch, None)[0] if not values or _texts(batch) else []
     count = len(curves) + bool(flat) + len(shared) + len(points) + bool(captions)
     figure, panels = line_panels(max(1, count), 4.8 if count > 1 else 8.0)
     remaining = iter(panels)
@@ -193,8 +199,8 @@ def _draw_numbers(batch: Mapping[str, Any], rows: int, title: str) -> "Figure":
     for key, each in points.items():
         colours = flat.get("target", flat.get("label"))
         panel = next(remaining)
-        chosen = {} if colours is None or colours.ndim > 1 else {"c": colours.numpy(), "cmap": "coolwarm"}
-        panel.scatter(*each.T.numpy(), s=6, **chosen)
+        chosen = colours.numpy() if colours is not None and colours.ndim == 1 else np.zeros(len(each))
+        panel.scatter(each[:, 0].numpy(), each[:, 1].numpy(), s=6, c=chosen, cmap="coolwarm")
         panel.set(title=f"{key}, {len(each)} rows", aspect="equal")
     for key, each in curves.items():
         panel = next(remaining)
@@ -210,7 +216,7 @@ def _draw_numbers(batch: Mapping[str, Any], rows: int, title: str) -> "Figure":
         panel.locator_params(integer=True)
         figure.colorbar(image, ax=panel)
     if captions or not count:
-        text = "\n".join(" | ".join(each.splitlines()) for each in captions[:rows]) or "no sample"
+        text = "\n\n".join(captions[:rows]) or "no sample"
         panel = next(remaining)
         panel.text(0, 1, text, va="top", fontsize=9)
         panel.set_axis_off()

@@ -13,9 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 from callbacks.data_preview.facts import Rows, count_classes, describe_keys, measure_noise
 from callbacks.data_preview.plot import plot_batches
 from callbacks.data_preview.recorded import RecordedSplit
-from callbacks.data_preview.samples import count_rows
+from callbacks.data_preview.samples import count_rows, row_values
 from datamodules.files.whole_files import whole_file, write_text
-from lightning_modules.interfaces import NamedClasses
+from lightning_modules.interfaces import NamedClasses, TokenizerSource
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,7 +61,7 @@ def write_report(
         size = "" if split.size is None else f"set of {split.size:,} samples, "
         heading = f"{split.name}: {size}{split.samples:,} read in batches of {count_rows(split.batches[0])}"
         heading += f", first of {split.loaders} sets" * (split.loaders > 1)
-        pictures.append((heading, plot_batches(split.batches, names, rows, "")))
+        pictures.append((heading, plot_batches(_with_texts(split.batches, data, rows), names, rows, "")))
         noise = measure_noise(split, data)
         counts, what = count_classes(split, names)
         facts.append([split.name, "size", heading.partition(": ")[2]])
@@ -87,6 +87,16 @@ def write_report(
     body += ["<h2>settings of the data</h2>", f"<pre>{escape(settings)}</pre>", "</html>\n"]
     write_text(folder / "samples.html", HEAD + "\n".join(body))
     return facts
+
+
+def _with_texts(batches: Sequence[dict[str, Any]], data: Any, rows: int) -> Sequence[dict[str, Any]]:
+    """Replace the tokens of the first batch by texts, if the DataModule has a tokenizer."""
+    first = batches[0]
+    if "text.input_ids" not in first or not isinstance(data, TokenizerSource):
+        return batches
+    texts = data.tokenizer.batch_decode(first["text.input_ids"][:rows], skip_special_tokens=True)
+    kept = {key: value[:rows] for key, value in row_values(first).items() if not key.startswith("text.")}
+    return [{**kept, "text": texts}]
 
 
 def _table(header: Sequence[str], rows: Rows) -> str:

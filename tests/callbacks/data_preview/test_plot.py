@@ -68,7 +68,7 @@ KINDS: list[tuple[Any, set[str]]] = [
     ({"observed": torch.randn(2, 7, 1), "interval": 0.5}, {"observed", "time"}),
     (
         {"caption": ["a red fox", "a blue bird"], "seed": torch.tensor([3, 4])},
-        {"seed 3 | a red fox\nseed 4 | a blue bird"},
+        {"seed 3\na red fox\n\nseed 4\na blue bird"},
     ),
     ({"caption": ["a red fox"]}, {"a red fox"}),
     ({"scan": torch.randn(3, 300), "dose": torch.rand(3)}, {"scan", "position"}),
@@ -76,7 +76,7 @@ KINDS: list[tuple[Any, set[str]]] = [
     ((torch.rand(2, 1, 4, 4), torch.tensor([5, 6])), {"5", "6"}),
     ({"image": torch.rand(0, 3, 4, 4), "label": torch.zeros(0)}, {"no sample"}),
     ({}, {"no sample"}),
-    ([{"boxes": torch.rand(2, 4)}, {"boxes": torch.rand(3, 4)}], {"#0\n#1"}),
+    ([{"boxes": torch.rand(2, 4)}, {"boxes": torch.rand(3, 4)}], {"#0\n\n#1"}),
     ([{"image": torch.rand(1, 4, 4), "label": 6}, {"image": torch.rand(1, 4, 4), "label": 7}], {"6", "7"}),
 ]
 

@@ -4,9 +4,12 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 import torch
 from PIL import Image
 
+from callbacks.data_preview import plot, report
+from callbacks.data_preview.plot import plot_batches
 from callbacks.data_preview.recorded import RecordedSplit
 from callbacks.data_preview.report import write_report
 
@@ -31,3 +34,19 @@ def test_the_page_has_the_picture_and_escaped_tables_and_loads_nothing(tmp_path:
     assert embedded is not None
     picture = Image.open(io.BytesIO(base64.b64decode(embedded[1])))
     assert picture.tobytes() == Image.open(tmp_path / "samples.png").tobytes()
+
+
+def test_tokens_are_shown_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["", "a", "cat", "dog"]
+    decode = SimpleNamespace(batch_decode=lambda rows, **_: [" ".join(words[each] for each in row) for row in rows])
+    batch = {"text.input_ids": torch.tensor([[1, 2], [1, 3], [1, 1]]), "label": torch.tensor([0, 1, 1])}
+    split, drawn = RecordedSplit("training", [batch]), []
+    monkeypatch.setattr(
+        report, "plot_batches", lambda batches, *more: drawn.append(batches) or plot_batches(batches, *more)
+    )
+    write_report([split], SimpleNamespace(tokenizer=decode), "", "", tmp_path, 2)
+    [[shown]] = drawn
+    assert shown["text"] == ["a cat", "a dog"]
+    assert shown["label"].tolist() == [0, 1]
+    [panel] = plot(shown, ["no", "yes"]).axes
+    assert panel.texts[0].get_text() == "no\na cat\n\nyes\na dog"
