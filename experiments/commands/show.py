@@ -57,7 +57,7 @@ def run(options: Namespace) -> int:
         precision = parsed.settings.trainer.precision
         more = {"precision": precision} if str(precision).startswith("64") else {}
         recorded = record_splits(data, splits, **more)
-    except (ArgumentError, TypeError, ImportError, MisconfigurationException) as error:
+    except (ArgumentError, ValueError, TypeError, ImportError, MisconfigurationException) as error:
         raise ValueError(readable(error)) from error
     folder = options.output or Path("runs/show", options.config.resolve().parent.name, options.config.stem)
     settings = dump_yaml(parsed.settings.data.as_dict())
