@@ -24,7 +24,7 @@ DPI = 110
 LINE, MINIMUM_WIDTH = 30, 900
 """Height of a line of text, and width of the picture, in pixels."""
 MOST_BARS = 100
-"""With more classes, their counts are sorted and drawn without names."""
+"""With more classes, their counts are sorted and drawn as a line without names."""
 HEAD = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -109,18 +109,25 @@ def _draw_counts(counts: Rows) -> "Figure":
     """Draw the number of samples of each class, by given and by true label."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 2.2), layout="constrained")
+    figure = Figure(
+        figsize=(12 if len(counts) > 10 else 9, 2.2 + 0.8 * (10 < len(counts) <= MOST_BARS)), layout="constrained"
+    )
     panel = figure.subplots()
-    given, true = (np.array([int(row[at] or 0) for row in counts]) for at in (1, 2))
+    columns = {
+        name: np.array([int(row[at] or 0) for row in counts]) for at, name in ((1, "labels"), (2, "true labels"))
+    }
+    shown = {name: column for name, column in columns.items() if name == "labels" or column.any()}
     places = np.arange(len(counts))
-    if len(counts) > MOST_BARS:
-        panel.plot(places, np.sort(given)[::-1], label="labels")
-        panel.set_xlabel("classes, most frequent first")
-    else:
-        panel.bar(places - 0.2 * any(true), given, 0.4 if any(true) else 0.8, label="labels")
-        panel.set_xticks(places, [row[0][:20] for row in counts], rotation=0 if len(counts) <= 10 else 90, fontsize=8)
-    if any(true):
-        panel.bar(places + 0.2, true, 0.4, label="true labels")
+    for number, (name, column) in enumerate(shown.items()):
+        if len(counts) > MOST_BARS:
+            panel.plot(places, np.sort(column)[::-1], label=name)
+            panel.set_xlabel("classes, most frequent first")
+        else:
+            panel.bar(places + (number - 0.5) * 0.4 * (len(shown) - 1), column, 0.8 / len(shown), label=name)
+    if len(counts) <= MOST_BARS:
+        rotation, size = (0, 8) if len(counts) <= 10 else (90, 6)
+        panel.set_xticks(places, [row[0][:20] for row in counts], rotation=rotation, fontsize=size)
+    if len(shown) > 1:
         figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     panel.spines[["top", "right"]].set_visible(False)
     return figure

@@ -50,3 +50,16 @@ def test_tokens_are_shown_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert shown["label"].tolist() == [0, 1]
     [panel] = plot(shown, ["no", "yes"]).axes
     assert panel.texts[0].get_text() == "no\na cat\n\nyes\na dog"
+
+
+@pytest.mark.parametrize("classes", [3, 100, 101])
+def test_counts_are_bars_or_if_there_are_many_a_line_in_order(classes: int) -> None:
+    counts = [[f"class {k}", str(k), str(k % 2)] for k in range(classes)]
+    [panel] = report._draw_counts(counts).axes
+    if classes > 100:
+        assert [line.get_ydata()[:2].tolist() for line in panel.lines] == [[100, 99], [1, 1]]
+        return
+    assert [bar.get_height() for bar in panel.patches] == [*range(classes), *(k % 2 for k in range(classes))]
+    left, right = panel.patches[1], panel.patches[classes + 1]  # side by side, in the middle of their class
+    assert left.get_x() + left.get_width() == pytest.approx(right.get_x()) == pytest.approx(1)
+    assert [text.get_text() for text in panel.get_xticklabels()][:2] == ["class 0", "class 1"]
