@@ -1,5 +1,6 @@
 """Draw samples of any dataset, by the keys of `datamodules.batches` and by the shapes of all other keys."""
 
+import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,15 @@ def plot(sample: Any, class_names: Sequence[str] | None = None, rows: int = 8, t
         rows: maximum number of samples.
         title: line above the figure.
     """
-    return plot_batches([as_batch(sample)], class_names, rows, title)
+    figure: Any = plot_batches([as_batch(sample)], class_names, rows, title)
+    figure._repr_png_ = lambda: png_bytes(figure)  # notebooks display only figures of pyplot by themselves
+    return figure
+
+
+def png_bytes(figure: "Figure", dpi: int = 100) -> bytes:
+    """Render a figure as PNG."""
+    figure.savefig(memory := io.BytesIO(), dpi=dpi, format="png")
+    return memory.getvalue()
 
 
 def plot_batches(

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from callbacks.data_preview.facts import Rows, count_classes, describe_keys, measure_noise
-from callbacks.data_preview.plot import plot_batches
+from callbacks.data_preview.plot import plot_batches, png_bytes
 from callbacks.data_preview.recorded import RecordedSplit
 from callbacks.data_preview.samples import count_rows, row_values
 from datamodules.files.whole_files import whole_file, write_text
@@ -150,8 +150,7 @@ def _stack(title: str, figures: "Sequence[tuple[str, Figure]]") -> Image.Image:
     """Draw figures below each other, each with a line of text above it."""
     pictures = []
     for text, figure in figures:
-        figure.savefig(memory := io.BytesIO(), dpi=DPI, format="png")
-        pictures.append((text, Image.open(memory).convert("RGB")))
+        pictures.append((text, Image.open(io.BytesIO(png_bytes(figure, DPI))).convert("RGB")))
     width = max(MINIMUM_WIDTH, *(each.width for _, each in pictures))
     sheet = Image.new("RGB", (width, LINE + sum(LINE + each.height for _, each in pictures)), "white")
     draw, top = ImageDraw.Draw(sheet), LINE

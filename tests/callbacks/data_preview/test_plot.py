@@ -89,3 +89,8 @@ def test_each_kind_of_batch_is_drawn(sample: Any, expected: set[str]) -> None:
 def test_no_more_rows_are_drawn_than_requested() -> None:
     figure = plot((torch.rand(20, 1, 2, 2), torch.arange(20)), rows=10)
     assert [panel.get_xlabel() for panel in figure.axes] == [str(k) for k in range(10)]
+
+
+def test_a_notebook_displays_the_figure_without_pyplot() -> None:
+    figure: Any = plot((torch.rand(1, 1, 2, 2), torch.arange(1)))
+    assert figure._repr_png_().startswith(b"\x89PNG")
