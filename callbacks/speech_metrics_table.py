@@ -1,28 +1,21 @@
 """For enhanced speech, write tables of metrics, a figure of spectrograms, and WAV files."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import pandas as pd
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
 
+from callbacks.drawing.spectrograms import draw_spectrograms
 from datamodules.arguments import at_least
 from datamodules.files.audio_files import soundfile
 from datamodules.files.whole_files import save_figure, write_csv
 from lightning_modules.interfaces import SpeechMeasurer, require
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 BAND = 5.0
 """Width of the bands into which the input SNR is divided, in decibels."""
-WINDOW = 512
-"""Maximum length of a spectrogram's window, in samples."""
-RANGE = 60.0
-"""Range of the spectrograms' colour scale, in decibels. The scale ends at the maximum of the clean spectrogram."""
+KINDS = ("noisy", "enhanced", "clean")
+"""Signals of each recording that is drawn and saved."""
 
 
 class SpeechMetricsTable(Callback):
@@ -75,7 +68,7 @@ class SpeechMetricsTable(Callback):
         write_csv(Path(directory, "speech_quality.csv"), table)
         write_csv(Path(directory, "speech_quality_summary.csv"), speech_summary(table))
         if self.shown:
-            save_figure(spectrograms(self.shown), Path(directory, "figures", "spectrograms.png"))
+            save_figure(draw_spectrograms(self.shown, KINDS), Path(directory, "figures", "spectrograms.png"))
             keep(self.shown, Path(directory, "recordings"))
 
 
@@ -88,42 +81,6 @@ def speech_summary(table: pd.DataFrame) -> pd.DataFrame:
     return grouped.agg(["mean", "std", "count"]).reset_index()
 
 
-def spectrogram_decibels(signal: Tensor) -> np.ndarray:
-    """Compute the spectrogram `[frequencies, frames]` of a signal `[samples]`, in decibels."""
-    window = min(WINDOW, 2 ** int(np.log2(len(signal) / 8)))
-    transform = torch.stft(signal, window, window // 4, window=torch.hann_window(window), return_complex=True)
-    return (20 * transform.abs().clamp(min=1e-10).log10()).numpy()
-
-
-def spectrograms(shown: list[dict[str, Any]]) -> "Figure":
-    """Draw one row per recording: its noisy, enhanced and clean spectrograms, with the same scale in decibels."""
-    from matplotlib.figure import Figure
-
-    kinds = ("noisy", "enhanced", "clean")
-    figure = Figure(figsize=(3.4 * len(kinds), 2.2 * len(shown) + 0.3), layout="constrained")
-    panels = figure.subplots(len(shown), len(kinds), squeeze=False)
-    for row, recording in zip(panels, shown, strict=True):
-        levels = {kind: spectrogram_decibels(recording[kind]) for kind in kinds}
-        loudest = levels["clean"].max()
-        seconds, highest = len(recording["clean"]) / recording["sample_rate"], recording["sample_rate"] / 2000
-        for panel, kind in zip(row, kinds, strict=True):
-            drawn = panel.imshow(
-                levels[kind],
-                origin="lower",
-                aspect="auto",
-                extent=(0, seconds, 0, highest),
-                vmin=loudest - RANGE,
-                vmax=loudest,
-                cmap="magma",
-            )
-            panel.set_title(f"{recording['name']}, {kind}", fontsize=8)
-        row[0].set_ylabel("kHz")
-    for panel in panels[-1]:
-        panel.set_xlabel("seconds")
-    figure.colorbar(drawn, ax=panels, label="dB")
-    return figure
-
-
 def keep(shown: list[dict[str, Any]], folder: Path) -> None:
     """Write recordings as `<name>_<kind>.wav` if the package soundfile is installed."""
     try:
@@ -133,5 +90,5 @@ def keep(shown: list[dict[str, Any]], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for recording in shown:
         stem = recording["name"].replace("/", "_")
-        for kind in ("noisy", "enhanced", "clean"):
+        for kind in KINDS:
             library.write(folder / f"{stem}_{kind}.wav", recording[kind].clamp(-1, 1).numpy(), recording["sample_rate"])

@@ -32,7 +32,7 @@ TrainingSamples: num_train_samples; used by callbacks.curvature, dynamics.batch_
     probabilistic.scale_mixture_nngp, probabilistic.singular_density
 TrainingRows: training_rows; used by optimization.mbbo, optimization.optimistic_omd, probabilistic.meco,
     probabilistic.scale_mixture_nngp, probabilistic.score_estimation
-EpisodeSource: mean_return; used by callbacks.episode_returns
+EpisodeSource: mean_return; used by callbacks.data_preview, callbacks.episode_returns
 TrainingImageSource: training_images_dataloader; used by baselines.ood_scores, callbacks.image_grid, callbacks.labels,
     efficiency.ofq, experiments.commands.label_report, noisy_labels.adele, noisy_labels.lsa, probabilistic.meco,
     probabilistic.scale_mixture_nngp, training.chosen_samples
@@ -40,14 +40,17 @@ HeldOutImages: held_out_dataloader, training_images_dataloader; used by callback
 Pretrained: weights_from; used by experiments.calls.execute
 Resumable: resume_may_change; used by experiments.calls.build
 GivenLabels: adds_label_noise; used by experiments.calls.build
-NamedClasses: class_names; used by callbacks.attacks, callbacks.early_learning, callbacks.image_grid, callbacks.labels,
-    callbacks.predictions, experiments.commands.export, tasks.segmenter
+LabelNoiseSource: label_noise, num_classes; used by callbacks.data_preview
+StoredLabels: clean_label, label; used by callbacks.data_preview
+TokenizerSource: tokenizer; used by callbacks.data_preview
+NamedClasses: class_names; used by callbacks.attacks, callbacks.data_preview, callbacks.early_learning,
+    callbacks.image_grid, callbacks.labels, callbacks.predictions, experiments.commands.export, tasks.segmenter
 FixedImageShape: image_shape; used by callbacks.guards, diffusion.finetuning, dynamics.noise_mask,
     experiments.commands.export, experiments.commands.generate, robustness.diffusion_guard
 CroppedImageSource: crop, image_shape; used by experiments.commands.export
 SeededData: seed; used by callbacks.generation, callbacks.pretraining
 TestOrigins: origin_names; used by baselines.ood_scores, probabilistic.meco, robustness.mahalanobis
-NoiseSource: noise; used by baselines.sure, denoising.noise2score
+NoiseSource: noise; used by baselines.sure, callbacks.data_preview, denoising.noise2score
 NamedTestSets: test_names; used by tasks.writers
 PredictionSource: predict_set; used by restoration.sgmse, tasks.writers
 PartlyReadable: unreadable; used by tasks.writers
@@ -56,7 +59,7 @@ ValidationSource: validation_set; used by probabilistic.tester_learner
 ReferenceImages: training_images; used by diffusion.noise_diffusion
 RowBatches: batch_size, rows_on_device, whole; used by dynamics.sgd_noise, optimization.subgm, training.requirements
 TimedSequences: interval, num_times; used by probabilistic.fractional_sde
-MeasurementSource: operator, sigma; used by diffusion.measured_restoration, diffusion.score_sde
+MeasurementSource: operator, sigma; used by callbacks.data_preview, diffusion.measured_restoration, diffusion.score_sde
 ShiftedTestSets: check_shifted_tests, shifted_test_loaders; used by callbacks.shifted_accuracy
 SavesPipeline: save_pipeline; used by experiments.commands.push, experiments.exporting.formats.kohya
 PictureSource: image_columns; used by callbacks.image_grid
@@ -363,6 +366,33 @@ class GivenLabels(Protocol):
 
     adds_label_noise: bool
     """Whether label noise is added to the training labels, and therefore also to the held-out validation labels."""
+
+
+@runtime_checkable
+class LabelNoiseSource(Protocol):
+    """A DataModule that can add label noise of a known distribution."""
+
+    label_noise: Any
+    """A `datamodules.corruptions.label_noise.LabelNoise`; None adds no noise."""
+    num_classes: int
+
+
+@runtime_checkable
+class StoredLabels(Protocol):
+    """A dataset with the labels of all its samples in memory."""
+
+    label: Tensor
+    """Given labels `[N]`."""
+    clean_label: Tensor | None
+    """True labels `[N]`, negative where unknown; None if all are unknown."""
+
+
+@runtime_checkable
+class TokenizerSource(Protocol):
+    """A DataModule of texts."""
+
+    tokenizer: Any
+    """A tokenizer of the library transformers."""
 
 
 @runtime_checkable

@@ -25,8 +25,9 @@ def draw_image_grid(
     title: str = "",
     most_rows: int | None = None,
     cell: float = CELL,
+    side_by_side: bool = False,
 ) -> "Figure":
-    """Draw a grid with a row for each image and a column for each name.
+    """Draw a grid with a row for each image and a column for each name, or the reverse.
 
     Segmentation masks are overlaid in colour on the images of the first column. The background (0) is transparent, and
     ignored pixels (255) are white. A legend names the categories. In columns of differences, grey means 0. The scale of
@@ -40,6 +41,7 @@ def draw_image_grid(
         title: line above the grid.
         most_rows: maximum number of rows. None draws all rows.
         cell: width of an image, in inches.
+        side_by_side: whether images have a column each, and names a row each.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -54,23 +56,37 @@ def draw_image_grid(
     masks = [column.values for column in shown.values() if not column.values.is_floating_point()]
     present = sorted({int(k) for mask in masks for k in mask.unique()} - {0, IGNORED})
     colours = _colours(present[-1] if present else 0)
-    rows, blocks = len(background), -(-len(shown) // MOST_COLUMNS)
-    across = -(-len(shown) // blocks)
-    captions = 0.18 * any(column.captions for column in shown.values())
-    first = [column.values.shape for column in list(shown.values())[::across]]  # shape of the images in each block
-    heights = [cell * shape[-2] / shape[-1] + 0.1 + captions for shape in first]
-    size = (across * (cell + 0.1), rows * sum(heights) + 0.3 + 0.3 * blocks + 0.4 * bool(present))
+    rows, names = len(background), len(shown)
+    lines, beside = (names, rows) if side_by_side else (rows, names)  # of a block, and of panels side by side
+    blocks = -(-beside // (max(1, int(MOST_COLUMNS * CELL / cell)) if side_by_side else MOST_COLUMNS))
+    across = -(-beside // blocks)
+    captions = 0.18 * max((text.count("\n") + 1 for each in shown.values() for text in each.captions), default=0)
+    relative = [column.values.shape[-2] / column.values.shape[-1] for column in shown.values()]
+    if side_by_side:
+        heights = [
+            cell * each + 0.1 + captions * bool(column.captions)
+            for each, column in zip(relative, shown.values(), strict=True)
+        ] * blocks
+    else:  # those of the first column of each block
+        heights = [cell * each + 0.1 + captions for each in relative[::across] for _ in range(rows)]
+    size = (
+        across * (cell + 0.1),
+        sum(heights) + (0.3 * bool(title) if side_by_side else 0.3 + 0.3 * blocks) + 0.4 * bool(present),
+    )
     figure = Figure(figsize=size, layout="constrained")
-    ratios = [height for height in heights for _ in range(rows)]
-    panels = figure.subplots(rows * blocks, across, squeeze=False, height_ratios=ratios)
-    for unused in panels.reshape(blocks, rows, across).swapaxes(1, 2).reshape(-1, rows)[len(shown) :].flat:
+    panels = figure.subplots(lines * blocks, across, squeeze=False, height_ratios=heights)
+    places = panels.reshape(blocks, lines, across).swapaxes(1, 2).reshape(-1, lines)  # [beside, lines], and unused ones
+    for unused in places[beside:].flat:
         unused.remove()
+    of_name = places[:beside].T if side_by_side else places[:beside]
     outlined = []
-    for place, (name, column) in enumerate(shown.items()):
+    for own, (name, column) in zip(of_name, shown.items(), strict=True):
         pictures, scale = _pictures(column if column.values.is_floating_point() else ImageColumn(background))
-        block, beside = divmod(place, across)
-        own = panels[block * rows : (block + 1) * rows, beside]
-        own[0].set_title(name + scale, fontsize=9)
+        if side_by_side:
+            for panel in own[::across]:
+                panel.set_ylabel(name + scale, fontsize=9)
+        else:
+            own[0].set_title(name + scale, fontsize=9)
         for row, (panel, picture) in enumerate(zip(own, pictures, strict=True)):
             panel.set(xticks=[], yticks=[])
             panel.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")

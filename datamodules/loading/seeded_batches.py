@@ -79,6 +79,10 @@ def seeded_loader(
     )
 
 
+class NotReadYet(RuntimeError):
+    """Raised for a split that `setup` has not created."""
+
+
 class FinishedBatch(dict[str, Any]):
     """Batch that is already augmented and converted."""
 
@@ -176,7 +180,7 @@ class SeededBatches(LightningDataModule, ABC):
     def require_sets(self, samples: Any, stage: str) -> Any:
         """Return a dataset, or the datasets, that `setup` creates; raise an error if it has not been called."""
         if samples is None:
-            raise RuntimeError(f'{type(self).__name__} has not read its data: call setup("{stage}") first')
+            raise NotReadYet(f'{type(self).__name__} has not read its data: call setup("{stage}") first')
         return samples
 
     def training_batches(self, epoch: int, rank: int, world_size: int) -> GlobalBatches:

@@ -101,6 +101,11 @@ class RNG(Protocol):
         ...
 
 
+def _inside_unit_interval(words: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
+    """Map words of some bits to (0, 1). The largest word would be rounded to 1 if the type has no more bits."""
+    return words.to(dtype).add_(0.5).div_(1 << bits).clamp_(max=1 - torch.finfo(dtype).eps / 2)
+
+
 class CounterRNG:
     """Stateless counter-based RNG. The numbers depend only on (seed, epoch, sample), and not on the device.
 
@@ -124,7 +129,7 @@ class CounterRNG:
 
     def uniform(self, like: Tensor) -> Tensor:
         words = self._words(like[0].numel())
-        return (((words >> 40) & 0xFFFFFF).to(like.dtype).add_(0.5).div_(1 << 24)).view_as(like)
+        return _inside_unit_interval((words >> 40) & 0xFFFFFF, 24, like.dtype).view_as(like)
 
     def normal(self, like: Tensor) -> Tensor:
         # Box-Muller transform: one half of a word gives 24 bits for the radius, the other half 24 bits for the angle.
@@ -153,7 +158,7 @@ class CounterRNG:
     def _fine(self, like: Tensor) -> Tensor:
         """Sample float64 numbers uniformly from (0, 1), each with 53 random bits."""
         words = self._words(like[0].numel()) & ((1 << 53) - 1)
-        return words.double().add_(0.5).div_(1 << 53).view_as(like)
+        return _inside_unit_interval(words, 53, torch.float64).view_as(like)
 
     def _words(self, count: int) -> Tensor:
         self.stream += 1

@@ -23,7 +23,7 @@ from experiments.launching.preflight import metrics_of_short_run
 from experiments.lightning_internals import subcommand_parser, take_given_checkpoint_alone
 from experiments.options.compile_network import CompileNetwork
 from experiments.parsing.class_paths import import_class_paths
-from experiments.parsing.data_before_model import check_captioned_images, count_classes
+from experiments.parsing.data_before_model import check_captioned_images, count_classes, data_of
 from experiments.progress_bar import WholeRun
 from experiments.results import terminal
 from experiments.run_directory import (
@@ -143,6 +143,18 @@ def build(parsed: Parsed, runs: bool = True) -> BuiltRun:
         return BuiltRun(parsed, model, data, trainer, built.checkpoint, StopSignals(trainer))
 
 
+def build_data(parsed: Parsed) -> LightningDataModule:
+    """Build only the DataModule of a run. Nothing is written.
+
+    Raises:
+        ValueError: if a setting is rejected.
+    """
+    with parsed.imports():
+        set_seed(parsed)
+        seed_data(parsed.settings)
+        return data_of(parsed.settings)
+
+
 def set_seed(parsed: Parsed) -> None:
     seed = parsed.settings.seed_everything
     if not isinstance(seed, bool) and not 0 <= seed <= LARGEST_SEED:
@@ -155,10 +167,7 @@ def complete_settings(parsed: Parsed, runs: bool) -> None:
     """Complete settings that depend on other settings, and check data that the model needs before it is built."""
     settings = parsed.settings
     count_classes(settings)
-    data = settings.data.get("init_args") if settings.data else None
-    for seeded in (data, data.get("loading")) if data else ():  # a user's own DataModule may have a seed of its own
-        if seeded and "seed" in seeded and seeded.seed is None and not isinstance(settings.seed_everything, bool):
-            seeded.seed = settings.seed_everything
+    seed_data(settings)
     if runs:
         check_captioned_images(settings)
     if parsed.subcommand == "fit" and parsed.resumed and settings.run_directory not in (None, parsed.resumed):
@@ -168,6 +177,14 @@ def complete_settings(parsed: Parsed, runs: bool) -> None:
     if parsed.subcommand == "predict":
         settings.return_predictions = False  # predictions are written to disk batch by batch
     settings.weights_only = True  # never unpickle code, whatever a configuration sets
+
+
+def seed_data(settings: Namespace) -> None:
+    """Give the seed of the run to data without a seed of their own."""
+    data = settings.data.get("init_args") if settings.data else None
+    for seeded in (data, data.get("loading")) if data else ():  # a user's own DataModule may have a seed of its own
+        if seeded and "seed" in seeded and seeded.seed is None and not isinstance(settings.seed_everything, bool):
+            seeded.seed = settings.seed_everything
 
 
 def claim_directory(parsed: Parsed, runs: bool) -> None:

@@ -3,9 +3,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
-from callbacks.speech_metrics_table import SpeechMetricsTable, spectrogram_decibels, speech_summary
+from callbacks.speech_metrics_table import SpeechMetricsTable, speech_summary
 from datamodules.loading import Loading
 from datamodules.speech.speech_pairs import SpeechPairs
 from datamodules.speech.tones import Tones
@@ -45,9 +44,3 @@ def test_a_summary_has_bands_of_five_decibels() -> None:
     assert found.loc[("0 to 5 dB", "si_sdr"), "mean"] == 3
     assert found.loc[("all", "si_sdr"), "count"] == 3
     assert np.isnan(found.loc[("-5 to 0 dB", "si_sdr"), "std"])
-
-
-def test_a_tone_is_loudest_at_its_frequency() -> None:
-    levels = spectrogram_decibels(torch.sin(2 * torch.pi * 0.125 * torch.arange(4096)))
-    assert levels.shape[0] == 257
-    assert (levels[:, 5:-5].argmax(axis=0) == 64).all()

@@ -90,3 +90,15 @@ def test_rows_of_several_batches_are_cut_to_one_size() -> None:
     assert list(found) == ["image"]
     assert torch.equal(found["image"].values, torch.cat([wide[:1, :, :, 1:7], tall[:, :, 2:6]]))
     assert (found["image"].captions, found["image"].marked) == (["a", "c"], [True, False])
+
+
+def test_images_may_be_side_by_side_with_a_row_for_each_name() -> None:
+    images = {
+        "noisy": ImageColumn(torch.zeros(10, 1, 4, 8)),
+        "clean": ImageColumn(torch.zeros(10, 1, 8, 8), [str(k) for k in range(10)]),
+    }
+    figure = draw_image_grid(images, side_by_side=True)
+    rows = sorted({round(panel.get_position().y0, 6) for panel in figure.axes})
+    assert (len(figure.axes), len(rows)) == (20, 4)  # two blocks of five images
+    assert [panel.get_ylabel() for panel in figure.axes if panel.get_ylabel()] == ["noisy", "clean"] * 2
+    assert [panel.get_xlabel() for panel in figure.axes if panel.get_xlabel()] == [str(k) for k in range(10)]

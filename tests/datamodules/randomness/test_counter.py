@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from datamodules.corruptions.image_noise import CounterRNG, SeededImageRNG
+from datamodules.randomness import counter
 from datamodules.randomness.counter import poisson_quantile, sample_uniform
 
 LIKE = torch.empty(7, 3, 41, 41, dtype=torch.float64)
@@ -34,6 +35,18 @@ def test_numbers_follow_from_seed_visit_sample_and_the_call_alone() -> None:
         assert torch.equal(drawn[1:], alone.normal(LIKE[:1]))
     others = [CounterRNG(4, 1, torch.tensor([2])), CounterRNG(3, 2, torch.tensor([2])), alone]
     assert all(not torch.equal(drawn[1:], other.normal(LIKE[:1])) for other in others)
+
+
+def test_uniform_numbers_are_below_one_whatever_the_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32, (2^24 - 1/2) / 2^24 is rounded to 1, whose logarithm of 1 - u is infinite."""
+    monkeypatch.setattr(counter, "sample_words", lambda *_: torch.full((1, 1), -1))
+    for dtype in (torch.float32, torch.float64):
+        drawn = CounterRNG(0, 0, torch.arange(1)).uniform(torch.empty(1, 1, dtype=dtype))
+        assert 0 < (1 - drawn).item() <= 2**-24
+    rate = torch.ones(1, 1, dtype=torch.float64)
+    assert CounterRNG(0, 0, torch.arange(1)).poisson(rate).isfinite().all()
+    monkeypatch.setattr(counter, "sample_words", lambda *_: torch.zeros(1, 1, dtype=torch.int64))
+    assert CounterRNG(0, 0, torch.arange(1)).uniform(torch.empty(1, 1)).item() == 2**-25
 
 
 def test_numbers_of_one_image_are_numpys_in_the_order_rows_columns_channels() -> None:
