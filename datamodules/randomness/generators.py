@@ -46,9 +46,18 @@ def sample_like(image: Tensor, draw: Callable[..., Tensor], generators: Sequence
 
 
 def sample_integers(high: int, n: int, generator: torch.Generator | list[torch.Generator] | None) -> Tensor:
-    """Sample n uniform integers in [0, `high`), all with one generator, or each with one of n generators."""
-    given = generator if isinstance(generator, list) else [generator]
-    return torch.cat([torch.randint(high, (n // len(given),), generator=each) for each in given])
+    """Sample n uniform integers in [0, `high`), all with one generator, or each with one of n generators.
+
+    The generators may be on any device; the integers are on the CPU.
+    """
+    devices = generator if isinstance(generator, list) else [generator]
+    given = [(each, "cpu" if each is None else each.device) for each in devices]
+    return torch.cat([torch.randint(high, (n // len(given),), generator=each, device=at).cpu() for each, at in given])
+
+
+def split_generator(n: int, generator: torch.Generator | None) -> list[torch.Generator]:
+    """Return n CPU generators, one per image, seeded by one generator; None uses PyTorch's global generator."""
+    return [generator_of(seed) for seed in sample_integers(2**31, n, generator).tolist()]
 
 
 def drawing(generator: torch.Generator | None) -> Callable[[Tensor], Tensor]:

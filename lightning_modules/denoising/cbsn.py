@@ -31,6 +31,7 @@ from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import ImageQuality
 from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
 from lightning_modules.tasks.restorer import RestorerSteps
+from lightning_modules.training.evaluation_mode import evaluate_without_gradients
 from lightning_modules.training.logging import log_training
 
 MARGIN = 32
@@ -125,6 +126,7 @@ class CBSN(RestorerSteps, MethodModule):
         """Denoise normalised images with the unmasked network, or with the masked network if `blind` is true."""
         return self.network(image, masked=self.blind)
 
+    @evaluate_without_gradients
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Denoise whole images, each normalised by its own statistics.
 

@@ -43,6 +43,7 @@ from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
 from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
 from lightning_modules.tasks.restorer import RestorerSteps
+from lightning_modules.training.evaluation_mode import evaluate_without_gradients
 from lightning_modules.training.logging import log_training
 
 
@@ -151,6 +152,7 @@ class Noise2Score(RestorerSteps, MethodModule):
         loss = score_loss(self(image + sigma * perturbation), perturbation, sigma)
         return {"loss": log_training(self, batch, loss)}
 
+    @evaluate_without_gradients
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Denoise images `[B, C, H, W]` without clipping the result."""
         if self.blind:

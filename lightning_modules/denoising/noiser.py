@@ -31,6 +31,7 @@ from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality, as_measured, psnr
 from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
 from lightning_modules.tasks.restorer import RestorerSteps
+from lightning_modules.training.evaluation_mode import evaluate_without_gradients
 from lightning_modules.training.logging import log_training
 
 Source = Literal["noise", "colour", "palette"]
@@ -187,6 +188,7 @@ class NoiSER(RestorerSteps, MethodModule):
         loss = distance + self.variation_weight * variation
         return {"loss": log_training(self, batch, loss, distance=distance, variation=variation)}
 
+    @evaluate_without_gradients
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Brighten photographs `[B, C, H, W]` in [0, 1], without dividing them into tiles.
 

@@ -55,6 +55,7 @@ from lightning_modules.metrics.collected import Collected
 from lightning_modules.metrics.wasserstein import MOST_POINTS, sliced_wasserstein, wasserstein
 from lightning_modules.optim.optimizers import adam, constant, trainable_parameters, with_schedule
 from lightning_modules.optim.parameter_groups import scale_learning_rates
+from lightning_modules.training.evaluation_mode import evaluate_without_gradients
 from lightning_modules.training.logging import log_same, log_training
 
 AT_ONCE = 2**20
@@ -258,6 +259,7 @@ class SingularDensity(MethodModule):
     def on_train_epoch_end(self) -> None:
         log_same(self, "train/std", self.log_std.exp())
 
+    @evaluate_without_gradients
     def generate_points(self, count: int) -> Tensor:
         """Generate `count` points f(z); the result is `[count, D]`.
 

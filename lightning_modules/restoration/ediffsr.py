@@ -51,6 +51,7 @@ from lightning_modules.optim.averages import AveragedWeights
 from lightning_modules.optim.optimizers import adamw, constant, trainable_parameters, with_schedule
 from lightning_modules.sde.mean_reverting import SAMPLERS, MeanReverting, Sampler
 from lightning_modules.tasks.restorer import RestorerSteps
+from lightning_modules.training.evaluation_mode import evaluate_without_gradients
 from lightning_modules.training.logging import log_training
 
 STREAM = 20_000
@@ -139,6 +140,7 @@ class EDiffSR(RestorerSteps, MethodModule):
         loss = (made - self.process.best_step_back(x, clean, large, t)).abs().mean()
         return {"loss": log_training(self, batch, loss)}
 
+    @evaluate_without_gradients
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return self._restore(degraded, drawing(generator))
 

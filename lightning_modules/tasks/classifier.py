@@ -9,6 +9,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, M
 from datamodules.batches import global_batch_size, loss_weight, network_input
 from lightning_modules.interfaces import Exported, ExportedInput, refuse_sigma
 from lightning_modules.losses.mixing import SoftLabels, soft_cross_entropy
+from lightning_modules.training.evaluation_mode import evaluate_without_gradients
 from lightning_modules.training.logging import log_training
 from lightning_modules.training.own_loaders import OwnLoaders
 
@@ -106,16 +107,16 @@ class ClassifierSteps(OwnLoaders):
 
     def predict_step(self: Any, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Return a dict of three tensors: `index` `[B]`, `probabilities` `[B, K]` and `prediction` `[B]`."""
-        probabilities = self._probabilities(network_input(batch))
+        probabilities = self.classify(network_input(batch))
         return {"index": batch["index"], "probabilities": probabilities, "prediction": probabilities.argmax(dim=1)}
 
-    def _probabilities(self: Any, inputs: Any) -> Tensor:
-        return self(inputs).float().softmax(dim=1)
+    @evaluate_without_gradients
+    def classify(self: Any, image: Any) -> Tensor:
+        """Predict the class probabilities, `[B, K]` in float32, of images in [0, 1], or of the tokens of texts."""
+        return self(image).float().softmax(dim=1)
 
     def export_function(self: Any, sigma: float | None = None) -> Exported:
         """Export, as a function, the class probabilities that `predict` writes. See `interfaces.Exportable`."""
         refuse_sigma(sigma, self)
         inputs = {"image": ExportedInput("B C H W")}
-        return Exported(
-            "classifier", self._probabilities, inputs, "probabilities", "B K", "probabilities of the classes"
-        )
+        return Exported("classifier", self.classify, inputs, "probabilities", "B K", "probabilities of the classes")

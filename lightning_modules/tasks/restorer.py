@@ -14,6 +14,7 @@ from lightning_modules.full_precision import at_least_float32, in_full_precision
 from lightning_modules.interfaces import Exported, ExportedInput, ImageColumn, refuse_sigma
 from lightning_modules.metrics.image_quality import ImageQuality
 from lightning_modules.tasks.writers import ImageWriter, levels_of
+from lightning_modules.training.evaluation_mode import evaluate_without_gradients
 from lightning_modules.training.logging import log_means
 
 ZOOM = 4
@@ -39,6 +40,7 @@ class RestorerSteps(ImageWriter):
     inference: TiledInference
     written, given, settings_name = "restored", "noisy", "restoration_settings.json"
 
+    @evaluate_without_gradients
     def restore(self: Any, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Restore images `[B, C, H, W]` with `forward`, without clipping."""
         return self.inference(self, degraded)

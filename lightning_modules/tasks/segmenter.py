@@ -18,6 +18,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from datamodules.batches import IGNORED
 from lightning_modules.interfaces import Exported, ExportedInput, ImageColumn, class_names, refuse_sigma
+from lightning_modules.training.evaluation_mode import evaluate_without_gradients
 from lightning_modules.training.logging import log_same
 from lightning_modules.training.own_loaders import OwnLoaders
 
@@ -100,12 +101,17 @@ class SegmenterSteps(OwnLoaders):
         return {
             "image": (batch["image"].float() - low) / (high - low).clamp(min=1e-6),
             **{name: batch[key] for name, key in masks.items() if key in batch},
-            "prediction": self(batch["image"]).argmax(dim=1),
+            "prediction": self.segment(batch["image"]),
         }
+
+    @evaluate_without_gradients
+    def segment(self: Any, image: Tensor) -> Tensor:
+        """Predict the category of each pixel, `[B, H, W]` in int64, of images `[B, C, H, W]`, scaled as in training."""
+        return self(image).argmax(dim=1)
 
     def predict_step(self: Any, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Return a dict with `index`, `[B]`, and `prediction`, `[B, H, W]`, uint8."""
-        return {"index": batch["index"], "prediction": self(batch["image"]).argmax(dim=1).to(torch.uint8)}
+        return {"index": batch["index"], "prediction": self.segment(batch["image"]).to(torch.uint8)}
 
     def export_function(self: Any, sigma: float | None = None) -> Exported:
         """Export, as a function, the probabilities of the categories at each pixel. See `interfaces.Exportable`."""

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from datamodules.randomness.generators import sample_integers
 from lightning_modules.tasks.restorer import RestorerSteps
 
 
@@ -35,7 +36,7 @@ class SingleImageSteps(RestorerSteps):
         devices = [degraded.device] if degraded.device.type == "cuda" else []
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(degraded.device.type, enabled=False):
             for image in degraded.clone().to(torch.promote_types(degraded.dtype, torch.float32)):
-                seed = int(torch.randint(2**62, (), generator=generator))
+                seed = int(sample_integers(2**62, 1, generator))
                 with torch.random.fork_rng(devices):
                     torch.manual_seed(seed)
                     estimates.append(self.fitted_estimate(image[None]))

@@ -1,27 +1,60 @@
-"""Compute predictions outside the loops of the trainer, for example in callbacks."""
+"""Compute predictions outside the loops of the trainer: in callbacks, and in methods that are called with tensors."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
+from datamodules.arguments import at_least
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module into evaluation mode inside a `with` block.
+def evaluating(module: Callable[..., Any]) -> Iterator[None]:
+    """Put a module into evaluation mode inside a `with` block; a function that is no module has no modes.
 
     When the block ends, each submodule returns to its previous mode.
     """
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
+    modes = [(part, part.training) for part in module.modules()] if isinstance(module, nn.Module) else []
+    for part, _ in modes[:1]:
+        part.eval()
     try:
         yield
     finally:
         for part, training in modes:
             part.training = training
+
+
+def evaluate_without_gradients(method: Method) -> Method:
+    """Decorate a method of a module, so that it computes in evaluation mode and without gradients."""
+
+    @wraps(method)
+    def evaluate(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        with evaluating(module), torch.no_grad():
+            return method(module, *args, **kwargs)
+
+    return evaluate  # type: ignore[return-value]
+
+
+def compute_in_batches(function: Callable[..., Tensor], batch_size: int, *rows: Tensor) -> Tensor:
+    """Apply a function to batches of at most `batch_size` rows, and concatenate the results.
+
+    Args:
+        function: function of as many tensors as there are `rows`, such as `model.restore`.
+        batch_size: number of rows per call; the fewer, the less memory is needed.
+        rows: tensors of N rows each.
+
+    Examples:
+        >>> compute_in_batches(lambda images: images.mean(dim=(1, 2, 3)), 64, torch.rand(100, 1, 8, 8)).shape
+        torch.Size([100])
+    """
+    at_least(1, batch_size=batch_size)
+    return torch.cat([function(*part) for part in zip(*(each.split(batch_size) for each in rows), strict=True)])
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
 from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
 from lightning_modules.tasks.single_image import SingleImageSteps, with_new_weights
+from lightning_modules.training.evaluation_mode import evaluate_without_gradients
 from lightning_modules.training.logging import log_training
 
 LOG_LEAST, LOG_MOST = torch.tensor([1e-8, 1e4]).log().tolist()
@@ -217,5 +218,6 @@ class ScoreDVI(SingleImageSteps, MethodModule):
 class BlindDenoisers(ScoreDVI):
     """Baseline of ScoreDVI: the mean output of its blind denoisers. The arguments are those of `ScoreDVI`."""
 
+    @evaluate_without_gradients
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return torch.stack([denoiser(degraded) for denoiser in self.denoisers]).mean(dim=0)

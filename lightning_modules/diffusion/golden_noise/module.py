@@ -1,13 +1,12 @@
 """LightningModule that trains and evaluates NPNet; see the package docstring for the method."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler
-from diffusers.utils.torch_utils import randn_tensor
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
@@ -17,9 +16,9 @@ from datamodules.batches import NoisePairBatch, PromptBatch
 from datamodules.prompts.noise_pairs import NoisePairs
 from lightning_modules.backbones.diffusion.flow_transformer import FlowTransformer
 from lightning_modules.backbones.diffusion.guidance import Sampling, guided_model
-from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from lightning_modules.backbones.quantization import prepare_for_ddp
 from lightning_modules.diffusion.golden_noise.collection import FOLDER, CollectsPairs
+from lightning_modules.diffusion.golden_noise.golden_sampling import GoldenSampling, Start
 from lightning_modules.diffusion.golden_noise.redenoising import flow_levels, redenoise, redenoised_flow
 from lightning_modules.diffusion.golden_noise.rewards import Called, compute_rewards
 from lightning_modules.interfaces import ImageColumn
@@ -29,13 +28,11 @@ from lightning_modules.sde.ddim import level, scheduler_path
 from lightning_modules.sde.discrete import Prediction, scheduler_levels, scheduler_prediction
 from lightning_modules.training.logging import log_training
 
-Start = Literal["golden", "standard", "redenoised"]
-
 SHOWN, MOST_LETTERS = 8, 20
 """Number of prompts in an image grid, and maximum number of characters that it shows of each prompt."""
 
 
-class GoldenNoise(CollectsPairs, MethodModule):
+class GoldenNoise(GoldenSampling, CollectsPairs, MethodModule):
     """Collect noise pairs in `predict`, train NPNet on such pairs in `fit`, and evaluate NPNet's noise in `test`.
 
     Validation logs `val/loss`, the error of NPNet's noise, and `val/loss_of_standard`, the error of the unchanged
@@ -62,10 +59,6 @@ class GoldenNoise(CollectsPairs, MethodModule):
         optimizer: optimizer of NPNet's parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
     """
-
-    plain_start: ClassVar[Start] = "standard"
-    takes_prompts: ClassVar[bool] = True
-    generator_per_image: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -140,36 +133,6 @@ class GoldenNoise(CollectsPairs, MethodModule):
             steps = self.model.scheduler.config.num_train_timesteps
             return redenoised_flow(more, less, noise, self.levels.tolist(), steps, self.official_offset)
         return redenoise(more, less, noise, self.times, self.levels, self.prediction, self.official_offset)
-
-    @torch.no_grad()
-    def latents_for(self, noise: Tensor, texts: Sequence[str]) -> Tensor:
-        """Compute initial latents, the argument `latents`, for an unmodified diffusers pipeline of the model's kind.
-
-        Args:
-            noise: standard normal noise, `[B, c, h, w]`, which the pipeline would otherwise sample itself.
-            texts: B texts.
-        """
-        return self.network(noise, self.model.encode_prompts(texts))
-
-    @torch.no_grad()
-    def images(self, noise: Tensor, texts: Sequence[str], generator: Any = None) -> Tensor:
-        given: dict[str, Any] = {"generator": generator} if isinstance(self.model, TextToImage) else {}
-        given |= {"num_inference_steps": self.num_inference_steps, "guidance_scale": self.guidance_scale}
-        return self.model.generate(noise=noise, prompts=self.model.encode_prompts(texts), **given)
-
-    def initial_latents_of(self, noise: Tensor, texts: Sequence[str], start: Start | None = None) -> Tensor:
-        """Return the initial latents of images; the argument `start`, if given, overrides the module's `start`."""
-        starts: dict[str, Callable[..., Tensor]] = {"golden": self.latents_for, "redenoised": self.better}
-        chosen = start or self.start
-        return starts[chosen](noise, texts) if chosen in starts else noise
-
-    @torch.no_grad()
-    def sample(self, n: int, generator: torch.Generator | list[torch.Generator] | None = None) -> Tensor:
-        """Sample n images in [0, 1], `[n, C, H, W]`, for `prompts` in turn; pass one generator or one per image."""
-        shape: Any = (n, *self.network.latent_shape)
-        noise = randn_tensor(shape, generator, dtype=self.dtype).to(self.device)  # type: ignore[arg-type]
-        texts = [self.prompts[place % len(self.prompts)] for place in range(n)]
-        return self.images(self.initial_latents_of(noise, texts), texts, generator)
 
     # training
 

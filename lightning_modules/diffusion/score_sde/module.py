@@ -27,6 +27,7 @@ from lightning_modules.optim.optimizers import adam, constant, trainable_paramet
 from lightning_modules.sde.flow import ProbabilityFlow, bits_per_dimension, likelihood
 from lightning_modules.sde.processes import VE, Process
 from lightning_modules.sde.samplers import Draw, Moved, PredictorCorrector, Project, Score
+from lightning_modules.training.evaluation_mode import evaluating
 from lightning_modules.training.logging import log_training
 
 
@@ -124,13 +125,8 @@ class ScoreSDE(KnownParts, Latents, MethodModule):
     @contextmanager
     def _average(self) -> Iterator[None]:
         """Use the averaged weights and evaluation mode inside a `with` block."""
-        training = self.network.training
-        self.network.eval()
-        try:
-            with self.average.used_by(self.network):
-                yield
-        finally:
-            self.network.train(training)
+        with evaluating(self.network), self.average.used_by(self.network):
+            yield
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._measure(batch, "val")

@@ -8,7 +8,7 @@ from torch import Tensor
 from datamodules.batches import NormalMapBatch
 from datamodules.distributed.collectives import run_seed
 from datamodules.pixel_ranges import to_unit
-from datamodules.randomness.generators import generator_of
+from datamodules.randomness.generators import generator_of, split_generator
 from lightning_modules.diffusion.stable_normal.angular_error import (
     AngularErrors,
     angular_error,
@@ -19,6 +19,7 @@ from lightning_modules.diffusion.stable_normal.processing import render_normals
 from lightning_modules.full_precision import in_full_precision
 from lightning_modules.interfaces import ImageColumn
 from lightning_modules.tasks.writers import ImageWriter, levels_of
+from lightning_modules.training.evaluation_mode import evaluate_without_gradients
 from lightning_modules.training.logging import log_same
 
 
@@ -42,6 +43,14 @@ class NormalSteps(ImageWriter):
         return self.normals(
             batch["image"], [generator_of(run_seed(), int(position), draw) for position in batch["index"].tolist()]
         )
+
+    @evaluate_without_gradients
+    def estimate_normals(self: Any, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Estimate the unit normals, `[B, 3, H, W]`, of images in [0, 1], `[B, 3, H, W]`.
+
+        The generator seeds the noise of each image; None uses PyTorch's global generator.
+        """
+        return self.normals(image, split_generator(len(image), generator))
 
     def validation_step(self: Any, batch: NormalMapBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         return self._metrics_of(batch, dataloader_idx)

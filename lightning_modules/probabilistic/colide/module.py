@@ -75,17 +75,35 @@ class CoLiDE(MethodModule):
 
     @torch.no_grad()
     def training_step(self, batch: GraphBatch, batch_idx: int) -> dict[str, Tensor]:
-        features = batch["features"]
-        if features.shape[1] != self.nodes:
-            raise ValueError(f"model.nodes is {self.nodes}, but the data have {features.shape[1]} columns")
-        self.path.observe(covariance(features.cpu().numpy()))
+        self._observe(batch["features"])
         iterate(self, self.iterations_per_step, self.path.iterate)
-        self.weight.copy_(torch.from_numpy(self.path.weight))
-        self.sigma.copy_(torch.from_numpy(self.path.sigma))
+        self._keep()
         objective = self.path.value()
         self.history.append([objective, self.path.acyclicity(), float(self.sigma.mean())])
         self.trainer.should_stop |= self.path.finished
         return {"loss": log_training(self, batch, torch.tensor(objective, device=self.device, dtype=torch.float64))}
+
+    @torch.no_grad()
+    def estimate(self, features: Tensor) -> Tensor:
+        """Estimate the weights of the acyclic graph, `[d, d]` in float64, from observations `[n, d]`.
+
+        A second call continues from the result of the first, so use a new module for new data. The noise scales are
+        then in `sigma`. The computation runs on the CPU; the result is on the module's device.
+        """
+        self._observe(features.double())
+        while not self.path.finished:
+            self.path.iterate()
+        self._keep()
+        return self()
+
+    def _observe(self, features: Tensor) -> None:
+        if features.shape[1] != self.nodes:
+            raise ValueError(f"model.nodes is {self.nodes}, but the data have {features.shape[1]} columns")
+        self.path.observe(covariance(features.cpu().numpy()))
+
+    def _keep(self) -> None:
+        self.weight.copy_(torch.from_numpy(self.path.weight))
+        self.sigma.copy_(torch.from_numpy(self.path.sigma))
 
     def on_train_end(self) -> None:
         if not self.path.finished:

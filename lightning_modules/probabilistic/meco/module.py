@@ -27,6 +27,7 @@ from lightning_modules.metrics.detection import DetectionResult, metrics_by_name
 from lightning_modules.optim.optimizers import adam, constant, trainable_parameters, with_schedule
 from lightning_modules.probabilistic.meco.noise_distributions import Draw, NoiseDistribution
 from lightning_modules.probabilistic.meco.objectives import EnergyObjective
+from lightning_modules.training.evaluation_mode import compute_in_batches, evaluate_without_gradients, evaluating
 from lightning_modules.training.logging import log_same, log_training
 
 GRID = 301
@@ -150,23 +151,27 @@ class MECO(MethodModule):
             return self._on_grid()[1].double().logsumexp(0) + 2 * math.log(2 * self.grid_half_width / (GRID - 1))
         return _log_mean(self.log_weights())
 
+    @evaluate_without_gradients
+    def log_density(self, x: Tensor) -> Tensor:
+        """Estimate the logarithm of the normalised density, `[B]` in float64, of points `[B, D]` or images."""
+        return self(x.flatten(start_dim=1)).double() - self.log_partition()
+
     def log_weights(self) -> Tensor:
         """Compute f(z) - log q(z), `[evaluation_draws]`, for new samples z from q."""
         z = self.noise.sample(self.evaluation_draws, self._draw(generator_of(run_seed(), 5)))
-        energy = torch.cat([self(part) for part in z.split(AT_ONCE)])
-        log_density = torch.cat([self.noise.log_density(part) for part in z.split(AT_ONCE)])
-        return energy.double() - log_density
+        log_density = compute_in_batches(self.noise.log_density, AT_ONCE, z)
+        return compute_in_batches(self, AT_ONCE, z).double() - log_density
 
     def _draw(self, generator: torch.Generator) -> Draw:
-        dtype = next(self.network.parameters()).dtype
-        return lambda kind, shape: kind(shape, generator=generator, dtype=dtype).to(self.device)
+        given: dict[str, Any] = {"dtype": next(self.network.parameters()).dtype, "device": generator.device}
+        return lambda kind, shape: kind(shape, generator=generator, **given).to(self.device)
 
     def _on_grid(self) -> tuple[Tensor, Tensor]:
         assert self.grid_half_width is not None
         dtype = next(self.network.parameters()).dtype
         axis = torch.linspace(-self.grid_half_width, self.grid_half_width, GRID, device=self.device, dtype=dtype)
         points = torch.cartesian_prod(axis, axis)
-        return points, torch.cat([self(part) for part in points.split(AT_ONCE)])
+        return points, compute_in_batches(self, AT_ONCE, points)
 
     def on_test_start(self) -> None:
         data = data_with(self.trainer, TestOrigins)
@@ -214,7 +219,7 @@ class MECO(MethodModule):
         if self.image_shape is None:
             raise ValueError("MECO can only sample images if it models a density of images, but image_shape is not set")
         draw = self._draw(generator or torch.default_generator)
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), evaluating(self):
             x = self.noise.sample(n, draw)
             for _ in range(self.langevin_steps):
                 x = x.detach().requires_grad_()

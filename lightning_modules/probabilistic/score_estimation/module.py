@@ -223,7 +223,7 @@ class ScoreEstimation(MethodModule):
         return Table(columns, logarithmic=("step", "distance"))
 
     @torch.no_grad()
-    def sample_points(self, n: int, generator: torch.Generator) -> Tensor:
+    def sample_points(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Sample n points, `[n, d]`, by integrating the reverse-time SDE from t = `end` to t = `start`."""
         draw = drawing(generator)
         x = draw(self.network.weight.new_empty(n, self.dim))

@@ -25,6 +25,7 @@ from lightning_modules.restoration.negvsr.losses import (
     negative_distance,
 )
 from lightning_modules.restoration.negvsr.negatives import Negatives
+from lightning_modules.training.evaluation_mode import evaluate_without_gradients
 from lightning_modules.training.logging import log_training
 
 
@@ -110,6 +111,7 @@ class NegVSR(ClipRestorerSteps, MethodModule):
         """Clean and upsample clips `[B, T, C, h, w]` with the current weights."""
         return self.network(clip)
 
+    @evaluate_without_gradients
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Upsample clips `[B, T, C, h, w]` to `[B, T, C, s h, s w]`, without clipping.
 

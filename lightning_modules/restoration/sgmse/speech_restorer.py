@@ -21,6 +21,7 @@ from lightning_modules.restoration.sgmse.spectrogram import Spectrogram, as_comp
 from lightning_modules.restoration.sgmse.speech_metrics import SpeechQuality
 from lightning_modules.sde.samplers import Draw
 from lightning_modules.tasks.writers import FolderWriter, arguments_of
+from lightning_modules.training.evaluation_mode import evaluate_without_gradients
 from lightning_modules.training.logging import log_means
 
 STREAM = 30_000
@@ -102,9 +103,13 @@ class SpeechRestorerSteps(FolderWriter, ABC):
         output = self.network(channels.to(self.dtype), t)
         return as_complex(output if isinstance(output, Tensor) else output.sample)
 
-    def restore(self: Any, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Enhance noisy signals `[B, samples]`."""
-        return self.through_spectrogram(degraded, lengths_of({"noisy": degraded}), drawing(generator))
+    @evaluate_without_gradients
+    def enhance(self: Any, noisy: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Enhance noisy recordings `[B, samples]` that have the sample rate of the training data.
+
+        The generator samples all random numbers; None uses PyTorch's global generator.
+        """
+        return self.through_spectrogram(noisy, lengths_of({"noisy": noisy}), drawing(generator))
 
     def estimate(self: Any, batch: SpeechPairBatch) -> Tensor:
         """Enhance a batch.

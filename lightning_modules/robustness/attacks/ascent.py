@@ -53,9 +53,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.arguments import at_least, one_of, positive, within
-from datamodules.randomness.generators import sample_like
+from datamodules.randomness.generators import sample_like, split_generator
 from datamodules.randomness.shared_batches import sample_rows_like
 from lightning_modules.full_precision import at_least_float32
+from lightning_modules.training.evaluation_mode import evaluating
 
 Network = Callable[[Tensor], Tensor]
 Norm = Literal["linf", "l2"]
@@ -424,6 +425,16 @@ class Attack(ABC):
         # Revision 1 maximised the cross-entropy. Its results must not be mixed with the results of maximising the
         # log-odds.
         return {"kind": type(self).__name__, "revision": 2, **asdict(self)}  # type: ignore[call-overload]
+
+    def __call__(
+        self, network: Network, image: Tensor, label: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Attack images `[B, C, H, W]` in [0, 1] with labels `[B]`; the network is put into evaluation mode.
+
+        The generator seeds the random numbers of each image; None uses PyTorch's global generator.
+        """
+        with evaluating(network):
+            return self.perturb(network, image, label, split_generator(len(image), generator))
 
     @abstractmethod
     def perturb(

@@ -37,6 +37,7 @@ from datamodules.arguments import at_least, within
 from datamodules.pixel_ranges import to_signed, to_unit
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.robustness.attacks.ascent import Network, check_name, per_image, steepest_ascent
+from lightning_modules.training.evaluation_mode import evaluating
 
 INSIDE = 1 - 1e-6
 """Factor by which pixels at the ends of the range, 0 and 1, are moved into its interior, where atanh is finite."""
@@ -151,6 +152,13 @@ class MinimalAttack(ABC):
     def title(self) -> str:
         """Name in tables and metrics."""
         return self.name
+
+    def __call__(
+        self, network: Network, image: Tensor, label: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Attack images as `perturb` does, with the network in evaluation mode; the generator is not used."""
+        with evaluating(network):
+            return self.perturb(network, image, label)
 
     @abstractmethod
     def perturb(self, network: Network, image: Tensor, label: Tensor) -> Tensor:

@@ -26,7 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.randomness.generators import bits_of
+from datamodules.arguments import at_least, positive
+from datamodules.randomness.generators import bits_of, sample_integers
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.interfaces import SmoothedClassifier
 from lightning_modules.robustness.certificates.modes import (
@@ -35,11 +36,13 @@ from lightning_modules.robustness.certificates.modes import (
     Certificate,
     Certifying,
     Draws,
+    FixedSampling,
     Mode,
     Radius,
     Votes,
 )
 from lightning_modules.robustness.certificates.statistics import gaussian_radius
+from lightning_modules.training.evaluation_mode import evaluating
 from lightning_modules.training.tested_images import LabelledImage
 
 
@@ -375,3 +378,40 @@ class VoteCounter:
                     item.votes = np.zeros_like(item.votes)
                     item.launched, item.counted = item.request.start, 0
         return finished
+
+
+def certify(
+    network: Callable[[Tensor], Tensor] | SmoothedClassifier,
+    images: Tensor,
+    sigma: float,
+    mode: Mode = FixedSampling(),  # noqa: B008 - immutable
+    batch_size: int = 1000,
+    labels: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> list[Certificate]:
+    """Certify the predictions of a smoothed classifier for images, with the network in evaluation mode.
+
+    Args:
+        network: maps images `[B, C, H, W]` in [0, 1] to logits `[B, K]`; a `SmoothedClassifier` has its own smoothing.
+        images: `[N, C, H, W]` in [0, 1].
+        sigma: standard deviation of the noise, in pixel units.
+        mode: rule that chooses the number of noise samples per image.
+        batch_size: number of noisy images per forward pass.
+        labels: labels `[N]`; only the mode `Curve` needs them.
+        generator: generator that seeds the noise; None uses PyTorch's global generator.
+
+    Returns:
+        One certificate per image, with `prediction` (-1 if the classifier abstains) and `radius` in pixel units.
+    """
+    positive(sigma=sigma)
+    at_least(1, batch_size=batch_size)
+    if labels is None and mode.name == "curve":
+        raise ValueError("mode curve needs labels, got None: pass labels, or use mode FixedSampling")
+    smoothed = network if isinstance(network, SmoothedClassifier) else GaussianSmoothing(network)
+    seed = int(sample_integers(2**62, 1, generator))
+    counter = VoteCounter(smoothed, mode, sigma, batch_size, seed, images.device)
+    known = [-1] * len(images) if labels is None else labels.tolist()
+    given = (LabelledImage(index, *each) for index, each in enumerate(zip(images, known, strict=True)))
+    with evaluating(network):  # type: ignore[arg-type]  # a protocol does not say that its module can be called
+        found = {each.index: each.certificate for each in counter.certify(given)}
+    return [found[index] for index in range(len(images))]

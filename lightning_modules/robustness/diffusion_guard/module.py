@@ -11,7 +11,7 @@ from torch import Tensor
 
 from datamodules.arguments import at_least, only_with, within
 from datamodules.batches import ProtectedImageBatch
-from datamodules.randomness.generators import generator_of
+from datamodules.randomness.generators import generator_of, sample_integers
 from datamodules.randomness.shared_batches import sample_rows, sample_rows_like
 from lightning_modules.full_precision import at_least_float32
 from lightning_modules.method_module import MethodModule
@@ -30,6 +30,7 @@ from lightning_modules.robustness.diffusion_guard.evaluation import PROTECTING, 
 from lightning_modules.robustness.diffusion_guard.inpainting import Inpainter
 from lightning_modules.robustness.diffusion_guard.protected_files import ProtectionSteps
 from lightning_modules.robustness.diffusion_guard.purification import Purification
+from lightning_modules.training.evaluation_mode import evaluating
 from lightning_modules.training.logging import log_training
 
 
@@ -154,19 +155,34 @@ class DiffusionGuard(EditingSteps, ProtectionSteps, MethodModule):
             errors.append(inpainter.denoising_error(image, union(batch).to(image), noise, draw, timestep).mean())
         return {"loss": log_training(self, batch, torch.stack(errors).sum())}
 
-    def protect(self, image: Tensor, regions: Tensor, index: Tensor, defence: Defence | None = None) -> Tensor:
+    def protect(
+        self,
+        image: Tensor,
+        regions: Tensor | None = None,
+        index: Tensor | None = None,
+        defence: Defence | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """Protect a batch of images.
 
         Args:
             image: `[B, C, H, W]` in [0, 1].
-            regions: masks of the regions that editors are expected to keep, `[B, R, H, W]`, bool.
-            index: index of each image in the dataset, `[B]`; it seeds the random numbers of the image.
+            regions: masks of the regions that editors are expected to keep, `[B, R, H, W]`, bool; None protects the
+                whole image.
+            index: integer of each image, `[B]`, that seeds the image's random numbers together with `seed`; None
+                samples it with `generator`.
             defence: settings of the defence; None uses the settings of this module.
+            generator: random generator; None uses PyTorch's global generator.
 
         Returns:
             Protected images `[B, C, H, W]`, in float32 or a higher precision.
         """
-        of = defence or self.defence
+        regions = torch.ones_like(image[:, :1], dtype=torch.bool) if regions is None else regions
+        index = sample_integers(2**31, len(image), generator) if index is None else index
+        with evaluating(self.inpainter):
+            return self._protect(image, regions, index, defence or self.defence)
+
+    def _protect(self, image: Tensor, regions: Tensor, index: Tensor, of: Defence) -> Tensor:
         noises = [generator_of(self.seed, int(i), PROTECTING) for i in index]
         image = at_least_float32(image.detach().clone())
         if of.objective == "random":

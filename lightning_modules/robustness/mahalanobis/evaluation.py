@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.metrics.detection import DetectionResult
 from lightning_modules.robustness.mahalanobis.ensemble import FEWEST, Ensemble, Sample, best_column, fit_ensemble
-from lightning_modules.robustness.mahalanobis.gaussians import Whitened, standardized_score
+from lightning_modules.robustness.mahalanobis.gaussians import Whitened, mean_confidence
 from lightning_modules.robustness.mahalanobis.layers import Layer, layer_features
 from lightning_modules.robustness.mahalanobis.local_dimension import NEIGHBOURS, in_mini_batches
 from lightning_modules.robustness.mahalanobis.preprocessing import layer_confidence
@@ -253,7 +253,7 @@ def _detection(
         if ensemble is not None:
             methods[method] = ensemble.confidence(layers)
             detection.epsilon[method] = measured.epsilons[ensemble.column]
-    methods["mean"] = standardized_score(layers[:, :, plain], measured.rank).mean(dim=1)
+    methods["mean"] = mean_confidence(layers[:, :, plain], measured.rank)
     methods["last"] = layers[:, -1, plain]
     for place, name in enumerate(measured.layers):
         methods[f"layer {name}"] = layers[:, place, plain]

@@ -121,6 +121,10 @@ class ClassGaussians(nn.Module):
         """Return the whitening of a layer; see `whiten`."""
         return whiten(self.means(layer), self.covariance(layer), self.count > 0)
 
+    def whitenings(self) -> "list[Whitened]":
+        """Return the whitenings of all layers."""
+        return [self.whitening(layer) for layer in range(len(self.num_features))]
+
 
 class Whitened(NamedTuple):
     """Linear whitening z = (f - centre) W with W W^T = Sigma^+.
@@ -195,3 +199,8 @@ def standardized_score(confidence: Tensor, rank: Tensor | int) -> Tensor:
     """
     half = torch.as_tensor(rank, device=confidence.device) / 2
     return (confidence + half) / half.clamp(min=0.5).sqrt()
+
+
+def mean_confidence(layers: Tensor, rank: Tensor) -> Tensor:
+    """Average the standardised scores of L layers, `[B]`, from M, `[B, L]`, and the covariances' ranks, `[L]`."""
+    return standardized_score(layers, rank).mean(dim=1)

@@ -31,7 +31,8 @@ from lightning_modules.robustness.mahalanobis.evaluation import (
 )
 from lightning_modules.robustness.mahalanobis.frozen_network import StreamsStatistics, frozen_for_statistics
 from lightning_modules.robustness.mahalanobis.gaussians import ClassGaussians
-from lightning_modules.robustness.mahalanobis.layers import layer_features, named_layers, num_features
+from lightning_modules.robustness.mahalanobis.layers import named_layers, num_features
+from lightning_modules.robustness.mahalanobis.preprocessing import ImageScores
 from lightning_modules.tasks.classifier import ClassifierSteps, accuracies
 from lightning_modules.training.logging import log_same
 
@@ -66,7 +67,7 @@ class CopyNoise:
         return self.std
 
 
-class Mahalanobis(StreamsStatistics, ClassifierSteps, MethodModule):
+class Mahalanobis(ImageScores, StreamsStatistics, ClassifierSteps, MethodModule):
     """Detect out-of-distribution and adversarial inputs of a trained classifier by Mahalanobis distances.
 
     `fit` trains no parameters: it computes the statistics of the classes in one pass over the training images, and
@@ -152,10 +153,8 @@ class Mahalanobis(StreamsStatistics, ClassifierSteps, MethodModule):
         return self.network(image)
 
     def training_step(self, batch: LabelledImageBatch, batch_idx: int) -> dict[str, Tensor]:
-        with torch.no_grad(), in_full_precision(self.device):
-            logits, features = layer_features(self.network, self.layers, batch["image"])
-            self.gaussians.update(features, batch["label"])
-            loss = loss_weight(batch) * F.cross_entropy(logits, batch["label"])
+        logits = self.observe(batch["image"], batch["label"])
+        loss = loss_weight(batch) * F.cross_entropy(logits, batch["label"])
         size = global_batch_size(batch)
         self.log("train/cross_entropy", loss, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
         self.optimizers().step()  # type: ignore[union-attr]
@@ -176,7 +175,7 @@ class Mahalanobis(StreamsStatistics, ClassifierSteps, MethodModule):
         if len(loaders) > 1 and not self._limited:
             refuse_too_few(self._names, [len(loader.dataset) for loader in loaders], self.num_validation)
         with torch.inference_mode(False):  # `test_step` needs gradients through these tensors
-            whitened = [self.gaussians.whitening(layer) for layer in range(len(self.layers))]
+            whitened = self.gaussians.whitenings()
         self._scorer = Scorer(self.network, self.layers, whitened, self.epsilons, self.odin)
         self._collected = [Collected() for _ in loaders]
         self._attacked = [Collected() for _ in self.attacks]

@@ -10,10 +10,18 @@ Source: Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution
 NeurIPS 2018, arXiv 1807.03888, equations 3 and 4. The factor 1/2 is from the published code; the equations omit it.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from lightning_modules.robustness.mahalanobis.gaussians import Whitened, mahalanobis_confidence, mahalanobis_distances
+from lightning_modules.full_precision import in_full_precision
+from lightning_modules.robustness.mahalanobis.gaussians import (
+    Whitened,
+    mahalanobis_confidence,
+    mahalanobis_distances,
+    mean_confidence,
+)
 from lightning_modules.robustness.mahalanobis.layers import Layer, layer_features
 from lightning_modules.robustness.mahalanobis.scores import direction
 
@@ -65,3 +73,23 @@ def layer_confidence(
                     columns.append(mahalanobis_confidence(moved, gaussians))
         rows.append(torch.stack(columns, dim=1))
     return logits.detach(), [distance.detach() for distance in distances], torch.stack(rows, dim=1).detach()
+
+
+class ImageScores:
+    """Mixin of a detector with `network`, `layers` and `gaussians` that works on tensors, without a Trainer."""
+
+    @torch.no_grad()
+    def observe(self: Any, image: Tensor, label: Tensor) -> Tensor:
+        """Add training images `[B, C, H, W]` in [0, 1] to the statistics of the classes, and return their logits."""
+        with in_full_precision(image.device):
+            logits, features = layer_features(self.network, self.layers, image)
+            self.gaussians.update(features, label)
+        return logits
+
+    @torch.no_grad()
+    def score_images(self: Any, image: Tensor) -> Tensor:
+        """Compute the confidence `mean`, `[B]` in float64, that images are in distribution; it needs no tuning."""
+        whitened = self.gaussians.whitenings()
+        with in_full_precision(image.device):
+            _, _, layers = layer_confidence(self.network, self.layers, whitened, image, [0.0])
+        return mean_confidence(layers[:, :, 0], torch.tensor([each.rank for each in whitened]))

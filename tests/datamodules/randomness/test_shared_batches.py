@@ -104,8 +104,8 @@ def draws_of(path: Path) -> list[str]:
         if isinstance(node, ast.FunctionDef) and node.name in ("__init__", "allocate")
         for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
     }
-    lines = enumerate(text.splitlines(), start=1)
-    return [line for number, line in lines if number not in made and draw.search(line) and "generator" not in line]
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if number not in made]
+    return [line for _, line in lines if draw.search(line) and not re.search(r"generator|^ *>>>", line)]
 
 
 def test_modules_draw_for_samples_by_these_functions_or_by_generators_of_their_own() -> None:

@@ -54,7 +54,7 @@ def test_a_louder_recording_is_enhanced_alike_and_each_by_its_own_noise() -> Non
     torch.testing.assert_close(alone[0], estimate[1])
     assert estimate.shape == (3, 50)
     assert torch.isfinite(trained.estimate({**given, "noisy": torch.zeros(3, 50).double()})).all()  # silence
-    seeded = [trained.restore(given["noisy"], torch.Generator().manual_seed(5)) for _ in range(2)]
+    seeded = [trained.enhance(given["noisy"], torch.Generator().manual_seed(5)) for _ in range(2)]
     torch.testing.assert_close(*seeded, rtol=0, atol=0)
 
 
