@@ -43,6 +43,12 @@ def find_label_errors(
 
     Raises:
         ValueError: if an argument is out of range, or lengths or shapes do not match.
+
+    Examples:
+        >>> probability = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.95, 0.05]])
+        >>> table = find_label_errors(probability, None, torch.tensor([0, 1, 1]))
+        >>> table["index"][table["suspected"] == 1].tolist()
+        [2]
     """
     within(0, 1, "()", threshold=threshold)
     at_least(1, batch_size=batch_size)

@@ -63,6 +63,12 @@ class BM3D(RestorerSteps, MethodModule):
             for each image, from the finest wavelet coefficients.
         protocol: preprocessing of estimates before metrics are computed: `rounded` clips to [0, 1] and rounds to 256
             levels, `clipped` only clips, and `unclipped` changes nothing.
+
+    Examples:
+        >>> clean = torch.full((1, 1, 32, 32), 0.5)
+        >>> noisy = clean + 0.1 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+        >>> bool((BM3D(grey_levels=25.5).restore(noisy) - clean).std() < 0.02)
+        True
     """
 
     def __init__(self, grey_levels: float | None = None, protocol: EvaluationProtocol = "rounded") -> None:

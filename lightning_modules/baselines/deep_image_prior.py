@@ -42,6 +42,11 @@ class DeepImagePrior(SingleImageBaseline, MethodModule):
         learning_rate: learning rate of Adam.
         protocol: preprocessing of estimates before metrics are computed: `rounded` clips to [0, 1] and rounds to 256
             levels, `clipped` only clips, and `unclipped` changes nothing.
+
+    Examples:
+        >>> network = torch.nn.Conv2d(4, 1, 3, padding=1)
+        >>> DeepImagePrior(network, input_channels=4, steps=3).restore(torch.full((2, 1, 8, 8), 0.5)).shape
+        torch.Size([2, 1, 8, 8])
     """
 
     def __init__(

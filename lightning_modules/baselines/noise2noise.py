@@ -35,6 +35,12 @@ class Noise2Noise(RestorerSteps, MethodModule):
             levels, `clipped` only clips, and `unclipped` changes nothing.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
+
+    Examples:
+        >>> from datamodules.classification.digits import Digits
+        >>> noisy = Digits().training().image[:4] / 16
+        >>> Noise2Noise(torch.nn.Conv2d(1, 1, 3, padding=1)).restore(noisy).shape
+        torch.Size([4, 1, 8, 8])
     """
 
     def __init__(

@@ -52,6 +52,11 @@ class Self2Self(SingleImageBaseline, MethodModule):
         learning_rate: learning rate of Adam.
         protocol: preprocessing of estimates before metrics are computed: `rounded` clips to [0, 1] and rounds to 256
             levels, `clipped` only clips, and `unclipped` changes nothing.
+
+    Examples:
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 3, padding=1), torch.nn.Dropout(0.3))
+        >>> Self2Self(network, steps=3, predictions=2).restore(torch.full((2, 1, 8, 8), 0.5)).shape
+        torch.Size([2, 1, 8, 8])
     """
 
     def __init__(

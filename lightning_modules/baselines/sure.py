@@ -63,6 +63,12 @@ class SURE(RestorerSteps, MethodModule):
             levels, `clipped` only clips, and `unclipped` changes nothing.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
+
+    Examples:
+        >>> from datamodules.corruptions.image_noise import Gaussian
+        >>> noisy = torch.full((4, 1, 8, 8), 0.5)
+        >>> SURE(torch.nn.Identity(), Gaussian(0.1)).restore(noisy).equal(noisy)
+        True
     """
 
     def __init__(

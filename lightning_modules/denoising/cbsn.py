@@ -92,6 +92,12 @@ class CBSN(RestorerSteps, MethodModule):
         inference: tiling and self-ensemble in validation, test and prediction.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch, or every step if its `interval` is "step".
+
+    Examples:
+        >>> from lightning_modules.networks.blind_spot import BlindSpotNetwork
+        >>> network = BlindSpotNetwork(1, 1, 8, 2)
+        >>> CBSN(network).restore(torch.full((1, 1, 40, 40), 0.5)).shape
+        torch.Size([1, 1, 40, 40])
     """
 
     def __init__(

@@ -143,6 +143,11 @@ class ELD(RestorerSteps, MethodModule):
         inference: padding, tiling and self-ensemble of the network in validation, test and prediction.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
+
+    Examples:
+        >>> raw = torch.full((1, 4, 8, 8), 0.1)  # packed Bayer images
+        >>> ELD(torch.nn.Conv2d(4, 4, 3, padding=1)).restore(raw).shape
+        torch.Size([1, 4, 8, 8])
     """
 
     def __init__(

@@ -87,6 +87,13 @@ class Noise2Score(RestorerSteps, MethodModule):
             levels, `clipped` only clips, and `unclipped` changes nothing.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
+
+    Examples:
+        >>> from datamodules.corruptions.image_noise import Gaussian
+        >>> noisy = torch.full((4, 1, 8, 8), 0.5)
+        >>> model = Noise2Score(torch.nn.Conv2d(1, 1, 3, padding=1), Gaussian(0.1))
+        >>> model.denoise(noisy).shape, model.denoise(noisy, sigma=0.2).shape
+        (torch.Size([4, 1, 8, 8]), torch.Size([4, 1, 8, 8]))
     """
 
     images_seen: Tensor

@@ -138,6 +138,11 @@ class NoiSER(RestorerSteps, MethodModule):
             levels, `clipped` only clips, and `unclipped` changes nothing.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
+
+    Examples:
+        >>> dark = torch.full((1, 3, 16, 16), 0.1)
+        >>> NoiSER(torch.nn.Conv2d(3, 3, 3, padding=1)).restore(dark).shape
+        torch.Size([1, 3, 16, 16])
     """
 
     def __init__(

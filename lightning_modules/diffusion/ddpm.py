@@ -26,6 +26,15 @@ class DDPM(MethodModule):
         caption_dropout: probability of replacing a caption with the empty text, in [0, 1).
         optimizer: optimizer of the trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
+
+    Examples:
+        >>> from diffusers import DDIMScheduler
+        >>> from lightning_modules.backbones.diffusion.pixel_model import PixelModel
+        >>> from lightning_modules.networks.time_conditioned_mlp import TimeConditionedImageMLP
+        >>> model = DDPM(PixelModel(TimeConditionedImageMLP(64), DDIMScheduler()))
+        >>> noise = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        >>> model.network.generate(noise, num_inference_steps=5).shape
+        torch.Size([2, 1, 8, 8])
     """
 
     def __init__(

@@ -58,6 +58,14 @@ class DPS(PosteriorSampling, MethodModule):
             to 256 levels, `clipped` only clips them, and `unclipped` does not change them.
         optimizer: optimizer of the network's trainable parameters in `fit`.
         lr_scheduler: learning-rate schedule, stepped after every epoch of `fit`.
+
+    Examples:
+        >>> from diffusers import DDIMScheduler
+        >>> from datamodules.corruptions.operators import AverageDownsampling
+        >>> from lightning_modules.networks.time_conditioned_mlp import TimeConditionedImageMLP
+        >>> model = DPS(TimeConditionedImageMLP(64), DDIMScheduler(), steps=5)
+        >>> model.restore(torch.full((2, 1, 4, 4), 0.5), AverageDownsampling(2)).shape
+        torch.Size([2, 1, 8, 8])
     """
 
     def __init__(

@@ -154,6 +154,11 @@ class SingularDensity(MethodModule):
         std_lr_factor: ratio of the learning rate of log s to the learning rate of the networks.
         optimizer: optimizer of the generator, the encoder and log s.
         lr_scheduler: learning-rate schedule, stepped every epoch.
+
+    Examples:
+        >>> from lightning_modules.networks.mlp import MLP
+        >>> SingularDensity(MLP(1, [4], 2), latent_dim=1).generate_points(10).shape
+        torch.Size([10, 2])
     """
 
     def __init__(

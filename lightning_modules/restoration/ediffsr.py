@@ -90,6 +90,13 @@ class EDiffSR(RestorerSteps, MethodModule):
             levels, `clipped` only clips, and `unclipped` changes nothing.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
+
+    Examples:
+        >>> from lightning_modules.networks.eanet import EANet
+        >>> from lightning_modules.sde.mean_reverting import MeanReverting
+        >>> model = EDiffSR(EANet(channels=1, width=16, encoder=[1], decoder=[1]), MeanReverting(4), factor=4)
+        >>> model.restore(torch.full((2, 1, 4, 4), 0.5), torch.Generator().manual_seed(0)).shape
+        torch.Size([2, 1, 16, 16])
     """
 
     def __init__(

@@ -112,7 +112,15 @@ class ClassifierSteps(OwnLoaders):
 
     @evaluate_without_gradients
     def classify(self: Any, image: Any) -> Tensor:
-        """Predict the class probabilities, `[B, K]` in float32, of images in [0, 1], or of the tokens of texts."""
+        """Predict the class probabilities, `[B, K]` in float32, of images in [0, 1], or of the tokens of texts.
+
+        Examples:
+            >>> from lightning_modules.networks.mlp import MLP
+            >>> from lightning_modules.noisy_labels.elr import ELR
+            >>> model = ELR(MLP(64, [16], 10), num_classes=10)
+            >>> model.classify(torch.full((4, 1, 8, 8), 0.5)).sum(dim=1).allclose(torch.ones(4))
+            True
+        """
         return self(image).float().softmax(dim=1)
 
     def export_function(self: Any, sigma: float | None = None) -> Exported:

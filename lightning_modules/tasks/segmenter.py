@@ -43,7 +43,27 @@ def iou_and_dice(counts: Tensor) -> tuple[Tensor, Tensor]:
     return both / (predicted + true - both), 2 * both / (predicted + true)
 
 
-class SegmenterSteps(OwnLoaders):
+class Segments:
+    """Mixin with the prediction step of a module whose `forward` maps images to logits `[B, K, H, W]`."""
+
+    @evaluate_without_gradients
+    def segment(self: Any, image: Tensor) -> Tensor:
+        """Predict the category of each pixel, `[B, H, W]` in int64, of images `[B, C, H, W]`, scaled as in training.
+
+        Examples:
+            >>> from lightning_modules.baselines.segmentation_cross_entropy import SegmentationCrossEntropy
+            >>> model = SegmentationCrossEntropy(torch.nn.Conv2d(3, 5, 3, padding=1), num_classes=5)
+            >>> model.segment(torch.full((2, 3, 8, 8), 0.5)).shape
+            torch.Size([2, 8, 8])
+        """
+        return self(image).argmax(dim=1)
+
+    def predict_step(self: Any, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Return a dict with `index`, `[B]`, and `prediction`, `[B, H, W]`, uint8."""
+        return {"index": batch["index"], "prediction": self.segment(batch["image"]).to(torch.uint8)}
+
+
+class SegmenterSteps(Segments, OwnLoaders):
     """Mixin with the validation, test and prediction steps of a LightningModule that segments images.
 
     The module defines `forward`, and has the attributes `num_classes` and `metrics = confusion(num_classes)`. Each
@@ -103,15 +123,6 @@ class SegmenterSteps(OwnLoaders):
             **{name: batch[key] for name, key in masks.items() if key in batch},
             "prediction": self.segment(batch["image"]),
         }
-
-    @evaluate_without_gradients
-    def segment(self: Any, image: Tensor) -> Tensor:
-        """Predict the category of each pixel, `[B, H, W]` in int64, of images `[B, C, H, W]`, scaled as in training."""
-        return self(image).argmax(dim=1)
-
-    def predict_step(self: Any, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Return a dict with `index`, `[B]`, and `prediction`, `[B, H, W]`, uint8."""
-        return {"index": batch["index"], "prediction": self.segment(batch["image"]).to(torch.uint8)}
 
     def export_function(self: Any, sigma: float | None = None) -> Exported:
         """Export, as a function, the probabilities of the categories at each pixel. See `interfaces.Exportable`."""

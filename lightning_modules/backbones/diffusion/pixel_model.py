@@ -13,6 +13,7 @@ from lightning_modules.backbones.diffusion.guidance import guided_model
 from lightning_modules.backbones.diffusion.text_to_image import Prompts
 from lightning_modules.sde.ddim import ddim, scheduler_path
 from lightning_modules.sde.discrete import denoising_loss, run_diffusion_model, scheduler_levels, scheduler_prediction
+from lightning_modules.training.evaluation_mode import evaluate_without_gradients
 
 
 class PixelModel(nn.Module):
@@ -72,7 +73,7 @@ class PixelModel(nn.Module):
     def _scaled_timestep(self, prompts: Prompts | None) -> Callable[..., Any]:
         return self.network if prompts is None else partial(self.network, prompts=prompts)
 
-    @torch.no_grad()
+    @evaluate_without_gradients
     def generate(
         self, noise: Tensor, num_inference_steps: int, prompts: Prompts | None = None, guidance_scale: float = 1.0
     ) -> Tensor:

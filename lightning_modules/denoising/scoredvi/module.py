@@ -126,6 +126,13 @@ class ScoreDVI(SingleImageSteps, MethodModule):
             levels, `clipped` only clips, and `unclipped` changes nothing.
         optimizer: optimizer of the denoisers' trainable parameters in `fit`.
         lr_scheduler: learning-rate schedule, stepped every epoch of `fit`.
+
+    Examples:
+        >>> from lightning_modules.denoising.scoredvi.module import Fitting
+        >>> denoisers = [torch.nn.Conv2d(1, 1, 3, padding=1) for _ in range(2)]
+        >>> model = ScoreDVI(denoisers, torch.nn.Conv2d(1, 4, 3, padding=1), beta=0.01, fitting=Fitting(steps=2))
+        >>> model.restore(torch.full((1, 1, 36, 36), 0.5), torch.Generator().manual_seed(0)).shape
+        torch.Size([1, 1, 36, 36])
     """
 
     def __init__(
@@ -216,7 +223,14 @@ class ScoreDVI(SingleImageSteps, MethodModule):
 
 
 class BlindDenoisers(ScoreDVI):
-    """Baseline of ScoreDVI: the mean output of its blind denoisers. The arguments are those of `ScoreDVI`."""
+    """Baseline of ScoreDVI: the mean output of its blind denoisers. The arguments are those of `ScoreDVI`.
+
+    Examples:
+        >>> denoisers = [torch.nn.Identity(), torch.nn.Conv2d(1, 1, 3, padding=1)]
+        >>> model = BlindDenoisers(denoisers, torch.nn.Conv2d(1, 4, 3, padding=1), beta=0.01)
+        >>> model.restore(torch.full((1, 1, 16, 16), 0.5)).shape
+        torch.Size([1, 1, 16, 16])
+    """
 
     @evaluate_without_gradients
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -63,6 +63,15 @@ class DiffusionFineTuning(FineTuningSteps, ExportsNetwork, ChecksCheckpoints, Me
         lr_scheduler: learning-rate schedule, stepped every epoch.
         loss: offset noise, weights, Huber loss and preferences; None uses the defaults of `LossOptions`.
         average_on_cpu: store the averaged weights in host memory instead of GPU memory.
+
+    Examples:
+        >>> from diffusers import DDIMScheduler
+        >>> from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
+        >>> from lightning_modules.networks.time_conditioned_mlp import TimeConditionedImageMLP
+        >>> model = DiffusionFineTuning(PixelSpace(TimeConditionedImageMLP(64), DDIMScheduler(), (1, 8, 8)))
+        >>> model.num_inference_steps = 5
+        >>> model.sample(2, torch.Generator().manual_seed(0)).shape
+        torch.Size([2, 1, 8, 8])
     """
 
     resume_may_change = ("cache_dir",)

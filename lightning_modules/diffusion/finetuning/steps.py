@@ -22,6 +22,7 @@ from lightning_modules.diffusion.finetuning.data_checks import check_data, warn_
 from lightning_modules.diffusion.finetuning.preference import preference_losses
 from lightning_modules.interfaces import FixedImageShape, ImageColumn
 from lightning_modules.optim.optimizers import optimizer_config, trainable_parameters
+from lightning_modules.training.evaluation_mode import evaluate_without_gradients
 from lightning_modules.training.logging import log_training
 
 TIMES, SAMPLE = 1, 2  # indices of the random streams of an image in evaluation
@@ -133,7 +134,7 @@ class FineTuningSteps:
         # Sampling with sharded weights requires all ranks, but the image grid callback runs on only one rank.
         return {"sample": self._sample_of(batch, latent, prompts)} if first and self._shared_out else {}
 
-    @torch.no_grad()
+    @evaluate_without_gradients
     def sample(self: Any, n: int, generator: torch.Generator | list[torch.Generator] | None = None) -> Tensor:
         """Sample n images in [0, 1], `[n, C, H, W]`; if weights are sharded, every rank must call this method."""
         dtype = self.average.dtype(self.trained)

@@ -58,6 +58,17 @@ class GoldenNoise(GoldenSampling, CollectsPairs, MethodModule):
         prompts: texts that `sample` cycles through.
         optimizer: optimizer of NPNet's parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
+
+    Examples:
+        >>> from diffusers import DDIMScheduler
+        >>> from lightning_modules.backbones.diffusion.pixel_model import PixelModel
+        >>> from lightning_modules.diffusion.golden_noise import NPNet
+        >>> from lightning_modules.diffusion.hash_embedding import HashedWords
+        >>> from lightning_modules.networks.time_conditioned_mlp import PromptedImageMLP
+        >>> model = PixelModel(PromptedImageMLP(64, 16), DDIMScheduler(), HashedWords(length=1))
+        >>> network = NPNet((1, 8, 8), 16, torch.nn.Conv2d(3, 5, 3, padding=1), feature_channels=5, image_size=8)
+        >>> GoldenNoise(network, model).generate(["a dark room", "a bright room"]).shape
+        torch.Size([2, 1, 8, 8])
     """
 
     def __init__(

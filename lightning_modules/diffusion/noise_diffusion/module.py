@@ -76,6 +76,15 @@ class NoiseDiffusion(InterpolationSteps, MethodModule):
         negative_prompt: negative prompt for the guidance in decoding.
         optimizer: optimizer of the model's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
+
+    Examples:
+        >>> from diffusers import DDIMScheduler
+        >>> from lightning_modules.backbones.diffusion.pixel_model import PixelModel
+        >>> from lightning_modules.networks.time_conditioned_mlp import TimeConditionedImageMLP
+        >>> first, second = torch.zeros(2, 1, 8, 8), torch.ones(2, 1, 8, 8)
+        >>> model = PixelModel(TimeConditionedImageMLP(64), DDIMScheduler())
+        >>> NoiseDiffusion(model, num_steps=6, encoded_steps=4, positions=[0.3, 0.7]).interpolate(first, second).shape
+        torch.Size([2, 2, 1, 8, 8])
     """
 
     def __init__(

@@ -69,6 +69,17 @@ class OneMoreStep(Prompted, MethodModule):
         caption_dropout: probability of replacing a training caption with the empty text, in [0, 1).
         optimizer: optimizer of the trainable parameters of both networks.
         lr_scheduler: learning-rate schedule, stepped every epoch.
+
+    Examples:
+        >>> from diffusers import DDIMScheduler
+        >>> from lightning_modules.backbones.diffusion.pixel_model import PixelModel
+        >>> from lightning_modules.diffusion.hash_embedding import HashedWords
+        >>> from lightning_modules.diffusion.one_more_step import PromptedMLP
+        >>> from lightning_modules.networks.time_conditioned_mlp import TimeConditionedImageMLP
+        >>> model = PixelModel(TimeConditionedImageMLP(64), DDIMScheduler())
+        >>> model = OneMoreStep(PromptedMLP(64, prompt_features=16), model, HashedWords())
+        >>> model.generate(["a dark room", "a bright room"], (1, 8, 8)).shape
+        torch.Size([2, 1, 8, 8])
     """
 
     def __init__(

@@ -55,6 +55,15 @@ class ScoreSDE(KnownParts, Latents, MethodModule):
         guidance: classifier guidance; `sample` then cycles through the classes. None samples without classes.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch, or every step if its `interval` is "step".
+
+    Examples:
+        >>> from lightning_modules.networks.time_conditioned_mlp import TimeConditionedImageMLP
+        >>> from lightning_modules.sde.processes import VP
+        >>> from lightning_modules.sde.samplers import PredictorCorrector
+        >>> sampler = PredictorCorrector(corrector="none", num_steps=25)
+        >>> model = ScoreSDE(TimeConditionedImageMLP(64), VP(), [1, 8, 8], sampler)
+        >>> model.sample(2, torch.Generator().manual_seed(0)).shape
+        torch.Size([2, 1, 8, 8])
     """
 
     def __init__(

@@ -78,6 +78,16 @@ class StableNormal(NormalSteps, MethodModule):
             is also logged.
         optimizer: optimizer of the trainable parameters of both stages.
         lr_scheduler: learning-rate schedule, stepped every epoch.
+
+    Examples:
+        >>> from diffusers import UNet2DConditionModel
+        >>> from lightning_modules.diffusion.stable_normal import ConditionedUNet, PixelUNet
+        >>> unet = {"in_channels": 3, "out_channels": 3, "block_out_channels": [8], "norm_num_groups": 4}
+        >>> unet |= {"down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"], "cross_attention_dim": 8}
+        >>> stage = ConditionedUNet(PixelUNet(UNet2DConditionModel(**unet)), trained="all")
+        >>> model = StableNormal(stage, yoso_target="x0", resolution=None)
+        >>> model.estimate_normals(torch.full((2, 3, 8, 8), 0.5)).norm(dim=1).allclose(torch.ones(2, 8, 8))
+        True
     """
 
     def __init__(

@@ -8,6 +8,7 @@ from torchmetrics import MeanMetric, MetricCollection
 
 from datamodules.batches import global_batch_size
 from lightning_modules.interfaces import ImageColumn
+from lightning_modules.tasks.segmenter import Segments
 
 
 def dice(one: Tensor, other: Tensor) -> Tensor:
@@ -85,7 +86,7 @@ def measures() -> MetricCollection:
     return MetricCollection({"dice": MeanDice(), "surface_distance": AverageSurfaceDistance()}, compute_groups=False)
 
 
-class StructureSteps:
+class StructureSteps(Segments):
     """Mixin with validation, test and prediction steps for the segmentation of a single structure.
 
     A subclass implements `forward`, sets `metrics = measures()`, and has an attribute `kept`: the mask of the labels
@@ -113,10 +114,6 @@ class StructureSteps:
                 key = f"{stage}/{prefix}{name}"
                 self.log(key, metric, on_step=False, on_epoch=True, batch_size=global_batch_size(batch))
 
-    def predict_step(self: Any, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Return a dict with `index`, `[B]`, and `prediction`, `[B, H, W]`, uint8."""
-        return {"index": batch["index"], "prediction": self(batch["image"]).argmax(dim=1).to(torch.uint8)}
-
     def image_columns(self: Any, batch: dict[str, Any], outputs: Any) -> dict[str, Tensor | ImageColumn]:
         """Return images, pseudo labels marked as kept or rejected, predictions and, if known, the ground truth."""
         kept = self.kept.to(batch["index"].device)[batch["index"]]
@@ -124,6 +121,6 @@ class StructureSteps:
         columns: dict[str, Tensor | ImageColumn] = {
             "image": batch["image"].float(),
             "pseudo label": ImageColumn(batch["label"], captions, (~kept).tolist()),
-            "prediction": self(batch["image"]).argmax(dim=1),
+            "prediction": self.segment(batch["image"]),
         }
         return columns | ({"truth": batch["clean_label"]} if "clean_label" in batch else {})

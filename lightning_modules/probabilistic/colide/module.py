@@ -20,6 +20,7 @@ from lightning_modules.probabilistic.colide.path import RegularizationPath, Sche
 from lightning_modules.probabilistic.colide.pictures import drawn_graph, heat
 from lightning_modules.probabilistic.colide.recovery import recovery, to_dag
 from lightning_modules.probabilistic.colide.score import Variant, covariance
+from lightning_modules.training.evaluation_mode import evaluate_without_gradients
 from lightning_modules.training.iterations import OwnUpdates, iterate
 from lightning_modules.training.logging import log_same, log_training
 from lightning_modules.training.requirements import require_all_rows, require_one_process
@@ -41,6 +42,13 @@ class CoLiDE(MethodModule):
         iterations_per_step: number of iterations per training step; each training step logs once.
         solver: baseline that estimates the graph instead of CoLiDE; None selects CoLiDE. If a baseline is set, only the
             arguments `nodes`, `threshold` and `iterations_per_step` are used.
+
+    Examples:
+        >>> from lightning_modules.probabilistic.colide.path import Schedule
+        >>> first, noise = torch.randn(2, 1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        >>> model = CoLiDE(nodes=2, schedule=Schedule(warm_iterations=2000, iterations=2000, learning_rate=3e-3))
+        >>> model.estimate_graph(torch.stack([first, 2 * first + noise], dim=1)).round().tolist()
+        [[0.0, 2.0], [0.0, 0.0]]
     """
 
     sigma: Tensor
@@ -83,8 +91,8 @@ class CoLiDE(MethodModule):
         self.trainer.should_stop |= self.path.finished
         return {"loss": log_training(self, batch, torch.tensor(objective, device=self.device, dtype=torch.float64))}
 
-    @torch.no_grad()
-    def estimate(self, features: Tensor) -> Tensor:
+    @evaluate_without_gradients
+    def estimate_graph(self, features: Tensor) -> Tensor:
         """Estimate the weights of the acyclic graph, `[d, d]` in float64, from observations `[n, d]`.
 
         A second call continues from the result of the first, so use a new module for new data. The noise scales are

@@ -66,6 +66,15 @@ class MECO(MethodModule):
             normal.
         optimizer: optimizer of the trainable parameters of the network and the objective.
         lr_scheduler: learning-rate schedule, stepped every epoch.
+
+    Examples:
+        >>> from lightning_modules.probabilistic.meco.noise_distributions import UniformDistribution
+        >>> from lightning_modules.probabilistic.meco.objectives import MovingAverage
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 1))
+        >>> model = MECO(network, UniformDistribution(4), MovingAverage(), image_shape=[1, 2, 2], evaluation_draws=100)
+        >>> images = model.sample(3, torch.Generator().manual_seed(0))
+        >>> images.shape, model.log_density(images).shape
+        (torch.Size([3, 1, 2, 2]), torch.Size([3]))
     """
 
     score = "energy"

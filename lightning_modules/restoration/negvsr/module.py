@@ -66,6 +66,13 @@ class NegVSR(ClipRestorerSteps, MethodModule):
         discriminator_optimizer: optimizer of the discriminator's parameters.
         lr_scheduler: learning-rate schedule of each optimizer. It is stepped every epoch, or every step if its
             `interval` is "step".
+
+    Examples:
+        >>> from lightning_modules.networks.real_basicvsr import RealBasicVSR
+        >>> from lightning_modules.networks.spynet import ZeroFlow
+        >>> model = NegVSR(RealBasicVSR(ZeroFlow(), channels=1, width=4, num_blocks=1, num_cleaning_blocks=1, scale=2))
+        >>> model.restore(torch.full((1, 3, 1, 16, 16), 0.5)).shape  # a clip of three frames
+        torch.Size([1, 3, 1, 32, 32])
     """
 
     def __init__(

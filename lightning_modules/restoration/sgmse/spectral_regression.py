@@ -40,6 +40,14 @@ class SpectralRegression(SpeechRestorerSteps, MethodModule):
         frame_multiple: spectrograms are padded to a number of frames that is a multiple of `frame_multiple`.
         optimizer: optimizer of the network's trainable parameters.
         lr_scheduler: learning-rate schedule, stepped every epoch.
+
+    Examples:
+        >>> from lightning_modules.restoration.sgmse.spectrogram import Spectrogram
+        >>> from lightning_modules.restoration.sgmse.speech_ncsnpp import SpeechNCSNpp
+        >>> network = SpeechNCSNpp(frequencies=16, width=8, multipliers=(1, 2), num_blocks=1, attention_sizes=(8,))
+        >>> model = SpectralRegression(network, spectrogram=Spectrogram(n_fft=30, hop=8), frame_multiple=4)
+        >>> model.enhance(torch.full((1, 400), 0.1)).shape
+        torch.Size([1, 400])
     """
 
     def __init__(

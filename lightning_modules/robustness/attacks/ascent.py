@@ -482,6 +482,13 @@ class PGD(Attack):
         random_start: whether to start at a random point within the budget instead of at the image.
         num_draws: number of samples per gradient of a randomised classifier.
         name: name in tables and metrics; None uses `pgd_<norm>_<epsilon>`.
+
+    Examples:
+        >>> from lightning_modules.networks.mlp import MLP
+        >>> network, images, labels = MLP(64, [8], 10), torch.full((4, 1, 8, 8), 0.5), torch.arange(4)
+        >>> attack = PGD(norm="linf", epsilon=8 / 255, steps=3)
+        >>> bool((attack(network, images, labels) - images).abs().max() <= 8 / 255 + 1e-6)
+        True
     """
 
     norm: Norm

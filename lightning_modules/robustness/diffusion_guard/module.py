@@ -81,6 +81,17 @@ class DiffusionGuard(EditingSteps, ProtectionSteps, MethodModule):
             `objective`, `augmentation` and `timestep`; all defences share the other settings.
         optimizer: optimizer of the trainable parameters of the inpainter.
         lr_scheduler: learning-rate schedule, stepped every epoch.
+
+    Examples:
+        >>> from diffusers import UNet2DModel
+        >>> from lightning_modules.robustness.diffusion_guard import PixelInpainter
+        >>> from lightning_modules.robustness.diffusion_guard.attack import Ascent
+        >>> unet = {"in_channels": 3, "out_channels": 1, "block_out_channels": [8], "norm_num_groups": 4}
+        >>> unet |= {"down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"], "add_attention": False}
+        >>> images, attack = torch.full((2, 1, 8, 8), 0.5), Ascent(epsilon=8 / 255, iterations=2)
+        >>> guard = DiffusionGuard(PixelInpainter(UNet2DModel(**unet)), attack=attack)
+        >>> bool((guard.protect(images) - images).abs().max() <= 8 / 255 + 1e-6)
+        True
     """
 
     def __init__(

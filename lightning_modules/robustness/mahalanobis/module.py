@@ -101,6 +101,15 @@ class Mahalanobis(ImageScores, StreamsStatistics, ClassifierSteps, MethodModule)
             stores 3 x 4 D bytes of features for each image in an adversarial set.
         channels_last: names of the layers whose outputs have the shape `[B, H, W, d]` instead of `[B, d, H, W]`, as in
             timm's Swin Transformers. For square images, a layer with the wrong layout is rejected, unless d = H = W.
+
+    Examples:
+        >>> from datamodules.classification.digits import Digits
+        >>> from lightning_modules.networks.convnet import ConvNet
+        >>> digits = Digits().training()
+        >>> images, model = digits.image / 16, Mahalanobis(ConvNet(1, [4, 4], 10), 10, ["relu2"], (1, 8, 8))
+        >>> _ = model.observe(images, digits.label)
+        >>> bool(model.score_images(images).mean() > model.score_images(1 - images).mean())
+        True
     """
 
     def __init__(

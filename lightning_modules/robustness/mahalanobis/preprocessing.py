@@ -24,6 +24,7 @@ from lightning_modules.robustness.mahalanobis.gaussians import (
 )
 from lightning_modules.robustness.mahalanobis.layers import Layer, layer_features
 from lightning_modules.robustness.mahalanobis.scores import direction
+from lightning_modules.training.evaluation_mode import evaluate_without_gradients
 
 
 def layer_confidence(
@@ -78,7 +79,7 @@ def layer_confidence(
 class ImageScores:
     """Mixin of a detector with `network`, `layers` and `gaussians` that works on tensors, without a Trainer."""
 
-    @torch.no_grad()
+    @evaluate_without_gradients
     def observe(self: Any, image: Tensor, label: Tensor) -> Tensor:
         """Add training images `[B, C, H, W]` in [0, 1] to the statistics of the classes, and return their logits."""
         with in_full_precision(image.device):
@@ -86,7 +87,7 @@ class ImageScores:
             self.gaussians.update(features, label)
         return logits
 
-    @torch.no_grad()
+    @evaluate_without_gradients
     def score_images(self: Any, image: Tensor) -> Tensor:
         """Compute the confidence `mean`, `[B]` in float64, that images are in distribution; it needs no tuning."""
         whitened = self.gaussians.whitenings()
