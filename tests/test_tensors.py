@@ -40,6 +40,10 @@ def example(path: str) -> doctest.DocTest:
     return doctest.DocTestParser().get_doctest(parts.partition("Examples:")[2], known, name, path, 0)
 
 
+def verb_of(path: str) -> str:
+    return re.sub(r"\(.*", "", ROWS[path]).rpartition(".")[2]
+
+
 def call_of(run: doctest.DocTest, verb: str) -> ast.Call:
     """Return the call in an example that the table names."""
     nodes = (node for each in run.examples for node in ast.walk(ast.parse(each.source)) if isinstance(node, ast.Call))
@@ -50,10 +54,22 @@ def parts_of(names: dict[str, Any]) -> list[nn.Module]:
     return list({part: None for each in names.values() if isinstance(each, nn.Module) for part in each.modules()})
 
 
+def computed(function: Any, call: ast.Call, known: dict[str, Any], device: str | torch.device = "cpu") -> Any:
+    """Call a function of an example again, on a device; its random numbers are those of a new CPU generator."""
+    given = [eval(ast.unparse(each), known) for each in call.args if "Generator" not in ast.unparse(each)]
+    more = {each.arg: eval(ast.unparse(each.value), known) for each in call.keywords}
+    if "generator" in inspect.signature(function).parameters:
+        more["generator"] = torch.Generator().manual_seed(1)
+    for each in (getattr(function, "__self__", None), *given):
+        if isinstance(each, nn.Module):
+            each.to(device)
+    return function(*(each.to(device) if isinstance(each, torch.Tensor) else each for each in given), **more)
+
+
 @pytest.mark.parametrize("path", ROWS)
 def test_an_example_prints_what_its_docstring_says(path: str) -> None:
     """It has at most five statements and calls the function, which leaves no gradients and no other modes behind."""
-    name, verb = path.rpartition(".")[2], re.sub(r"\(.*", "", ROWS[path]).rpartition(".")[2]
+    name, verb = path.rpartition(".")[2], verb_of(path)
     pytest.importorskip(OPTIONAL.get(name, "torch"))
     run, written = example(path), []
     statements = [each.source for each in run.examples if not re.match(r"(from|import) ", each.source)]
@@ -63,19 +79,13 @@ def test_an_example_prints_what_its_docstring_says(path: str) -> None:
     doctest.DocTestRunner(verbose=False).run(run, out=written.append, clear_globs=False)
     assert not written, "".join(written)
     call, known = call_of(run, verb), run.globs
-    function: Any = eval(ast.unparse(call.func), known)
     trained: list[bool] = []
     for place, part in enumerate(parts_of(known)):
         part.training ^= place % 3 == 2
         part.register_forward_pre_hook(lambda module, _: trained.append(module.training))
     before = [part.training for part in parts_of(known)]
-    seeded = "generator" in inspect.signature(function).parameters
-    given = [eval(ast.unparse(each), known) for each in call.args if "Generator" not in ast.unparse(each)]
-    more = {each.arg: eval(ast.unparse(each.value), known) for each in call.keywords}
-    results = []
-    for _ in range(2):
-        generator = {"generator": torch.Generator().manual_seed(1)} if seeded else {}
-        results.append(function(*given, **(more | generator)))
+    function = eval(ast.unparse(call.func), known)
+    results = [computed(function, call, known) for _ in range(2)]
     assert [part.training for part in parts_of(known)] == before
     assert not any(trained) or name in FITTED
     if isinstance(results[0], torch.Tensor):

@@ -50,7 +50,7 @@ def compute_in_batches(function: Callable[..., Tensor], batch_size: int, *rows: 
         rows: tensors of N rows each.
 
     Examples:
-        >>> compute_in_batches(lambda images: images.mean(dim=(1, 2, 3)), 64, torch.rand(100, 1, 8, 8)).shape
+        >>> compute_in_batches(lambda images: images.mean(dim=(1, 2, 3)), 64, torch.ones(100, 1, 8, 8)).shape
         torch.Size([100])
     """
     at_least(1, batch_size=batch_size)

@@ -15,6 +15,7 @@ from tests.conformance.on_device import on_device
 from tests.conformance.runs import assert_alike, run, state, written
 from tests.conformance.test_simulated_device import SHORT
 from tests.distributed.methods import DESCENT
+from tests.test_tensors import OPTIONAL, ROWS
 
 pytestmark = pytest.mark.nightly
 CALLBACKS = ROOT / "configs" / "callbacks"
@@ -53,6 +54,29 @@ for place in (torch.device("cpu"), simulated_device.DEVICE):
         predicted.append(module(batch["image"].to(place)))
 assert predicted[1].device == simulated_device.DEVICE
 assert torch.equal(predicted[0], predicted[1].cpu())
+"""
+
+CALLED = """
+import sys
+import torch
+from tests import test_tensors
+from tests.conformance import copies, simulated_device
+simulated_device.register()
+copies.make_late()
+for path in sys.argv[1:]:
+    run, verb = test_tensors.example(path), test_tensors.verb_of(path)
+    test_tensors.doctest.DocTestRunner(verbose=False).run(run, out=lambda text: None, clear_globs=False)
+    call, results = test_tensors.call_of(run, verb), []
+    function = eval(test_tensors.ast.unparse(call.func), run.globs)
+    for place in (torch.device("cpu"), simulated_device.DEVICE):
+        torch.manual_seed(0)
+        results.append(test_tensors.computed(function, call, run.globs, place))
+    if isinstance(results[0], torch.Tensor):
+        assert results[1].device == simulated_device.DEVICE, path
+        torch.testing.assert_close(results[0], results[1].cpu(), rtol=1e-3, atol=1e-4, msg=path)
+    else:
+        assert str(results[0]) == str(results[1]), path
+    print(path)
 """
 
 
@@ -124,3 +148,12 @@ def test_a_checkpoint_within_an_epoch_is_that_of_the_cpu(name: str, tmp_path: Pa
     here, there = state(tmp_path / "here"), state(tmp_path / "there")
     for key in here.keys() - {"callbacks", "loops"}:
         assert_alike(here[key], there[key], key)
+
+
+def test_methods_are_called_with_tensors_of_the_device() -> None:
+    paths = [path for path in ROWS if path.rpartition(".")[2] not in OPTIONAL]
+    done = subprocess.run(
+        [sys.executable, "-c", CALLED, *paths], cwd=ROOT, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split() == paths

@@ -26,6 +26,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+def test_a_loaded_model_is_called_with_tensors(finished: Path) -> None:
+    model, data = load_run(finished)
+    data.setup("predict")
+    batch = next(iter(data.predict_dataloader()))
+    assert torch.equal(model.classify(batch["image"] / 16), model(batch["image"] / 16).softmax(dim=1))
+
+
 @pytest.mark.parametrize("seed", [None, "7"])
 def test_the_callers_random_numbers_stay_as_they_are(
     seed: str | None, finished: Path, monkeypatch: pytest.MonkeyPatch

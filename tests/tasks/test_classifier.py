@@ -75,3 +75,4 @@ def test_predicted_probabilities_are_in_single_precision(dtype: torch.dtype) -> 
     torch.testing.assert_close(found["probabilities"].double(), expected, rtol=0, atol=1e-6)
     assert torch.equal(found["prediction"], LOGITS.argmax(dim=1))
     assert torch.equal(found["index"], torch.arange(5))
+    assert torch.equal(found["probabilities"], Given(4).classify(LOGITS.to(dtype)))

@@ -98,6 +98,7 @@ def test_predictions_are_small_masks() -> None:
     prediction, label = example()
     outputs: Any = quiet().predict(OneHot(), datamodule=Masks(batches(prediction, label, [4, 3])))
     assert torch.equal(torch.cat([output["prediction"] for output in outputs]), prediction.to(torch.uint8))
+    assert torch.equal(OneHot().segment(prediction[:, None].float()), prediction)
     assert torch.cat([output["index"] for output in outputs]).tolist() == list(range(7))
 
 

@@ -5,7 +5,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from lightning_modules.training.evaluation_mode import in_evaluation_mode
+from lightning_modules.training.evaluation_mode import compute_in_batches, in_evaluation_mode
 from tests.trainers import quiet
 
 
@@ -63,3 +63,17 @@ def test_each_submodule_is_in_its_own_mode_again() -> None:
     with pytest.raises(RuntimeError, match="out of memory"):
         interrupted()
     assert [part.training for part in module.modules()] == before
+
+
+def test_batches_give_what_one_call_gives() -> None:
+    first, second = torch.rand(2, 7, 3)
+    sizes: list[int] = []
+
+    def product(one: Tensor, other: Tensor) -> Tensor:
+        sizes.append(len(one))
+        return one * other
+
+    assert torch.equal(compute_in_batches(product, 3, first, second), first * second)
+    assert sizes == [3, 3, 1]
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        compute_in_batches(product, 0, first, second)

@@ -52,5 +52,5 @@ class GoldenSampling:
     ) -> Tensor:
         """Sample an image in [0, 1] for each of B texts, `[B, C, H, W]`; pass one generator or one per image."""
         shape: Any = (len(texts), *self.network.latent_shape)
-        noise = randn_tensor(shape, generator, dtype=self.dtype).to(self.device)  # type: ignore[arg-type]
+        noise = randn_tensor(shape, generator, dtype=self.dtype).to(self.device)
         return self.images(self.initial_latents_of(noise, texts), texts, generator)

@@ -405,7 +405,7 @@ def certify(
 
     Examples:
         >>> from lightning_modules.robustness.certificates import FixedSampling
-        >>> network = lambda images: torch.stack([images.mean(dim=(1, 2, 3)), torch.full((len(images),), 0.5)], dim=1)
+        >>> network = lambda images: torch.stack([images.mean(dim=(1, 2, 3)), 1 - images.mean(dim=(1, 2, 3))], dim=1)
         >>> images = torch.tensor([0.2, 0.9]).view(2, 1, 1, 1).expand(2, 1, 8, 8)
         >>> found = certify(network, images, sigma=0.25, mode=FixedSampling(n=1000))
         >>> [each.prediction for each in found], [round(each.radius, 1) for each in found]

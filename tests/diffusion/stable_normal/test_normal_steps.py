@@ -111,3 +111,11 @@ def test_a_folder_of_photographs_becomes_a_folder_of_normals_and_a_killed_run_go
     assert [name for name, path in written.items() if path.stat().st_mtime_ns != before[name]] == ["below/1.png"]
     with pytest.raises(ValueError, match="was made with draws 2, and this run has 1"):
         trainer(tmp_path / "run").predict(Shaded(draws=1), photographs, return_predictions=False)
+
+
+def test_normals_are_estimated_without_a_trainer() -> None:
+    image = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    found, other = (Shaded().estimate_normals(image, torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    seeds = torch.randint(2**31, (2,), generator=torch.Generator().manual_seed(0)).tolist()
+    assert torch.equal(found, Shaded().normals(image, [generator_of(seed) for seed in seeds]))
+    assert not torch.equal(found, other)

@@ -49,6 +49,18 @@ def test_a_graph_and_its_noise_are_recovered(variance: float, tmp_path: Path) ->
     np.testing.assert_allclose(written, module().numpy())
 
 
+def test_a_graph_is_estimated_from_a_data_matrix_as_in_training() -> None:
+    table = LinearSEM(5, 5, seed=0)
+    schedule = Schedule(warm_iterations=1500, iterations=1500, learning_rate=3e-3)
+    module, _, _ = learned(table, schedule=schedule)
+    alone = CoLiDE(5, schedule=schedule)
+    found = alone.estimate_graph(torch.as_tensor(Tables(table).training_rows["features"]))
+    assert torch.equal(found, module())
+    assert torch.equal(alone.sigma, module.sigma)
+    with pytest.raises(ValueError, match=r"model.nodes is 5, but the data have 3 columns"):
+        CoLiDE(5).estimate_graph(torch.zeros(9, 3))
+
+
 def test_pictures_show_weights_and_graphs() -> None:
     module, _, _ = learned(LinearSEM(5, 5, seed=0), schedule=Schedule(warm_iterations=100, iterations=100))
     outputs = {"estimated": module()}

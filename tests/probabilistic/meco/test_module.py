@@ -69,3 +69,19 @@ def test_noise_is_fitted_to_images_in_the_unit_interval() -> None:
     quiet(max_epochs=1, limit_train_batches=1).fit(module, LabelledImages(digits := Digits(), batch_size=64))
     stored = digits.training().image.double().flatten(1).mean(dim=0)
     torch.testing.assert_close(noise.mean[0], stored / 16, rtol=0, atol=1e-6)
+
+
+def test_the_log_density_is_normalised() -> None:
+    """The energy -(x - theta)^2 / 2 gives a normal density; the points lie on a fine grid."""
+    network = torch.nn.Sequential(torch.nn.Linear(1, 1), Square())
+    torch.nn.init.constant_(network[0].weight, 1.0)
+    torch.nn.init.constant_(network[0].bias, -1.0)
+    module = MECO(network, GaussianNoise(1, std=2.0), MovingAverage(), evaluation_draws=50_000).double()
+    points = torch.linspace(-3, 5, 9, dtype=torch.float64)[:, None]
+    expected = torch.distributions.Normal(1.0, 1.0).log_prob(points[:, 0])
+    torch.testing.assert_close(module.log_density(points), expected, rtol=0, atol=0.05)
+
+
+class Square(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return -x.square() / 2

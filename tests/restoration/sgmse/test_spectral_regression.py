@@ -15,3 +15,8 @@ def test_regression_is_trained_on_the_squared_difference() -> None:
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(*(torch.autograd.grad(each, list(trained.parameters())) for each in (loss, expected)))
     assert trained.estimate(given).shape == (3, 50)
+
+
+def test_recordings_are_enhanced_without_a_trainer_as_in_a_step() -> None:
+    trained, given = module(SpectralRegression), batch()
+    assert torch.equal(trained.enhance(given["noisy"]), trained.estimate(given))

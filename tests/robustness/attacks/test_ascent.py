@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from datamodules.randomness.generators import generator_of
 from lightning_modules.robustness.attacks.ascent import (
     PGD,
     Attacked,
@@ -22,6 +23,7 @@ from lightning_modules.robustness.attacks.ascent import (
     random_start,
     worse,
 )
+from lightning_modules.robustness.attacks.minimal import DeepFool
 from tests.robustness.attacks.classifiers import SHAPE, confident, dual, half_space, images, numbers, perceptron
 
 
@@ -269,6 +271,24 @@ def test_autocast_to_float16_leaves_an_attack_its_gradients() -> None:
         withstood[dtype] = float((network(attacked).argmax(1) == label).float().mean())
     assert withstood[torch.float16] == withstood[torch.float32] < 0.1
     assert withstood[torch.bfloat16] < 0.2
+
+
+@pytest.mark.parametrize("attack", [PGD("linf", 0.1, steps=3), DeepFool(steps=3)])
+def test_an_attack_is_called_with_a_network_images_and_labels(attack: PGD | DeepFool) -> None:
+    """It equals `perturb` with a generator for each image, and evaluates a network that is being trained."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(18, 3)).double()
+    image = images()[0][:4]
+    label = network.eval()(image).argmax(dim=1)
+    network.train()
+    found, again = (attack(network, image, label, torch.Generator().manual_seed(2)) for _ in range(2))
+    assert network.training
+    seeds = torch.randint(2**31, (len(image),), generator=torch.Generator().manual_seed(2)).tolist()
+    given = () if isinstance(attack, DeepFool) else ([generator_of(seed) for seed in seeds],)
+    assert torch.equal(found, attack.perturb(network.eval(), image, label, *given))  # type: ignore[arg-type]
+    assert torch.equal(found, again)
+    assert not torch.equal(found, image)
+    assert all(parameter.grad is None for parameter in network.parameters())
 
 
 def test_pgd_passes_its_settings_on() -> None:

@@ -9,6 +9,7 @@ from scipy import stats
 from torch import Tensor
 
 from lightning_modules.interfaces import SmoothedClassifier
+from lightning_modules.robustness.certificates import votes
 from lightning_modules.robustness.certificates.adaptive_sampling import Anytime, Curve, InputSpecific, Stages
 from lightning_modules.robustness.certificates.modes import Certificate, FixedSampling, MeanProbability, Mode, Predict
 from lightning_modules.robustness.certificates.statistics import ABSTAIN
@@ -275,3 +276,33 @@ def test_batches_are_full_until_the_last_images() -> None:
         assert taken <= done + 10  # few requests are pending, so that an interruption loses little
     assert sizes[0] == 1  # the shape of the logits
     assert all(size == 500 for size in sizes[1:-2])
+
+
+def test_tensors_are_certified_without_a_trainer() -> None:
+    """The result is in the order of the images, whatever the batch size, and follows from the generator."""
+    pictures, mode = images(4), Anytime(radius=0.1, n0=10, n_max=400)
+    given = torch.stack([each.image for each in pictures])
+    seed = int(torch.randint(2**62, (), generator=torch.Generator().manual_seed(5)))
+    expected = certify(mode, 64, pictures, seed=seed)
+    for batch_size in (64, 7):
+        found = votes.certify(half_space, given, SIGMA, mode, batch_size, generator=torch.Generator().manual_seed(5))
+        assert found == [expected[index] for index in range(4)]
+    smoothed = Watched()
+    smoothed.train()
+    votes.certify(smoothed, given, SIGMA, FixedSampling(n0=10, n=10))
+    assert smoothed.modes == {False}
+    assert smoothed.training
+    with pytest.raises(ValueError, match="mode curve needs labels, got None: pass labels, or use mode FixedSampling"):
+        votes.certify(half_space, given, SIGMA, Curve())
+
+
+class Watched(torch.nn.Module):
+    """A half-space that records its modes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.modes: set[bool] = set()
+
+    def forward(self, noisy: Tensor) -> Tensor:
+        self.modes.add(self.training)
+        return half_space(noisy)

@@ -32,6 +32,18 @@ def test_the_budget_is_kept_and_what_is_never_kept_does_not_move(objective: Any,
     assert all(parameter.grad is None for parameter in guard.parameters())
 
 
+def test_images_are_protected_without_a_trainer() -> None:
+    """The generator samples what stands for the images' indices, and without regions the whole image is kept."""
+    image, _, _ = images()
+    guard = guarding(LinearInpainter(), iterations=4, epsilon=0.1, step_size=0.02)
+    found, again, other = (guard.protect(image, generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    assert torch.equal(found, again)
+    assert not torch.equal(found, other)
+    index = torch.randint(2**31, (len(image),), generator=torch.Generator().manual_seed(0))
+    whole = torch.ones(len(image), 1, *image.shape[2:], dtype=torch.bool)
+    assert torch.equal(found, guard.protect(image, whole, index))
+
+
 def test_an_image_is_protected_alike_in_whatever_batch() -> None:
     """If other images of the batch have more regions, empty regions are added to the image."""
     image, regions, index = images()

@@ -52,6 +52,15 @@ def test_fit_gathers_the_statistics_of_all_training_images(run: Run) -> None:
         torch.testing.assert_close(module.gaussians.covariance(place), rest.T @ rest / len(rest), rtol=1e-9, atol=1e-14)
 
 
+def test_images_are_scored_without_a_trainer_as_in_the_test(run: Run) -> None:
+    module, _ = run
+    alone, source = detector().double(), Digits(num_classes=8).training()
+    alone.observe(source.image.double() / 16, source.label)
+    found = alone.score_images(Digits(num_classes=8).test().image.double() / 16)
+    detection = next(each for each in module.detections if each.target == "other")
+    torch.testing.assert_close(found, detection.confidence["mean"][: len(found)], rtol=1e-9, atol=1e-9)
+
+
 def test_metrics_are_those_of_the_images_that_nothing_was_tuned_on(run: Run) -> None:
     module, metrics = run
     test = Digits(num_classes=8).test()
