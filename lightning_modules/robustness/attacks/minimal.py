@@ -182,6 +182,13 @@ class DeepFool(MinimalAttack):
             the label. None uses all classes other than the label. Each candidate class costs one backward pass per
             step.
         name: name in tables and metrics.
+
+    Examples:
+        >>> from lightning_modules.networks.mlp import MLP
+        >>> network, images = MLP(64, [8], 10), torch.full((4, 1, 8, 8), 0.5)
+        >>> labels, attack = network(images).argmax(dim=1), DeepFool(steps=10)
+        >>> attack(network, images, labels).shape
+        torch.Size([4, 1, 8, 8])
     """
 
     overshoot: float = 0.02
@@ -232,6 +239,13 @@ class CarliniWagner(MinimalAttack):
         initial_constant: first value of c in the search.
         search_steps: number of values of c that the search tries.
         name: name in tables and metrics.
+
+    Examples:
+        >>> from lightning_modules.networks.mlp import MLP
+        >>> network, images = MLP(64, [8], 10), torch.full((4, 1, 8, 8), 0.5)
+        >>> labels, attack = network(images).argmax(dim=1), CarliniWagner(steps=5, search_steps=2, initial_constant=1.0)
+        >>> attack(network, images, labels).shape
+        torch.Size([4, 1, 8, 8])
     """
 
     confidence: float = 0.0
