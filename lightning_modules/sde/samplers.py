@@ -206,13 +206,21 @@ class PredictorCorrector:
             self.corrector = partial(CORRECTORS[corrector], snr=snr, num_steps=corrector_steps)
 
     def check(self, process: Process) -> None:
-        """Reject a process for which the predictor is not defined.
+        """Reject a process for which the predictor is not defined, and steps that are too large for the process.
 
         Raises:
-            ValueError: if the predictor is not defined; the message names the predictor and the process.
+            ValueError: if the predictor is not defined, or if 1 - beta_i of the first step is negative, or 0 for the
+                ancestral predictor, which divides by it.
         """
         if self.predictor is ancestral and type(process).ancestral is Process.ancestral:
             raise ValueError(f"sampler: the predictor ancestral is not defined for {type(process).__name__}")
+        if self.predictor is not euler_maruyama or self.corrector is not None:
+            first = float(process.langevin_scale(torch.ones(1, dtype=torch.float64), self.num_steps))
+            if first < 0 or (first == 0 and self.predictor is ancestral):
+                raise ValueError(
+                    f"sampler.num_steps must be above beta_max of {type(process).__name__}, so that 1 - beta_max / "
+                    f"num_steps is positive, got {self.num_steps}"
+                )
 
     def __call__(self, score: Score, x: Tensor, process: Process, draw: Draw, project: Project | None = None) -> Tensor:
         """Transform samples x of the prior, `[B, ...]`, into samples of the data; see `predict_and_correct`."""
