@@ -8,7 +8,7 @@ from torch import Tensor
 
 from datamodules.arguments import at_least
 from datamodules.classification.image_sets import UNKNOWN, ImageFiles, ImageSet, ImageSource, files_of_classes
-from datamodules.files.data_directory import data_directory
+from datamodules.files.data_directory import Paths, data_directory
 from datamodules.files.image_files import (
     Crop,
     chosen_crop,
@@ -262,13 +262,13 @@ class NewImages(ImageFiles):
     recorded and does not stop the run.
 
     Args:
-        folder: folder of images in the formats of `ImageFolder`, or one image file.
+        folder: folder of images in the formats of `ImageFolder`, one image file, or a list; see `given_files`.
         images: dataset whose crop is applied to the new images. If the images of this dataset are not files, the new
             images are only resized and cropped to the height and width of its images.
     """
 
-    def __init__(self, folder: str, images: ImageSet) -> None:
-        root, names = images_at(Path(folder).expanduser(), "predict_dir")
+    def __init__(self, folder: Paths, images: ImageSet) -> None:
+        root, names = images_at(folder, "predict_dir")
         shape = images.image_shape
         if len(shape) != 3 or shape[0] not in (1, 3) or shape[1] != shape[2]:
             raise ValueError(

@@ -22,6 +22,7 @@ from datamodules.classification.selection.label_table import NoisyLabels, noisy_
 from datamodules.classification.selection.shifted_tests import check_shifted_tests, shifted_tests, with_checked_labels
 from datamodules.classification.selection.split import Split
 from datamodules.corruptions.label_noise import LabelNoise
+from datamodules.files.data_directory import Paths
 from datamodules.files.image_files import Crop
 from datamodules.loading import Loading
 from datamodules.loading.correctable_labels import CorrectableLabels
@@ -39,8 +40,9 @@ class LabelledImages(CorrectableLabels):
         split: which training images are held out for validation and testing.
         augmentation: random crop and flip of training images, applied on the device. None means no augmentation.
         second_view: whether to add a second random augmentation of each image to training batches, as `second_view`.
-        predict_dir: folder from which `predict` reads images instead of the test set, including its subfolders. If a
-            top-level subfolder has the name of a class, its images have the label of this class.
+        predict_dir: folder from which `predict` reads images instead of the test set, including its subfolders; or one
+            file, a list of files and folders, or a text file (.txt) with one path per line. If a top-level subfolder
+            has the name of a class, its images have the label of this class.
         ood_test_sets: dictionary of further datasets with the same classes. Their test images are shifted test sets.
         batches_per_epoch: number of batches per epoch. In each epoch, the same number of images is sampled for each
             given label. A class with too few images contributes all of its images. None means that each epoch uses all
@@ -65,7 +67,7 @@ class LabelledImages(CorrectableLabels):
         split: Split = Split(),
         augmentation: Augmentation | None = None,
         second_view: bool = False,
-        predict_dir: str | None = None,
+        predict_dir: Paths | None = None,
         ood_test_sets: dict[str, ImageSet] | None = None,
         batches_per_epoch: int | None = None,
         shards: NodeShards | None = None,

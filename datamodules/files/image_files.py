@@ -19,6 +19,7 @@ from torch import Tensor
 
 from datamodules.arguments import at_least, one_of, within
 from datamodules.augmentation.boxes import NUM_UNIFORM, Box, box_of_random_area
+from datamodules.files.data_directory import Paths, given_files
 from datamodules.files.limits import check_is_file
 
 _JPEG = (".jfif", ".jp2", ".jpe", ".jpeg", ".jpg")
@@ -368,17 +369,19 @@ def required_folder(folder: Path, key: str) -> None:
         raise FileNotFoundError(f"{key}: {folder} holds no image; expected files that end with {', '.join(SUFFIXES)}")
 
 
-def images_at(path: Path, key: str) -> tuple[Path, list[str]]:
-    """Return a folder and the sorted relative names of its images. One image file counts as a folder of one image.
+def images_at(given: Paths, key: str) -> tuple[Path, list[str]]:
+    """Return a folder and the relative names of the given images.
 
     Args:
-        path: folder to search, including subfolders, or an image file.
+        given: folder to search, including subfolders, image file, or list; see `given_files`.
         key: name of the argument that specifies the path, for error messages.
     """
-    if path.is_file() and path.name.lower().endswith(SUFFIXES):
-        return path.parent, [path.name]
-    required_folder(path, key)
-    return path, image_names(path)
+
+    def names_in(folder: Path) -> list[str]:
+        required_folder(folder, key)
+        return image_names(folder)
+
+    return given_files(given, key, names_in)
 
 
 def class_folders(split: Path) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader
 
+from datamodules.files.data_directory import Paths
 from datamodules.loading.arguments import Loading
 from datamodules.loading.one_size_batches import OneSizeBatches
 from datamodules.loading.seeded_batches import RequestedSet, SeededBatches
@@ -34,13 +35,13 @@ class WholeImageSets(SeededBatches):
         training: training dataset. None for a run that only tests or predicts.
         test: test dataset, or a dict of test datasets by name.
         validation: validation dataset. None means no validation.
-        predict_dir: folder of images to predict. None predicts the test images.
+        predict_dir: folder of images to predict, one file, or a list. None predicts the test images.
         batch_size: global training batch size, over all ranks.
         loading: how batches are read, and the seed.
     """
 
     def __init__(
-        self, training: Any, test: Any, validation: Any, predict_dir: str | None, batch_size: int, loading: Loading
+        self, training: Any, test: Any, validation: Any, predict_dir: Paths | None, batch_size: int, loading: Loading
     ) -> None:
         super().__init__(batch_size, loading)
         self.evaluation_batch_size = loading.evaluation_batch_size or 1
@@ -57,7 +58,7 @@ class WholeImageSets(SeededBatches):
         """Read the whole images of a dataset."""
 
     @abstractmethod
-    def new_images(self, folder: str) -> SizedSet:
+    def new_images(self, folder: Paths) -> SizedSet:
         """Find the images to predict in a folder."""
 
     @property

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.arguments import at_least
+from datamodules.files.data_directory import Paths
 from datamodules.loading import Loading
 from datamodules.loading.global_batches import Request
 from datamodules.loading.whole_images import SizedSet, WholeImageSets
@@ -37,7 +38,8 @@ class NormalMaps(WholeImageSets):
         crop_size: height and width of training crops, in pixels.
         flip: whether to flip half of the training images horizontally. Flipping an image negates the x component of its
             normals.
-        predict_dir: folder of photographs to predict, or one file. None predicts the test images.
+        predict_dir: folder of photographs to predict, one file, a list of files and folders, or a text file (.txt) with
+            one path per line. None predicts the test images.
         loading: how batches are read, and the seed.
     """
 
@@ -49,7 +51,7 @@ class NormalMaps(WholeImageSets):
         batch_size: int = 16,
         crop_size: int = 768,
         flip: bool = True,
-        predict_dir: str | None = None,
+        predict_dir: Paths | None = None,
         loading: Loading = Loading(),
     ) -> None:
         super().__init__(training, test, validation, predict_dir, batch_size, loading)
@@ -78,7 +80,7 @@ class NormalMaps(WholeImageSets):
     def whole(self, one: NormalSet, split: Any) -> SizedSet:
         return Normals(one.source(split))
 
-    def new_images(self, folder: str) -> SizedSet:
+    def new_images(self, folder: Paths) -> SizedSet:
         return PhotographFolder(folder, channels=3)
 
     def augment(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:

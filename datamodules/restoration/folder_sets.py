@@ -68,7 +68,7 @@ class PairFolders(PairSet):
 
     def images(self, split: Split) -> Images:
         given = {"clean": self.clean_dir, "noisy": self.noisy_dir}
-        found = {kind: images_at(Path(path).expanduser(), f"{kind}_dir") for kind, path in given.items() if path}
+        found = {kind: images_at(path, f"{kind}_dir") for kind, path in given.items() if path}
         files = {kind: names for kind, (_, names) in found.items()}
         if len(files) == 2:
             pairs = match_pairs(files["noisy"], files["clean"], Path(str(self.noisy_dir)))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from datamodules.arguments import at_least, one_of, positive
 from datamodules.corruptions.image_noise.interface import ImageNoise
+from datamodules.files.data_directory import Paths
 from datamodules.loading import Loading
 from datamodules.loading.global_batches import Request
 from datamodules.loading.whole_images import SizedSet, WholeImageSets
@@ -44,7 +45,8 @@ class ImagePairs(WholeImageSets):
         noise_samples: how often training noise is sampled. `new` samples new noise for each patch. `fixed` samples the
             noise of each training image only once, and keeps the noisy images in memory as float32. `two` adds a second
             noisy version of each patch with independent noise, which Noise2Noise needs.
-        predict_dir: folder of noisy images to predict, or one image file. None predicts the test images.
+        predict_dir: folder of noisy images to predict, one image file, a list of files and folders, or a text file
+            (.txt) with one path per line. None predicts the test images.
         data_range: stored value of a white pixel in `predict_dir`, which is 255 for 8-bit images. It is required for
             16-bit images.
         predict_ratio: factor by which raw images in `predict_dir` are brightened. It replaces the exposure ratio, which
@@ -62,7 +64,7 @@ class ImagePairs(WholeImageSets):
         batch_size: int = 16,
         patches: PatchSampling = PatchSampling(),
         noise_samples: Literal["new", "fixed", "two"] = "new",
-        predict_dir: str | None = None,
+        predict_dir: Paths | None = None,
         data_range: int | None = None,
         predict_ratio: float = 1.0,
         loading: Loading = Loading(),
@@ -126,7 +128,7 @@ class ImagePairs(WholeImageSets):
             raise ValueError(f"{type(one).__name__} has only clean images: set data.noise or data.test_noise")
         return WholeImages(images, self.test_noise)
 
-    def new_images(self, folder: str) -> SizedSet:
+    def new_images(self, folder: Paths) -> SizedSet:
         if self.channels in (4, 9):
             return RawFolder(folder, self.predict_ratio, self.channels)
         return NoisyFolder(folder, self.channels, self.data_range)

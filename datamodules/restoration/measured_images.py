@@ -10,6 +10,7 @@ from torch import Tensor
 
 from datamodules.arguments import at_least
 from datamodules.corruptions.operators.interface import Operator
+from datamodules.files.data_directory import Paths
 from datamodules.loading import Loading
 from datamodules.loading.global_batches import Request
 from datamodules.loading.whole_images import SizedSet
@@ -38,8 +39,8 @@ class MeasuredImages(ImagePairs):
             deviation is doubled.
         batch_size: global training batch size: number of patches over all ranks.
         patches: how training patches are cut from images.
-        predict_dir: folder of measurements for prediction, such as low-resolution images. None predicts the test
-            images.
+        predict_dir: folder of measurements to predict, such as low-resolution images, one file, a list of files and
+            folders, or a text file (.txt) with one path per line. None predicts the test images.
         data_range: stored value of a white pixel in `predict_dir`, which is 255 for 8-bit images. It is required for
             16-bit images.
         loading: how batches are read, and the seed.
@@ -53,7 +54,7 @@ class MeasuredImages(ImagePairs):
         sigma: float = 0.0,
         batch_size: int = 16,
         patches: PatchSampling = PatchSampling(),
-        predict_dir: str | None = None,
+        predict_dir: Paths | None = None,
         data_range: int | None = None,
         loading: Loading = Loading(),
     ) -> None:
@@ -75,7 +76,7 @@ class MeasuredImages(ImagePairs):
     def check_noise_of_training(self, images: Images, name: str) -> None:
         """Do nothing: clean training images without a noise model are allowed."""
 
-    def new_images(self, folder: str) -> SizedSet:
+    def new_images(self, folder: Paths) -> SizedSet:
         channels = None if self.channels is None else self.operator.measured_channels(self.channels)
         return MeasuredFolder(self.operator, folder, channels, self.data_range)
 
@@ -131,7 +132,7 @@ class MeasuredFolder(NoisyFolder):
         data_range: stored value of a white pixel. It is required for 16-bit images.
     """
 
-    def __init__(self, operator: Operator, folder: str, channels: int | None, data_range: int | None) -> None:
+    def __init__(self, operator: Operator, folder: Paths, channels: int | None, data_range: int | None) -> None:
         super().__init__(folder, channels, data_range)
         self.operator = operator
 

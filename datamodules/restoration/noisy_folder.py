@@ -1,4 +1,4 @@
-"""The user's noisy images, without clean images: a folder, or one file."""
+"""The user's noisy images, without clean images."""
 
 from collections import Counter
 from pathlib import Path
@@ -9,6 +9,7 @@ import torch
 
 from datamodules.files.bayer import SUFFIXES as RAW_SUFFIXES
 from datamodules.files.bayer import read_raw
+from datamodules.files.data_directory import Paths, given_files
 from datamodules.files.image_files import UnreadableImage, images_at
 from datamodules.files.pixels import page_names, read_pixels
 from datamodules.loading.global_batches import Request
@@ -22,16 +23,16 @@ class NoisyFolder:
     restoration. Damaged files are skipped, and `unreadable` lists them with the reasons.
 
     Args:
-        folder: folder of images, or one image file.
+        folder: folder of images, one image file, or a list; see `given_files`.
         channels: number of channels of the returned images, 1 or 3. If it is 3, grey images become three equal
             channels. If it is 1, colour images count as unreadable. None leaves the channels of each image unchanged.
         data_range: stored value of a white pixel. It is required for 16-bit images.
     """
 
-    def __init__(self, folder: str, channels: int | None = None, data_range: int | None = None) -> None:
+    def __init__(self, folder: Paths, channels: int | None = None, data_range: int | None = None) -> None:
         self.channels = channels
         self.data_range = data_range
-        self.folder, found = self._find(Path(folder).expanduser())
+        self.folder, found = self._find(folder)
         self.files: list[tuple[str, int]] = []
         self.names: list[str] = []
         self.stacks: dict[str, int] = {}
@@ -56,8 +57,8 @@ class NoisyFolder:
         if count > 1:
             raise ValueError(f"data.predict_dir {self.folder} has several images named {name}; rename all but one")
 
-    def _find(self, path: Path) -> tuple[Path, list[str]]:
-        return images_at(path, "data.predict_dir")
+    def _find(self, paths: Paths) -> tuple[Path, list[str]]:
+        return images_at(paths, "data.predict_dir")
 
     def _page_names(self, file: str, stem: str) -> list[str]:
         return page_names(self.folder / file, stem)
@@ -97,23 +98,17 @@ class RawFolder(NoisyFolder):
     Damaged files are skipped, as in `NoisyFolder`.
 
     Args:
-        folder: folder of raw images, or one raw image.
+        folder: folder of raw images, one raw image, or a list; see `given_files`.
         ratio: factor by which images are brightened. It replaces the exposure ratio, which these images do not have.
         channels: 4 for Bayer sensors, 9 for X-Trans sensors.
     """
 
-    def __init__(self, folder: str, ratio: float = 1.0, channels: int = 4) -> None:
+    def __init__(self, folder: Paths, ratio: float = 1.0, channels: int = 4) -> None:
         self.ratio = ratio
         super().__init__(folder, channels, data_range=65535)
 
-    def _find(self, path: Path) -> tuple[Path, list[str]]:
-        if path.suffix.lower() in RAW_SUFFIXES and path.is_file():
-            return path.parent, [path.name]
-        files = [each for each in path.rglob("*") if each.suffix.lower() in RAW_SUFFIXES and each.is_file()]
-        if not files:
-            ends = ", ".join(RAW_SUFFIXES)
-            raise FileNotFoundError(f"data.predict_dir: {path} holds no raw image; expected files that end with {ends}")
-        return path, sorted(each.relative_to(path).as_posix() for each in files)
+    def _find(self, paths: Paths) -> tuple[Path, list[str]]:
+        return given_files(paths, "data.predict_dir", raw_names)
 
     def _page_names(self, file: str, stem: str) -> list[str]:
         return [stem]
@@ -124,3 +119,12 @@ class RawFolder(NoisyFolder):
         except ValueError as error:
             raise UnreadableImage(str(error)) from error
         return raw.pack().astype(np.float32) * np.float32(self.ratio / (raw.white - raw.black))
+
+
+def raw_names(folder: Path) -> list[str]:
+    """List the raw images in a folder and its subfolders, as sorted relative names."""
+    files = [each for each in folder.rglob("*") if each.suffix.lower() in RAW_SUFFIXES and each.is_file()]
+    if not files:
+        ends = ", ".join(RAW_SUFFIXES)
+        raise FileNotFoundError(f"data.predict_dir: {folder} holds no raw image; expected files that end with {ends}")
+    return sorted(each.relative_to(folder).as_posix() for each in files)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from datamodules.arguments import at_least, one_of
 from datamodules.corruptions.mask_noise import MaskNoise
-from datamodules.files.data_directory import data_directory
+from datamodules.files.data_directory import Paths, data_directory
 from datamodules.files.image_files import (
     SUFFIXES,
     UnreadableImage,
@@ -205,8 +205,8 @@ class MaskFolders(MaskSet):
     def test(self) -> ResizedFiles:
         return self._annotate("test")
 
-    def new_images(self, folder: str) -> ResizedFiles:
-        root, names = images_at(Path(folder).expanduser(), "predict_dir")
+    def new_images(self, folder: Paths) -> ResizedFiles:
+        root, names = images_at(folder, "predict_dir")
         source = self._files(root, names, None)
         source.names = stems(names, root)
         source.unreadable = {}

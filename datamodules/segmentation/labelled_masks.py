@@ -18,6 +18,7 @@ from datamodules.augmentation.masks import MaskAugmentation
 from datamodules.corruptions.mask_noise import MaskNoise, MaskNoiseStatistics, mask_noise_statistics
 from datamodules.corruptions.seeded import with_seed
 from datamodules.distributed.collectives import world_size
+from datamodules.files.data_directory import Paths
 from datamodules.files.whole_files import write_text
 from datamodules.loading import Loading
 from datamodules.loading.correctable_labels import CorrectableLabels
@@ -97,8 +98,9 @@ class LabelledMasks(CorrectableLabels):
         mask_noise: noise model that corrupts training masks. None leaves the masks unchanged.
         augmentation: random scaling, cropping, colour jitter and flips. It requires training images in files. None
             means no augmentation.
-        predict_dir: folder of images, including subfolders, that `predict` reads instead of the test set. It requires a
-            dataset whose files are resized to one size, such as `MaskFolders`.
+        predict_dir: folder of images, including subfolders, that `predict` reads instead of the test set; or one file,
+            a list of files and folders, or a text file (.txt) with one path per line. It requires a dataset whose
+            files are resized to one size, such as `MaskFolders`.
         loading: how batches are read, and the seed.
     """
 
@@ -113,7 +115,7 @@ class LabelledMasks(CorrectableLabels):
         batch_size: int = 8,
         mask_noise: MaskNoise | None = None,
         augmentation: MaskAugmentation | None = None,
-        predict_dir: str | None = None,
+        predict_dir: Paths | None = None,
         loading: Loading = Loading(),
     ) -> None:
         super().__init__(batch_size, loading)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from datamodules.batches import IGNORED
 from datamodules.corruptions.mask_noise import MaskNoise
+from datamodules.files.data_directory import Paths
 from datamodules.sets import Source, SplitSet
 
 
@@ -140,7 +141,7 @@ class MaskSet(SplitSet[MaskSource]):
         self.seed = seed
         return self
 
-    def new_images(self, folder: str) -> MaskSource:
+    def new_images(self, folder: Paths) -> MaskSource:
         """Read images without masks from another folder, for prediction."""
         raise ValueError(
             f"predict_dir needs a dataset that reads files of one size, such as MaskFolders, but data.images is a "

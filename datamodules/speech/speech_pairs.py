@@ -14,6 +14,7 @@ from torch import Tensor
 from datamodules.arguments import at_least
 from datamodules.corruptions.seeded import with_seed
 from datamodules.files.audio_files import LOUDEST, UnreadableRecording, read_recording, recording_names
+from datamodules.files.data_directory import Paths, given_files
 from datamodules.files.whole_files import write_csv
 from datamodules.loading import Loading
 from datamodules.loading.global_batches import Request
@@ -39,7 +40,8 @@ class SpeechPairs(WholeImageSets):
         crop_length: length of a training crop, in audio samples.
         length_step: width of the length buckets, in audio samples. A batch contains only recordings of one bucket. They
             are zero-padded at the end to the same length.
-        predict_dir: folder of noisy recordings to predict, or one file. None predicts the test recordings.
+        predict_dir: folder of noisy recordings to predict, one file, a list of files and folders, or a text file (.txt)
+            with one path per line. None predicts the test recordings.
         resample: whether to resample recordings in `predict_dir` that have a different sample rate. False rejects these
             recordings.
         mix_channels: whether to average the channels of recordings in `predict_dir`. False rejects recordings with
@@ -56,7 +58,7 @@ class SpeechPairs(WholeImageSets):
         batch_size: int = 8,
         crop_length: int = 32_640,
         length_step: int = 8192,
-        predict_dir: str | None = None,
+        predict_dir: Paths | None = None,
         resample: bool = False,
         mix_channels: bool = False,
         loading: Loading = Loading(),
@@ -94,7 +96,7 @@ class SpeechPairs(WholeImageSets):
             write_csv(Path(directory, f"{stem}.csv"), recordings.table)
         return recordings
 
-    def new_images(self, folder: str) -> SizedSet:
+    def new_images(self, folder: Paths) -> SizedSet:
         return RecordingFolder(folder, self.sample_rate, self.length_step, self.resample, self.mix_channels)
 
     def augment(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
@@ -178,23 +180,21 @@ class RecordingFolder:
     enhancement. Damaged, silent or unsupported files are skipped, and `unreadable` lists them with the reasons.
 
     Args:
-        folder: folder of recordings, including subfolders, or one recording.
+        folder: folder of recordings, including subfolders, one recording, or a list; see `given_files`.
         sample_rate: sample rate in Hz.
         length_step: width of the length buckets, in audio samples. A batch contains only recordings of one bucket.
         resample: whether to resample recordings that have a different sample rate.
         mix_channels: whether to average multiple channels.
     """
 
-    def __init__(self, folder: str, sample_rate: int, length_step: int, resample: bool, mix_channels: bool) -> None:
-        self.folder = Path(folder).expanduser()
+    def __init__(self, folder: Paths, sample_rate: int, length_step: int, resample: bool, mix_channels: bool) -> None:
+        self.folder, files = given_files(
+            folder, "data.predict_dir", lambda path: recording_names(path, "data.predict_dir")
+        )
         self.options = (sample_rate, resample, mix_channels)
         self.files: list[str] = []
         self.sizes: list[tuple[int, ...]] = []
         self.unreadable: list[str] = []
-        if self.folder.is_file():
-            self.folder, files = self.folder.parent, [self.folder.name]
-        else:
-            files = recording_names(self.folder, "data.predict_dir")
         for file in files:
             try:
                 self.sizes.append((len(self._read(file)) // length_step,))

@@ -11,6 +11,7 @@ import torch
 from datamodules.arguments import at_least
 from datamodules.corruptions.clip_degradation import Chain
 from datamodules.corruptions.seeded import with_seed
+from datamodules.files.data_directory import Paths
 from datamodules.loading import Loading
 from datamodules.loading.global_batches import Request
 from datamodules.loading.whole_images import SizedSet, WholeImageSets
@@ -40,8 +41,8 @@ class ClipPairs(WholeImageSets):
         batch_size: global training batch size: number of clips over all ranks.
         windows: how training windows are cut from clips.
         evaluation_frames: largest number of frames that are evaluated at once. Longer clips are split into parts.
-        predict_dir: folder of degraded clips for prediction. Each clip is a folder of frames or a video file. None
-            predicts the test clips.
+        predict_dir: folder of degraded clips to predict, one clip, a list of clips and folders, or a text file (.txt)
+            with one path per line. A clip is a folder of frames or a video file. None predicts the test clips.
         loading: how batches are read, and the seed.
     """
 
@@ -56,7 +57,7 @@ class ClipPairs(WholeImageSets):
         batch_size: int = 2,
         windows: WindowSampling = WindowSampling(),
         evaluation_frames: int | None = None,
-        predict_dir: str | None = None,
+        predict_dir: Paths | None = None,
         loading: Loading = Loading(),
     ) -> None:
         super().__init__(training, test, validation, predict_dir, batch_size, loading)
@@ -107,7 +108,7 @@ class ClipPairs(WholeImageSets):
             raise ValueError(f"{name} has scale {clips.scale}, but the training data have scale {self.scale}")
         return clips
 
-    def new_images(self, folder: str) -> SizedSet:
+    def new_images(self, folder: Paths) -> SizedSet:
         return NewClips(folder, self.channels, self.evaluation_frames)
 
     # batches
