@@ -50,12 +50,17 @@ def cleaned_labels(table: pd.DataFrame) -> pd.DataFrame:
     """Derive the labels for training from a label report. The result is a table in dataset order, for `FromCSV`.
 
     The columns are `index` (position in the whole dataset, as in `labels.csv`), `name` if known, `label` (the label to
-    train on), `action`, `confidence`, `given` and, if known, `clean_label`. See `with_actions`.
+    train on), `action`, `confidence`, `given` and, if known, `clean_label`. See `with_actions`. If the report has class
+    names, `label_name` and `given_name` follow `label` and `given`.
     """
     decided = with_actions(table)
+    if "given_name" in decided:
+        relabelled = decided["label"] != decided["given"]
+        decided["label_name"] = decided["proposed_name"].where(relabelled, decided["given_name"])
     if "row" in decided:
         decided["index"] = decided["row"]
-    decided = decided.filter(["index", "name", "label", "action", "confidence", "given", "clean_label"])
+    columns = ("index", "name", "label", "label_name", "action", "confidence", "given", "given_name", "clean_label")
+    decided = decided.filter(columns)
     return decided.sort_values("index", ignore_index=True)
 
 

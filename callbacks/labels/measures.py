@@ -1,5 +1,6 @@
 """Score labels by the predictions of a classifier, and measure the reliability of label reports."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -92,3 +93,20 @@ def report_metrics(
         auroc = binary_auroc(torch.from_numpy(1 - score[verified]), torch.from_numpy(wrong).long())
         metrics["label_auroc"] = float(auroc)
     return metrics
+
+
+def find_label_issues(label: NDArray[np.int64], probability: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Find label issues by cleanlab with its default settings, except that no further processes are started.
+
+    Args:
+        label: given labels, `[N]`.
+        probability: class probabilities, `[N, K]`.
+
+    Returns:
+        Mask of the labels that are issues, `[N]`.
+    """
+    from cleanlab.filter import find_label_issues
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about classes without examples
+        return find_label_issues(label, probability, n_jobs=1)

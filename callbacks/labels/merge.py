@@ -1,21 +1,38 @@
 """Merge the label reports of all folds of a training set; no label is scored by a network that was trained on it."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
 REPORT = "label_report.csv"
+PROBABILITIES = "label_probabilities.npy"
+LAYER = """# To train on the labels of {cleaned}, give this file as a second --config to `train.py fit`.
+data:
+  init_args:
+    label_noise:
+      class_path: datamodules.corruptions.label_noise.FromCSV
+      init_args: {{path: {path}, partial: true, classes: number}}
+"""
+"""Text of `cleaned_labels.yaml`."""
 MOST = 2**31 - 1
 COLUMNS = {"row": (0, MOST), "given": (0, MOST), "proposed": (0, MOST), "suspected": (0, 1)}
 """Columns of integers, with the minimum and maximum of their values."""
 NUMBERS = ["score", "in_sample", "probability_given", "probability_proposed"]
 
 
-def merge_reports(reports: Sequence[Path]) -> "pd.DataFrame":
-    """Merge the label reports of several folds into one table, with the most suspicious label first."""
+def merge_reports(reports: Sequence[Path], every_fold: bool = False) -> "pd.DataFrame":
+    """Merge the label reports of several folds into one table, with the most suspicious label first.
+
+    Args:
+        reports: paths of the reports.
+        every_fold: whether it is known that no fold is missing, so that a missing row is a dropped image.
+    """
     import pandas as pd
 
     tables = [read_report(path) for path in reports]
@@ -31,7 +48,7 @@ def merge_reports(reports: Sequence[Path]) -> "pd.DataFrame":
             f"row {together['row'][twice].iloc[0]} is in two of the reports: give each fold once, from runs with the "
             f"same seed"
         )
-    if len(together) != together["row"].max() + 1:
+    if not every_fold and len(together) != together["row"].max() + 1:
         raise ValueError(
             f"the {len(reports)} reports cover {len(together)} of at least {together['row'].max() + 1} images: the "
             f"runs of some folds are missing or not tested"
@@ -56,8 +73,39 @@ def describe_missing(reported: int, source: Any) -> str:
     )
 
 
+def merge_probabilities(reports: Sequence[Path]) -> "NDArray[np.float32] | None":
+    """Merge the class probabilities beside the reports of all folds, `[N, K]`, in the order of the column `row`.
+
+    The result is None if a fold has no file of probabilities.
+    """
+    import numpy as np
+
+    from datamodules.files.array_files import read_npy
+
+    if not all(path.with_name(PROBABILITIES).is_file() for path in reports):
+        return None
+    tables = [read_report(path).sort_values("index") for path in reports]
+    parts = [read_npy(path.with_name(PROBABILITIES)) for path in reports]
+    for path, table, part in zip(reports, tables, parts, strict=True):
+        if part.ndim != 2 or len(part) != len(table) or part.shape[1] != parts[0].shape[1]:
+            raise ValueError(f"{path.with_name(PROBABILITIES)} does not fit to {REPORT}: test this fold again")
+    return np.concatenate(parts)[np.argsort(np.concatenate([table["row"] for table in tables]), kind="stable")]
+
+
+def write_probabilities(folder: Path, probability: "NDArray[np.float32]") -> None:
+    """Write `label_probabilities.npy`."""
+    import numpy as np
+
+    from datamodules.files.whole_files import whole_file
+
+    with whole_file(folder / PROBABILITIES) as partial, partial.open("wb") as file:
+        np.save(file, probability)
+
+
 def write_report(folder: Path, table: "pd.DataFrame") -> bool:
-    """Write `label_report.csv` and `cleaned_labels.csv`, unless a user has corrected `cleaned_labels.csv` by hand.
+    """Write `label_report.csv`, `cleaned_labels.csv` and `cleaned_labels.yaml`, a layer to train on these labels.
+
+    If a user has corrected `cleaned_labels.csv` by hand, it is not replaced.
 
     Returns:
         Whether `cleaned_labels.csv` was written. If false, it was corrected, and is unchanged.
@@ -68,6 +116,9 @@ def write_report(folder: Path, table: "pd.DataFrame") -> bool:
     cleaned = csv_text(cleaned_labels(table))
     kept = is_corrected(folder, cleaned)
     write_csv(folder / REPORT, table)
+    path = folder / CLEANED
+    text = LAYER.format(cleaned=CLEANED, path=json.dumps(str(path.absolute()), ensure_ascii=False))
+    write_text(path.with_suffix(".yaml"), text)
     if not kept:
         write_text(folder / CLEANED, cleaned)
     return not kept

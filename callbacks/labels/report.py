@@ -1,6 +1,5 @@
 """Report the training labels that a classifier considers wrong, and estimate how reliable the report is."""
 
-import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from callbacks.labels.cleaning import CLEANED, with_actions, wrong_fraction
-from callbacks.labels.measures import compare_with_labels, report_metrics
-from callbacks.labels.merge import describe_missing, write_report
+from callbacks.labels.measures import compare_with_labels, find_label_issues, report_metrics
+from callbacks.labels.merge import describe_missing, write_probabilities, write_report
 from callbacks.labels.report_figure import draw_worst_labels
 from datamodules.arguments import at_least, within
 from datamodules.files.whole_files import save_figure
@@ -54,8 +53,9 @@ class LabelReport(Callback):
       `suspected` (0 or 1), `in_sample` (1, or 0 for held-out images) and, if known, `clean_label`, which is empty for
       unverified images;
     * `cleaned_labels.csv`, in dataset order: an action (`keep`, `relabel` or `drop`) and a confidence for each label,
-      by the rule of `callbacks.labels.cleaning.with_actions`; a later run can train on this file with `FromCSV`. If
-      you have corrected an earlier file of this name, it is unchanged;
+      by the rule of `callbacks.labels.cleaning.with_actions`. If you have corrected an earlier file of this name, it is
+      unchanged. A correction changes both `label` and, if there are class names, `label_name`;
+    * `cleaned_labels.yaml`, a second `--config` of a run that trains on the labels of this file;
     * `figures/label_report.png`, the images with the worst labels.
 
     The callback logs the fraction of suspected labels, `test/labels_suspected`, and the estimated fraction of wrong
@@ -77,9 +77,17 @@ class LabelReport(Callback):
             `find_label_issues`. This adds a column `suspected_by_cleanlab` and the metrics
             `test/label_precision_cleanlab`, `test/label_recall_cleanlab` and `test/label_agreement_cleanlab`. The
             agreement is the fraction of labels for which both methods decide alike.
+        probabilities: whether to write the class probabilities to `label_probabilities.npy`, `[N, K]`, in the order of
+            `index`. Rank 0 then keeps all of them in memory.
     """
 
-    def __init__(self, threshold: float = 0.5, num_images: int = 40, compare_with_cleanlab: bool = False) -> None:
+    def __init__(
+        self,
+        threshold: float = 0.5,
+        num_images: int = 40,
+        compare_with_cleanlab: bool = False,
+        probabilities: bool = False,
+    ) -> None:
         within(0, 1, "()", threshold=threshold)
         at_least(1, num_images=num_images)
         if compare_with_cleanlab and find_spec("cleanlab") is None:
@@ -87,6 +95,7 @@ class LabelReport(Callback):
         self.threshold = threshold
         self.num_images = num_images
         self.compare_with_cleanlab = compare_with_cleanlab
+        self.probabilities = probabilities
         self.written = False
         self._own: TrainingImageSource | None = None
 
@@ -139,6 +148,8 @@ class LabelReport(Callback):
                 rank_zero_info(left)
             if not self.written:
                 self._write(Path(directory), table, trainer, loader)
+            if not self.written and self.probabilities:
+                write_probabilities(Path(directory), scored["probability"])
             rank_zero_info(in_words(table, metrics, Path(directory, CLEANED)))
         self.written = True
         for name, value in trainer.strategy.broadcast(metrics).items():
@@ -153,7 +164,7 @@ class LabelReport(Callback):
             columns = {"index": batch["index"].cpu(), **compare_with_labels(probability, given)}
             if "clean_label" in batch:
                 columns["clean_label"] = batch["clean_label"].cpu()
-            if self.compare_with_cleanlab:
+            if self.compare_with_cleanlab or self.probabilities:
                 columns["probability"] = probability.float()
             batches.append(columns)
         return {name: torch.cat([columns[name] for columns in batches]).numpy() for name in batches[0]}
@@ -224,23 +235,6 @@ def in_words(table: pd.DataFrame, metrics: dict[str, float], cleaned: Path) -> s
             "the given and on the cleaned labels with a test set whose labels you trust"
         )
     return told
-
-
-def find_label_issues(label: NDArray[np.int64], probability: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Find label issues by cleanlab with its default settings, except that no further processes are started.
-
-    Args:
-        label: given labels, `[N]`.
-        probability: class probabilities, `[N, K]`.
-
-    Returns:
-        Mask of the labels that are issues, `[N]`.
-    """
-    from cleanlab.filter import find_label_issues
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about classes without examples
-        return find_label_issues(label, probability, n_jobs=1)
 
 
 def _merge(parts: list[Path]) -> dict[str, NDArray[Any]]:

@@ -40,9 +40,8 @@ class LabelledImages(CorrectableLabels):
         split: which training images are held out for validation and testing.
         augmentation: random crop and flip of training images, applied on the device. None means no augmentation.
         second_view: whether to add a second random augmentation of each image to training batches, as `second_view`.
-        predict_dir: folder from which `predict` reads images instead of the test set, including its subfolders; or one
-            file, a list of files and folders, or a text file (.txt) with one path per line. If a top-level subfolder
-            has the name of a class, its images have the label of this class.
+        predict_dir: folder of images to predict instead of the test set, one file, a list of files and folders, or a
+            text file (.txt) with one path per line. Images in a top-level folder with a class's name have its label.
         ood_test_sets: dictionary of further datasets with the same classes. Their test images are shifted test sets.
         batches_per_epoch: number of batches per epoch. In each epoch, the same number of images is sampled for each
             given label. A class with too few images contributes all of its images. None means that each epoch uses all
@@ -131,9 +130,10 @@ class LabelledImages(CorrectableLabels):
 
     def set_up_test(self) -> None:
         images = self._prepare(self.images)
-        if self.split.test_fraction and not images.has_test:
+        if not images.has_test and (self.split.test_fraction or self.split.folds):
             labels = self._training_labels(images)
-            self.test_set = labels.test_set(self.split.rows(images, labels.source.label, labels.given, self.seed)[2])
+            _, held_out, tested = self.split.rows(images, labels.source.label, labels.given, self.seed)
+            self.test_set = labels.test_set(tested if self.split.test_fraction else held_out)
         else:
             source = with_checked_labels(images.test(), self.num_classes, "test")
             self.test_set = LabelledSet(source, clean_label=source.label)

@@ -21,8 +21,9 @@ class Split:
         test_fraction: fraction of each class to hold out of the training images for testing, in [0, 1), if the dataset
             has no test images. If true labels are unknown, testing uses the given labels, which are as noisy as the
             training labels.
-        folds: number of folds of the training images. One fold is held out for validation.
-            `callbacks.labels.LabelReport` scores the labels of this fold. None means no folds.
+        folds: number of folds of the training images, stratified by given label. One fold is held out for validation,
+            and for testing if there are no test images. `callbacks.labels.LabelReport` scores the labels of this fold.
+            None means no folds.
         fold: index of the held-out fold, in 0 ... `folds` - 1.
     """
 

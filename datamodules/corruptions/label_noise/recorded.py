@@ -171,7 +171,15 @@ class FromCSV:
         true = checked_labels(label, num_classes)
         row = table.rows(len(true), names)
         given = true.copy()
-        given[row] = table.labels(num_classes, class_names)
+        given[row] = labels = table.labels(num_classes, class_names)
+        if self.column == "label" and class_names and "label_name" in table.cells:
+            named = table.labels(num_classes, class_names, "label_name")
+            if len(differ := np.flatnonzero(named != labels)):
+                first = differ[0]
+                raise ValueError(
+                    f"line {first + 2} of {self.path} has the label {class_names[labels[first]]} and the label_name "
+                    f"{class_names[named[first]]}: correct both columns, or delete the column label_name"
+                )
         if "clean_label" not in table.cells:
             return torch.from_numpy(given), clean_label
         recorded = table.truth(num_classes, class_names)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from callbacks.labels import report as label_report
 from callbacks.labels.cleaning import cleaned_labels, wrong_fraction
-from callbacks.labels.measures import label_score, precision_and_recall
+from callbacks.labels.measures import find_label_issues, label_score, precision_and_recall
 from callbacks.labels.report import LabelReport
 from callbacks.labels.report_figure import ARROW, UNKNOWN, WRONG, draw_worst_labels
 from datamodules.classification.digits import Digits
@@ -142,7 +142,7 @@ def test_report_is_what_the_module_says_of_each_training_image(tmp_path: Path, t
     assert min(metrics[f"label_{name}"] for name in ("precision", "auroc")) > 0.7
     assert (tmp_path / "figures" / "label_report.png").stat().st_size > 10_000
     assert sorted(path.name for path in tmp_path.rglob("*.*")) == [
-        *("cleaned_labels.csv", "label_report.csv", "label_report.png")
+        *("cleaned_labels.csv", "cleaned_labels.yaml", "label_report.csv", "label_report.png")
     ]
 
 
@@ -150,8 +150,11 @@ def test_of_folds_the_images_that_were_held_out_are_judged(tmp_path: Path) -> No
     tables = []
     for fold in range(3):
         data = LabelledImages(Digits(), 101, Symmetric(0.4), split=Split(folds=3, fold=fold), loading=Loading(seed=3))
-        metrics = report(tmp_path / str(fold), LabelReport(), data)
+        metrics = report(tmp_path / str(fold), LabelReport(probabilities=True), data)
         table = pd.read_csv(tmp_path / str(fold) / "label_report.csv")
+        probability = np.load(tmp_path / str(fold) / "label_probabilities.npy")[table["index"]]
+        assert probability.argmax(axis=1).tolist() == table["proposed"].tolist()
+        np.testing.assert_allclose(probability.max(axis=1), table["probability_proposed"], rtol=0, atol=1e-6)
         data.setup("fit")
         assert data.train_set is not None
         assert not set(table["row"]) & set(data.train_set.row.tolist())
@@ -226,7 +229,7 @@ def test_cleanlab_finds_the_one_flipped_label() -> None:
     probability = 0.9 * F.one_hot(label, 3) + 0.1 / 3
     given = label.clone()
     given[7] = 2
-    issues = label_report.find_label_issues(given.numpy(), probability.numpy())
+    issues = find_label_issues(given.numpy(), probability.numpy())
     assert np.flatnonzero(issues).tolist() == [7]
 
 

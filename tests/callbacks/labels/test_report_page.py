@@ -84,15 +84,15 @@ def test_a_runs_report_becomes_a_page_of_its_images(labels: Path, capsys: pytest
 
 
 def test_cleaned_labels_train_another_run(labels: Path) -> None:
-    """`FromCSV` reads the report's table as in the README: dropped images are excluded, and others get new labels."""
+    """The layer of a report, as in the README: dropped images are excluded, and others get new labels."""
     path = labels / "run" / "cleaned_labels.csv"
-    table = pd.read_csv(path)
+    table, written = pd.read_csv(path), path.read_bytes()
     table.loc[0, "action"], table.loc[1, ["action", "label"]] = "drop", ["relabel", 1 - table.loc[1, "given"]]
-    table.to_csv(labels / "cleaned.csv", index=False)
-    arguments = f"{{path: {labels / 'cleaned.csv'}, partial: true, classes: number}}"
-    noise = f"{{class_path: datamodules.corruptions.label_noise.FromCSV, init_args: {arguments}}}"
-    line = ["fit", "--config", str(labels / "run" / "config.yaml"), "--data.label_noise", noise]
+    names = table.set_index("given")["given_name"].to_dict()
+    table.assign(label_name=table["label"].map(names)).to_csv(path, index=False)
+    line = ["fit", "--config", str(labels / "run" / "config.yaml"), "--config", str(path.with_suffix(".yaml"))]
     assert train.main([*line, "--trainer.callbacks", "null", "--run_directory", str(labels / "again")]) == 0
+    path.write_bytes(written)
     used = pd.read_csv(labels / "again" / "labels.csv").set_index("index")
     relabelled = table.loc[1]
     assert used.loc[relabelled["index"], "label"] == relabelled["label"] != relabelled["given"]

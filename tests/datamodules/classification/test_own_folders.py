@@ -66,6 +66,8 @@ def test_a_fifth_tests_and_a_tenth_of_the_rest_validates_where_no_folder_does(tm
     assert set.union(*(names(one.validation_set) for one in folds)) == parts[0] | parts[1]
     for one in folds:
         assert not names(one.train_set) & (names(one.validation_set) | parts[2])
+    tested = [names(own(tmp_path, "test", folds=4, fold=fold, test_fraction=0).test_set) for fold in range(4)]
+    assert (set.union(*tested), sum(map(len, tested))) == (set.union(*parts), 150)  # each fold is tested, none twice
 
 
 def test_folders_of_validation_and_test_images_come_first(tmp_path: Path) -> None:

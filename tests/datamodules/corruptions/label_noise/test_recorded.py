@@ -115,6 +115,15 @@ def test_a_table_labels_files_by_name_with_classes_by_name(tmp_path: Path) -> No
         partial.apply(label, 2, names=names)
 
 
+def test_a_number_that_was_corrected_without_its_name_is_reported(tmp_path: Path) -> None:
+    path = tmp_path / "cleaned_labels.csv"
+    path.write_text("index,label,label_name\n0,0,cat\n1,1,cat\n")
+    with pytest.raises(ValueError, match=r"line 3 of .* has the label dog and the label_name cat: correct both"):
+        FromCSV(str(path), classes="number").apply(np.array([0, 0]), 2, class_names=["cat", "dog"])
+    path.write_text("index,label,label_name\n0,0,cat\n1,1,dog\n")
+    assert FromCSV(str(path)).apply(np.array([0, 0]), 2, class_names=["cat", "dog"]).tolist() == [0, 1]
+
+
 TWELVE = sorted(str(number) for number in range(1, 13))
 """Class names in the order of class numbers. Folders 1 ... 12 are sorted as text: 1, 10, 11, 12, 2, ..."""
 
