@@ -32,14 +32,20 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--image_shape", type=int, nargs=3, metavar=("C", "H", "W"), help="shape of an image; default: that of the data"
     )
+    parser.add_argument(
+        "--preprocess",
+        action="store_true",
+        help="build resizing and cropping into the program of a classifier, which then takes images of any size",
+    )
     sigma_help = "standard deviation of a smoothed classifier's noise, in pixel units; 0: no smoothing"
     parser.add_argument("--sigma", type=float, help=f"{sigma_help}; default: that of training")
 
 
 def run(options: Namespace) -> int:
+    from datamodules.files.image_files import Crop
     from datamodules.files.whole_files import check_new
     from experiments.exporting.folder import Export, write_export
-    from experiments.exporting.preprocessing import preprocessing
+    from experiments.exporting.preprocessing import preprocessing, with_preprocessing
     from experiments.exporting.program import trace
     from experiments.load_run import load_run
     from lightning_modules.interfaces import CroppedImageSource, Exportable, FixedImageShape
@@ -58,7 +64,17 @@ def run(options: Namespace) -> int:
     trained = None
     with suppress(OSError, ValueError):  # the data may be in files that are not on this machine
         trained = data.image_shape if isinstance(data, FixedImageShape) else None
-    preprocessed = preprocessing(trained, data.crop if trained and isinstance(data, CroppedImageSource) else None)
+    cropped = data if trained and isinstance(data, CroppedImageSource) else None
+    crop = None if cropped is None else cropped.crop
+    if options.preprocess:
+        if not hasattr(chosen, "PROGRAM"):
+            raise ValueError("--preprocess needs a program: give --format torch or onnx")
+        if options.image_shape or cropped is None or trained is None or len(trained) != 3 or trained[1] != trained[2]:
+            raise ValueError("--preprocess needs the square training images of a classifier, without --image_shape")
+        crop = crop or Crop(trained[1], trained[1])  # as `predict` reads new images
+        exported, more = with_preprocessing(exported, crop)
+        sizes |= {"C": trained[0], "H": crop.resize, "W": crop.resize, **more}
+    preprocessed = preprocessing(trained, crop, options.preprocess)
     if options.image_shape or not sizes:
         shape = options.image_shape or trained
         if shape is None or len(shape) != 3 or min(shape) < 1:

@@ -11,11 +11,12 @@ from experiments.exporting.folder import Export, program_example
 from experiments.exporting.program import TOLERANCE, difference, others
 
 NEEDS = ("onnx", "onnxscript")
+PROGRAM = "model.onnx"
 
 
 def write(folder: Path, export: Export) -> str:
     """Write the program, and compare its outputs with those of the function if onnxruntime is installed."""
-    path, exported = folder / "model.onnx", export.exported
+    path, exported = folder / PROGRAM, export.exported
     try:
         model: Any = torch.onnx.export(
             export.traced.program,

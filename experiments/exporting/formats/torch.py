@@ -9,6 +9,8 @@ import torch
 
 from experiments.exporting.folder import Export, program_example
 
+PROGRAM = "model.pt2"
+
 
 class _Stream(io.FileIO):
     """A new file that keeps its first error, because PyTorch's writer aborts the process if an error is raised."""
@@ -27,7 +29,7 @@ class _Stream(io.FileIO):
 
 
 def write(folder: Path, export: Export) -> str:
-    with _Stream(folder / "model.pt2", "w") as stream:
+    with _Stream(folder / PROGRAM, "w") as stream:
         torch.export.save(export.traced.program, stream, extra_files={"config.json": json.dumps(export.config)})
     if stream.error is not None:
         raise stream.error

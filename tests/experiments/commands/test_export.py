@@ -7,6 +7,9 @@ import resource
 import shlex
 import subprocess
 import sys
+import threading
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,10 +23,12 @@ from torch import Tensor
 
 import train
 from datamodules.classification.digits import Digits
-from datamodules.files.image_files import ResizedCrop, read_crop
+from datamodules.classification.folder_sets import NewImages
+from datamodules.files.image_files import Crop, Interpolation, ResizedCrop, read_crop
 from experiments import commands
-from experiments.exporting.preprocessing import preprocessing, section, timm_keys
+from experiments.exporting.preprocessing import preprocessing, resize_and_crop, section, timm_keys
 from experiments.load_run import load_run
+from tests.command import ROOT
 from tests.datamodules.image_folders import photograph, save
 
 QUICK = (
@@ -309,6 +314,66 @@ def test_an_export_says_how_its_images_were_resized_and_cropped(
     np.testing.assert_allclose(prepared, expected, rtol=0, atol=3 / 255)
     assert section(preprocessing((1, 8, 8), None))[1] == "The training images had the shape 1 x 8 x 8 (C x H x W)."
     assert preprocessing(None, None) == {} == timm_keys({})
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(300, 200), (97, 131), (37, 37), (20, 25)])
+def test_a_program_resizes_and_crops_like_the_reader(
+    size: tuple[int, int], interpolation: Interpolation, tmp_path: Path
+) -> None:
+    crop = Crop(32, 37, interpolation)
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    found = resize_and_crop(torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255, crop)[0].permute(1, 2, 0) * 255
+    differs = np.abs(found.round().numpy() - read_crop(tmp_path / "picture.png", crop, None).astype(int))
+    assert differs.max() <= 1
+    assert (differs > 0).mean() < 0.05
+
+
+def test_a_served_export_answers_an_image_of_any_size_like_the_run(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    run = run_of(runs, "elr/demo")
+    for chosen in ("torch", "onnx"):
+        out = str(tmp_path / chosen)
+        assert train.main(["export", str(run), "--format", chosen, "--preprocess", "--output", out]) == 0
+    photograph(301, 200).save(tmp_path / "picture.png")
+    model, _ = load_run(run)
+    image = NewImages(str(tmp_path / "picture.png"), Digits()).fetch(torch.tensor([0]), None) / 255
+    with torch.no_grad():
+        expected = probabilities(model, image)
+    monkeypatch.chdir(tmp_path / "torch")
+    given: dict[str, Any] = {}
+    said = Path("README.md").read_text()
+    code = re.findall("```python\n(.*?)```", said, re.DOTALL)[1].replace("picture.jpg", "../picture.png")
+    exec(code, given)
+    assert given["image"].shape == (1, 1, 200, 301)
+    session = onnxruntime.InferenceSession(str(tmp_path / "onnx" / "model.onnx"))
+    [found] = session.run(None, {"image": given["image"]})
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=0, atol=1e-3)
+
+    [script] = re.findall("```python\n([^`]*?http.server.*?)```", (ROOT / "docs" / "runs.md").read_text(), re.DOTALL)
+    assert sum(map(bool, script.split("\n"))) <= 25
+    before, port = script.replace("8000", "0").replace(").serve_forever()", ")").rsplit("ThreadingHTTPServer", 1)
+    exec(f"{before}server = ThreadingHTTPServer{port}", given)
+    given["Handler"].log_message = lambda *arguments: None
+    server = given["server"]
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    address = f"http://localhost:{server.server_address[1]}"
+    try:
+        with urllib.request.urlopen(address, (tmp_path / "picture.png").read_bytes()) as answer:
+            content = json.load(answer)
+        torch.testing.assert_close(torch.tensor([content["probabilities"]]), expected, rtol=0, atol=1e-3)
+        assert content["class"] == int(expected.argmax())
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            urllib.request.urlopen(address, b"no image")
+    finally:
+        server.shutdown()
+        server.server_close()
+    capsys.readouterr()
+    assert train.main(["export", str(run), "--format", "safetensors", "--preprocess"]) == 2
+    assert "--preprocess needs a program: give --format torch or onnx" in capsys.readouterr().err
 
 
 def test_what_cannot_be_exported_says_so_in_one_sentence(
