@@ -14,19 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
 import train
 from datamodules.classification.digits import Digits
 from datamodules.classification.folder_sets import NewImages
-from datamodules.files.image_files import Crop, Interpolation, ResizedCrop, read_crop
 from experiments import commands
-from experiments.exporting.preprocessing import preprocessing, resize_and_crop, section, timm_keys
 from experiments.load_run import load_run
 from tests.command import ROOT
 from tests.datamodules.image_folders import photograph, save
@@ -287,51 +283,8 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("size", [(300, 200), (97, 131), (64, 64)])
-def test_an_export_says_how_its_images_were_resized_and_cropped(
-    size: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import timm
-
-    crop = ResizedCrop(32, 37, 0.5)
-    found = preprocessing((3, 32, 32), crop)
-    assert found == {
-        **{"image_shape": [3, 32, 32], "resize_short_side": 37, "interpolation": "bilinear", "centre_crop": 32}
-    }
-    said = "\n\n".join(section(found))
-    assert "resized to 37 pixels on the short side (bilinear), and the central 32 x 32 pixels were cut out" in said
-    random = np.random.default_rng(0).integers(0, 256, (size[1] // 20 + 1, size[0] // 20 + 1, 3), dtype=np.uint8)
-    Image.fromarray(random).resize(size, Image.Resampling.BICUBIC).save(tmp_path / "picture.png")
-    expected = read_crop(tmp_path / "picture.png", crop, None).transpose(2, 0, 1)[None] / 255
-    given: dict[str, Any] = {}
-    monkeypatch.chdir(tmp_path)
-    code = re.search("```python\n(.*?)```", said, re.DOTALL)[1]  # type: ignore[index]
-    exec(code.replace("picture.jpg", "picture.png"), given)
-    np.testing.assert_allclose(given["image"], expected, rtol=0, atol=3 / 255)
-    keys = {**timm_keys(found), "input_size": (3, 32, 32), "mean": (0, 0, 0), "std": (1, 1, 1)}
-    transform = timm.data.create_transform(**timm.data.resolve_data_config(keys))
-    prepared = transform(Image.open(tmp_path / "picture.png"))[None].numpy()
-    np.testing.assert_allclose(prepared, expected, rtol=0, atol=3 / 255)
-    assert section(preprocessing((1, 8, 8), None))[1] == "The training images had the shape 1 x 8 x 8 (C x H x W)."
-    assert preprocessing(None, None) == {} == timm_keys({})
-
-
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-@pytest.mark.parametrize("size", [(300, 200), (97, 131), (37, 37), (20, 25)])
-def test_a_program_resizes_and_crops_like_the_reader(
-    size: tuple[int, int], interpolation: Interpolation, tmp_path: Path
-) -> None:
-    crop = Crop(32, 37, interpolation)
-    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "picture.png")
-    found = resize_and_crop(torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255, crop)[0].permute(1, 2, 0) * 255
-    differs = np.abs(found.round().numpy() - read_crop(tmp_path / "picture.png", crop, None).astype(int))
-    assert differs.max() <= 1
-    assert (differs > 0).mean() < 0.05
-
-
 def test_a_served_export_answers_an_image_of_any_size_like_the_run(
-    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     run = run_of(runs, "elr/demo")
@@ -371,9 +324,6 @@ def test_a_served_export_answers_an_image_of_any_size_like_the_run(
     finally:
         server.shutdown()
         server.server_close()
-    capsys.readouterr()
-    assert train.main(["export", str(run), "--format", "safetensors", "--preprocess"]) == 2
-    assert "--preprocess needs a program: give --format torch or onnx" in capsys.readouterr().err
 
 
 def test_what_cannot_be_exported_says_so_in_one_sentence(
@@ -389,6 +339,7 @@ def test_what_cannot_be_exported_says_so_in_one_sentence(
     assert "sigma is 0.5, but ELR is not a smoothed classifier: leave it out" in error(elr, "--sigma", "0.5")
     assert "ELR cannot process images of 3 x 8 x 8: give --image_shape" in error(elr, "--image_shape", "3", "8", "8")
     assert "may have at most 268435456 values" in error(elr, "--image_shape", "1", "1000000", "1000000")
+    assert "--preprocess needs a program: give --format torch" in error(elr, "--format", "safetensors", "--preprocess")
     assert "does not exist" in error(str(tmp_path / "nowhere"))
     assert "best.ckpt" in error(str(run_of(runs, "score_sde/demo")), "--checkpoint", "best")
 
