@@ -13,12 +13,13 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from PIL import Image
 from skimage.data import camera
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import train
 from datamodules.distributed.collectives import rank, world_size
 from datamodules.restoration.image_pairs import ImagePairs
+from lightning_modules.backbones.tiled import TiledInference
 from lightning_modules.tasks.restorer import RestorerSteps
 from lightning_modules.tasks.writers import ImageWriter, levels_of
 from tests.command import ROOT
@@ -184,6 +185,34 @@ def test_one_page_keeps_its_type_and_scale(dtype: type, white: float, tmp_path: 
     assert module.computed == [0]
     trainer.predict(again := Copied(), data, return_predictions=False)
     assert again.computed == []
+
+
+class Convolved(RestorerSteps, LightningModule):
+    """Three convolutions, whose receptive field has a radius of three pixels."""
+
+    def __init__(self, tile: int | None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(1, 8, 3, padding=1), nn.Tanh(), nn.Conv2d(8, 8, 3, padding=1), nn.Tanh()]
+        self.network = nn.Sequential(*layers, nn.Conv2d(8, 1, 3, padding=1))
+        self.inference = TiledInference(tile=tile, overlap=6)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return image + self.network(image) / 8
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(np.uint16, 1), (np.float32, 65535 * 2e-6)])
+def test_tiles_leave_no_seams_in_files(dtype: type, error: float, tmp_path: Path) -> None:
+    """An overlap of twice the radius gives the whole image's result, up to one level or up to float32 rounding."""
+    stored = np.random.default_rng(0).uniform(20_000, 40_000, (61, 75)).astype(dtype)
+    tifffile.imwrite(tmp_path / "one.tif", stored)
+    found = []
+    for tile in (None, 16):
+        data = ImagePairs(predict_dir=str(tmp_path / "one.tif"), data_range=65535)
+        quiet(default_root_dir=tmp_path / str(tile)).predict(Convolved(tile), data, return_predictions=False)
+        found.append(tifffile.imread(tmp_path / str(tile) / "restored" / "one.tif").astype(float))
+    assert np.abs(found[0] - stored).mean() > 50
+    np.testing.assert_allclose(found[1], found[0], atol=error, rtol=0)
 
 
 class Copied(RestorerSteps, LightningModule):
