@@ -82,10 +82,7 @@ def scaled_if_float(pixels: np.ndarray, data_range: float | None) -> np.ndarray:
 
 def _tiff_pixels(path: Path, page: int | None) -> np.ndarray | None:
     with errors_in_one_sentence(path):
-        layout = read_layout(path)
-        if layout is None:
-            return None
-        if page is None:
+        if page is None and (layout := read_layout(path)) is not None:
             check_single_page(path, "an image", layout.count)
         return read_page(path, page or 0)
 

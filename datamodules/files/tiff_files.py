@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ def opened_tiff(path: Path) -> Iterator[tuple[TiffFile, TiffPageSeries | None]]:
     with TiffFile(path) as file:
         if not len(file.pages):
             raise ValueError("it has no page")
-        alone = file.series[0] if len(file.series) == 1 and file.series[0].kind in _KINDS else None
+        described = file.is_imagej or file.is_ome or file.is_shaped
+        alone = file.series[0] if described and len(file.series) == 1 and file.series[0].kind in _KINDS else None
         if alone is not None and alone.is_multifile:
             raise ValueError("its pages are in several files; save them in one file")
         yield file, alone
@@ -72,6 +74,13 @@ def whole_pages(file: TiffFile) -> list[Any]:
     """List the pages of a file, without reduced copies and transparency masks."""
     pages: list[Any] = list(file.pages)
     return [page for page in pages if not (page.is_reduced or page.is_mask)] or pages[:1]
+
+
+@lru_cache(maxsize=64)
+def _page_positions(path: Path, changed: int) -> list[int]:
+    """List the positions of the pages of a file that last changed at the time `changed`."""
+    with TiffFile(path) as file:
+        return [page.index for page in whole_pages(file)]
 
 
 def read_layout(path: Path) -> Layout | None:
@@ -122,8 +131,10 @@ def read_page(path: Path, page: int) -> NDArray[Any] | None:
     try:
         with opened_tiff(path) as (file, series):
             contiguous = series is not None and series.dataoffset is not None
-            if series is None or contiguous:
-                found = series.keyframe if series is not None else whole_pages(file)[page]
+            if series is None:
+                found = file.pages[_page_positions(path, path.stat().st_mtime_ns)[page]]
+            elif contiguous:
+                found = series.keyframe
             else:
                 found = series[page]
             key = found.keyframe

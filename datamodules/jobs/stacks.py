@@ -1,11 +1,14 @@
 """Store of images, in which the pages of a stack become one TIFF file."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 
+from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
+from datamodules.files.limits import sentence
 from datamodules.files.png import digest_in_png, write_png
 from datamodules.files.tiff_files import Layout, digests_in_tiff, read_page, write_tiff
 from datamodules.files.whole_files import DamagedFile
@@ -67,7 +70,7 @@ class PagedImages(Files):
 
     def write(self, key: str, value: NDArray, digest: str = "") -> None:
         if key in self.stacks:  # the only page
-            write_tiff(self.path(key), [value], self.stacks[key], [digest])
+            _write_stack(self.path(key), lambda: [value], self.stacks[key], [digest])
         else:
             super().write(key, value, digest)
 
@@ -79,11 +82,22 @@ class PagedImages(Files):
             pages = [self.path(key) for key in self._keys(stack)]
             if stack not in self._joined:
                 digests = [digest for page in pages for digest in digests_in_tiff(page)]
-                write_tiff(self.folder / f"{stack}.tif", _each(pages), layout, digests)
+                _write_stack(self.folder / f"{stack}.tif", partial(_each, pages), layout, digests)
             for page in pages:
                 page.unlink(missing_ok=True)
             if pages[0].parent.is_dir() and not any(pages[0].parent.iterdir()):
                 pages[0].parent.rmdir()
+
+
+def _write_stack(path: Path, pages: Callable[[], Iterable[NDArray]], layout: Layout, digests: Sequence[str]) -> None:
+    """Write pages to a TIFF file. If its format does not accept the metadata of the input, they are left out."""
+    try:
+        write_tiff(path, pages(), layout, digests)
+    except OSError:
+        raise
+    except Exception as error:  # each format raises errors of its own for metadata that it does not accept
+        rank_zero_warn(f"{path} is written without the metadata of its input: {sentence(error)}")
+        write_tiff(path, pages(), replace(layout, kind="shaped", metadata={}), digests)
 
 
 def _each(paths: Sequence[Path]) -> Iterator[NDArray]:
