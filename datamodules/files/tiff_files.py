@@ -131,6 +131,7 @@ def read_page(path: Path, page: int) -> NDArray[Any] | None:
     try:
         with opened_tiff(path) as (file, series):
             contiguous = series is not None and series.dataoffset is not None
+            found: Any
             if series is None:
                 found = file.pages[_page_positions(path, path.stat().st_mtime_ns)[page]]
             elif contiguous:
