@@ -2,6 +2,7 @@
 
 from typing import Any, NotRequired, TypedDict
 
+import torch
 from torch import Tensor
 
 from datamodules.distributed.collectives import world_size
@@ -136,8 +137,10 @@ class ImagePairBatch(TypedDict):
     batches; only ranks that have a batch with this batch index are counted."""
     name: NotRequired[list[str]]
     """In testing and prediction: file name of each image, without suffix."""
-    data_range: NotRequired[int]
+    data_range: NotRequired[float]
     """In testing and prediction: stored value that corresponds to a pixel value of 1, such as 255 for 8-bit images."""
+    dtype: NotRequired[torch.dtype]
+    """In the prediction of files: type of the values in the file."""
     rendering: NotRequired[Tensor]
     """`[B, 4, 3]`, float32, in testing on camera files: white-balance gains of R, G and B (row 0), and matrix to linear
     sRGB (other rows), as in `RawImage.rendering`.
@@ -164,8 +167,10 @@ class MeasuredImageBatch(TypedDict):
     """Global batch size: number of samples of this batch on all ranks together."""
     name: NotRequired[list[str]]
     """In testing and prediction: file name of each image, without suffix."""
-    data_range: NotRequired[int]
+    data_range: NotRequired[float]
     """In testing and prediction: stored value that corresponds to a pixel value of 1, such as 255 for 8-bit images."""
+    dtype: NotRequired[torch.dtype]
+    """In the prediction of files: type of the values in the file."""
 
 
 class SpeechPairBatch(TypedDict):

@@ -83,6 +83,7 @@ from torch.utils.data import DataLoader
 from datamodules.batches import IGNORED as IGNORED
 from datamodules.batches import UNVERIFIED as UNVERIFIED
 from datamodules.files.image_files import Crop
+from datamodules.files.tiff_files import Layout
 from datamodules.loading.own_loaders import OwnTrainingSet, gives_positions
 from lightning_modules.lightning_internals import loader_source
 
@@ -465,10 +466,10 @@ class PartlyReadable(Protocol):
 
 @runtime_checkable
 class StackedPages(Protocol):
-    """A dataset in which each page of a file with several pages is an image."""
+    """A dataset in which each page of a TIFF file, or of another file with several pages, is an image."""
 
-    stacks: Mapping[str, int]
-    """Number of pages of each such file, by the file's name without suffix."""
+    stacks: Mapping[str, Layout]
+    """How the pages of each such file are arranged, by the file's name without suffix."""
 
 
 @runtime_checkable

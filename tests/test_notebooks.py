@@ -29,8 +29,8 @@ def run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, A
     return variables
 
 
-def test_there_are_three_without_outputs() -> None:
-    assert NOTEBOOKS == ["certification", "diffusion", "labels"]
+def test_all_are_without_outputs() -> None:
+    assert NOTEBOOKS == ["certification", "diffusion", "labels", "microscopy"]
     for name in NOTEBOOKS:
         for cell in cells(name):
             assert cell["cell_type"] == "markdown" or (cell["outputs"], cell["execution_count"]) == ([], None), name
@@ -57,3 +57,16 @@ def test_a_loaded_score_model_samples_denoises_and_inpaints(tmp_path: Path, monk
     assert found["error_after"] < found["error_before"] / 2
     known = found["mask"].bool()
     assert (found["filled"] - found["digits"])[known].abs().max() < 0.1
+
+
+@pytest.mark.nightly
+def test_one_image_of_a_microscope_is_denoised_and_keeps_its_type(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = run("microscopy", tmp_path, monkeypatch)
+    assert found["estimated_gain"] == pytest.approx(found["gain"], rel=0.1)
+    assert found["estimated"] == pytest.approx(found["true"], rel=0.02)
+    assert max(found["before"]) > 1.5 * min(found["before"])
+    assert found["after"] == pytest.approx([1] * 10, abs=0.1)
+    assert found["denoised"].dtype == found["noisy"].dtype
+    assert found["psnr_after"] > found["psnr_before"] + 10

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -208,3 +209,19 @@ def test_frames_that_cannot_be_calibrated_are_named(
     assert train.main(["calibrate_camera", str(frames), "--output", str(own)]) == (2 if message else 0)
     assert own.exists() == (not message)
     assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_one_file_of_a_microscope_is_trained_on_and_denoised(dtype: type, tmp_path: Path) -> None:
+    """The commands of docs/choose_a_denoiser.md, on a stack of two slices and two channels with 12 bits or float32."""
+    stored = np.random.default_rng(0).uniform(0, 4095, (2, 2, 40, 48)).astype(dtype)
+    tifffile.imwrite(file := tmp_path / "one.tif", stored, imagej=True, metadata={"axes": "ZCYX"})
+    line = ["fit", "--config", "configs/own_data/noise2void.yaml", "--data.training.noisy_dir", str(file), *CPU]
+    line += ["--data.training.data_range", "4095", "--run_directory", str(tmp_path / "run")]
+    line += ["--trainer.max_steps", "2", "--data.patches.size", "24", "--trainer.enable_progress_bar", "false"]
+    assert train.main(line) == 0
+    line = ["predict", "--resume", str(tmp_path / "run"), "--data.predict_dir", str(file), "--data.data_range", "4095"]
+    assert train.main(line) == 0
+    with tifffile.TiffFile(tmp_path / "run" / "restored" / "one.tif") as found:
+        assert (found.series[0].shape, found.series[0].axes, found.series[0].dtype) == (stored.shape, "ZCYX", dtype)
+        assert found.is_imagej

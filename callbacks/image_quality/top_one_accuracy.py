@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from datamodules.files.file_pairs import stem_of
+from datamodules.file_pairs import stem_of
 from datamodules.files.text_files import read_text
 from lightning_modules.backbones.resized import upsample_bicubic
 from lightning_modules.full_precision import in_full_precision

@@ -20,7 +20,7 @@ from torch import Tensor
 from datamodules.arguments import at_least, one_of, within
 from datamodules.augmentation.boxes import NUM_UNIFORM, Box, box_of_random_area
 from datamodules.files.data_directory import Paths, given_files
-from datamodules.files.limits import check_is_file
+from datamodules.files.limits import check_is_file, sentence
 
 _JPEG = (".jfif", ".jp2", ".jpe", ".jpeg", ".jpg")
 SUFFIXES = (".avif", ".bmp", ".gif", *_JPEG, ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -67,6 +67,25 @@ def count_pages(path: Path) -> int:
 
 
 @contextmanager
+def errors_in_one_sentence(path: Path | str, kind: str = "an image") -> Iterator[None]:
+    """Raise any error within the `with` block again as an `UnreadableImage` that names the file."""
+    try:
+        yield
+    except UnreadableImage:
+        raise
+    except Exception as error:  # decoders raise almost any exception type for a damaged file
+        raise UnreadableImage(f"{path} cannot be read as {kind} ({sentence(error)}); replace or remove it") from error
+
+
+def check_single_page(path: Path | str, kind: str, pages: int) -> None:
+    """Reject a file with several pages, because all but one would be ignored."""
+    if pages > 1:
+        raise UnreadableImage(
+            f"{path} has {pages} pages, but {kind} must have one here; save each page as its own file"
+        )
+
+
+@contextmanager
 def opened_image(
     path: Path | str, kind: str = "an image", content: bytes | None = None, page: int | None = None
 ) -> Iterator[ImageFile.ImageFile]:
@@ -82,22 +101,16 @@ def opened_image(
         page: position of the page to open, see `page_frames`. None rejects files with several pages, because all but
             one would be ignored.
     """
-    try:
+    with errors_in_one_sentence(path, kind):
         if content is None and Path(path).exists():  # otherwise, Pillow raises the error
             check_is_file(Path(path))
         with Image.open(path if content is None else io.BytesIO(content)) as image:
             frames = page_frames(image)
-            if page is None and len(frames) > 1:
-                raise UnreadableImage(
-                    f"{path} has {len(frames)} pages, but {kind} must have one here; save each page as its own file"
-                )
+            if page is None:
+                check_single_page(path, kind, len(frames))
             if (frame := frames[page or 0]) != image.tell():
                 image.seek(frame)
             yield image
-    except UnreadableImage:
-        raise
-    except Exception as error:  # decoders raise almost any exception type for a damaged file
-        raise UnreadableImage(f"{path} cannot be read as {kind} ({error}); replace or remove it") from error
 
 
 def box_after_resizing(width: int, height: int, resize: int, size: int, place: Sequence[float] | None) -> Box:

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from datamodules.file_pairs import stem_of
 from datamodules.files.data_directory import data_directory
-from datamodules.files.file_pairs import stem_of
 from datamodules.restoration.folder_sets import image_files, read_images
 from datamodules.restoration.images import Images, PairSet, Split
 

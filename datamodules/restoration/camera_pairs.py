@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from datamodules.file_pairs import match_pairs, stem_of
 from datamodules.files.data_directory import data_directory
-from datamodules.files.file_pairs import match_pairs, stem_of
 from datamodules.files.image_files import image_names
 from datamodules.files.limits import to_int64
 from datamodules.files.mat_files import read_cells, read_mat

@@ -7,10 +7,10 @@ import numpy as np
 from PIL import Image
 
 from datamodules.arguments import at_least
+from datamodules.file_pairs import match_pairs, stem_of
 from datamodules.files.data_directory import data_directory
-from datamodules.files.file_pairs import match_pairs, stem_of
 from datamodules.files.image_files import SUFFIXES, image_names, images_at
-from datamodules.files.pixels import page_names, read_pixels
+from datamodules.files.pixels import page_layout, page_names, read_pixels
 from datamodules.files.text_files import read_text
 from datamodules.restoration.images import Images, PairSet, Split
 from datamodules.restoration.reduced_images import with_reduced
@@ -49,7 +49,8 @@ class PairFolders(PairSet):
         clean_dir: folder of clean images, including subfolders, or one image file.
         noisy_dir: folder of noisy images, or one image file.
         colour: whether to read images in colour. False converts images to grey (Rec. 601 luma).
-        data_range: stored value of a white pixel, which is 255 for 8-bit images. It is required for 16-bit images.
+        data_range: stored value of a white pixel, which is 255 for 8-bit images. It is required for 16-bit and
+            floating-point images. Floating-point images are divided by it, and not clipped.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class PairFolders(PairSet):
         clean_dir: str | None = None,
         noisy_dir: str | None = None,
         colour: bool = True,
-        data_range: int | None = None,
+        data_range: int | float | None = None,
     ) -> None:
         if clean_dir is None and noisy_dir is None:
             raise ValueError("PairFolders needs clean_dir, noisy_dir or both")
@@ -76,7 +77,7 @@ class PairFolders(PairSet):
         titles: dict[str, list[str]] = {}
         read: dict[str, list[np.ndarray] | None] = {"clean": None, "noisy": None}
         for kind, (folder, _) in found.items():
-            pages = [(name, page_names(folder / name, stem_of(name))) for name in files[kind]]
+            pages = [(name, page_names(page_layout(folder / name), stem_of(name))) for name in files[kind]]
             titles[kind] = [title for _, own in pages for title in own]
             read[kind] = [
                 read_pixels(folder / name, self.channels, self.data_range, page=page)
@@ -85,7 +86,11 @@ class PairFolders(PairSet):
             ]
         if len(titles) == 2 and (alone := sorted({*titles["noisy"]} ^ {*titles["clean"]})):
             raise ValueError(f"{self.noisy_dir}: {alone[0]} has no counterpart; clean and noisy pages must be as many")
-        return Images(next(iter(titles.values())), read["clean"], read["noisy"], self.data_range or 255)
+        white = self.data_range or 255
+        if any(image.dtype == np.float32 for images in read.values() for image in images or ()):
+            read = {kind: images and [image / np.float32(white) for image in images] for kind, images in read.items()}
+            white = 1
+        return Images(next(iter(titles.values())), read["clean"], read["noisy"], white)
 
 
 def centre_crop(pixels: np.ndarray, size: int) -> np.ndarray:

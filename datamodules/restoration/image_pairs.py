@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from datamodules.arguments import at_least, one_of, positive
+from datamodules.arguments import one_of, positive
 from datamodules.corruptions.image_noise.interface import ImageNoise
 from datamodules.files.data_directory import Paths
 from datamodules.loading import Loading
@@ -48,7 +48,7 @@ class ImagePairs(WholeImageSets):
         predict_dir: folder of noisy images to predict, one image file, a list of files and folders, or a text file
             (.txt) with one path per line. None predicts the test images.
         data_range: stored value of a white pixel in `predict_dir`, which is 255 for 8-bit images. It is required for
-            16-bit images.
+            16-bit and floating-point images. Restored floating-point images are multiplied by it, and not clipped.
         predict_ratio: factor by which raw images in `predict_dir` are brightened. It replaces the exposure ratio, which
             these images do not have.
         loading: how batches are read, and the seed.
@@ -65,13 +65,12 @@ class ImagePairs(WholeImageSets):
         patches: PatchSampling = PatchSampling(),
         noise_samples: Literal["new", "fixed", "two"] = "new",
         predict_dir: Paths | None = None,
-        data_range: int | None = None,
+        data_range: int | float | None = None,
         predict_ratio: float = 1.0,
         loading: Loading = Loading(),
     ) -> None:
         super().__init__(training, test, validation, predict_dir, batch_size, loading)
-        at_least(1, data_range=data_range)
-        positive(predict_ratio=predict_ratio)
+        positive(data_range=data_range, predict_ratio=predict_ratio)
         one_of(("new", "fixed", "two"), noise_samples=noise_samples)
         self.noise = noise
         self.test_noise = test_noise or noise
@@ -156,7 +155,7 @@ class ImagePairs(WholeImageSets):
         images = {key: self._in_unit_interval(batch[key], data_range) for key in ("noisy", "clean") if key in batch}
         return batch | images
 
-    def _in_unit_interval(self, stored: Tensor, data_range: int) -> Tensor:
+    def _in_unit_interval(self, stored: Tensor, data_range: float) -> Tensor:
         pixels = stored.to(self.pixel_type)
         return pixels if stored.is_floating_point() else pixels.div_(data_range)
 

@@ -54,7 +54,7 @@ class Images:
     names: Sequence[str]
     clean: Sequence[Pixels] | None
     noisy: Sequence[Pixels] | None = None
-    data_range: int = 255
+    data_range: float = 255
     scale: int = 1
     rendering: Sequence[NDArray[np.float32]] | None = None
 

@@ -5,7 +5,6 @@ MeasuredImages(AverageDownsampling(4), test=CentreCrops("~/photographs"), sigma=
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from datamodules.arguments import at_least
@@ -42,7 +41,7 @@ class MeasuredImages(ImagePairs):
         predict_dir: folder of measurements to predict, such as low-resolution images, one file, a list of files and
             folders, or a text file (.txt) with one path per line. None predicts the test images.
         data_range: stored value of a white pixel in `predict_dir`, which is 255 for 8-bit images. It is required for
-            16-bit images.
+            16-bit and floating-point images.
         loading: how batches are read, and the seed.
     """
 
@@ -55,7 +54,7 @@ class MeasuredImages(ImagePairs):
         batch_size: int = 16,
         patches: PatchSampling = PatchSampling(),
         predict_dir: Paths | None = None,
-        data_range: int | None = None,
+        data_range: int | float | None = None,
         loading: Loading = Loading(),
     ) -> None:
         at_least(0, sigma=sigma)
@@ -129,15 +128,15 @@ class MeasuredFolder(NoisyFolder):
         operator: measurement operator H.
         folder: folder of measurements.
         channels: number of channels of the returned measurements, 1 or 3. None leaves channels unchanged.
-        data_range: stored value of a white pixel. It is required for 16-bit images.
+        data_range: stored value of a white pixel. It is required for 16-bit and floating-point images.
     """
 
-    def __init__(self, operator: Operator, folder: Paths, channels: int | None, data_range: int | None) -> None:
+    def __init__(self, operator: Operator, folder: Paths, channels: int | None, data_range: float | None) -> None:
         super().__init__(folder, channels, data_range)
         self.operator = operator
 
     def __getitem__(self, request: Request) -> dict[str, Any]:
         batch = super().__getitem__(request)
         stored = batch["noisy"]
-        measured = stored.to(torch.float64) / (batch["data_range"] or 255) * 2 - 1
+        measured = stored.double() / (1 if stored.is_floating_point() else batch["data_range"]) * 2 - 1
         return batch | measurements_and_inverses(self.operator.of(request.indices, measured.shape[2:]), measured)

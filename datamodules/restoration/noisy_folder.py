@@ -11,14 +11,16 @@ from datamodules.files.bayer import SUFFIXES as RAW_SUFFIXES
 from datamodules.files.bayer import read_raw
 from datamodules.files.data_directory import Paths, given_files
 from datamodules.files.image_files import UnreadableImage, images_at
-from datamodules.files.pixels import page_names, read_pixels
+from datamodules.files.pixels import page_layout, page_names, read_pixels, scaled_if_float
+from datamodules.files.tiff_files import Layout
 from datamodules.loading.global_batches import Request
 
 
 class NoisyFolder:
     """Images in a folder and its subfolders, or in one file. The images are decoded on access.
 
-    Each page of a TIFF file or frame of an animation is an image, and `stacks` has the number of pages of these files.
+    Each page of a TIFF file or frame of an animation is an image, and `stacks` has the arrangement of these pages.
+    Floating-point images are divided by `data_range`; they are not clipped.
     All files are decoded once at the start to find damaged files. This check takes little time compared with
     restoration. Damaged files are skipped, and `unreadable` lists them with the reasons.
 
@@ -26,22 +28,26 @@ class NoisyFolder:
         folder: folder of images, one image file, or a list; see `given_files`.
         channels: number of channels of the returned images, 1 or 3. If it is 3, grey images become three equal
             channels. If it is 1, colour images count as unreadable. None leaves the channels of each image unchanged.
-        data_range: stored value of a white pixel. It is required for 16-bit images.
+        data_range: stored value of a white pixel. It is required for 16-bit and floating-point images.
     """
 
-    def __init__(self, folder: Paths, channels: int | None = None, data_range: int | None = None) -> None:
+    dtype: torch.dtype | None = None
+    """Type in which restored images are written. None means the type of the file."""
+
+    def __init__(self, folder: Paths, channels: int | None = None, data_range: float | None = None) -> None:
         self.channels = channels
         self.data_range = data_range
         self.folder, found = self._find(folder)
         self.files: list[tuple[str, int]] = []
         self.names: list[str] = []
-        self.stacks: dict[str, int] = {}
+        self.stacks: dict[str, Layout] = {}
         self.sizes: list[tuple[int, ...]] = []
         self.unreadable: list[str] = []
         for file in found:
             stem = Path(file).with_suffix("").as_posix()
             try:
-                names = self._page_names(file, stem)
+                layout = self._layout(file)
+                names = page_names(layout, stem)
                 sizes = [self._size(file, page) for page in range(len(names))]
             except UnreadableImage as error:
                 self.unreadable.append(str(error))
@@ -49,8 +55,8 @@ class NoisyFolder:
             self.files += [(file, page) for page in range(len(names))]
             self.names += names
             self.sizes += sizes
-            if len(names) > 1:
-                self.stacks[stem] = len(names)
+            if layout is not None:
+                self.stacks[stem] = layout
         if not self.files:
             raise ValueError(f"data.predict_dir {self.folder}: no image can be read: {'; '.join(self.unreadable)}")
         name, count = Counter(self.names).most_common(1)[0]
@@ -60,8 +66,8 @@ class NoisyFolder:
     def _find(self, paths: Paths) -> tuple[Path, list[str]]:
         return images_at(paths, "data.predict_dir")
 
-    def _page_names(self, file: str, stem: str) -> list[str]:
-        return page_names(self.folder / file, stem)
+    def _layout(self, file: str) -> Layout | None:
+        return page_layout(self.folder / file)
 
     def _size(self, file: str, page: int) -> tuple[int, ...]:
         pixels = self._read(file, page)
@@ -75,7 +81,7 @@ class NoisyFolder:
             raise UnreadableImage(
                 f"{path} is a colour image, but data.training or data.test are grey; convert it to grey"
             )
-        return pixels
+        return scaled_if_float(pixels, self.data_range)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -89,6 +95,7 @@ class NoisyFolder:
             "global_batch_size": request.global_batch_size,
             "name": [self.names[row] for row in rows],
             "data_range": 255 if noisy.dtype == torch.uint8 else self.data_range,
+            "dtype": self.dtype or noisy.dtype,
         }
 
 
@@ -103,6 +110,8 @@ class RawFolder(NoisyFolder):
         channels: 4 for Bayer sensors, 9 for X-Trans sensors.
     """
 
+    dtype = torch.uint16
+
     def __init__(self, folder: Paths, ratio: float = 1.0, channels: int = 4) -> None:
         self.ratio = ratio
         super().__init__(folder, channels, data_range=65535)
@@ -110,8 +119,8 @@ class RawFolder(NoisyFolder):
     def _find(self, paths: Paths) -> tuple[Path, list[str]]:
         return given_files(paths, "data.predict_dir", raw_names)
 
-    def _page_names(self, file: str, stem: str) -> list[str]:
-        return [stem]
+    def _layout(self, file: str) -> None:
+        return None
 
     def _read(self, file: str, page: int) -> Any:
         try:

@@ -29,7 +29,7 @@ def downsample_bicubic(image: NDArray[Any], factor: int) -> NDArray[Any]:
     return small.round().clamp(0, np.iinfo(image.dtype).max).numpy().astype(image.dtype)
 
 
-def with_reduced(names: Sequence[str], images: Sequence[NDArray[Any]], factor: int, data_range: int) -> Images:
+def with_reduced(names: Sequence[str], images: Sequence[NDArray[Any]], factor: int, data_range: float) -> Images:
     """Crop the sides of images to multiples of the factor, and pair the images with downsampled versions."""
     even: list[NDArray[Any]] = [
         image[:, : image.shape[1] // factor * factor, : image.shape[2] // factor * factor] for image in images

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from datamodules.arguments import ascending, positive, within
+from datamodules.file_pairs import stem_of
 from datamodules.files.audio_files import as_int16, read_recording, recording_names
-from datamodules.files.file_pairs import stem_of
 from datamodules.speech.recordings import Recordings, SpeechSet, Split
 from datamodules.speech.splits import of_split
 from datamodules.speech.tones import at_snr

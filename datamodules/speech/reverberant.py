@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from datamodules.arguments import ascending, positive, within
 from datamodules.distributed.collectives import rank, world_size
+from datamodules.file_pairs import stem_of
 from datamodules.files.audio_files import (
     LOUDEST,
     as_int16,
@@ -20,7 +21,6 @@ from datamodules.files.audio_files import (
     recording_names,
     write_recording,
 )
-from datamodules.files.file_pairs import stem_of
 from datamodules.speech.recordings import Recordings, SpeechSet, Split
 from datamodules.speech.splits import of_split
 from datamodules.speech.voice_bank_demand import FOLDERS

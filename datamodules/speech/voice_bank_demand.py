@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.arguments import positive
+from datamodules.file_pairs import match_pairs, stem_of
 from datamodules.files.audio_files import as_int16, read_recording, recording_names
 from datamodules.files.data_directory import data_directory
-from datamodules.files.file_pairs import match_pairs, stem_of
 from datamodules.speech.recordings import Recordings, SpeechSet, Split
 
 FOLDERS: dict[Split, str] = {"training": "train", "validation": "valid", "test": "test"}

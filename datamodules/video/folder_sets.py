@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.arguments import at_least, one_of
+from datamodules.file_pairs import match_pairs
 from datamodules.files.data_directory import data_directory
-from datamodules.files.file_pairs import match_pairs
 from datamodules.files.image_files import SUFFIXES, UnreadableImage
 from datamodules.files.pixels import read_pixels
 from datamodules.files.video_files import SUFFIXES as VIDEO_SUFFIXES

@@ -20,6 +20,11 @@ import torch
 from torch import Tensor
 
 from datamodules.arguments import positive
+from datamodules.corruptions.image_noise.poisson_gaussian import (
+    estimate_poisson_gaussian,
+    invert_stabilization,
+    stabilize_variance,
+)
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.image_quality import EvaluationProtocol, ImageQuality
 from lightning_modules.tasks.restorer import RestorerSteps
@@ -61,6 +66,9 @@ class BM3D(RestorerSteps, MethodModule):
     Args:
         grey_levels: standard deviation of the noise in grey levels, where white is 255; None estimates it separately
             for each image, from the finest wavelet coefficients.
+        poisson_gaussian: whether the noise grows with the brightness, as in images of microscopes and cameras. Gain and
+            read noise are then estimated for each channel of each image, and the filter is applied to the variance-
+            stabilised image.
         protocol: preprocessing of estimates before metrics are computed: `rounded` clips to [0, 1] and rounds to 256
             levels, `clipped` only clips, and `unclipped` changes nothing.
 
@@ -71,10 +79,18 @@ class BM3D(RestorerSteps, MethodModule):
         True
     """
 
-    def __init__(self, grey_levels: float | None = None, protocol: EvaluationProtocol = "rounded") -> None:
+    def __init__(
+        self,
+        grey_levels: float | None = None,
+        poisson_gaussian: bool = False,
+        protocol: EvaluationProtocol = "rounded",
+    ) -> None:
         super().__init__()
         positive(grey_levels=grey_levels)
+        if poisson_gaussian and grey_levels is not None:
+            raise ValueError(f"grey_levels must be null with poisson_gaussian, got {grey_levels}")
         self.grey_levels = grey_levels
+        self.poisson_gaussian = poisson_gaussian
         self.quality = ImageQuality(protocol)
 
     def setup(self, stage: str) -> None:
@@ -87,6 +103,8 @@ class BM3D(RestorerSteps, MethodModule):
         return self.restore(noisy)
 
     def restore(self, degraded: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        if self.poisson_gaussian:
+            return self._filter_stabilized(degraded)
         return self._filter(degraded, None if self.grey_levels is None else self.grey_levels / 255)
 
     def denoise(self, noisy: Tensor, sigma: float | Tensor | None = None) -> Tensor:
@@ -95,6 +113,14 @@ class BM3D(RestorerSteps, MethodModule):
         The standard deviation `sigma` of the noise is a single number, or one number per image.
         """
         return self._filter(noisy, sigma).clamp(0, 1)
+
+    def _filter_stabilized(self, noisy: Tensor) -> Tensor:
+        gain, variance = (each[..., None, None] for each in estimate_poisson_gaussian(noisy))
+        stable = stabilize_variance(noisy.double().cpu(), gain, variance)
+        low = stable.amin(dim=(1, 2, 3), keepdim=True)
+        span = (stable.amax(dim=(1, 2, 3), keepdim=True) - low).clamp(min=1)
+        filtered = self._filter((stable - low) / span, 1 / span.flatten()) * span + low
+        return invert_stabilization(filtered, gain, variance).to(noisy)
 
     def _filter(self, noisy: Tensor, sigma: float | Tensor | None) -> Tensor:
         images = noisy.double().cpu().permute(0, 2, 3, 1).numpy()

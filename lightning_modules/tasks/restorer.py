@@ -31,9 +31,10 @@ class RestorerSteps(ImageWriter):
     excluded from the metrics. If degraded images are smaller than the clean images, they are enlarged by bicubic
     interpolation for metrics and figures.
 
-    `predict` writes `restored/<name>.png` into the run directory (see `ImageWriter`). The file has the bit depth of the
-    input image; floating-point images are written with 16 bits. Packed raw images are written as Bayer images whose
-    first pixel is red.
+    `predict` writes `restored/<name>.png` into the run directory, or `<name>.tif` for a TIFF file (see `ImageWriter`).
+    The file has the type and the scale of the input file. Estimates of 8 or 16 bits are clipped to [0, `data_range`],
+    and float32 estimates are not clipped. Test images that are not read from files are written with 16 bits. Packed raw
+    images are written as Bayer images whose first pixel is red.
     """
 
     quality: ImageQuality
@@ -116,9 +117,12 @@ class RestorerSteps(ImageWriter):
         )
 
     def pixels(self: Any, batch: ImagePairBatch) -> Tensor:
-        """Round estimates `[B, C, H, W]` to the bit depth of the input images."""
-        data_range = batch.get("data_range", 255)
-        return levels_of(self.estimate(batch), data_range if data_range > 1 else 65535)
+        """Convert estimates `[B, C, H, W]` to the type and scale of the input images."""
+        data_range, dtype = batch.get("data_range", 255), batch.get("dtype")
+        estimate = self.estimate(batch)
+        if dtype is not None and dtype.is_floating_point:
+            return (estimate.double() * data_range).to(dtype)
+        return levels_of(estimate, data_range if data_range > 1 or dtype else 65535, dtype)
 
 
 def detailed_crops(image: Tensor, detail: Tensor) -> Tensor:

@@ -138,7 +138,8 @@ class FolderWriter:
 class ImageWriter(FolderWriter, ABC):
     """Base class of LightningModules whose prediction step writes `<written>/<name>.png` into the run directory.
 
-    The pages of an input file with several pages are written to one TIFF file, `<written>/<name>.tif`.
+    The result of a TIFF file is a TIFF file, `<written>/<name>.tif`, with the same axes and the same kind of metadata
+    (ImageJ, OME). The frames of an animation are also written to one TIFF file.
     Existing images are kept, so that an interrupted prediction can be resumed. An existing image is rejected if it was
     computed from a different input image.
     """
@@ -153,7 +154,7 @@ class ImageWriter(FolderWriter, ABC):
 
     @abstractmethod
     def pixels(self, batch: Any) -> Tensor:
-        """Compute the images to write for a batch, `[B, C, H, W]`, uint8 or uint16.
+        """Compute the images to write for a batch, `[B, C, H, W]`, uint8 or uint16; in TIFF files also float32.
 
         Images with four channels are packed Bayer images, and images with nine channels are packed X-Trans images.
         """
@@ -195,10 +196,10 @@ def _plain(values: tuple[Any, ...]) -> bool:
     return all(isinstance(value, bool | int | float | str) for value in values)
 
 
-def levels_of(image: Tensor, data_range: int) -> Tensor:
+def levels_of(image: Tensor, data_range: float, dtype: torch.dtype | None = None) -> Tensor:
     """Clip images to [0, 1], multiply them by `data_range`, and round them to integers.
 
-    The dtype is uint8 for a `data_range` of at most 255, and otherwise uint16.
+    If `dtype` is None, it is uint8 for a `data_range` of at most 255, and otherwise uint16.
     """
     levels = image.double().clamp(0, 1).mul(data_range).round()
-    return levels.to(torch.uint8 if data_range <= 255 else torch.uint16)
+    return levels.to(dtype or (torch.uint8 if data_range <= 255 else torch.uint16))

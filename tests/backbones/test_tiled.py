@@ -23,16 +23,17 @@ IMAGE = torch.rand(2, 2, 53, 61, generator=torch.Generator().manual_seed(0))
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-6), (torch.float64, 1e-14)])
 @pytest.mark.parametrize(("tile", "overlap"), [(24, 8), (25, 9), (40, 8), (64, 30)])
-def test_tiles_give_what_the_whole_image_gives(tile: int, overlap: int) -> None:
-    network = layers(overlap // 2)
+def test_tiles_give_what_the_whole_image_gives(tile: int, overlap: int, dtype: torch.dtype, atol: float) -> None:
+    network, image = layers(overlap // 2).to(dtype), IMAGE.to(dtype)
     sizes = []
 
     def function(image: Tensor) -> Tensor:
         sizes.append(max(image.shape[2:]))
         return network(image)
 
-    torch.testing.assert_close(apply_tiled(function, IMAGE, tile, overlap), network(IMAGE), atol=1e-6, rtol=0)
+    torch.testing.assert_close(apply_tiled(function, image, tile, overlap), network(image), atol=atol, rtol=0)
     assert max(sizes) <= tile
 
 

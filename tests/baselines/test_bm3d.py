@@ -6,6 +6,12 @@ import torch
 from PIL import Image
 from skimage.data import camera
 
+from datamodules.corruptions.image_noise import CounterRNG, PoissonGaussian
+from datamodules.corruptions.image_noise.poisson_gaussian import (
+    estimate_poisson_gaussian,
+    invert_stabilization,
+    stabilize_variance,
+)
 from datamodules.files.data_directory import data_directory
 from lightning_modules.baselines import bm3d
 from lightning_modules.baselines.bm3d import BM3D
@@ -46,9 +52,21 @@ def test_a_deviation_that_is_not_given_is_estimated(filtered_with: list[float]) 
     assert filtered_with == pytest.approx([0.1, 1e-4], rel=0.1)
 
 
+def test_noise_that_grows_with_the_brightness_is_stabilised(filtered_with: list[float]) -> None:
+    """The stabilised noise has the standard deviation 1, which the replaced filter subtracts."""
+    clean = torch.from_numpy(camera())[None, None] / 255
+    noisy = PoissonGaussian(0.02, 0.02).sample(clean, CounterRNG(0, 0, torch.tensor([0])))
+    gain, variance = (each[..., None, None] for each in estimate_poisson_gaussian(noisy))
+    expected = invert_stabilization(stabilize_variance(noisy.double(), gain, variance) - 1, gain, variance)
+    torch.testing.assert_close(BM3D(poisson_gaussian=True).restore(noisy), expected.to(noisy))
+    assert 0 < filtered_with[0] < 0.2
+
+
 def test_refusals(monkeypatch: pytest.MonkeyPatch, filtered_with: list[float]) -> None:
     with pytest.raises(ValueError, match="grey_levels must be positive, got 0"):
         BM3D(0)
+    with pytest.raises(ValueError, match="grey_levels must be null with poisson_gaussian, got 25"):
+        BM3D(25, poisson_gaussian=True)
     with pytest.raises(ValueError, match="cannot be trained: run test or predict"):
         BM3D(25).setup("fit")
     monkeypatch.setattr(bm3d, "find_spec", lambda name: None)

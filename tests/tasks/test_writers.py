@@ -13,12 +13,13 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from PIL import Image
 from skimage.data import camera
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import train
 from datamodules.distributed.collectives import rank, world_size
 from datamodules.restoration.image_pairs import ImagePairs
+from lightning_modules.backbones.tiled import TiledInference
 from lightning_modules.tasks.restorer import RestorerSteps
 from lightning_modules.tasks.writers import ImageWriter, levels_of
 from tests.command import ROOT
@@ -53,8 +54,8 @@ def test_one_damaged_file_is_named_at_the_end_and_the_others_are_written(
     assert predict(folder, out) == 1
     assert "all images are written except 1" in (said := capsys.readouterr().err)
     assert "damaged.png cannot be read as an image" in said
-    written = sorted((out / "restored").rglob("*.png"))
-    assert [path.relative_to(out / "restored").as_posix() for path in written] == ["a.png", "b.png", "below/c.png"]
+    written = sorted((out / "restored").rglob("*.*"))
+    assert [path.relative_to(out / "restored").as_posix() for path in written] == ["a.png", "b.png", "below/c.tif"]
     for path in written:
         with Image.open(path) as image, Image.open(next(folder.glob(f"**/{path.stem}.*"))) as given:
             assert (image.mode, image.size) == (given.mode, given.size)
@@ -136,13 +137,16 @@ def test_a_process_that_ends_is_named_by_the_other_and_both_go_on(
     assert len(list((tmp_path / "two" / "halved").iterdir())) == 8
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_pages_of_a_stack_are_one_file_again(dtype: type, channels: int, tmp_path: Path) -> None:
-    """Five pages come back as one TIFF of five pages of the same depth; a repeated run computes no page again."""
-    white = int(np.iinfo(dtype).max)
+    """Five pages come back as one TIFF of five pages of the same type; a repeated run computes no page again.
+
+    Negative floating-point values are kept. The white value is a power of two, so that nothing is rounded.
+    """
+    white = 1024 if dtype == np.float32 else int(np.iinfo(dtype).max)
     shape = (5, 6, 7, 3) if channels == 3 else (5, 6, 7)
-    pages = np.random.default_rng(0).integers(0, white + 1, shape, dtype=dtype)
+    pages = np.random.default_rng(0).integers(-9 if dtype == np.float32 else 0, white + 1, shape).astype(dtype)
     tifffile.imwrite(tmp_path / "stack.tif", pages, photometric="rgb" if channels == 3 else "minisblack")
 
     def restore(module: "Copied") -> None:
@@ -157,11 +161,58 @@ def test_the_pages_of_a_stack_are_one_file_again(dtype: type, channels: int, tmp
     assert [path.name for path in written.parent.rglob("*")] == ["stack.tif"]
     restore(again := Copied())
     assert (len(first.computed), len(again.computed)) == (5, 0)
-    with Image.open(written) as image:
-        assert image.n_frames == 5  # type: ignore[attr-defined]
+    with tifffile.TiffFile(written) as file:
+        assert len(file.pages) == 5
     tifffile.imwrite(tmp_path / "stack.tif", pages[::-1], photometric="rgb" if channels == 3 else "minisblack")
     with pytest.raises(ValueError, match=r"stack\.tif was written for other input data: remove it"):
         restore(Copied())
+
+
+@pytest.mark.parametrize(("dtype", "white"), [(np.uint16, 200), (np.float32, 3021.7)])
+def test_one_page_keeps_its_type_and_scale(dtype: type, white: float, tmp_path: Path) -> None:
+    """A 16-bit file with values below 256 stays a 16-bit file. Values between levels are rounded, at most by half."""
+    stored = np.random.default_rng(0).uniform(0, white, (6, 7)).astype(dtype)
+    tifffile.imwrite(tmp_path / "one.tif", stored, imagej=True, metadata={"unit": "um"}, resolution=(4, 4))
+    trainer, data = (
+        quiet(default_root_dir=tmp_path),
+        ImagePairs(predict_dir=str(tmp_path / "one.tif"), data_range=white),
+    )
+    trainer.predict(module := Copied(), data, return_predictions=False)
+    with tifffile.TiffFile(tmp_path / "restored" / "one.tif") as file:
+        np.testing.assert_allclose(file.asarray(), stored, rtol=0 if dtype == np.uint16 else 2e-7)
+        assert file.asarray().dtype == dtype
+        assert (file.imagej_metadata or {})["unit"] == "um"
+    assert module.computed == [0]
+    trainer.predict(again := Copied(), data, return_predictions=False)
+    assert again.computed == []
+
+
+class Convolved(RestorerSteps, LightningModule):
+    """Three convolutions, whose receptive field has a radius of three pixels."""
+
+    def __init__(self, tile: int | None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(1, 8, 3, padding=1), nn.Tanh(), nn.Conv2d(8, 8, 3, padding=1), nn.Tanh()]
+        self.network = nn.Sequential(*layers, nn.Conv2d(8, 1, 3, padding=1))
+        self.inference = TiledInference(tile=tile, overlap=6)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return image + self.network(image) / 8
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(np.uint16, 1), (np.float32, 65535 * 2e-6)])
+def test_tiles_leave_no_seams_in_files(dtype: type, error: float, tmp_path: Path) -> None:
+    """An overlap of twice the radius gives the whole image's result, up to one level or up to float32 rounding."""
+    stored = np.random.default_rng(0).uniform(20_000, 40_000, (61, 75)).astype(dtype)
+    tifffile.imwrite(tmp_path / "one.tif", stored)
+    found = []
+    for tile in (None, 16):
+        data = ImagePairs(predict_dir=str(tmp_path / "one.tif"), data_range=65535)
+        quiet(default_root_dir=tmp_path / str(tile)).predict(Convolved(tile), data, return_predictions=False)
+        found.append(tifffile.imread(tmp_path / str(tile) / "restored" / "one.tif").astype(float))
+    assert np.abs(found[0] - stored).mean() > 50
+    np.testing.assert_allclose(found[1], found[0], atol=error, rtol=0)
 
 
 class Copied(RestorerSteps, LightningModule):

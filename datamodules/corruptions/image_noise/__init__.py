@@ -13,6 +13,7 @@ class path:
 from datamodules.corruptions.image_noise.blind_level import best_level, candidates, looks, total_variation
 from datamodules.corruptions.image_noise.gaussian import CorrelatedGaussian, Gaussian
 from datamodules.corruptions.image_noise.interface import ImageNoise
+from datamodules.corruptions.image_noise.poisson_gaussian import PoissonGaussian
 from datamodules.corruptions.image_noise.sensor import Sensor
 from datamodules.corruptions.image_noise.signal_dependent import Gamma, Impulse, Poisson
 from datamodules.corruptions.image_noise.smooth_mask import SmoothMask
@@ -27,6 +28,7 @@ __all__ = [
     "ImageNoise",
     "Impulse",
     "Poisson",
+    "PoissonGaussian",
     "SeededImageRNG",
     "Sensor",
     "SmoothMask",

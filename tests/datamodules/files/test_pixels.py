@@ -82,7 +82,7 @@ CLEAR = np.dstack([COLOUR, np.arange(20, dtype=np.uint8).reshape(5, 4)])
         ("a.png", DEEP, None, "has 16 bits, so its white value is unknown: set data.training.data_range"),
         ("a.png", DEEP, 1023, "has the value .* above data_range 1023"),
         ("a.png", COLOUR, 1023, "has 8 bits, but data_range is 1023"),
-        ("a.tif", DEEP.astype(np.float32), None, "its values are of type F"),
+        ("a.tif", DEEP.astype(np.float32), None, "has floating-point values up to .*: set data.training.data_range"),
         ("a.png", CLEAR, None, "parts of it are transparent"),
     ],
 )

@@ -1,8 +1,12 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 
+from datamodules.files.tiff_files import Layout
 from datamodules.files.whole_files import DamagedFile
+from datamodules.jobs.stacks import PagedImages
 from datamodules.jobs.stores import Files, RowStore
 
 
@@ -91,3 +95,16 @@ def test_contradicting_and_damaged_rows_are_named(tmp_path: Path) -> None:
     (tmp_path / "rank3.tsv").write_bytes(b"\xff\n")
     with pytest.raises(ValueError, match=r"rank3.tsv is damaged .*: remove it"):
         store.rows()
+
+
+@pytest.mark.parametrize("layout", [Layout((2,), "Z", "imagej", metadata={"unit": "µm"}), Layout((2,), "I", "ome")])
+def test_metadata_that_a_format_does_not_accept_cost_no_result(layout: Layout, tmp_path: Path) -> None:
+    store = PagedImages(tmp_path, {"a": layout})
+    pages = np.arange(48, dtype=np.uint16).reshape(2, 1, 4, 6)
+    for number, page in enumerate(pages, start=1):
+        store.write(f"a/{number}", page, f"d{number}")
+    with pytest.warns(UserWarning, match=r"a\.tif is written without the metadata of its input"):
+        store.join_pages()
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.tif"), pages[:, 0])
+    again = PagedImages(tmp_path, {"a": layout})
+    assert again.missing(["a/1", "a/2"], ["d1", "d2"]) == []

@@ -41,7 +41,8 @@ def test_a_folder_needs_no_clean_images_and_no_set_and_tells_which_files_are_bro
     batches = {batch["name"][0]: batch for batch in module.evaluated}
     assert sorted(batches) == ["one", "sub/three", "two"]
     assert all(
-        batch.keys() == {"noisy", "index", "global_batch_size", "name", "data_range"} for batch in batches.values()
+        batch.keys() == {"noisy", "index", "global_batch_size", "name", "data_range", "dtype"}
+        for batch in batches.values()
     )
     torch.testing.assert_close(batches["one"]["noisy"][0], torch.from_numpy(PIXELS).permute(2, 0, 1) / 255.0)
     assert batches["two"]["noisy"].shape == (1, 1, 9, 7)
@@ -83,7 +84,7 @@ def test_one_file_is_a_set_of_one_and_each_of_its_pages_an_image(tmp_path: Path)
     folder(tmp_path, other=PIXELS)
     tifffile.imwrite(tmp_path / "stack.tif", np.stack([DEEP, DEEP // 2]), photometric="minisblack")
     alone, both = (NoisyFolder(str(tmp_path / name), data_range=4095) for name in ("stack.tif", ""))
-    assert (alone.names, alone.stacks, both.names) == (["stack/1", "stack/2"], {"stack": 2}, ["stack/1", "stack/2"])
+    assert (alone.names, alone.stacks["stack"].count, both.names) == (["stack/1", "stack/2"], 2, ["stack/1", "stack/2"])
     batch = alone[Request(torch.tensor([1]), 0, 1)]
     np.testing.assert_array_equal(batch["noisy"][0, 0].numpy(), DEEP // 2)
     assert NoisyFolder(str(tmp_path / "other.png")).names == ["other"]

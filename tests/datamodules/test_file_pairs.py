@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from datamodules.files.file_pairs import match_pairs, stem_of
+from datamodules.file_pairs import match_pairs, stem_of
 
 
 def test_files_match_by_what_their_names_have_in_common() -> None:
