@@ -30,7 +30,7 @@ constant. The isotropic model explains 0.6 to 1.0 % of the shift at B = 8.
 
 `OnlineLearner` computes L = max |theta| and a small curvature mu from the Ritz values theta of the Hessian on fixed
 training images. Every few epochs, one of five rules sets the learning rate of the optimizer and, for some rules, also
-the momentum (see `learned`).
+the momentum (see `learner_settings`).
 
 On the bundled digits, the learner with the rule `ssgdm` measures the curvature on 32 images. The learner starts at a
 learning rate of 0.002 and reaches a test accuracy of .916 +- .020 over three seeds
