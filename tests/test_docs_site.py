@@ -57,7 +57,7 @@ def test_links_of_the_repository_lead_to_pages_of_the_site(files: Files) -> None
     assert "](../images/elr.png)" in shown
     assert "](../noisy_labels/elr.md)" in text(files, "methods/index.md")
     assert "](noisy_labels/elr.md)" in text(files, "index.md")
-    assert "](index.md#many-gpus)" in text(files, "runs.md")
+    assert "](index.md#many-gpus)" in text(files, "clusters.md")
     assert "[ELR](../noisy_labels/elr.md)" in text(files, "configs/elr.md")
 
 

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no_fork",
         action="store_true",
-        help="start each run in a new Python process instead of a fork with loaded modules, see docs/runs.md",
+        help="start each run in a new Python process instead of a fork with loaded modules, see docs/sweeps.md",
     )
 
 

@@ -1,7 +1,7 @@
 """Every method class with every strategy, precision and Trainer option: which work, and why others do not.
 
-    python -m tests.conformance.settings_matrix                          write all cells of the table in docs/runs.md
-    python -m tests.conformance.settings_matrix ELR LSA --columns ddp    update only these cells
+    python -m tests.conformance.settings_matrix                       write all cells of the table in docs/clusters.md
+    python -m tests.conformance.settings_matrix ELR LSA --columns ddp update only these cells
 
 Each cell consists of two optimizer steps of a demo in separate processes on the CPU.
 """
@@ -30,7 +30,7 @@ from tests.conformance.runs import class_path, methods, state, written
 from tests.distributed.methods import LEFT_OUT
 from tests.two_processes import start_two
 
-PAGE, SECTION = ROOT / "docs" / "runs.md", "settings"
+PAGE, SECTION = ROOT / "docs" / "clusters.md", "settings"
 LONGEST = 180.0
 """Seconds after which a cell is considered to hang."""
 STEPS = {
@@ -201,7 +201,7 @@ def read_page(text: str) -> dict[str, dict[str, Outcome]]:
 
 
 def on_page() -> dict[str, dict[str, Outcome]]:
-    """Read the table of docs/runs.md."""
+    """Read the table of docs/clusters.md."""
     before, after = split_readme(PAGE, SECTION)
     text = PAGE.read_text(encoding="utf-8")
     return read_page(text[len(before) : len(text) - len(after)])

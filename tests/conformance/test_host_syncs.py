@@ -1,11 +1,11 @@
-"""Training steps do not synchronise with the device, except for documented reasons; `docs/runs.md` has the table."""
+"""Training steps do not synchronise with the device, except for reasons in the table of `docs/clusters.md`."""
 
 from collections import defaultdict
 
 from tests.command import ROOT
 from tests.conformance.host_syncs import KINDS, found
 
-PAGE = ROOT / "docs" / "runs.md"
+PAGE = ROOT / "docs" / "clusters.md"
 SEARCH = "line search: the host compares losses to decide whether to continue"
 SINGULAR = "singular values: the host checks whether the decomposition has converged"
 TOKENS = "without a cache, captions are tokenised on the host in each step, as in diffusers' pipelines"

@@ -1,4 +1,4 @@
-"""The table of methods by strategy, precision and option in docs/runs.md is complete and correct."""
+"""The table of methods by strategy, precision and option in docs/clusters.md is complete and correct."""
 
 import re
 
@@ -42,4 +42,4 @@ def test_the_table_is_read_as_it_is_written() -> None:
 def test_the_table_is_written_and_was_true(kind: str) -> None:
     before, now = on_page().get(kind), {column: Outcome(cell.said) for column, cell in measured(kind).items()}
     write(kind, now)
-    assert now == before, "docs/runs.md says now what was found: look whether that is better"
+    assert now == before, "docs/clusters.md says now what was found: look whether that is better"

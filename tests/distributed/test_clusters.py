@@ -1,4 +1,4 @@
-"""Each line of the cluster commands in README and docs/runs.md runs on two nodes, one of which is killed.
+"""Each line of the cluster commands in README and docs/clusters.md runs on two nodes, one of which is killed.
 
 The test uses one machine, with one CPU process per node. In the commands, words that depend on the machines are
 replaced; each of these words must occur.
@@ -231,7 +231,7 @@ def test_torchrun_restarts_what_a_process_was_lost_of_and_it_goes_on(
 ) -> None:
     run = tmp_path / "run"
     words = {**DEMO, "--nproc_per_node 8": "--nproc_per_node 2", "--trainer.devices 8": "--trainer.devices 2"}
-    line = lines_of("docs/runs.md", ELASTIC, words | {"runs/elr/cifar10/JOB": str(run)})
+    line = lines_of("docs/clusters.md", ELASTIC, words | {"runs/elr/cifar10/JOB": str(run)})
     node = script(f"exec env {line} {' '.join(CUT)}")
     wait_for(run / "checkpoints" / "step.ckpt", node)
     training = workers(run)
@@ -248,11 +248,11 @@ OVER_NODES = "--nnodes 2 --rdzv_backend c10d --rdzv_endpoint HOST:29500 --rdzv_i
 def test_two_nodes_go_on_where_one_of_them_is_restarted_late(one_process: Path, script: Script, tmp_path: Path) -> None:
     """The rank that returns first still knows the dead rank's address, and must not connect to it."""
     run = tmp_path / "run"
-    assert f"`{OVER_NODES}` in place of `--standalone`" in (ROOT / "docs/runs.md").read_text()
+    assert f"`{OVER_NODES}` in place of `--standalone`" in (ROOT / "docs/clusters.md").read_text()
     nodes = OVER_NODES.replace("HOST:29500", f"127.0.0.1:{free_port()}")
     words = {**DEMO, "--nproc_per_node 8": "--nproc_per_node 1", "--trainer.devices 8": "--trainer.devices 1"}
     words |= {"--standalone": nodes, "configs/trainer/ddp.yaml": "configs/trainer/multi_node.yaml"}
-    line = lines_of("docs/runs.md", ELASTIC, words | {"runs/elr/cifar10/JOB": str(run)})
+    line = lines_of("docs/clusters.md", ELASTIC, words | {"runs/elr/cifar10/JOB": str(run)})
     first, second = (script(f"exec env {line} {' '.join(CUT)}") for _ in range(2))
     wait_for(run / "checkpoints" / "step.ckpt", first, second)
     (lost,) = workers(run, second.pid)

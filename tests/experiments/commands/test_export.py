@@ -352,6 +352,6 @@ def test_an_existing_folder_is_not_overwritten(runs: Path, tmp_path: Path, capsy
 
 
 def test_the_documented_commands_are_valid() -> None:
-    for page in ("README.md", "docs/runs.md"):
+    for page in ("README.md", "docs/export.md"):
         [command] = re.findall(r"^python train\.py export (.*?)\s*(?:#.*)?$", Path(page).read_text(), re.MULTILINE)
         assert commands.parse("export", shlex.split(command)).format == "torch"
