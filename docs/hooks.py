@@ -13,12 +13,16 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import Element, SubElement
 
 from markdown import Markdown
+from markdown.blockprocessors import BlockProcessor
 from markdown.extensions import Extension
 from markdown.inlinepatterns import HtmlInlineProcessor
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+
+from docs.equations import typeset
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("lightning_modules", "datamodules", "callbacks", "experiments")
@@ -30,17 +34,33 @@ LINK = re.compile(r"\]\((?!\w+:|/)([^)#\s]*)(#[^)\s]*)?\)")
 TAGS = "a|b|br|code|details|div|em|i|img|kbd|p|picture|source|span|strong|sub|summary|sup|table|tbody|td|th|thead|tr"
 
 
-class HTMLTagsOnly(Extension):
-    """Leaves `<w, x>` and `<name>` in prose as text: in Markdown, only names of HTML tags begin a tag."""
+class Notation(Extension):
+    """Typesets equations, and leaves `<w, x>` and `<name>` in prose as text: only names of HTML tags begin a tag."""
 
     def extendMarkdown(self, md: Markdown) -> None:
         tag = rf"(</?(?:{TAGS})(?:\s[^<>]*)?/?>|<!--(?:(?!-->).)*-->)"
         md.inlinePatterns.register(HtmlInlineProcessor(tag, md), "html", 90)
+        md.parser.blockprocessors.register(Equations(md.parser), "equations", 85)  # before code blocks, which are 80
+
+
+class Equations(BlockProcessor):
+    """Typesets an indented block that is clearly an equation; any other one remains code."""
+
+    def test(self, parent: Element, block: str) -> bool:
+        return block.startswith(" " * self.tab_length)
+
+    def run(self, parent: Element, blocks: list[str]) -> bool:
+        block, rest = self.detab(blocks[0])
+        shown = None if rest else typeset(block)
+        if shown:
+            blocks.pop(0)
+            SubElement(parent, "p").text = self.parser.md.htmlStash.store(f'<div class="equation">{shown}</div>')
+        return bool(shown)
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Add the Markdown extension."""
-    config.markdown_extensions.append(HTMLTagsOnly())
+    config.markdown_extensions.append(Notation())
     return config
 
 

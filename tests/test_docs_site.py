@@ -8,10 +8,13 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from markdown import Markdown
 from mkdocs.config import load_config
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import Files, get_files
 
+from docs.equations import typeset
+from docs.hooks import Notation
 from experiments.catalogue import find_methods
 from tests.command import ROOT, environment
 
@@ -59,6 +62,60 @@ def test_links_of_the_repository_lead_to_pages_of_the_site(files: Files) -> None
     assert "](noisy_labels/elr.md)" in text(files, "index.md")
     assert "](index.md#many-gpus)" in text(files, "clusters.md")
     assert "[ELR](../noisy_labels/elr.md)" in text(files, "configs/elr.md")
+
+
+def plain(equation: str) -> str:
+    """Return the MathML of an equation in short: groups in braces, and no tags around letters, numbers and signs."""
+    found = typeset(equation)
+    assert found is not None
+    for tag, sign in (("<mrow>", "{"), ("</mrow>", "}"), (' accent="true"', ""), ("&nbsp;", " ")):
+        found = found.replace(tag, sign)
+    return re.sub("</?m(?:i|n|o|tr|td|text|table|ath|space)[ >/][^<>]*>|</?m(?:i|n|o|tr|td|text|table|ath)>", "", found)
+
+
+@pytest.mark.parametrize(
+    ("equation", "shown"),
+    [
+        ("x_{t+1} <- x^ + 1", "<msub>{x}{t+1}</msub>←<mover>{x}^</mover>+1"),
+        ("L = (1/B) sum_i p", "L=<mfrac>{1}{B}</mfrac><munder>{∑}{i}</munder>p"),
+        ("x = a b / c + d", "x=<mfrac>{ab}{c}</mfrac>+d"),
+        ("x = (a + b) / (2 c)", "x=<mfrac>{a+b}{2c}</mfrac>"),
+        ("x = a / b c", "x=a/bc"),
+        ("x = log a / b", "x=loga/b"),
+        ("<t, p> <= |x|^2", "{⟨{t,p}⟩}≤<msup>{{|{x}|}}{2}</msup>"),
+        ("z = KL(p || q)", "z=KL{({p‖q})}"),
+        ("s = sqrt(abar_t)", "s=<msqrt><msub>{<mover>{a}¯</mover>}{t}</msub></msqrt>"),
+        ("i in J if y' = S", "i∈J if y\N{PRIME}=S"),
+        ("grad L = x,    y = 2", "∇L=x,y=2"),
+    ],
+)
+def test_equations_are_typeset(equation: str, shown: str) -> None:
+    assert plain(equation) == shown
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        "1. w is set to the stored iterate with the smallest norm;",
+        "fit(model, lr=0.1)",
+        "run = build(parse(arguments))\nprint(run.model)",
+        "x = (a + b",
+        "python train.py fit --config configs/elr/demo.yaml",
+        "see `typeset`: x = 1",
+    ],
+)
+def test_what_is_not_clearly_an_equation_remains_code(block: str) -> None:
+    assert typeset(block) is None
+
+
+def test_most_equations_of_methods_are_typeset() -> None:
+    blocks = [each for method in find_methods() for each in re.findall(r"\n\n((?:    .+\n?)+)", method.docstring)]
+    assert len(blocks) > 80
+    assert sum(typeset(each) is not None for each in blocks) > 0.85 * len(blocks)
+    extensions = [Notation(), "pymdownx.highlight", "pymdownx.superfences"]
+    shown = Markdown(extensions=extensions).convert("Text:\n\n    L = a\n\nText.\n\n    code\n")
+    assert '<div class="equation"><math display="block">' in shown
+    assert "<code>code" in shown
 
 
 def text(files: Files, page: str) -> str:

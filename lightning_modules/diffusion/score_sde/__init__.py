@@ -5,7 +5,7 @@ s(x, t) be the gradient of log p_t. The reverse-time process dx = (f - g^2 s) dt
 equation dx = (f - g^2 s / 2) dt turn noise into data. Given x_0, x_t equals mean + std z with z ~ N(0, I). A network
 for the score is trained to minimise
 
-    E_t,x,z  w(t) R((s(x_t, t) + z / std)^2),   w = std^2, or g^2 for the likelihood.
+    E_{t,x,z} w(t) R((s(x_t, t) + z / std)^2),   w = std^2, or g^2 for the likelihood.
 
 Here R is either the mean or half of the sum over the values of an image, and t is uniform in [1e-5, 1]. For the VE
 process, the network predicts the score from x_t and sigma(t), and images are in [0, 1]. For the VP and sub-VP

@@ -21,7 +21,7 @@ from lightning_modules.training.logging import log_training
 class NoiseConditionalClassifier(ClassifierSteps, MethodModule):
     """Train a classifier of noisy images that also receives the standard deviation of the noise.
 
-        L = E_t,x_t CE(network(x_t, std(t)), y)
+        L = E_{t,x_t} CE(network(x_t, std(t)), y)
 
     Here CE is the cross-entropy, and y is the label. In validation and test, the network receives clean images and the
     smallest noise level.

@@ -10,7 +10,7 @@ bits and n = 2^(b - 1), a weight W with rows W_i is quantised to
 The gradient with respect to Q(W) is passed to W, also for clipped entries. The second change concerns the logits of
 attention head h for input x^:
 
-    logits_h = x^ LSQ(x^ Q(W_q,h^T W_k,h)^T)^T / sqrt(d)                                                         (QKR)
+    logits_h = x^ LSQ(x^ Q(W_{q,h}^T W_{k,h})^T)^T / sqrt(d)                                                     (QKR)
 
 For each head, the product of the query and key weights is quantised as one weight, and the biases are omitted. The
 third change is confidence-guided annealing (CGA): in the last epochs, only weights whose position t is within BR of a

@@ -4,7 +4,7 @@ The detector uses the features of a trained classifier. For each layer l, the fe
 a Gaussian. All classes share one covariance per layer (`gaussians.py`). The score M_l of a layer is
 
     M_l(x) = max_c -d_c(f_l(x')) / 2,      d_c(f) = (f - mu_c)^T Sigma^+ (f - mu_c),
-    x'     = x - epsilon sign(grad_x d_c^(f_l(x)) / 2),      c^ = argmin_c d_c(f_l(x)).
+    x'     = x - epsilon sign(grad_x d_{c^}(f_l(x)) / 2),      c^ = argmin_c d_c(f_l(x)).
 
 A logistic regression, fitted on validation data, determines the weight of each layer (`ensemble.py`). The network is
 not changed. x' is not clipped, and sign(0) is +1. The published code has the factor 1/2 in M_l; the paper omits this

@@ -2,7 +2,7 @@
 
 The perturbation moves an image towards the class with the nearest mean:
 
-    x' = x - epsilon sign(grad_x d_c^(f_l(x)) / 2),   c^ = argmin_c d_c(f_l(x)),   M_l(x) = max_c -d_c(f_l(x')) / 2
+    x' = x - epsilon sign(grad_x d_{c^}(f_l(x)) / 2),   c^ = argmin_c d_c(f_l(x)),   M_l(x) = max_c -d_c(f_l(x')) / 2
 
 Each layer has a separate x'. At x', M_l is again the maximum over all classes. sign(0) is +1, and x' is not clipped.
 
