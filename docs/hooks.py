@@ -136,9 +136,9 @@ def _split(origin: str, text: str) -> Iterator[tuple[str, str]]:
 
 
 def _about(section: str) -> str:
-    """Return the first paragraph of a section after its list of papers."""
+    """Return the first paragraph of a section after its picture."""
     paragraphs = section.strip().split("\n\n")
-    return next((" ".join(each.split()) for each in paragraphs if not each.startswith(("- ", "| "))), "")
+    return next((" ".join(each.split()) for each in paragraphs if not each.startswith("![")), "")
 
 
 def _relinked(text: str, origin: str, page: str, moved: Mapping[str, str]) -> str:

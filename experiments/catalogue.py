@@ -24,6 +24,7 @@ BASES = ("MethodModule", "LightningModule")
 BASELINES = "baselines"
 """Field of the methods with which several papers are compared."""
 NEEDS = re.compile(r"#\s*needs:\s*(.+)", re.IGNORECASE)
+EXAMPLES = re.compile(r"^Examples?:\n((?: +.*\n?|\n)+)", re.MULTILINE)
 YEAR = re.compile(r"\b(19|20)\d\d\b")
 ARXIV = re.compile(r"\barXiv[:\s]\s*(?P<id>\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7})(v\d+)?")
 
@@ -69,6 +70,7 @@ class Method:
         docstring: docstring that cites the paper: the docstring of the class, of its file or of its folder.
         paper: citation of the paper.
         configs: configurations of the method.
+        example: Python session of the section `Examples:` in the docstring of the class. It is empty without one.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Method:
     docstring: str
     paper: Paper
     configs: list[Config]
+    example: str = ""
 
     @property
     def folder(self) -> str:
@@ -157,9 +160,10 @@ def find_methods(project: Path = PROJECT) -> list[Method]:
             own = [config for path in paths for config in configs.get(path, [])]
             field = file.relative_to(root).parts[0]
             exported = ".".join([*module.split(".")[:3], node.name])
-            methods.append(
-                Method(node.name, field, module, exported, docstring, parse_source(docstring) or Paper(), own)
-            )
+            session = EXAMPLES.search(documented[0])
+            example = textwrap.dedent(session[1]).strip() if session else ""
+            paper = parse_source(docstring) or Paper()
+            methods.append(Method(node.name, field, module, exported, docstring, paper, own, example))
     return methods
 
 

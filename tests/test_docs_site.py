@@ -59,7 +59,7 @@ def test_links_of_the_repository_lead_to_pages_of_the_site(files: Files) -> None
     assert "[configs/elr/demo.yaml](../configs/elr.md#demo)" in shown
     assert "](../images/elr.png)" in shown
     assert "](../noisy_labels/elr.md)" in text(files, "methods/index.md")
-    assert "](noisy_labels/elr.md)" in text(files, "index.md")
+    assert "](noisy_labels/elr.md)" in text(files, "choose.md")
     assert "](index.md#many-gpus)" in text(files, "clusters.md")
     assert "[ELR](../noisy_labels/elr.md)" in text(files, "configs/elr.md")
 

@@ -16,7 +16,7 @@ from experiments.pages import with_section
 from tests.command import ROOT
 
 DOCS = ROOT / "docs"
-MARKERS = [f"<!-- {name}:{end} -->\n" for name in ("problems", "gallery") for end in ("begin", "end")]
+MARKERS = [f"<!-- {name}:{end} -->\n" for name in ("gallery",) for end in ("begin", "end")]
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,52 @@ def test_the_verdict_of_a_method_counts_every_claim(generated: dict[Path, str]) 
     assert 0 < held < len(claims)
     assert [row[-1] for row in rows if "[CBSN]" in row[0]] == [f"{held} of {len(claims)} claims hold |"]
     assert "baselines.md" not in "".join(row[0] for row in rows[:45])
+
+
+def test_a_method_begins_with_its_picture_and_what_it_is_for_and_its_configurations_are_folded(
+    generated: dict[Path, str],
+) -> None:
+    section = generated[DOCS / "noisy_labels.md"].split('<a id="elr"></a>ELR')[1].split("\n## ")[0]
+    order = [
+        "![ELR](images/elr.png)",
+        "\nEarly-learning regularisation",
+        "\n- `lightning_modules.noisy_labels.elr.ELR`: ",
+        "\n- For: Train a classifier on noisy labels. ",
+        "\n- Needs on bundled or synthetic data: nothing (bundled data), CPU\n",
+        "\n- Verdict: 2 of 2 claims hold",
+        "\n    t_i <- beta t_i",
+        " on bundled or synthetic data</summary>",
+        "[configs/elr/demo.yaml]",
+        " on the paper's data</summary>",
+        "[configs/elr/cifar10.yaml]",
+        "| claim | ",
+    ]
+    places = [section.index(each) for each in order]
+    assert places == sorted(places)
+
+
+def test_papers_come_first_in_the_table_and_on_the_pages(generated: dict[Path, str]) -> None:
+    first, second = generated[DOCS / "methods.md"].split("\n## ")[1:]
+    assert first.startswith("The 45 papers\n")
+    assert first.count("](http") == 45
+    assert all(f"[{name}]" in second for name in ("DPS", "Marigold", "CrossEntropy"))
+    page = generated[DOCS / "denoising.md"]
+    assert page.index('id="cbsn"') < page.index('id="sdap"') < page.index('id="ap_bsn"')
+
+
+def test_the_example_of_a_class_is_on_its_page(tmp_path: Path) -> None:
+    with_a_figure(tmp_path, file="table.png")
+    module = tmp_path / "lightning_modules/noisy_labels/elr.py"
+    args = "\n    Args:\n        network:"
+    assert args in module.read_text()
+    example = "\n    Examples:\n        >>> 1 + 1\n        2\n"
+    module.write_text(
+        re.sub(r"\n    Examples?:\n(?:        .*\n)+", "", module.read_text()).replace(args, example + args, 1)
+    )
+    (tmp_path / "docs/problems.csv").write_text("problem,data,cost,claim\n")
+    (tmp_path / "README.md").write_text("".join(MARKERS))
+    shown = pages.generate_pages(tmp_path)[tmp_path / "docs/noisy_labels.md"]
+    assert "\nExample:\n\n```python\n>>> 1 + 1\n2\n```\n" in shown
 
 
 def anchors(page: Path) -> set[str]:
