@@ -26,6 +26,10 @@ def recipe() -> dict[str, str]:
     return dict(re.findall(r"^`([\w/]+\.\w+)`:.*?\n\n```\w+\n(.*?)```", section, flags=re.DOTALL | re.MULTILINE))
 
 
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 250
+
+
 def test_the_example_in_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     [example] = re.findall(
@@ -38,7 +42,8 @@ def test_the_example_in_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_the_example_with_a_loader_of_ones_own_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    [example] = re.findall(r"^```python\n(import torch\nfrom lightning.*?)```", README, re.DOTALL | re.MULTILINE)
+    page = (ROOT / "docs/own.md").read_text()
+    [example] = re.findall(r"^```python\n(import torch\nfrom lightning.*?)```", page, re.DOTALL | re.MULTILINE)
     names: dict[str, Any] = {}
     exec(example, names)
     metrics, directory = names["trainer"].callback_metrics, Path(names["trainer"].log_dir)
