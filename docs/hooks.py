@@ -5,12 +5,13 @@ per section, so that each method has its own page. Relative links between files 
 between these pages.
 """
 
+import ast
 import itertools
 import json
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, SubElement
@@ -27,7 +28,24 @@ from docs.equations import typeset
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("lightning_modules", "datamodules", "callbacks", "experiments")
 AT_ROOT = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+FIRST = ("own.md", "runs.md", "sweeps.md", "clusters.md", "export.md")
+"""The first of the guides."""
 RESULTS = ("abstracts.md", "reproduced.md", "denoisers.md", "speech.md", "benchmarks.md", "gpu.md")
+ALSO = {
+    "deep_image_prior": "DIP",
+    "golden_noise": "NPNet",
+    "mbbo": "SVRB MSVR bilevel",
+    "negvsr": "Neg-VSR",
+    "nm_sparsity": "N:M N M MDGF SDGF",
+    "noise2noise": "N2N",
+    "noise2self": "N2S",
+    "noise2void": "N2V",
+    "optimistic_omd": "OMD",
+    "pigdm": "ΠGDM",
+    "scale_mixture_nngp": "NNGP",
+    "score_sde": "NCSN++ VE VP",
+}
+"""Abbreviations that neither the name of a class, nor a summary, nor a title contains."""
 SECTION = re.compile(r'^## <a id="(\w+)"></a>(.+)\n', re.MULTILINE)
 CLASS_PATH = re.compile(rf"(?<![\w.])(?:{'|'.join(PACKAGES)})(?:\.\w+)*\.[A-Za-z]\w*")
 LINK = re.compile(r"\]\((?!\w+:|/)([^)#\s]*)(#[^)\s]*)?\)")
@@ -85,19 +103,23 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     configurations, packages = dict(_configurations(methods_of)), dict(_packages())
     for path in ROOT.glob("docs/*.md"):
         files.remove(files.src_uris[path.name])
+    methods = {page for origin in fields for page in parts[origin] if not page.endswith("/index.md")}
     for page, text in (pages | configurations | packages).items():
-        files.append(File.generated(config, page, content=_meta(page, text) + text))
+        tags = _abbreviations(page, text) if page in methods else []
+        files.append(File.generated(config, page, content=_meta(page, text, tags) + text))
     for folder, picture in _pictures():
         files.append(File.generated(config, f"{folder}/{picture}", abs_src_path=str(ROOT / "docs" / picture)))
-    placed = {"gallery.md", *RESULTS, *AT_ROOT.values()}
+    placed = {"choose.md", "gallery.md", *FIRST, *RESULTS, *AT_ROOT.values()}
+    guides = [*FIRST, *(page for page in written.values() if page not in placed and not page.endswith("/index.md"))]
     config.nav = [
         {"Home": "index.md"},
+        {"Choose": "choose.md"},
         {"Methods": ["methods/index.md", *({_title(texts[origin]): [*parts[origin]]} for origin in fields)]},
         {"Gallery": "gallery.md"},
-        {"Guides": [page for page in written.values() if page not in placed and not page.endswith("/index.md")]},
+        {"Guides": guides},
         {"Results": [page for page in RESULTS if page in pages]},
         {"Configurations": _named("configs", configurations)},
-        {"API": [{package: _named(f"api/{package}", packages)} for package in PACKAGES]},
+        {"API": ["api/index.md", *({package: _named(f"api/{package}", packages)} for package in PACKAGES)]},
         {"Development": ["contributing.md", "changelog.md"]},
     ]
     return files
@@ -113,11 +135,27 @@ def _text(path: Path) -> str:
     return "\n\n".join([*shown, f"This page is the notebook `notebooks/{path.name}`.\n"])
 
 
-def _meta(page: str, text: str) -> str:
-    """Hide the table of contents of pages without sections, and the navigation of lone pages; rank the API last."""
-    hidden = ["toc"] * ("\n## " not in text) + ["navigation"] * (page in ("index.md", "gallery.md"))
+def _meta(page: str, text: str, tags: Sequence[str]) -> str:
+    """Hide the table of contents of pages without sections, and the navigation of lone pages; rank the API last.
+
+    The search finds a page by its tags before all others. They are not shown.
+    """
+    hidden = ["toc"] * ("\n## " not in text) + ["navigation"] * (page in ("index.md", "choose.md", "gallery.md"))
     boost = 0.5 if page.startswith(("api/", "changelog")) else 1 if page.startswith("configs/") else 2
-    return f"---\nhide: {hidden}\nsearch: {{boost: {boost}}}\n---\n"
+    return f"---\nhide: {hidden}\nsearch: {{boost: {boost}}}\ntags: {json.dumps(tags)}\n---\n"
+
+
+def _abbreviations(page: str, text: str) -> list[str]:
+    """List the names by which people look for a method and that are not its heading: in summary, title and `ALSO`.
+
+    In a summary or title, these are a word before a colon, words in brackets, and a hyphenated word with capitals at
+    the beginning. The search splits words at hyphens.
+    """
+    folder, found = Path(page).stem, []
+    for sentence in (_about(text.partition("\n")[2]), *re.findall(r"\*(.+?)\*", text)):
+        found += re.findall(r"^([\w+-]+)(?=:)|\(([\w+-]*[A-Z][\w+-]*)\)|^([A-Z]+-\w+)", sentence)
+    names = [*filter(None, itertools.chain(*found)), *ALSO.get(folder, "").split()]
+    return list(dict.fromkeys(part for name in names for part in name.split("-")))
 
 
 def _title(text: str) -> str:
@@ -194,14 +232,21 @@ def _configuration(path: Path) -> str:
 
 
 def _packages() -> Iterator[tuple[str, str]]:
-    """Yield a page per folder of a package, with the public names of all its files."""
+    """Yield a list of all packages, and a page per folder of a package, with the public names of all its files."""
+    listed, pages = "# API\n", {}
     for package in PACKAGES:
+        listed += f"\n## {package}\n\n"
         for folder in sorted({path.parent for path in (ROOT / package).rglob("*.py")}):
             dotted = ".".join(folder.relative_to(ROOT).parts)
             page = f"# {dotted}\n\n::: {dotted}\n    options: {{members: false}}\n"
             for path in sorted(folder.glob("[!_]*.py")):
                 page += f"\n## {path.stem} {{ #{dotted}.{path.stem} }}\n\n::: {dotted}.{path.stem}\n"
-            yield f"api/{package}/{dotted.removeprefix(package).removeprefix('.') or 'index'}.md", page
+            name = f"{package}/{dotted.removeprefix(package).removeprefix('.') or 'index'}.md"
+            pages[f"api/{name}"] = page
+            about = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))) or ""
+            listed += f"- [{dotted}]({name}): {about.partition(chr(10) * 2)[0]}".rstrip(": ") + "\n"
+    yield "api/index.md", listed
+    yield from pages.items()
 
 
 def _pictures() -> Iterator[tuple[str, str]]:

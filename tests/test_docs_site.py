@@ -1,5 +1,6 @@
 """The documentation site has a page for each method, configuration folder and package, and its links resolve."""
 
+import json
 import re
 import subprocess
 import sys
@@ -116,6 +117,23 @@ def test_most_equations_of_methods_are_typeset() -> None:
     shown = Markdown(extensions=extensions).convert("Text:\n\n    L = a\n\nText.\n\n    code\n")
     assert '<div class="equation"><math display="block">' in shown
     assert "<code>code" in shown
+
+
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [
+        ("noisy_labels/elr", "ELR"),
+        ("diffusion/red_diff", "RED-diff"),
+        ("restoration/sgmse", "SGMSE+"),
+        ("efficiency/nm_sparsity", "N:M"),
+        ("efficiency/wta_crs", "WTA-CRS"),
+        ("robustness/denoised_smoothing", "DDS"),
+        ("baselines/noise2void", "N2V"),
+    ],
+)
+def test_the_search_finds_a_method_by_its_abbreviation(page: str, names: str, files: Files) -> None:
+    [tags] = re.findall(r"^tags: (.*)$", text(files, f"{page}.md"), re.MULTILINE)
+    assert set(names.split("-")) <= set(json.loads(tags))
 
 
 def text(files: Files, page: str) -> str:
