@@ -56,8 +56,8 @@ def generate_pages(project: Path = PROJECT) -> dict[Path, str]:
     pages[project / "docs/methods.md"] = f"# Methods\n\n{NOTE}{_tables(methods, claims, papers)}"
     pages[project / "docs/choose.md"] = f"# Choose a method\n\n{NOTE}\n{CHOOSE}\n{_choose(problems)}"
     if reproduced := reproductions(rows):
-        papers = {config.path.parent.name: _link(method) for method in methods for config in method.configs}
-        text = reproduced_page(reproduced, papers)
+        links = {config.path.parent.name: _link(method) for method in methods for config in method.configs}
+        text = reproduced_page(reproduced, links)
         pages[project / "docs/reproduced.md"] = f"# Checked against numbers and theorems\n\n{NOTE}\n{text}"
     if abstracts:
         benchmarks = read_text(project / "docs/benchmarks.md")
