@@ -88,12 +88,11 @@ def test_a_path_of_readme_runs(name: str, written: list[str], here: Path, recwar
 
 
 def trains_on_the_cleaned_list(here: Path) -> None:
-    """Train with the README's line of YAML in a second configuration file."""
-    [line] = re.findall(r"^```yaml\n(label_noise: .*)\n```", README, re.MULTILINE)
-    (here / "cleaned.yaml").write_text(f"data:\n  init_args:\n    {line}\n")
+    """Train with the layer that the README names."""
+    [layer] = re.findall(r"with `--config (\S+cleaned_labels\.yaml)`", README)
     first, *_ = paths()["Clean my labels"]
     _, _, *arguments = shlex.split(first.replace("runs/labels", "runs/cleaned"))
-    assert train.main([*arguments, "--config", "cleaned.yaml", *CLASSES]) == 0
+    assert train.main([*arguments, "--config", layer, *CLASSES]) == 0
     cleaned = pd.read_csv(here / "runs/labels/cleaned_labels.csv").set_index("index")
     assert len(cleaned) > 10
     left = cleaned[cleaned["action"] != "drop"]["label"]
