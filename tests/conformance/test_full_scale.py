@@ -118,7 +118,7 @@ PARAMETERS = {
 UNTRAINED = {
     **{
         f"scoredvi/{data}": "its denoisers come with their weights; it fits images"
-        for data in ("cc", "crops", "crops_baseline", "crops_short", "fmd", "polyu", "sidd_val")
+        for data in ("cc", "crops", "crops_short", "fmd", "polyu", "sidd_val")
     },
     "scoredvi/denoisers": "its network is a template; the training of its denoisers is in its tests",
     **dict.fromkeys(
@@ -183,7 +183,7 @@ UNTRAINED = {
     **dict.fromkeys(("mbbo/ml_1m",), "its users and items are of a file; few are tested"),
     "finetuning/mnist": "its last block owns the weights of a normalisation that it leaves out",
     **dict.fromkeys(
-        ["finetuning/full", "finetuning/unconditional_pipeline"]
+        ["finetuning/full"]
         + [
             name(path)
             for kind in ("lora", "inversion", "controlnet")
