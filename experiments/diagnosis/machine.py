@@ -141,7 +141,7 @@ def describe_devices() -> Iterator[Row]:
     elif seen != len(listed):
         yield Row("devices", "GPU", f"torch sees {seen}")
     distributed: Any = torch.distributed
-    nccl = ".".join(map(str, torch.cuda.nccl.version())) if torch.version.cuda else "not in this build"  # type: ignore[no-untyped-call]
+    nccl = ".".join(map(str, torch.cuda.nccl.version())) if torch.version.cuda else "not in this build"
     gloo = distributed.is_available() and distributed.is_gloo_available()
     yield Row("devices", "NCCL", nccl, OK if torch.version.cuda or not listed else NOTE)
     yield Row("devices", "gloo", "available" if gloo else "not in this build", OK if gloo else NOTE)
