@@ -55,6 +55,7 @@ EXTRAS = {
     "no-reference": "no-reference image metrics of pyiqa",
     "ood": "OODScores",
     "imitation": "simulated environments",
+    "optimizers": "optimizers of other packages, such as schedule-free ones",
     "slurm": "compare --launcher slurm",
     "ray": "compare --launcher ray",
     "completion": "the shell's completion of arguments",
