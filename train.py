@@ -59,7 +59,9 @@ def main(args: list[str] | None = None) -> int:
         return 2
     from experiments import commands
     from experiments.arguments import COMPLETING, PROGRAM
+    from experiments.offline import work_offline
 
+    work_offline()
     if COMPLETING and args is None:
         commands.complete()
     args = sys.argv[1:] if args is None else args

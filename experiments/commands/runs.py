@@ -26,6 +26,8 @@ from experiments.results import Curves, duration, read_curves, table, terminal, 
 
 WIDTH, HEIGHT = 160, 48
 """Size of a curve in pixels."""
+MOST_IN_FRAMES = 1000
+"""Maximum number of runs in a table with frames and folded cells, which takes half a millisecond per run."""
 MOST_CURVES = 500
 """Maximum number of runs whose curves are drawn."""
 HEAD = """<!doctype html>
@@ -100,12 +102,20 @@ def _list(runs: Sequence[ListedRun], metrics: Sequence[str], form: str) -> None:
         own = [str(run.directory), run.method, run.data, run.state, epoch, *values, run.date]
         return [printable(cell) for cell in (*own, duration(run.ended - run.started), last)]
 
-    if form == "table":
+    if form == "table" and len(runs) <= MOST_IN_FRAMES:
         terminal().print(table(f"{len(runs)} runs", header, [cells(run, ".4g") for run in runs]))
+    elif form == "table":
+        print(f"{len(runs)} runs", *_aligned([header, *(cells(run, ".4g") for run in runs)]), sep="\n")
     elif form == "csv":
         csv.writer(sys.stdout, lineterminator="\n").writerows([header, *(cells(run, "") for run in runs)])
     else:
         print(page(header, [cells(run, ".4g") for run in runs], [run.directory for run in runs]))
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a line for each row, with columns of equal width."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def page(header: Sequence[str], rows: Sequence[Sequence[str]], directories: Sequence[Path]) -> str:

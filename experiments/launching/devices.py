@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 from experiments.run_request import Experiment, setting_of
 
+FORMAT = "--format=csv,noheader,nounits"
+
 
 def visible_gpus() -> list[str]:
     """List the GPUs that are available to runs. The list is empty if there is no driver."""
@@ -88,4 +90,10 @@ def shares(gpus: Sequence[str], jobs: int | None, per_job: float, exclusive: boo
 
 def exclusive_gpus() -> bool:
     """Return whether the driver allows only one process per GPU."""
-    return "Exclusive_Process" in _ask("--query-gpu=compute_mode", "--format=csv,noheader")
+    return "Exclusive_Process" in _ask("--query-gpu=compute_mode", FORMAT)
+
+
+def gpu_memory() -> list[tuple[str, float, float]]:
+    """Return the name, the memory and the free memory in GiB of each GPU that the driver lists."""
+    rows = [line.split(", ") for line in _ask("--query-gpu=name,memory.total,memory.free", FORMAT).splitlines()]
+    return [(row[0], float(row[1]) / 1024, float(row[2]) / 1024) for row in rows if row[-1].strip().isdigit()]

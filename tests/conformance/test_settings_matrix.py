@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from tests.command import ROOT
 from tests.conformance.settings_matrix import (
     SETTINGS,
     WORKS,
@@ -24,6 +25,16 @@ def test_the_table_has_every_class_and_a_sentence_where_something_does_not_work(
     said = {cell.said for cells in table.values() for cell in cells.values()} - {WORKS}
     assert all(len(each.split()) > 4 for each in said)
     assert not [each for each in said if re.match(r"\w+(Error|Exception): |hangs|the process died|\[", each)]
+
+
+def test_each_class_is_sharded_or_has_a_reason() -> None:
+    section = (ROOT / "docs/machines.md").read_text().partition("## Sharding")[2].partition("\n## ")[0]
+    cells = [line.split("|")[1:3] for line in section.splitlines() if re.match(r"\| [A-Z]", line)]
+    said = {kind: reason.strip() for kinds, reason in cells for kind in kinds.strip().split(", ")}
+    assert said.keys() == on_page().keys()
+    assert sum(len(kinds.split(", ")) for kinds, _ in cells) == len(said)
+    for kind, row in on_page().items():
+        assert said[kind].startswith("yes") == (row["FSDP2"].said == WORKS), kind
 
 
 def test_the_table_is_read_as_it_is_written() -> None:
