@@ -90,8 +90,8 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN, preflight_comman
             study = Study(output, searches, metrics, options.seed)
             plan = Plan(study, experiment, not options.no_pruning and len(metrics) == 1)
             kept = [plan.run_of(each) for each in study.trials]
-            for each in kept:
-                check(each)
+            for own in kept:
+                check(own)
             running = [kept[each.number] for each in study.of_state("running")]
             left = len(running) + trials - len(study.trials)
             if ended := len(kept) - len(running):
@@ -186,6 +186,7 @@ def show(study: Study, best: Sequence[Trial], options: Namespace, console: Conso
     layers = study.write_layers(str(options.config))
     for path in [study.path, study.folder / "study.png"]:
         console.print(str(path), markup=False, soft_wrap=True)
-    own = shlex.join([*options.config.overrides, *options.overrides])
-    command = f"{PROGRAM} fit --config {options.config.config} {own} --config {layers[0]} --test_after_fit true"
-    console.print(f"python {' '.join(command.split())}", markup=False, soft_wrap=True)
+    program = [PROGRAM] if PROGRAM == "noiseworks" else ["python", PROGRAM]
+    layer = ["--config", str(layers[0]), "--seed_everything", str(study.seed), "--test_after_fit", "true"]
+    command = [*program, "fit", *options.config.arguments, *options.overrides, *layer]
+    console.print(shlex.join(command), markup=False, soft_wrap=True)

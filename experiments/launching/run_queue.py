@@ -195,8 +195,8 @@ def run_all(
     waiting, unstarted = chain(begun, later), total - (len(runs) - len(begun))
     code = code_fingerprint()
     _say_what_is_kept(runs, code, console)
-    for run in (run for run in runs if run.finished):
-        look_at(run)
+    for kept in (run for run in runs if run.finished):
+        look_at(kept)
     if not unstarted:
         return []
     children: list[Child] = []
@@ -218,10 +218,10 @@ def run_all(
             while unstarted or children:
                 jobs: list[Job] = []
                 while unstarted and len(children) + len(jobs) < room:
-                    run = next(waiting, None)
-                    unstarted = 0 if run is None else unstarted - 1
-                    if run is None:
+                    if (run := next(waiting, None)) is None:
+                        unstarted = 0
                         break
+                    unstarted -= 1
                     if _has_changed(run):
                         fail(Failure(run, f"{run.experiment.config} was changed after the comparison had started", ""))
                     else:

@@ -195,8 +195,8 @@ class Study:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        directions = ["maximize" if each.mode == "max" else "minimize" for each in self.metrics]
-        study = optuna.create_study(directions=directions, sampler=sampler)
+        ways = {"min": optuna.study.StudyDirection.MINIMIZE, "max": optuna.study.StudyDirection.MAXIMIZE}
+        study = optuna.create_study(directions=[ways[each.mode] for each in self.metrics], sampler=sampler)
         states = dict(zip(STATES, ("RUNNING", "COMPLETE", "PRUNED", "FAIL"), strict=True))
         study.add_trials(
             optuna.trial.create_trial(

@@ -42,7 +42,7 @@ def test_trials_are_chosen_run_and_shown_and_more_of_them_continue_the_study(
     best = max((row for row in rows if row["state"] == "complete"), key=lambda row: float(row["val/accuracy"]))
     assert f"model.x: {best['model.x']}\n" in (out / "best.yaml").read_text()
     assert "4 of 12 trials have ended before and are kept" in said.out
-    assert f"--config {out}/best.yaml --test_after_fit true" in said.out
+    assert f"fit --config {arguments[0]} --config {out}/best.yaml --seed_everything 0 --test_after_fit true" in said.out
     assert [line[0] for line in journal() if line[2] == "started"] == [f"trial_{number}" for number in range(12)]
     assert not list(out.glob("*/test_metrics.csv"))
 
