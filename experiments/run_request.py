@@ -1,8 +1,8 @@
 """Requests of runs. A request (config, overrides, seed) identifies a run and is saved in its `request.json`.
 
-Each run has a separate directory, `<output>/<config name>/seed_<seed>`. The last file that a run writes is
-`test_metrics.csv`, so a run has finished if this file exists. A directory is never used for a run with a different
-request.
+Each run has a separate directory, such as `<output>/<config name>/seed_<seed>`. The last file that a run writes is
+`test_metrics.csv` (without a test, `trained.csv`), so a run has finished if this file exists. A directory is never used
+for a run with a different request.
 """
 
 import contextlib
@@ -74,7 +74,7 @@ class Run:
         experiment: experiment to run.
         seed: seed of the run.
         directory: directory of the run.
-        command: `fit` to train and test, or `test` to test without training.
+        command: `fit` to train and test, `test` to test without training, or `train` to train without testing.
     """
 
     experiment: Experiment
@@ -87,8 +87,13 @@ class Run:
         return f"{self.experiment.title}, seed {self.seed}"
 
     @property
+    def last_file(self) -> Path:
+        """The last file that the run writes."""
+        return self.directory / ("trained.csv" if self.command == "train" else "test_metrics.csv")
+
+    @property
     def finished(self) -> bool:
-        return (self.directory / "test_metrics.csv").is_file()
+        return self.last_file.is_file()
 
 
 def unique_names(paths: Sequence[Path]) -> list[str]:
@@ -259,10 +264,11 @@ def has_saved(run: Run) -> bool:
 def command_arguments(run: Run) -> list[str]:
     """Return the command of a run and its arguments. They resume the run if it has a checkpoint."""
     testing = ["--test_after_fit", "true"] if run.command == "fit" else []
+    command = "test" if run.command == "test" else "fit"
     if has_saved(run):
-        return [run.command, "--resume", str(run.directory), *testing]
+        return [command, "--resume", str(run.directory), *testing]
     arguments = ["--config", str(run.experiment.config), "--seed_everything", str(run.seed)]
-    return [run.command, *arguments, "--run_directory", str(run.directory), *testing, *run.experiment.overrides]
+    return [command, *arguments, "--run_directory", str(run.directory), *testing, *run.experiment.overrides]
 
 
 def record(run: Run) -> dict[str, Any]:

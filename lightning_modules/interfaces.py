@@ -39,7 +39,7 @@ TrainingImageSource: training_images_dataloader; used by baselines.ood_scores, c
 HeldOutImages: held_out_dataloader, training_images_dataloader; used by callbacks.labels
 Pretrained: weights_from; used by experiments.calls.execute
 Resumable: resume_may_change; used by experiments.calls.build
-GivenLabels: adds_label_noise; used by experiments.calls.build
+GivenLabels: adds_label_noise; used by callbacks.trials, experiments.calls.build
 LabelNoiseSource: label_noise, num_classes; used by callbacks.data_preview
 StoredLabels: clean_label, label; used by callbacks.data_preview
 TokenizerSource: tokenizer; used by callbacks.data_preview

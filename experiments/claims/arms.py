@@ -73,7 +73,7 @@ class Arm:
         """Name of the overrides: the short names of the keys with their values, or the given name."""
         if self.name:
             return in_a_file_name(self.name)
-        given = [(plain(key).removesuffix(".class_path"), _short(value)) for key, value in flags(self.overrides)]
+        given = [(plain(key).removesuffix(".class_path"), shorten_class(value)) for key, value in flags(self.overrides)]
         short = short_names([key for key, _ in given])
         return ",".join(f"{short[key]}={in_a_file_name(value)}" for key, value in given)[:LONGEST]
 
@@ -153,7 +153,7 @@ def in_a_file_name(value: str) -> str:
     return re.sub(r"[^\w.+-]+", "_", value)[:60]
 
 
-def _short(value: str) -> str:
+def shorten_class(value: str) -> str:
     """Shorten a class path to the name of the class, and a class with arguments to its name."""
     content = parse_yaml(value, Path("override"))
     named = content.get("class_path", value) if isinstance(content, dict) else value

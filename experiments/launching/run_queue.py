@@ -6,13 +6,14 @@ queue is killed, repeating the command therefore continues it.
 
 import contextlib
 import json
+import math
 import shlex
 import signal
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
@@ -167,6 +168,10 @@ def run_all(
     locks: Sequence[int] = (),
     run_command: Sequence[str] = TRAIN,
     look_at: Callable[[Run], None] = lambda run: None,
+    later: Iterable[Run] = (),
+    total: int | None = None,
+    most: float = math.inf,
+    failed: Callable[[Failure], None] = lambda failure: None,
 ) -> list[Failure]:
     """Run all unfinished runs.
 
@@ -177,16 +182,22 @@ def run_all(
         locks: file descriptors from `lock`. Processes on this machine inherit them.
         run_command: command to start a run, to which `fit ...` is appended.
         look_at: function that is called with each finished run. If it raises an exception, all runs are stopped.
+        later: further unfinished runs. A run is taken when there is room for it, and may depend on earlier results.
+        total: largest number of runs, with those of `later`. None means the number of `runs`.
+        most: largest number of concurrent runs, also on a cluster, to which all of `runs` are submitted otherwise.
+        failed: function that is called with each failure.
 
     Returns:
         The failed runs. A failed run does not stop other runs. Ctrl-C and SIGTERM terminate all runs.
     """
-    waiting = deque(run for run in runs if not run.finished)
+    total = len(runs) if total is None else total
+    begun = [run for run in runs if not run.finished]
+    waiting, unstarted = chain(begun, later), total - (len(runs) - len(begun))
     code = code_fingerprint()
     _say_what_is_kept(runs, code, console)
-    for run in (run for run in runs if run.finished):
-        look_at(run)
-    if not waiting:
+    for kept in (run for run in runs if run.finished):
+        look_at(kept)
+    if not unstarted:
         return []
     children: list[Child] = []
     failures: list[Failure] = []
@@ -194,17 +205,25 @@ def run_all(
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[unit]}"), TimeElapsedColumn())
     # The refresh thread is disabled, because forking a process with threads is unsafe.
     progress = Progress(*columns, console=console, auto_refresh=False, disable=not console.is_terminal)
-    overall = progress.add_task("all runs", total=len(runs), completed=len(runs) - len(waiting), unit="")
+    overall = progress.add_task("all runs", total=total, completed=total - unstarted, unit="")
     with _sigterm_is_ctrl_c(), progress, contextlib.closing(launcher):
-        room = launcher.begin(len(waiting), locks)
+        room = min(launcher.begin(unstarted, locks), most)
+
+        def fail(failure: Failure) -> None:
+            _say(console, f"{failure.run.title}: failed, {failure.reason}")
+            failures.append(failure)
+            failed(failure)
+
         try:
-            while waiting or children:
+            while unstarted or children:
                 jobs: list[Job] = []
-                while waiting and len(children) + len(jobs) < room:
-                    run = waiting.popleft()
+                while unstarted and len(children) + len(jobs) < room:
+                    if (run := next(waiting, None)) is None:
+                        unstarted = 0
+                        break
+                    unstarted -= 1
                     if _has_changed(run):
-                        reason = f"{run.experiment.config} was changed after the comparison had started"
-                        failures.append(_fail(Failure(run, reason, ""), console))
+                        fail(Failure(run, f"{run.experiment.config} was changed after the comparison had started", ""))
                     else:
                         jobs.append(Job(run, tuple(run_command)))
                 for child in _start(jobs, launcher, code):
@@ -219,15 +238,14 @@ def run_all(
                     children.remove(child)
                     if child.task is not None:
                         progress.remove_task(child.task)
-                    failure = _end(child)
-                    if failure:
-                        failures.append(_fail(failure, console))
+                    if failure := _end(child):
+                        fail(failure)
                     else:
                         look_at(child.run)
                         seconds = time.monotonic() - child.started
                         took.append(seconds)
-                        left = duration(_all_left(children, len(waiting), took, room))
-                        of_all = f"; {left} left for all runs" if waiting or children else ""
+                        left = duration(_all_left(children, unstarted, took, room))
+                        of_all = f"; {left} left for all runs" if unstarted or children else ""
                         _say(console, f"{child.run.title}: finished in {seconds:.0f} s{of_all}")
                 for child in children:
                     if child.process.waiting:
@@ -237,20 +255,20 @@ def run_all(
                     if child.task is not None or not console.is_terminal:
                         _show(child, progress, console)
                 queued = sum(child.process.waiting for child in children)
-                done = len(runs) - len(waiting) - len(children)
-                left = f", {duration(_all_left(children, len(waiting), took, room))} left" if took else ""
+                done = total - unstarted - len(children)
+                left = f", {duration(_all_left(children, unstarted, took, room))} left" if took else ""
                 progress.update(
-                    overall, completed=done, unit=f"{done}/{len(runs)}{left}{f', {queued} queued' * bool(queued)}"
+                    overall, completed=done, unit=f"{done}/{total}{left}{f', {queued} queued' * bool(queued)}"
                 )
                 progress.refresh()
-                if children and (not waiting or len(children) == room):
+                if children and (not unstarted or len(children) == room):
                     launcher.wait(POLL_SECONDS)
         finally:
             _terminate(children, console)
     return failures
 
 
-def _all_left(children: Sequence[Child], waiting: int, took: Sequence[float], jobs: int) -> float:
+def _all_left(children: Sequence[Child], waiting: int, took: Sequence[float], jobs: float) -> float:
     """Estimate the remaining time of the queue from the durations of finished runs."""
     mean, now = sum(took) / len(took), time.monotonic()
     return (waiting * mean + sum(max(mean - (now - child.started), 0.0) for child in children)) / jobs
@@ -291,17 +309,12 @@ def _end(child: Child) -> Failure | None:
     child.process.signal(signal.SIGKILL)  # kills child processes that the run left behind
     reason = f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
     if status == 0:
-        reason = "ended without test_metrics.csv"
+        reason = f"ended without {child.run.last_file.name}"
     reason = child.process.said or reason
     with (child.run.directory / "log.txt").open("rb") as log:
         log.seek(child.log_start)
         lines = log.read().decode(errors="replace").rstrip().splitlines()
     return Failure(child.run, reason, "\n".join(lines[-LOG_LINES:]))
-
-
-def _fail(failure: Failure, console: Console) -> Failure:
-    _say(console, f"{failure.run.title}: failed, {failure.reason}")
-    return failure
 
 
 def print_failures(failures: Sequence[Failure], console: Console) -> None:

@@ -55,22 +55,28 @@ def variation(text: str) -> Variation:
     """Parse a text of the form `[CONFIG:]KEY=VALUE,VALUE,...`."""
     name, _, listed = text.partition("=")
     pattern, _, key = name.rpartition(":")
-    try:
-        values = yaml.safe_load(f"[{listed}]")
-    except yaml.YAMLError:
-        values = None
+    written = listed_values(listed)
     keys = key.split("+")
     named = all(re.fullmatch(r"\w+(\.\w+)*", each) for each in keys)
-    if not named or not isinstance(values, list) or not values:
+    if not named or not written:
         raise ValueError(f"--vary {text} must be KEY=VALUE,VALUE,... or CONFIG:KEY=VALUE,VALUE,...")
     for each in keys:
         if each in RESERVED:
             raise ValueError(f"--vary cannot set {each}: {RESERVED[each]} sets it for each run")
-    written = tuple(value if isinstance(value, str) else json.dumps(value) for value in values)
     repeated = next((value for i, value in enumerate(written) if value in written[:i]), None)
     if repeated is not None:
         raise ValueError(f"--vary {key} has {repeated} twice")
     return Variation(pattern or "*", keys[0], written, tuple(keys[1:]))
+
+
+def listed_values(text: str) -> tuple[str, ...]:
+    """Split YAML values at the commas outside of brackets. The result is empty if the text is not a list of values."""
+    try:
+        values = yaml.safe_load(f"[{text}]")
+    except yaml.YAMLError:
+        return ()
+    listed = values if isinstance(values, list) else []
+    return tuple(value if isinstance(value, str) else json.dumps(value) for value in listed)
 
 
 def vary_experiments(

@@ -10,6 +10,8 @@ reach         largest width with a finite risk in odd seeds
 diverges      smallest width that diverges, except for the seeds in `stable_seeds`
 empty         seeds that end without results and without an error
 launch        whether to launch a child process that sleeps
+x             if set, (x - 0.3) ** 2 is subtracted from the validation accuracy of each epoch
+fails_above   smallest x with which the run ends with an error
 
 Every event is a line of `journal.txt` next to the config: config, seed, event, and a detail.
 """
@@ -37,7 +39,8 @@ def put(path: Path, text: str) -> None:
 def main() -> None:
     command = sys.argv[1]
     assert command in ("fit", "test")
-    assert given("--test_after_fit") == ("true" if command == "fit" else "")
+    tunes = "tune" in given("--resume") + given("--run_directory")
+    assert given("--test_after_fit") == ("true" if command == "fit" and not tunes else "")
     directory = Path(given("--resume") or given("--run_directory"))
     if given("--resume"):
         config = json.loads((directory / "config.yaml").read_text())
@@ -57,7 +60,7 @@ def main() -> None:
 
     def note(*what: object) -> None:
         with open(config["journal"], "a") as journal:
-            print(directory.parent.name, seed, *what, file=journal)
+            print(directory.name if tunes else directory.parent.name, seed, *what, file=journal)
 
     note("resumed" if given("--resume") else "started", len(done))
     note("threads", os.environ.get("OMP_NUM_THREADS"))
@@ -67,6 +70,11 @@ def main() -> None:
     if model.get("launch"):
         note("launched", subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1200)"]).pid)
     print("training", seed)
+    if model.get("x", 0) > model.get("fails_above", math.inf):
+        sys.exit("x is too large")
+    limits = directory / ".limits.csv"
+    limit = dict(line.split(",") for line in limits.read_text().split()[1:]) if limits.exists() else {}
+    pruned = False
     for epoch in range(len(done), config["trainer"]["max_epochs"] if command == "fit" else 0):
         time.sleep(model.get("seconds", 0))
         if epoch == 1 and str(seed) in model.get("killed", {}):
@@ -74,13 +82,20 @@ def main() -> None:
         if epoch == 1 and seed in model.get("crash", []):
             print("first line of the error\nlast line of the error", file=sys.stderr)
             sys.exit(3)
-        done.append([0.5**epoch, 1 - 0.5**epoch - 0.01 * seed])
+        worse = (model["x"] - 0.3) ** 2 if "x" in model else 0
+        done.append([0.5**epoch, 1 - 0.5**epoch - 0.01 * seed - worse])
         lines = ["epoch,step,train/loss_epoch,train/loss_step,val/accuracy"]
         for i, (loss, accuracy) in enumerate(done):
             lines += [f"{i},{10 * i + 9},{loss},,", f"{i},{10 * i + 9},,0.5,{accuracy}"]
         put(directory / "metrics.csv", "\n".join(lines) + "\n")
         put(directory / "checkpoints/last.ckpt", json.dumps(done))
         note("epoch", epoch)
+        if pruned := tunes and done[-1][1] < float(limit.get(str(epoch), -math.inf)):
+            break
+    if tunes:
+        put(directory / "trained.csv", f"metric,value\npruned,{int(pruned)}\nnoisy_validation_labels,0\n")
+        note("finished", len(done))
+        return
     if seed in model.get("empty", []):
         return
     accuracy = model["start"] + model.get("per_seed", 0.01) * seed

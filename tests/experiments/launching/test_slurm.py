@@ -89,3 +89,19 @@ def test_a_job_that_the_cluster_ends_is_a_failure_with_its_state(
     assert process.returncode == 1
     assert "a, seed 1 failed (SLURM job 100_1: OUT_OF_MEMORY" in output
     assert "a, seed 0: finished" in output
+
+
+@pytest.mark.nightly
+@pytest.mark.usefixtures("no_pictures")
+def test_trials_of_a_search_are_submitted_when_there_is_room_for_them(
+    config: Config, fit: list[str], journal: Journal, cluster: Path, tmp_path: Path
+) -> None:
+    a, out = config("a"), tmp_path / "tune"
+    search = ["--search", "model.x=float:0:1", "--metric", "val/accuracy", "--trials", "4", "--jobs", "2"]
+    assert commands.run("tune", [str(a), *search, "--output", str(out), *SLURM], fit) == 0
+    assert [row["state"] for row in table(out / "trials.csv")] == ["complete"] * 4
+    events = [(line[0], line[2]) for line in journal() if line[2] in ("started", "finished")]
+    first_end = next(i for i, (_, event) in enumerate(events) if event == "finished")
+    assert {trial for trial, _ in events[:first_end]} <= {"trial_0", "trial_1"}
+    calls = [line.split()[0] for line in (cluster / "calls").read_text().splitlines()]
+    assert 2 <= calls.count("sbatch") <= 4

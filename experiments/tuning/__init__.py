@@ -1,0 +1,1 @@
+"""Search settings of a configuration by trials, for `tune`."""
