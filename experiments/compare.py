@@ -126,7 +126,12 @@ class Comparison:
 
 
 def write_comparison(
-    runs: Sequence[Run], output: Path, metrics: Sequence[str] = (), fit: Sequence[str] = (), paired: bool = True
+    runs: Sequence[Run],
+    output: Path,
+    metrics: Sequence[str] = (),
+    fit: Sequence[str] = (),
+    figure_format: str = "png",
+    paired: bool = True,
 ) -> Comparison:
     """Write tables and figures of the finished runs. The tables runs.csv and summary.csv always contain all metrics.
 
@@ -135,6 +140,7 @@ def write_comparison(
         output: output directory.
         metrics: metrics to show in tables and figures, see `chosen`.
         fit: short names of the keys for which power laws are fitted.
+        figure_format: png, or pdf or svg in the width of a column.
         paired: whether each config is compared with the first config, or in a table of methods over settings, with the
             first method of the setting.
     """
@@ -156,17 +162,17 @@ def write_comparison(
     done = [run for run in runs if run.finished]
     pictures = []
     if place and summaries:
-        _draw_sweep(found, experiments, place, output / "table.png")
-        pictures.append(output / "table.png")
+        _draw_sweep(found, experiments, place, output / f"table.{figure_format}")
+        pictures.append(output / f"table.{figure_format}")
     elif not place and any(math.isfinite(result.value) for result in found):
-        draw_comparison(found, output / "comparison.png")
-        pictures.append(output / "comparison.png")
+        draw_comparison(found, output / f"comparison.{figure_format}")
+        pictures.append(output / f"comparison.{figure_format}")
     files: dict[str, list[Path]] = {}
     for run in done:
         files.setdefault(run.experiment.title, []).append(run.directory / "metrics.csv")
     methods = {each.title: each.label for each in experiments}
-    if len(files) <= MAX_CONFIGS and draw_curves(files, output / "curves.png", metrics, methods):
-        pictures.append(output / "curves.png")
+    if len(files) <= MAX_CONFIGS and draw_curves(files, output / f"curves.{figure_format}", metrics, methods):
+        pictures.append(output / f"curves.{figure_format}")
     tables: list[TextTable] = []
     lines = [] if summaries else ["No run is finished.\n"]
     over = f"mean ± std over {_seeds(summaries)}"
@@ -188,8 +194,8 @@ def write_comparison(
         tables.append(TextTable("fitted exponents ± standard error", HEADER, exponent_cells(laws)))
         lines.append(f"## Exponents\n\n{markdown(HEADER, exponent_cells(laws))}\n")
         if any(each.law for each in laws):
-            draw_exponents(laws, output / "exponents.png")
-            pictures.append(output / "exponents.png")
+            draw_exponents(laws, output / f"exponents.{figure_format}")
+            pictures.append(output / f"exponents.{figure_format}")
     for experiment in experiments:
         seeds = ", ".join(str(run.seed) for run in done if run.experiment == experiment) or "none"
         lines.append(

@@ -26,6 +26,7 @@ mean difference and p of a two-sided paired t-test. An asterisk marks p < 0.05. 
 
     python train.py compare configs/elr/demo.yaml configs/elr/demo_baseline.yaml --seeds 0 1 2 --format latex
 
+Figures are PNG files, or with `--figure_format pdf`, PDF files in the width of one column (3.25 inches).
 The output directory contains summary.csv, runs.csv, summary.md, comparison.png and curves.png. The columns of
 summary.csv are config, metric, mean, std, seeds, the numbers of seeds that diverged or have no finite value, and the
 difference from the first config with its std, its number of pairs and p. The columns of runs.csv are config, metric,
@@ -40,7 +41,7 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments.arguments import ArgumentParser, seed
+from experiments.arguments import ArgumentParser, add_figure_format, seed
 from experiments.claims.arms import arm
 from experiments.compare import collect, default_output, plan_runs, show, write_comparison
 from experiments.launching.launchers import add_arguments, launcher
@@ -76,6 +77,7 @@ def arguments(parser: ArgumentParser) -> None:
         "--average", nargs="+", default=[], metavar="CONFIG:METRIC", help="average over configs, with a metric for each"
     )
     parser.add_argument("--format", choices=FORMATS, help="print the tables alone in this form, and the rest to stderr")
+    add_figure_format(parser)
     parser.takes_overrides = True
 
 
@@ -109,7 +111,12 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN, preflight_comman
     try:
         with lock([output]) as locks:
             failures = run_all(runs, launcher=engine, console=console, locks=locks, run_command=run_command)
-            show(write_comparison(runs, output, options.metrics, fit), output, console, options.format)
+            show(
+                write_comparison(runs, output, options.metrics, fit, options.figure_format),
+                output,
+                console,
+                options.format,
+            )
             if means := summarise(averages(collect(runs), experiments, parts)):
                 rows = [(each.config, each.mean, each.std, each.seeds) for each in means]
                 write_results(output / "average.csv", ["setting", "mean", "std", "seeds"], rows)

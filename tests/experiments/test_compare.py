@@ -123,7 +123,9 @@ def test_a_table_for_a_paper_is_the_only_output(
     assert "b & a\\_1 & $-$0.4050 $\\pm$ 0.0046 & 4.3e-05 & 3 \\\\" in shown.out
     assert "finished" in shown.err
     assert "summary.csv" in shown.err
-    assert commands.run("compare", [*arguments, "--format", "csv"], fit) == 0
+    assert commands.run("compare", [*arguments, "--format", "csv", "--figure_format", "pdf"], fit) == 0
+    assert (tmp_path / "out/comparison.pdf").exists()
+    assert "![](comparison.pdf)" in (tmp_path / "out/summary.md").read_text()
     [a, b] = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert (a["config"], a["p"], b["pairs"]) == ("a_1", "", "3")
     assert [a, b] == [row for row in table(tmp_path / "out/summary.csv") if row["metric"] == "test/accuracy"]
