@@ -181,7 +181,8 @@ def fit_column(figure: "Figure") -> None:
     for ax in figure.axes:
         ax.tick_params(labelsize=SMALL_FONT)
     for legend in list(figure.legends):
-        handles, names = legend.legend_handles, [text.get_text() for text in legend.get_texts()]
+        handles = [each for each in legend.legend_handles if each is not None]
+        names = [text.get_text() for text in legend.get_texts()]
         columns = max(1, math.floor(COLUMN / (0.6 + 0.07 * max(map(len, names), default=0))))
         legend.remove()
         figure.legend(handles, names, loc="outside upper left", ncols=columns, frameon=False, fontsize=SMALL_FONT)
