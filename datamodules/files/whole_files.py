@@ -175,8 +175,9 @@ def fit_column(figure: "Figure") -> None:
         shrinks = min(1.0, COLUMN * grid.ncols / figure.get_figwidth())
         height = figure.get_figheight() / grid.nrows * max(shrinks, 0.75)
         figure.set_size_inches(COLUMN, height * len(specs))
-        for (ax, _), place in zip(specs, figure.add_gridspec(len(specs), 1), strict=True):
-            ax.set_subplotspec(place)
+        column = figure.add_gridspec(len(specs), 1)
+        for row, (ax, _) in enumerate(specs):
+            ax.set_subplotspec(column[row, 0])
             ax.tick_params(labelleft=True, labelbottom=True)  # panels that shared an axis had no labels of their own
     for ax in figure.axes:
         ax.tick_params(labelsize=SMALL_FONT)
