@@ -116,3 +116,9 @@ def named_value(text: str) -> tuple[str, str]:
     if not name or not value:
         raise argparse.ArgumentTypeError(f"'{text}' is not of the form NAME=VALUE")
     return name, value
+
+
+def add_figure_format(parser: argparse.ArgumentParser) -> None:
+    """Add the format of figures to the arguments of a command, see `datamodules.files.whole_files`."""
+    about = "png, or pdf or svg in the width of a column, 3.25 inches; default: png"
+    parser.add_argument("--figure_format", choices=("png", "pdf", "svg"), default="png", help=about)

@@ -114,7 +114,7 @@ def parse_source(docstring: str) -> Paper | None:
         venue = segments[dated[-1]]
         venue = venue[: list(YEAR.finditer(venue))[-1].end()]
         del segments[dated[-1] :]
-        if YEAR.fullmatch(venue) and len(segments) > 2:
+        if YEAR.fullmatch(venue) and len(segments) - _count_authors(segments) > 1:
             venue = f"{segments.pop()} {venue}"
     authors = _count_authors(segments)
     title = ", ".join(segments[authors:]).strip("\"'“” ")

@@ -2,28 +2,30 @@
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from datamodules.files.whole_files import write_text
 from experiments.claims.arms import Arm
-from experiments.method_table import Places, by_metric, method_table, swept_keys, table_cells
+from experiments.method_table import Places, by_metric, compared_groups, method_table, swept_keys, table_cells
+from experiments.paper.formats import TextTable, print_table
+from experiments.paper.paired_tests import TEST, Difference, emphasise, paired_differences
 from experiments.results import (
     DIVERGED,
     Result,
     Summary,
     arrow,
     chosen,
+    csv_text,
     in_order,
     markdown,
     metrics_grid,
     read_curves,
     read_test_metrics,
     summarise,
-    table,
     without_repetition,
     write_results,
 )
@@ -103,9 +105,34 @@ def provenance(runs: Sequence[Run]) -> str:
     return ", ".join(parts) + "."
 
 
+OVER_SEEDS = ("metric", "mean", "std", "seeds", "diverged", "not_finite")
+COLUMNS = ("config", *OVER_SEEDS, "difference", "difference_std", "pairs", "p")
+"""Columns of summary.csv."""
+
+
+@dataclass
+class Comparison:
+    """The tables and figures of finished runs.
+
+    Args:
+        tables: tables for the terminal.
+        pictures: paths of the figures.
+        rows: rows of summary.csv for the shown metrics.
+    """
+
+    tables: list[TextTable]
+    pictures: list[Path]
+    rows: list[Sequence[object]]
+
+
 def write_comparison(
-    runs: Sequence[Run], output: Path, metrics: Sequence[str] = (), fit: Sequence[str] = ()
-) -> tuple[list[Table], list[Path]]:
+    runs: Sequence[Run],
+    output: Path,
+    metrics: Sequence[str] = (),
+    fit: Sequence[str] = (),
+    figure_format: str = "png",
+    paired: bool = True,
+) -> Comparison:
     """Write tables and figures of the finished runs. The tables runs.csv and summary.csv always contain all metrics.
 
     Args:
@@ -113,58 +140,62 @@ def write_comparison(
         output: output directory.
         metrics: metrics to show in tables and figures, see `chosen`.
         fit: short names of the keys for which power laws are fitted.
-
-    Returns:
-        The tables for the terminal, and the paths of the figures.
+        figure_format: png, or pdf or svg in the width of a column.
+        paired: whether each config is compared with the first config, or in a table of methods over settings, with the
+            first method of the setting.
     """
     from experiments.figures import draw_comparison, draw_curves
     from experiments.sweeps.figures import draw_exponents
 
     found = collect(runs, metrics)
     experiments = list(dict.fromkeys(run.experiment for run in runs))
+    place = table_cells(experiments)
+    groups = compared_groups(experiments, place)
+    differences = paired_differences(found, groups) if paired else []
     names = {each.title: each.name for each in experiments}
     rows: list[Sequence[object]] = [(names[r.config], r.metric, r.seed, r.value) for r in found]
     write_results(output / "runs.csv", ["config", "metric", "seed", "value"], rows)
-    columns = ["metric", "mean", "std", "seeds", "diverged", "not_finite"]
-    rows = [(names[each.config], *(getattr(each, name) for name in columns)) for each in summarise(found)]
-    write_results(output / "summary.csv", ["config", *columns], rows)
+    write_results(output / "summary.csv", COLUMNS, _summary_rows(summarise(found), names, differences))
     found = chosen(found, metrics)
     summaries = without_repetition(summarise(found))
-    place = table_cells(experiments)
+    cell = emphasise(summaries, differences, groups).__getitem__
     done = [run for run in runs if run.finished]
     pictures = []
     if place and summaries:
-        _draw_sweep(found, experiments, place, output / "table.png")
-        pictures.append(output / "table.png")
+        _draw_sweep(found, experiments, place, output / f"table.{figure_format}")
+        pictures.append(output / f"table.{figure_format}")
     elif not place and any(math.isfinite(result.value) for result in found):
-        draw_comparison(found, output / "comparison.png")
-        pictures.append(output / "comparison.png")
+        draw_comparison(found, output / f"comparison.{figure_format}")
+        pictures.append(output / f"comparison.{figure_format}")
     files: dict[str, list[Path]] = {}
     for run in done:
         files.setdefault(run.experiment.title, []).append(run.directory / "metrics.csv")
     methods = {each.title: each.label for each in experiments}
-    if len(files) <= MAX_CONFIGS and draw_curves(files, output / "curves.png", metrics, methods):
-        pictures.append(output / "curves.png")
-    tables: list[Table] = []
+    if len(files) <= MAX_CONFIGS and draw_curves(files, output / f"curves.{figure_format}", metrics, methods):
+        pictures.append(output / f"curves.{figure_format}")
+    tables: list[TextTable] = []
     lines = [] if summaries else ["No run is finished.\n"]
     over = f"mean ± std over {_seeds(summaries)}"
     if place and summaries:
-        header, cells_of_metrics = method_table(summaries, place)
+        header, cells_of_metrics = method_table(summaries, place, cell)
         write_results(output / "table.csv", ["metric", *header], cells_of_metrics)
         for metric, own in by_metric(cells_of_metrics):
-            tables.append(table(f"{metric}{arrow(metric)}, {over}", header, own))
+            tables.append(TextTable(f"{metric}{arrow(metric)}, {over}", header, own))
             lines.append(f"## {metric}{arrow(metric)}\n\n{markdown(header, own)}\n")
     elif summaries:
-        tables.append(table(over, *metrics_grid(summaries)))
-        lines.append(markdown(*metrics_grid(summaries)))
+        tables.append(TextTable(over, *metrics_grid(summaries, cell)))
+        lines.append(markdown(*metrics_grid(summaries, cell)))
     lines.append("\n")
+    if shown := _differences_table(summaries, differences):
+        tables.append(shown)
+        lines.append(f"## Differences\n\n{markdown(shown.header, shown.rows)}\n{shown.title}.\n\n")
     if laws := fits(found, experiments, fit):
         write_fits(laws, output / "exponents.csv")
-        tables.append(table("fitted exponents ± standard error", HEADER, exponent_cells(laws)))
+        tables.append(TextTable("fitted exponents ± standard error", HEADER, exponent_cells(laws)))
         lines.append(f"## Exponents\n\n{markdown(HEADER, exponent_cells(laws))}\n")
         if any(each.law for each in laws):
-            draw_exponents(laws, output / "exponents.png")
-            pictures.append(output / "exponents.png")
+            draw_exponents(laws, output / f"exponents.{figure_format}")
+            pictures.append(output / f"exponents.{figure_format}")
     for experiment in experiments:
         seeds = ", ".join(str(run.seed) for run in done if run.experiment == experiment) or "none"
         lines.append(
@@ -174,7 +205,40 @@ def write_comparison(
         lines.append(f"\nMean ± standard deviation (n - 1) over seeds. {provenance(done)}\n")
     lines += [f"\n![]({picture.name})\n" for picture in pictures]
     write_text(output / "summary.md", "".join(lines))
-    return tables, pictures
+    return Comparison(tables, pictures, _summary_rows(summaries, names, differences))
+
+
+def _summary_rows(
+    summaries: Sequence[Summary], names: Mapping[str, str], differences: Sequence[Difference]
+) -> list[Sequence[object]]:
+    """Return the rows of summary.csv. The reference of the differences has no difference."""
+    found = {(each.summary.config, each.summary.metric): each for each in differences}
+    rows: list[Sequence[object]] = []
+    for each in summaries:
+        own = found.get((each.config, each.metric))
+        compared = (own.summary.mean, own.summary.std, own.summary.seeds, own.p) if own else (None,) * 4
+        rows.append((names[each.config], *(getattr(each, name) for name in OVER_SEEDS), *compared))
+    return rows
+
+
+def _differences_table(summaries: Sequence[Summary], differences: Sequence[Difference]) -> TextTable | None:
+    """Return the table of the differences of the shown metrics, or None if no two runs form a pair."""
+    shown = {(each.config, each.metric) for each in summaries}
+    order = in_order(each.metric for each in summaries)
+    own = [each for each in differences if (each.summary.config, each.summary.metric) in shown]
+    rows = [
+        [
+            each.summary.metric + arrow(each.summary.metric),
+            each.summary.config,
+            each.reference,
+            str(each.summary),
+            "-" if math.isnan(each.p) else f"{each.p:.2g}",
+            str(each.summary.seeds),
+        ]
+        for each in sorted(own, key=lambda each: order.index(each.summary.metric))
+    ]
+    header = ["metric", "config", "minus", "difference", "p", "pairs"]
+    return TextTable(f"differences, {TEST}", header, rows) if rows else None
 
 
 def _draw_sweep(found: Sequence[Result], experiments: Sequence[Experiment], place: Places, path: Path) -> None:
@@ -195,12 +259,19 @@ def _seeds(summaries: Sequence[Summary]) -> str:
     return " to ".join(map(str, dict.fromkeys((*counts[:1], *counts[-1:])))) + (" seed" if counts == [1] else " seeds")
 
 
-def show(
-    runs: Sequence[Run], output: Path, console: Console, metrics: Sequence[str] = (), fit: Sequence[str] = ()
-) -> None:
-    """Write tables and figures of the finished runs, and print the tables and the file names."""
-    tables, pictures = write_comparison(runs, output, metrics, fit)
-    for each in tables:
-        console.print(each)
-    for path in [output / "summary.csv", *pictures]:
+def show(comparison: Comparison, output: Path, console: Console, form: str | None = None) -> None:
+    """Print the tables and the file names.
+
+    Args:
+        comparison: tables and figures of the runs.
+        output: output directory.
+        console: console for the tables and the file names.
+        form: print the tables to the standard output in one of `FORMATS`, instead of to the console.
+    """
+    if form == "csv":
+        print(csv_text(COLUMNS, comparison.rows), end="")
+    else:
+        for each in comparison.tables:
+            print_table(each, console, form)
+    for path in [output / "summary.csv", *comparison.pictures]:
         console.print(str(path), markup=False, soft_wrap=True)

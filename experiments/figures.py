@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from datamodules.files.whole_files import save_in_format
 from experiments.results import BEST_EPOCH, Curves, Result, arrow, read_curves
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def draw_curves(
     legend_above(figure, axes[0])
     seeds = max(len(runs) for runs in curves.values())
     figure.supxlabel("epoch" + (f" (mean and ± std over {seeds} seeds)" if seeds > 1 else ""), fontsize=9)
-    figure.savefig(path, dpi=150)
+    save_in_format(figure, path)
     return True
 
 
@@ -161,7 +162,7 @@ def panels(count: int, width: float, height: float, sharey: bool = False) -> tup
 def save_with_note(figure: "Figure", note: str, path: Path) -> None:
     """Write a figure with a note below its panels."""
     figure.supxlabel(note, fontsize=8, color="0.35")
-    figure.savefig(path, dpi=150)
+    save_in_format(figure, path)
 
 
 def legend_above(figure: "Figure", ax: Any) -> None:

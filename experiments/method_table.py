@@ -1,6 +1,6 @@
 """Build one table per metric, with a row per method and a column per setting."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from experiments.results import Summary, in_order
@@ -53,14 +53,28 @@ def swept_keys(experiments: Sequence[Experiment]) -> list[str]:
     return [key for key in keys.pop() if len({own[key] for own in settings}) > 1]
 
 
-def method_table(summaries: Sequence[Summary], place: Places) -> tuple[list[str], list[list[str]]]:
+def compared_groups(experiments: Sequence[Experiment], place: Places) -> list[list[str]]:
+    """Group the titles of experiments that are compared with each other: those of a column of the table.
+
+    If the table has only one row, its columns are compared. Without a table, all experiments are.
+    """
+    one_row = len({row for row, _ in place.values()}) < 2
+    groups: dict[str, list[str]] = {}
+    for each in experiments:
+        groups.setdefault("" if one_row else place[each.title][1], []).append(each.title)
+    return list(groups.values())
+
+
+def method_table(
+    summaries: Sequence[Summary], place: Places, cell: Callable[[Summary], str] = str
+) -> tuple[list[str], list[list[str]]]:
     """Build the header and the rows of a table with the columns metric, method, and mean ± std in each setting.
 
     If there are many settings and few methods, each setting is a row instead. The header omits the first column
-    (metric).
+    (metric). `cell` formats a summary.
     """
     columns, first = list(dict.fromkeys(column for _, column in place.values())), "method"
-    cells = {(each.metric, *place[each.config]): str(each) for each in summaries}
+    cells = {(each.metric, *place[each.config]): cell(each) for each in summaries}
     rows = list(dict.fromkeys(row for row, _ in place.values()))
     if len(columns) > max(MOST_COLUMNS, len(rows)):
         cells = {(metric, column, row): text for (metric, row, column), text in cells.items()}

@@ -5,7 +5,7 @@ import difflib
 import io
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -34,6 +34,37 @@ LOWER = (
 
 Curves = dict[str, dict[int, float]]
 """Values of metrics, by metric name and epoch."""
+
+
+class Cell(str):
+    """Text of a table cell that is emphasised by those who write the table.
+
+    Args:
+        text: the text.
+        best: whether the text is in bold.
+        marked: whether an asterisk follows.
+    """
+
+    def __new__(cls, text: str, best: bool = False, marked: bool = False) -> "Cell":
+        cell = super().__new__(cls, text)
+        cell.best, cell.marked = best, marked
+        return cell
+
+    best: bool
+    marked: bool
+
+
+def emphasised_text(text: str, escape: Callable[[str], str], bold: str, mark: str) -> str:
+    """Escape the text of a table cell and, if it is a `Cell`, emphasise it.
+
+    Args:
+        text: the text.
+        escape: function that escapes a text.
+        bold: format of bold text, such as `**{}**`.
+        mark: escaped mark.
+    """
+    own = escape(text)
+    return (bold.format(own) if text.best else own) + mark * text.marked if isinstance(text, Cell) else own
 
 
 @dataclass(frozen=True)
@@ -202,12 +233,17 @@ def duration(seconds: float | None) -> str:
 
 
 def write_results(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a table atomically. NaN is written as an empty field, and floats with all their digits."""
+    """Write a table atomically as CSV, see `csv_text`."""
+    write_text(path, csv_text(header, rows))
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Format a table as CSV. NaN and None are empty fields, and floats have all their digits."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows([("" if value is None or value != value else value) for value in row] for row in rows)
-    write_text(path, text.getvalue())
+    return text.getvalue()
 
 
 def read_csv(path: Path) -> list[Mapping[str, str]]:
@@ -286,12 +322,15 @@ def mean_and_std(mean: float, std: float) -> str:
     return f"{mean:.{max(decimals, 0)}f} ± {std:.{max(decimals, 0)}f}"
 
 
-def metrics_grid(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
+def metrics_grid(
+    summaries: Sequence[Summary], cell: Callable[[Summary], str] = str
+) -> tuple[list[str], list[list[str]]]:
     """Build the header and the rows of a table of all metrics and configs.
 
-    The rows are the configs if there are more configs than metrics, and otherwise the metrics.
+    The rows are the configs if there are more configs than metrics, and otherwise the metrics. `cell` formats a
+    summary.
     """
-    cells: Mapping[tuple[str, str], str] = {(each.config, each.metric): str(each) for each in summaries}
+    cells: Mapping[tuple[str, str], str] = {(each.config, each.metric): cell(each) for each in summaries}
     configs = list(dict.fromkeys(config for config, _ in cells))
     metrics = in_order(metric for _, metric in cells)
     if len(configs) > len(metrics):
@@ -304,8 +343,13 @@ def metrics_grid(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Format a Markdown table. Vertical bars and line breaks in cells are escaped."""
+
+    def escaped(text: str) -> str:
+        return " ".join(text.split()).replace("|", "\\|")
+
     lines = [header, ["---"] * len(header), *rows]
-    return "".join("| " + " | ".join(" ".join(c.split()).replace("|", "\\|") for c in line) + " |\n" for line in lines)
+    cells = ([emphasised_text(each, escaped, "**{}**", r"\*") for each in line] for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
 
 
 def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
@@ -314,11 +358,11 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> T
     for name in header:
         result.add_column(escape(name), overflow="fold")
     for row in rows:
-        result.add_row(*(escape(cell) for cell in row))
+        result.add_row(*(emphasised_text(cell, escape, "[bold]{}[/bold]", "*") for cell in row))
     return result
 
 
-def terminal() -> Console:
-    """Return a console for standard output. For a file or a pipe, the console is wide enough for tables."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=160)
+def terminal(stderr: bool = False) -> Console:
+    """Return a console for the output or for errors. For a file or a pipe, the console is wide enough for tables."""
+    console = Console(highlight=False, stderr=stderr)
+    return console if console.is_terminal else Console(highlight=False, width=160, stderr=stderr)

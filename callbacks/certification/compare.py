@@ -17,8 +17,10 @@ MOST_STEPS = 1_000_000
 """Maximum number of rows of the table that may belong to one log."""
 
 
-def overlay(paths: Sequence[Path], output: Path, grid: float = 0.25, alpha: float = 0.001) -> "pd.DataFrame":
-    """Write `certified_accuracy.png` and `certified_accuracy.csv` for several logs to a directory.
+def overlay(
+    paths: Sequence[Path], output: Path, grid: float = 0.25, alpha: float = 0.001, figure_format: str = "png"
+) -> "pd.DataFrame":
+    """Write `certified_accuracy.<figure_format>` and `certified_accuracy.csv` for several logs to a directory.
 
     Args:
         paths: run directories or logs, see `read_log`. A log is named by its path, without the leading and trailing
@@ -27,6 +29,7 @@ def overlay(paths: Sequence[Path], output: Path, grid: float = 0.25, alpha: floa
         grid: spacing of the radii in the table, in pixel units.
         alpha: failure probability of each certificate. It is used for logs outside run directories; run directories
             record their own value.
+        figure_format: png, or pdf or svg in the width of a column, see `datamodules.files.whole_files`.
 
     Returns:
         The table, see `accuracy_table`.
@@ -57,7 +60,7 @@ def overlay(paths: Sequence[Path], output: Path, grid: float = 0.25, alpha: floa
     steps = range(int(furthest / grid) + 2)  # +2 because 0.3 / 0.1 is below 3 in floating point
     radii = [radius for step in steps if (radius := round(grid * step, 10)) <= furthest]
     table = accuracy_table(logs, radii, settings)
-    draw_certified_curves(logs, output / "certified_accuracy.png", settings)
+    draw_certified_curves(logs, output / f"certified_accuracy.{figure_format}", settings)
     write_csv(output / "certified_accuracy.csv", table)
     return table
 

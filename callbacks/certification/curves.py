@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from datamodules.files.limits import sentence
-from datamodules.files.whole_files import save_figure
+from datamodules.files.whole_files import save_in_format
 from lightning_modules.robustness.certificates.statistics import (
     ABSTAIN,
     accuracy_with_high_probability,
@@ -219,7 +219,7 @@ def draw_certified_curves(logs: Mapping[str, pd.DataFrame], path: Path, settings
     axes.set_ylim(0, 1)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="x-small")
-    save_figure(figure, path)
+    save_in_format(figure, path)
 
 
 def _legend(name: str, acr: float, num_images: int, settings: Settings) -> str:

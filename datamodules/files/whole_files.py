@@ -136,6 +136,64 @@ def save_figure(figure: "Figure", path: Path, dpi: int = 150) -> None:
         figure.savefig(partial, dpi=dpi)
 
 
+COLUMN = 3.25
+"""Width of a column, in inches."""
+LARGEST_FONT, SMALL_FONT = 8.0, 7.0
+"""Font sizes, in points."""
+
+
+def save_in_format(figure: "Figure", path: Path) -> None:
+    """Save a figure in the format of its suffix. A PDF or SVG file has the width of a column and embeds its fonts.
+
+    Args:
+        figure: figure with a constrained layout. For a column, it is changed.
+        path: path of the file.
+    """
+    from matplotlib import rc_context
+
+    if path.suffix == ".png":
+        save_figure(figure, path)
+        return
+    fit_column(figure)
+    # Type 42 fonts are TrueType, which publishers require; the default, type 3, is not searchable in some viewers.
+    with rc_context({"pdf.fonttype": 42, "svg.fonttype": "path"}):
+        save_figure(figure, path)
+
+
+def fit_column(figure: "Figure") -> None:
+    """Place the panels of a figure below each other in the width of a column, with fonts of at most 8 points."""
+    import math
+    import textwrap
+
+    from matplotlib.text import Text
+
+    for ax in [ax for ax in figure.axes if not ax.get_visible()]:
+        figure.delaxes(ax)
+    specs = [(ax, spec) for ax in figure.axes if (spec := ax.get_subplotspec()) is not None]  # not those of colour bars
+    if specs:
+        grid = specs[0][1].get_gridspec()
+        shrinks = min(1.0, COLUMN * grid.ncols / figure.get_figwidth())
+        height = figure.get_figheight() / grid.nrows * max(shrinks, 0.75)
+        figure.set_size_inches(COLUMN, height * len(specs))
+        column = figure.add_gridspec(len(specs), 1)
+        for row, (ax, _) in enumerate(specs):
+            ax.set_subplotspec(column[row, 0])
+            ax.tick_params(labelleft=True, labelbottom=True)  # panels that shared an axis had no labels of their own
+    for ax in figure.axes:
+        ax.tick_params(labelsize=SMALL_FONT)
+    for legend in list(figure.legends):
+        handles = [each for each in legend.legend_handles if each is not None]
+        names = [text.get_text() for text in legend.get_texts()]
+        columns = max(1, math.floor(COLUMN / (0.6 + 0.07 * max(map(len, names), default=0))))
+        legend.remove()
+        figure.legend(handles, names, loc="outside upper left", ncols=columns, frameon=False, fontsize=SMALL_FONT)
+    for read, write in ((figure.get_supxlabel, figure.supxlabel), (figure.get_suptitle, figure.suptitle)):
+        if note := read():
+            write(textwrap.fill(note, 55), fontsize=SMALL_FONT)
+    for text in figure.findobj(Text):
+        text.set_fontsize(min(text.get_fontsize(), LARGEST_FONT))
+
+
 @contextmanager
 def owned_folder(folder: Path, patience: float = 0.0, remedy: str = ANOTHER) -> Iterator[int]:
     """Hold the lock of a folder, which is created if it does not exist. The lock is the file `.lock` in this folder.

@@ -36,6 +36,7 @@ from experiments.run_directory import (
 )
 from experiments.saving.checkpoints import Checkpoints
 from experiments.saving.end_of_training import ResumableEnd
+from experiments.saving.environment import header, with_own_environment
 from experiments.saving.given_callbacks import fit_in
 from experiments.saving.metrics_table import MetricsTable, ResumableMetrics
 from experiments.saving.stop_signals import StopSignals
@@ -53,7 +54,7 @@ class ReadsTestSet(Callback):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Write `config.yaml` atomically, without arguments that apply only to a single call."""
+    """Write `config.yaml` atomically, without arguments that apply only to a single call, below the environment."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         directory = trainer.log_dir  # a broadcast, so every rank reads it
@@ -72,7 +73,8 @@ class SaveConfig(SaveConfigCallback):
         given = self.config.get("ckpt_path") if stage == "fit" else None
         begins = None if given is None else Path(given).absolute()
         own = begins is None or begins.is_relative_to(path.parent.absolute())
-        write_text(path, text if own else self._text(str(begins)))
+        lines = header(with_own_environment(path.parent))
+        write_text(path, lines + (text if own else self._text(str(begins))))
 
     def _text(self, begins_from: str | None = None) -> str:
         """Dump the configuration; `begins_from` is the checkpoint (of a different run) that this run starts from."""

@@ -9,6 +9,7 @@ from datamodules.files.whole_files import write_text
 from experiments.claims.statements import Claim, Place
 from experiments.compare import collect, provenance
 from experiments.launching.run_queue import Failure
+from experiments.paper.paired_tests import SIGNIFICANCE, paired_p_value
 from experiments.results import (
     BEST_EPOCH,
     DID_NOT_RUN,
@@ -24,7 +25,6 @@ from experiments.sweeps.fits import fits, keys_to_fit
 
 HOLDS, FAILS, MISSING = "holds", "does not hold", DID_NOT_RUN
 REPRODUCED, NOT_REACHED, OPEN = "reproduced", "not reached", "open"
-SIGNIFICANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -85,16 +85,6 @@ def decide_claim(claim: Claim, method: Sequence[float], baseline: Sequence[float
         f"{claim.direction}), paired p = {p:.2g}"
     )
     return HOLDS if enough and p < SIGNIFICANCE else FAILS, reason, difference, p
-
-
-def paired_p_value(better: Sequence[float], worse: Sequence[float]) -> float:
-    """Compute the p-value of the one-sided paired t-test. It is 0 or 1 if all pairs have the same difference."""
-    from scipy.stats import ttest_rel
-
-    differences = {a - b for a, b in zip(better, worse, strict=True)}
-    if len(differences) == 1:
-        return 0.0 if differences.pop() > 0 else 1.0
-    return float(ttest_rel(better, worse, alternative="greater").pvalue)
 
 
 def compare_with_published(claim: Claim, mean: float, std: float) -> str:

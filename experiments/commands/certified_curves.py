@@ -12,6 +12,8 @@ The output directory contains certified_accuracy.png and certified_accuracy.csv.
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from experiments.arguments import add_figure_format
+
 OUTPUT = Path("runs", "certified_curves")
 
 
@@ -23,6 +25,7 @@ def arguments(parser: ArgumentParser) -> None:
     )
     alpha_help = "failure probability of the certificates in logs outside run directories; default: 0.001"
     parser.add_argument("--alpha", type=float, default=0.001, help=alpha_help)
+    add_figure_format(parser)
 
 
 def run(options: Namespace) -> int:
@@ -30,7 +33,7 @@ def run(options: Namespace) -> int:
     from datamodules.files.whole_files import owned_path
 
     with owned_path(options.output):
-        table = overlay(options.logs, options.output, options.grid, options.alpha)
+        table = overlay(options.logs, options.output, options.grid, options.alpha, options.figure_format)
     loose = table["tight"].eq(False)
     table["shown"] = [
         f"{'>= ' * low}{share:.3f}" for share, low in zip(table["certified_accuracy"], loose, strict=True)

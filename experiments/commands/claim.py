@@ -53,11 +53,12 @@ from datamodules.files.whole_files import owned_path
 from experiments.arguments import PROGRAM
 from experiments.claims.statements import ABOVE, check_metrics, commands_of, plan_claims, select_claims, try_metrics
 from experiments.claims.verdicts import Row, decide, verdict_cells, write_claim_tables, write_claims
-from experiments.compare import show
+from experiments.compare import show, write_comparison
 from experiments.launching.launchers import add_arguments, launcher
 from experiments.launching.preflight import metrics_of_short_run, preflight
 from experiments.launching.run_queue import GRACE_SECONDS, TRAIN, Failure, lock, print_failures, run_all
-from experiments.results import latest, read_csv, table, terminal
+from experiments.paper.formats import FORMATS, TextTable, print_table
+from experiments.results import latest, read_csv, terminal
 from experiments.run_request import Run
 
 
@@ -66,6 +67,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--show", action="store_true", help="print the command of each arm, without running it")
     parser.add_argument("--output", type=Path, help="default: runs/claims/<folder of the claim file>")
     add_arguments(parser)
+    parser.add_argument("--format", choices=FORMATS, help="print the verdicts in this form, and the rest to stderr")
     parser.add_argument("--record", type=Path, help="claims.csv to update with the latest figures of every claim")
 
 
@@ -89,7 +91,7 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
         for claims in select_claims(options.claims).values():
             print(*commands_of(claims, program), sep="\n")
         return 0
-    console = terminal()
+    console = terminal(stderr=options.format is not None)
     places = plan_claims(options.claims, options.output)
     runs = [run for each in places for run in each.runs]
     experiments = list(dict.fromkeys(run.experiment for run in runs))
@@ -120,7 +122,7 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
                             file.write(f"{used:.1f}\n")
             for each in places:
                 if each.compared:
-                    show(each.compared, each.output, console)
+                    show(write_comparison(each.compared, each.output, paired=False), each.output, console)
                 decided, rows = decide(each, failures)
                 write_claim_tables(rows, each.output)
                 verdicts += decided
@@ -138,5 +140,5 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print_failures(failures, console)
-    console.print(table("claims", *verdict_cells(every)))
+    print_table(TextTable("claims", *verdict_cells(every)), console, options.format)
     return 1 if any(each.fails for each in verdicts) else 0

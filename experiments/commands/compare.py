@@ -21,11 +21,18 @@ table.png shows lines if one key varies, and heat maps if two keys vary. `--fit 
 
     python train.py compare TASK.yaml OTHER.yaml --seeds 0 1 2 --average TASK:accuracy OTHER:pearson+spearman
 
+The best mean of each metric is in bold. Each config is compared with the first config, over the seeds of both, by the
+mean difference and p of a two-sided paired t-test. An asterisk marks p < 0.05. For a paper, give a --format:
+
+    python train.py compare configs/elr/demo.yaml configs/elr/demo_baseline.yaml --seeds 0 1 2 --format latex
+
+Figures are PNG files, or with `--figure_format pdf`, PDF files in the width of one column (3.25 inches).
 The output directory contains summary.csv, runs.csv, summary.md, comparison.png and curves.png. The columns of
-summary.csv are config, metric, mean, std, seeds, and the numbers of seeds that diverged or have no finite value. The
-columns of runs.csv are config, metric, seed and value. With several settings, the output directory also contains
-table.csv and table.png; with --fit, exponents.csv and exponents.png; and with --average, average.csv. The directory of
-a run is <config>/seed_<seed>/ or <config>/<key>=<value>/seed_<seed>/.
+summary.csv are config, metric, mean, std, seeds, the numbers of seeds that diverged or have no finite value, and the
+difference from the first config with its std, its number of pairs and p. The columns of runs.csv are config, metric,
+seed and value. With several settings, the output directory also contains table.csv and table.png; with --fit,
+exponents.csv and exponents.png; and with --average, average.csv. The directory of a run is <config>/seed_<seed>/ or
+<config>/<key>=<value>/seed_<seed>/.
 """
 
 import math
@@ -34,13 +41,14 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments.arguments import ArgumentParser, seed
+from experiments.arguments import ArgumentParser, add_figure_format, seed
 from experiments.claims.arms import arm
-from experiments.compare import collect, default_output, plan_runs, show
+from experiments.compare import collect, default_output, plan_runs, show, write_comparison
 from experiments.launching.launchers import add_arguments, launcher
 from experiments.launching.preflight import PREFLIGHT, preflight
 from experiments.launching.run_queue import TRAIN, lock, print_failures, run_all
-from experiments.results import Result, chosen, summarise, table, terminal, write_results
+from experiments.paper.formats import FORMATS, TextTable, print_table
+from experiments.results import Result, chosen, summarise, terminal, write_results
 from experiments.run_request import Experiment, load_experiments
 from experiments.sweeps.fits import keys_to_fit
 from experiments.sweeps.variations import variation, vary_experiments
@@ -68,6 +76,8 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--average", nargs="+", default=[], metavar="CONFIG:METRIC", help="average over configs, with a metric for each"
     )
+    parser.add_argument("--format", choices=FORMATS, help="print the tables alone in this form, and the rest to stderr")
+    add_figure_format(parser)
     parser.takes_overrides = True
 
 
@@ -83,7 +93,7 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN, preflight_comman
     Returns:
         The exit status. It is 0 for success, 1 if a run failed, and 130 after Ctrl-C.
     """
-    console = terminal()
+    console = terminal(stderr=options.format is not None)
     repeated = next((seed for i, seed in enumerate(options.seeds) if seed in options.seeds[:i]), None)
     if repeated is not None:
         raise ValueError(f"--seeds has {repeated} twice; each seed must be given once")
@@ -101,12 +111,18 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN, preflight_comman
     try:
         with lock([output]) as locks:
             failures = run_all(runs, launcher=engine, console=console, locks=locks, run_command=run_command)
-            show(runs, output, console, options.metrics, fit)
+            show(
+                write_comparison(runs, output, options.metrics, fit, options.figure_format),
+                output,
+                console,
+                options.format,
+            )
             if means := summarise(averages(collect(runs), experiments, parts)):
                 rows = [(each.config, each.mean, each.std, each.seeds) for each in means]
                 write_results(output / "average.csv", ["setting", "mean", "std", "seeds"], rows)
                 shown = [[each.config or "as configured", str(each)] for each in means]
-                console.print(table("average of configs", ["setting", "mean ± std"], shown))
+                average = TextTable("average of configs", ["setting", "mean ± std"], shown)
+                print_table(average, console, None if options.format == "csv" else options.format)
     except KeyboardInterrupt:
         done = sum(run.finished for run in runs)
         print(f"interrupted: {done} of {len(runs)} runs are finished; repeat the command to continue", file=sys.stderr)

@@ -11,7 +11,6 @@ ended with an error, and otherwise killed. Runs are only read: nothing that a ru
 executed.
 """
 
-import csv
 import shutil
 import sys
 from argparse import Namespace
@@ -22,7 +21,8 @@ from pathlib import Path
 
 from experiments.arguments import ArgumentParser
 from experiments.listing import STATES, ListedRun, changed_settings, is_written, read_run, run_directories
-from experiments.results import Curves, duration, read_curves, table, terminal, validation_metric
+from experiments.paper.formats import FORMATS, TextTable, print_table
+from experiments.results import Curves, duration, read_curves, terminal, validation_metric
 
 WIDTH, HEIGHT = 160, 48
 """Size of a curve in pixels."""
@@ -51,7 +51,7 @@ def arguments(parser: ArgumentParser) -> None:
         "--metrics", type=lambda text: text.split(","), default=[], metavar="METRIC,...", help="columns of metrics"
     )
     parser.add_argument("--sort", default="date", metavar="KEY", help="date, duration, epoch or a metric, which falls")
-    parser.add_argument("--format", choices=("table", "csv", "html"), default="table", help="form of the list")
+    parser.add_argument("--format", choices=("table", *FORMATS, "html"), default="table", help="form of the list")
     parser.add_argument("--yes", action="store_true", help="remove without asking")
 
 
@@ -102,12 +102,11 @@ def _list(runs: Sequence[ListedRun], metrics: Sequence[str], form: str) -> None:
         own = [str(run.directory), run.method, run.data, run.state, epoch, *values, run.date]
         return [printable(cell) for cell in (*own, duration(run.ended - run.started), last)]
 
-    if form == "table" and len(runs) <= MOST_IN_FRAMES:
-        terminal().print(table(f"{len(runs)} runs", header, [cells(run, ".4g") for run in runs]))
-    elif form == "table":
+    if form == "table" and len(runs) > MOST_IN_FRAMES:
         print(f"{len(runs)} runs", *_aligned([header, *(cells(run, ".4g") for run in runs)]), sep="\n")
-    elif form == "csv":
-        csv.writer(sys.stdout, lineterminator="\n").writerows([header, *(cells(run, "") for run in runs)])
+    elif form != "html":
+        rows = [cells(run, "" if form == "csv" else ".4g") for run in runs]
+        print_table(TextTable(f"{len(runs)} runs", header, rows), terminal(), None if form == "table" else form)
     else:
         print(page(header, [cells(run, ".4g") for run in runs], [run.directory for run in runs]))
 

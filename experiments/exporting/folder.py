@@ -14,6 +14,7 @@ from datamodules.files.whole_files import new_folder, write_text
 from experiments.exporting.preprocessing import section
 from experiments.exporting.program import SIDES, SMALLEST, Traced
 from experiments.results import markdown, read_test_metrics
+from experiments.saving.environment import UNKNOWN, environment, recorded_environments
 
 
 @dataclass
@@ -73,10 +74,16 @@ def write_export(output: Path, chosen: Any, run: Path, export: Export) -> None:
         if not (folder / "config.json").exists():  # diffusers writes this file itself
             write_text(folder / "config.json", json.dumps(export.config, indent=2) + "\n")
         summary = (type(export.module).__doc__ or "").partition("\n")[0]
-        origin = f"Exported by noiseworks from the run {_plain(run.resolve().name)}."
+        origin = f"Exported by noiseworks from the run {_plain(run.resolve().name)}.\n\n{origin_of_weights(run)}"
         note = [size_note(export.traced, export.exported), *section(export.preprocessed)]
         text = readme(export.config, f"{summary}\n\n{origin}", code, "\n\n".join(note), metrics)
         write_text(folder / "README.md", text)
+
+
+def origin_of_weights(run: Path) -> str:
+    """List the environments in which a run was trained, and the one in which it is exported."""
+    trained = recorded_environments(run) or [UNKNOWN]
+    return "".join([*(f"- trained in: {each}\n" for each in trained), f"- exported in: {environment()}\n"])
 
 
 def _shape(dimensions: str, traced: Traced) -> list[str | int]:

@@ -16,6 +16,7 @@ from datamodules.files.whole_files import whole_file, write_text
 from experiments.calls.parse import CALL_ONLY
 from experiments.hub.portable_settings import portable, private_texts, without_paths
 from experiments.run_directory import WEIGHTS, read_checkpoint
+from experiments.saving.environment import header, recorded_environments
 from experiments.strangers import settings_of_run
 
 PIPELINE_FILES = (".json", ".safetensors", ".txt", ".model")
@@ -77,7 +78,7 @@ def write_pushed_run(run: Path, folder: Path, checkpoint: str | None = None, pic
         raise ValueError(f"{config} must name the class of the model as model.class_path")
     folder.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-    write_text(folder / "config.yaml", text)
+    write_text(folder / "config.yaml", header(recorded_environments(run)) + text)
     _save_weights(weights, folder / WEIGHTS, model["class_path"])
     for name in TABLES:
         if (run / name).is_file():

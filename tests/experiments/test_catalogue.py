@@ -150,6 +150,10 @@ def test_a_broken_config_is_named(project: Path, capsys: pytest.CaptureFixture[s
             "A. Granziol, S. Zohren, and S. Roberts | Learning Rates as a Function of Batch Size: A Random Matrix, "
             "Theory Approach | JMLR 23(173) 2022 | 2006.09092",
         ),
+        (
+            "Chen, Papandreou and Adam, Rethinking Atrous Convolution for Segmentation, 2017, arXiv 1706.05587.",
+            "Chen, Papandreou and Adam | Rethinking Atrous Convolution for Segmentation | 2017 | 1706.05587",
+        ),
         ("Cohen, Learning and Noise, ICML 2019.", "Cohen | Learning and Noise | ICML 2019 | "),
         (
             "Polyak, Juditsky, Acceleration of Stochastic Approximation by Means, SIAM Journal on Control 1992.",

@@ -1,8 +1,11 @@
+import csv
+import io
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_rel
 
 from experiments import commands, compare
 from experiments.claims.arms import Arm
@@ -19,7 +22,10 @@ def test_tables_hold_mean_and_sample_deviation_of_every_metric(config: Config, f
     assert list(runs[0]) == ["config", "metric", "seed", "value"]
     assert len(runs) == 3 * (2 + 3)
     summary = table(out / "summary.csv")
-    assert list(summary[0]) == ["config", "metric", "mean", "std", "seeds", "diverged", "not_finite"]
+    assert list(summary[0]) == [
+        *("config", "metric", "mean", "std", "seeds", "diverged", "not_finite"),
+        *("difference", "difference_std", "pairs", "p"),
+    ]
     assert [(row["config"], row["metric"]) for row in summary] == [
         ("a", "test/accuracy"),
         ("a", "test/memorized"),
@@ -39,10 +45,17 @@ def test_tables_hold_mean_and_sample_deviation_of_every_metric(config: Config, f
             assert float(row["mean"]) == pytest.approx(np.mean(values), abs=1e-12)
             assert float(row["std"]) == pytest.approx(np.std(values, ddof=1), abs=1e-12)
             assert row["seeds"] == "3"
+    [first, second] = [row for row in summary if row["metric"] == "test/accuracy"]
+    assert (first["difference"], first["pairs"], first["p"]) == ("", "", "")
+    assert float(second["difference"]) == pytest.approx(-0.405)
+    assert second["pairs"] == "3"
+    assert float(second["p"]) == pytest.approx(ttest_rel(*list(expected.values())[:2]).pvalue)
     text = (out / "summary.md").read_text()
+    assert "| test/accuracy ↑ | b | a | -0.4050 ± 0.0046 | 4.3e-05 | 3 |\n" in text
+    assert "## Differences" in text
     assert (
-        "| test/accuracy ↑ | 0.922 ± 0.020 | 0.517 ± 0.015 |\n| best_epoch/test/accuracy ↑ | - | 0.6017 ± 0.0015 |"
-        in text
+        "| test/accuracy ↑ | **0.922 ± 0.020** | 0.517 ± 0.015\\* |\n"
+        "| best_epoch/test/accuracy ↑ | - | 0.6017 ± 0.0015 |" in text
     )
     assert "seeds 0, 2, 3" in text
     assert "Python 3." in text
@@ -95,6 +108,27 @@ def test_metrics_are_chosen_for_tables_and_all_are_kept(
     assert "memorized" not in capsys.readouterr().out.rpartition("kept")[2]
     assert commands.run("compare", [*arguments, "acuracy"], fit) == 2
     assert "--metrics: no run has acuracy; the metrics are test/accuracy, test/memorized\n" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_table_for_a_paper_is_the_only_output(
+    config: Config, fit: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configs = [str(config("a_1", start=0.9, per_seed=0.013)), str(config("b", start=0.5))]
+    arguments = [*configs, "--seeds", "0", "2", "3", "--output", str(tmp_path / "out"), "--metrics", "accuracy"]
+    assert commands.run("compare", [*arguments, "--format", "latex"], fit) == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith("% mean ± std over 3 seeds\n\\begin{tabular}{lr}\n\\toprule\nconfig & test/accuracy")
+    assert "a\\_1 & \\textbf{0.922 $\\pm$ 0.020} \\\\\nb & 0.517 $\\pm$ 0.015$^{*}$ \\\\\n" in shown.out
+    assert "b & a\\_1 & $-$0.4050 $\\pm$ 0.0046 & 4.3e-05 & 3 \\\\" in shown.out
+    assert "finished" in shown.err
+    assert "summary.csv" in shown.err
+    assert commands.run("compare", [*arguments, "--format", "csv", "--figure_format", "pdf"], fit) == 0
+    assert (tmp_path / "out/comparison.pdf").exists()
+    assert "![](comparison.pdf)" in (tmp_path / "out/summary.md").read_text()
+    [a, b] = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert (a["config"], a["p"], b["pairs"]) == ("a_1", "", "3")
+    assert [a, b] == [row for row in table(tmp_path / "out/summary.csv") if row["metric"] == "test/accuracy"]
 
 
 def test_default_output_is_found_again_and_differs_between_folders(config: Config) -> None:

@@ -22,7 +22,7 @@ def test_a_diverged_run_is_no_failure_and_enters_no_mean(config: Config, fit: li
     assert accuracy["b"]["mean"] == ""
     text = (out / "summary.md").read_text()
     assert "| test/accuracy ↑ | 0.920 ± 0.014 (2 of 4 diverged) | diverged |" in text
-    assert "| test/diverged ↓ | 0.50 ± 0.58 | 1 ± 0 |" in text
+    assert "| test/diverged ↓ | **0.50 ± 0.58** | 1 ± 0 |" in text
     values = {(r["config"], r["seed"], r["metric"]): r["value"] for r in table(out / "runs.csv")}
     assert values["a", "0", "test/diverged_step"] == "17.0"
     assert values["a", "0", "test/accuracy"] == ""

@@ -7,6 +7,7 @@ import pytest
 import train
 from experiments.parsing.call_arguments import with_latest
 from experiments.run_directory import latest_run
+from experiments.saving import environment
 from tests.command import ROOT
 
 QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false")
@@ -54,10 +55,13 @@ def test_a_configuration_with_a_model_chooses_and_a_layer_stays(runs: Path) -> N
 
 def test_a_run_goes_on_by_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    first = environment.environment()
     fit = ("fit", "--config", "configs/elr/demo.yaml", *QUIET)
     assert train.main([*fit, "--model.strength", "2", "--trainer.max_epochs", "1"]) == 0
+    monkeypatch.setattr(environment, "environment", lambda: "2027-01-01, another machine")
     assert train.main([*fit, "--resume", "latest", "--trainer.max_epochs", "2"]) == 0
     [run] = (tmp_path / "runs/elr/demo").iterdir()
+    assert environment.recorded_environments(run) == [first, "2027-01-01, another machine"]
     assert (run / "metrics.csv").read_text().count("\n") == 5
     assert "strength: 2.0" in (run / "config.yaml").read_text()
 

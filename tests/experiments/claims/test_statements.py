@@ -137,6 +137,10 @@ def test_a_claim_that_holds(config: Config, fit: list[str], tmp_path: Path, caps
     assert (out / "summary.csv").exists()
     assert (out / "comparison.png").exists()
     assert "**holds**" in (out / "claims.md").read_text()
+    assert commands.run("claim", [str(path), "--output", str(out), "--format", "latex"], fit) == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith("% claims\n\\begin{tabular}{lrrrrrrr}\n\\toprule\nclaim & metric &")
+    assert "already finished" in shown.err
 
 
 def test_claims_of_a_folder_share_their_runs_and_are_judged_on_their_own_seeds(

@@ -24,6 +24,7 @@ from datamodules.classification.digits import Digits
 from datamodules.classification.folder_sets import NewImages
 from experiments import commands
 from experiments.load_run import load_run
+from experiments.saving.environment import environment
 from tests.command import ROOT
 from tests.datamodules.image_folders import photograph, save
 
@@ -171,6 +172,7 @@ def test_programs_agree_and_weights_load_in_a_process_without_this_project(
     assert configs["elr/demo"]["preprocessing"] == {"image_shape": [1, 8, 8]}
     said = (folders["elr/demo"] / "README.md").read_text()
     assert "## Preprocessing\n\nThe training images had the shape 1 x 8 x 8" in said
+    assert f"\n- trained in: {environment()}\n- exported in: {environment()}\n" in said
     assert configs["adele/demo"]["class_names"] == ["background", "disc", "square"]
     assert configs["noise2score/demo"]["inputs"]["image"]["shape"] == ["B", 1, "H", "W"]
     assert configs["noise2score/demo"]["multiple_of"] == 1

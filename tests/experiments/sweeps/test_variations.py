@@ -44,7 +44,7 @@ def test_one_call_makes_the_table_of_methods_over_settings(
     assert float(means["elr/cifar10/start=0.4", "test/accuracy"]) == pytest.approx(0.41)
     markdown = (out / "summary.md").read_text()
     assert "## test/accuracy ↑\n\n| method | cifar10 start 0.8 |" in markdown
-    assert "| elr | 0.810 ± 0.014 | 0.410 ± 0.014 | 0.910 ± 0.014 |" in markdown
+    assert "| elr | 0.810 ± 0.014 | 0.410 ± 0.014 | **0.910 ± 0.014** |" in markdown
     assert (out / "table.png").read_bytes().startswith(b"\x89PNG")
     assert "test/accuracy ↑, mean ± std over 2 seeds" in capsys.readouterr().out
 

@@ -1,0 +1,51 @@
+import csv
+import io
+
+import pytest
+
+from experiments.paper.formats import FORMATS, TextTable, escape_latex
+from experiments.results import Cell
+
+TABLE = TextTable(
+    "accuracy ↑,\nmean ± std",
+    ["config", "test/fit_true ↑"],
+    [["a_b & 50%", Cell("0.93 ± 0.01", best=True, marked=True)], ["[c|d]", Cell("-0.50 ± 0.01")], ["e", "-"]],
+)
+
+
+def test_latex_has_the_rules_of_booktabs_and_no_special_character_of_a_name() -> None:
+    assert FORMATS["latex"](TABLE) == (
+        r"""% accuracy ↑, mean ± std
+\begin{tabular}{lr}
+\toprule
+config & test/fit\_true $\uparrow$ \\
+\midrule
+a\_b \& 50\% & \textbf{0.93 $\pm$ 0.01}$^{*}$ \\
+{[}c\textbar{}d{]} & $-$0.50 $\pm$ 0.01 \\
+e & - \\
+\bottomrule
+\end{tabular}
+"""
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("\\input{/x}", r"\textbackslash{}input\{/x\}"),
+        ("$x^2~#", r"\$x\textasciicircum{}2\textasciitilde{}\#"),
+        ("a\n\n% b", r"a \% b"),
+        ("1e-05 -.5 top-1 lr-SGD", r"1e-05 $-$.5 top-1 lr-SGD"),
+        ("p < 0.05 > \"", r"p \textless{} 0.05 \textgreater{} \textquotedbl{}"),
+        ("*", "{*}"),
+    ],
+)  # fmt: skip
+def test_special_characters_are_escaped(text: str, expected: str) -> None:
+    assert escape_latex(text) == expected
+
+
+def test_markdown_emphasises_and_csv_has_the_texts_alone() -> None:
+    text = FORMATS["markdown"](TABLE)
+    assert "| a_b & 50% | **0.93 ± 0.01**\\* |\n| [c\\|d] | -0.50 ± 0.01 |\n" in text
+    rows = list(csv.reader(io.StringIO(FORMATS["csv"](TABLE))))
+    assert rows == [list(TABLE.header), *([str(cell) for cell in row] for row in TABLE.rows)]
