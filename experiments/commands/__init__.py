@@ -4,9 +4,8 @@ A command has
     a docstring, whose first line is shown in the list of commands, and which is shown completely by --help
     arguments(parser), which adds its arguments
     run(options), which returns the exit status; a ValueError or OSError means invalid input (exit status 2)
-Slow modules, and all modules outside `experiments`, are imported inside `run`, which keeps --help fast. `fit`,
-`validate`, `test` and `predict` have no `arguments`. Their `run` receives the list of arguments, which LightningCLI
-parses.
+Slow modules, and all modules outside `experiments`, are imported inside `run`, which keeps --help fast. The commands of
+the Trainer have no file: LightningCLI parses their arguments.
 """
 
 import os
@@ -21,15 +20,22 @@ from typing import Any
 
 from experiments.arguments import PROGRAM, ArgumentParser
 
+OF_TRAINER = {
+    "fit": "Train a method from a configuration, or resume a run with --resume RUN_DIRECTORY.",
+    "predict": "Write predictions for the test set.",
+    "test": "Evaluate a trained model on the test set.",
+    "validate": "Evaluate a trained model on the validation set.",
+}
+
 
 def names() -> list[str]:
     """List the names of the commands, without importing the commands."""
-    return [module.name for module in pkgutil.iter_modules(__path__)]
+    return sorted([*OF_TRAINER, *(module.name for module in pkgutil.iter_modules(__path__))])
 
 
 def summary(name: str) -> str:
-    """Return the first line of a command's docstring."""
-    return first_line(f"{__name__}.{name}")
+    """Return one line about a command."""
+    return OF_TRAINER.get(name) or first_line(f"{__name__}.{name}")
 
 
 def first_line(module: str) -> str:
@@ -54,9 +60,11 @@ def run(name: str, argv: Sequence[str], *more: Any) -> int:
 
     `more` are additional arguments for the `run` function of the command.
     """
+    if name in OF_TRAINER:
+        from experiments.command_line import run as run_trainer
+
+        return run_trainer([name, *argv])
     command = _import(name)
-    if not hasattr(command, "arguments"):
-        return command.run(argv, *more)
     try:
         return command.run(parse(name, argv), *more)
     except (ValueError, OSError) as error:

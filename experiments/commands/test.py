@@ -1,9 +1,0 @@
-"""Evaluate a trained model on the test set."""
-
-from collections.abc import Sequence
-
-
-def run(argv: Sequence[str]) -> int:
-    from experiments.command_line import run
-
-    return run(["test", *argv])
