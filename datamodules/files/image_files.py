@@ -7,6 +7,7 @@ at the lowest resolution that is sufficient for this.
 import io
 import math
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -230,12 +231,20 @@ def chosen_crop(image_size: int, resize: int | None, min_area: float | None) -> 
 def eight_bits(image: Image.Image, background: str = "white") -> Image.Image:
     """Convert 16-bit grey images to 8 bits, and composite transparent images on a background.
 
-    Other images are returned unchanged. The colour of a fully transparent pixel is arbitrary in the file.
+    Other images are returned unchanged. The colour of a fully transparent pixel is arbitrary in the file. There is a
+    warning if the values of a 16-bit image fit into 12 bits, of which 4 remain.
     """
     if image.mode == "F":
         raise ValueError("its values are floating-point numbers; write them in 8 or 16 bits")
     if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image) / 257).clip(0, 255).round().astype(np.uint8))
+        values = np.asarray(image)
+        if 0 < values.max() < 4096:
+            warnings.warn(
+                "a 16-bit image has no value above 4095, and white is 65535: if the images have 12 bits, multiply "
+                "their values by 16, as 4 bits would remain",
+                stacklevel=2,
+            )
+        return Image.fromarray((values / 257).clip(0, 255).round().astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, background), image).convert("RGB")

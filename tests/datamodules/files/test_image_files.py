@@ -23,6 +23,7 @@ from datamodules.files.image_files import (
     UnreadableImage,
     box_after_resizing,
     class_folders,
+    eight_bits,
     files_by_class,
     image_names,
     read_crop,
@@ -290,3 +291,12 @@ def test_previews_are_no_pages(tmp_path: Path) -> None:
             tag = [(254, "I", 1, kind, True)]
             file.write(np.full((side, side), side, np.uint8), extratags=tag, contiguous=False, metadata=None)
     np.testing.assert_array_equal(read_pixels(tmp_path / "a.tif"), np.full((1, 16, 16), 16, np.uint8))
+
+
+@pytest.mark.filterwarnings("error")
+def test_images_of_12_bits_are_not_darkened_without_a_word() -> None:
+    values = np.array([[0, 257, 65535]], np.uint16)
+    assert np.asarray(eight_bits(Image.fromarray(values))).tolist() == [[0, 1, 255]]
+    with pytest.warns(UserWarning, match="no value above 4095, and white is 65535: .* multiply their values by 16"):
+        assert np.asarray(eight_bits(Image.fromarray(values // 16))).tolist() == [[0, 0, 16]]
+    assert np.asarray(eight_bits(Image.fromarray(values // 16 * 16))).tolist() == [[0, 1, 255]]
