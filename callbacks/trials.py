@@ -14,7 +14,7 @@ LIMITS = ".limits.csv"
 """File in a run directory with the columns epoch and limit."""
 
 
-class Trial(Callback):
+class PruneTrial(Callback):
     """End training if the best value of a metric so far is worse than the limit of the epoch.
 
     `train.py tune` writes the limits to the run directory before the run starts, and adds this callback. Therefore, no

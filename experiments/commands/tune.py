@@ -137,7 +137,7 @@ class Plan:
 
     def run_of(self, trial: Trial) -> Run:
         searches, metric = self.study.searches, self.study.metrics[0]
-        mark = f"{{class_path: callbacks.trials.Trial, init_args: {{metric: {metric.name}, mode: {metric.mode}}}}}"
+        mark = f"{{class_path: callbacks.trials.PruneTrial, init_args: {{metric: {metric.name}, mode: {metric.mode}}}}}"
         own = [part for each, text in zip(searches, trial.settings, strict=True) for part in each.arguments(text)]
         named = replace(
             self.experiment,

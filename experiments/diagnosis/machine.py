@@ -56,6 +56,7 @@ EXTRAS = {
     "ood": "OODScores",
     "imitation": "simulated environments",
     "optimizers": "optimizers of other packages, such as schedule-free ones",
+    "tune": "the command tune",
     "slurm": "compare --launcher slurm",
     "ray": "compare --launcher ray",
     "completion": "the shell's completion of arguments",

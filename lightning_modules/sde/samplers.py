@@ -215,7 +215,7 @@ class PredictorCorrector:
         if self.predictor is ancestral and type(process).ancestral is Process.ancestral:
             raise ValueError(f"sampler: the predictor ancestral is not defined for {type(process).__name__}")
         if self.predictor is not euler_maruyama or self.corrector is not None:
-            first = float(process.langevin_scale(torch.ones(1, dtype=torch.float64), self.num_steps))
+            first = float(process.langevin_scale(torch.ones(1, dtype=torch.float64, device="cpu"), self.num_steps))
             if first < 0 or (first == 0 and self.predictor is ancestral):
                 raise ValueError(
                     f"sampler.num_steps must be above beta_max of {type(process).__name__}, so that 1 - beta_max / "

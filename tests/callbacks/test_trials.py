@@ -7,7 +7,7 @@ import train
 from callbacks.trials import LIMITS
 from experiments.results import read_curves, read_test_metrics
 
-TRIAL = "{class_path: callbacks.trials.Trial, init_args: {metric: val/accuracy, mode: max}}"
+TRIAL = "{class_path: callbacks.trials.PruneTrial, init_args: {metric: val/accuracy, mode: max}}"
 DEMO = ["--config", "configs/elr/demo.yaml", "--trainer.limit_train_batches", "1", "--trainer.callbacks+", TRIAL]
 
 

@@ -188,6 +188,7 @@ ELSEWHERE = {
     "ClassAccuracy": "every rank generates and classifies the same images",
     "Divergence": "tests/callbacks/guards/test_divergence.py: processes end together, and nothing else is written",
     "NoReferenceMetrics": "rank 0 alone computes, see tests/callbacks/image_quality/test_no_reference.py",
+    "PruneTrial": "the command tune adds it; the ranks decide together, see tests/callbacks/test_trials.py",
     "Pretraining": "it refuses several processes, see tests/callbacks/test_pretraining.py",
     "TopOneAccuracy": "tests/callbacks/image_quality/test_top_one_accuracy.py: two processes with uneven shares",
 }

@@ -49,6 +49,8 @@ def content(path: Path) -> Any:
             return load_file(path)
         case ".png":
             return pixels(path)
+        case ".yaml":
+            return path.read_text().replace(str(path.parent), "")
         case _:
             return path.read_bytes()
 

@@ -100,6 +100,7 @@ OTHERS = {
     "SlurmExecutor._valid_parameters": "of submitit, an extra",
     "ray._private": "of Ray, an extra",
     "found._load_connected_pipes": "of diffusers: a pipeline that would fetch others",
+    "figure._repr_png_": "a public name of Jupyter",
     **dict.fromkeys(
         (f"self.pipeline.{name}" for name in ("_pack_latents", "_unpack_latents", "_prepare_latent_image_ids")),
         "of diffusers: how FLUX arranges latents; its training scripts call them",

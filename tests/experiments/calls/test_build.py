@@ -85,4 +85,4 @@ def test_help_describes_each_argument_of_loading(capsys: pytest.CaptureFixture[s
         train.main(["fit", "--data.help", "LabelledImages"])
     said = " ".join(capsys.readouterr().out.split())
     assert "--data.loading.num_workers NUM_WORKERS number of DataLoader workers, at most 64 or 4 per core" in said
-    assert "--data.split.folds FOLDS number of folds of the training images." in said
+    assert "--data.split.folds FOLDS number of folds of the training images, stratified by given label." in said
