@@ -37,13 +37,7 @@ Curves = dict[str, dict[int, float]]
 
 
 class Cell(str):
-    """Text of a table cell that is emphasised by those who write the table.
-
-    Args:
-        text: the text.
-        best: whether the text is in bold.
-        marked: whether an asterisk follows.
-    """
+    """Text of a table cell that is in bold if `best` is set, and followed by an asterisk if `marked` is set."""
 
     def __new__(cls, text: str, best: bool = False, marked: bool = False) -> "Cell":
         cell = super().__new__(cls, text)
