@@ -37,7 +37,7 @@ def load_lora(network: Any, pipeline: Any, part: str, path: str) -> None:
         return
     with safe_open(file, "pt") as opened:
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - it is not a mapping
-        metadata: dict[str, Any] = json.loads((opened.metadata() or {}).get("lora_adapter_metadata", "{}"))
+        settings = _settings((opened.metadata() or {}).get("lora_adapter_metadata", "{}"), f"{part}.", file)
     others: dict[str, Any] = {"unet_config": network.config} if part == "unet" else {}
     try:
         found: Any = type(pipeline).lora_state_dict(tensors, **others)
@@ -64,7 +64,6 @@ def load_lora(network: Any, pipeline: Any, part: str, path: str) -> None:
     ranks = {len(value) for name, value in state.items() if ".lora_A." in name}
     if ranks != {len(value) for name, value in own.items() if ".lora_A." in name}:
         raise ValueError(f"adapters.rank must be that of {file}, {' and '.join(map(str, sorted(ranks)))}")
-    settings = {name.removeprefix(prefix): value for name, value in metadata.items()}
     for name, value in state.items():
         layer, _, kind = name.partition(".lora_")
         if kind == "B.weight":
@@ -74,6 +73,17 @@ def load_lora(network: Any, pipeline: Any, part: str, path: str) -> None:
             value = value * (scale / network.get_submodule(layer).scaling["default"])
         _copy(own[name], value)
     loaded_from(path, network)
+
+
+def _settings(text: str, prefix: str, file: Path) -> dict[str, Any]:
+    """Read the alpha and the kind of a LoRA from the metadata of diffusers."""
+    try:
+        settings = {name.removeprefix(prefix): value for name, value in json.loads(text).items()}
+        return {"use_rslora": settings.get("use_rslora") is True} | (
+            {"lora_alpha": float(settings["lora_alpha"])} if "lora_alpha" in settings else {}
+        )
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} has damaged metadata: lora_adapter_metadata must be a table with numbers") from error
 
 
 @torch.no_grad()

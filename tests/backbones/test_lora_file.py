@@ -67,6 +67,8 @@ def test_files_of_other_adapters_are_rejected(text_to_image: Path, xl: Path, tmp
     save_file({f"text_encoder.{name}": value for name, value in load_file(file).items()} | load_file(file), other)
     (tmp_path / "damaged.safetensors").write_bytes(file.read_bytes()[:99])
     save_file({"weight": torch.zeros(2)}, tmp_path / "no.safetensors")
+    for name, metadata in (("list", "[1]"), ("text", "{"), ("alpha", '{"unet.lora_alpha": "a"}')):
+        save_file(load_file(file), tmp_path / f"{name}.safetensors", {"lora_adapter_metadata": metadata})
     for folder, given, options, message in (
         (text_to_image, file, {"rank": 3}, f"adapters.rank must be that of {file}, 2"),
         (text_to_image, file, {"targets": ["to_q"]}, f"{file} has further adapters down_blocks"),
@@ -75,6 +77,10 @@ def test_files_of_other_adapters_are_rejected(text_to_image: Path, xl: Path, tmp
         (text_to_image, other, {}, f"{other} also adapts other parts than the unet, which are not trained"),
         (text_to_image, tmp_path / "damaged.safetensors", {}, "damaged.safetensors"),
         (text_to_image, tmp_path / "no.safetensors", {}, "no.safetensors"),
+        *(
+            (text_to_image, tmp_path / f"{name}.safetensors", {}, f"{name}.safetensors has damaged metadata")
+            for name in ("list", "text", "alpha")
+        ),
     ):
         with pytest.raises(ValueError, match=re.escape(message)):
             lora(folder, given, **options)
