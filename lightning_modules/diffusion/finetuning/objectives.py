@@ -34,7 +34,7 @@ GOLDEN = 2654435769  # 2^32 times the fractional part of the golden ratio
 
 @dataclass(frozen=True)
 class LossOptions:
-    """Options of the training loss: offset noise, weights of class images and masked pixels, Huber, DPO.
+    """Options of the training loss: offset noise, loss weights, the Huber loss, and training on preferences.
 
     Args:
         noise_offset: s, scale of offset noise. The noise e is replaced with e + s n, with one n ~ N(0, 1) for each
