@@ -85,7 +85,6 @@ from datamodules.batches import UNVERIFIED as UNVERIFIED
 from datamodules.files.image_files import Crop
 from datamodules.files.tiff_files import Layout
 from datamodules.loading.own_loaders import OwnTrainingSet, gives_positions
-from lightning_modules.lightning_internals import loader_source
 
 Required = TypeVar("Required")
 
@@ -742,6 +741,8 @@ def require_data(trainer: Any, protocol: type[Required], needed_by: str) -> Requ
     """
     data = trainer.datamodule
     if not gives_positions(data) and not _missing(OwnTrainingSet, protocol):
+        from lightning_modules.lightning_internals import loader_source
+
         source = loader_source(trainer.fit_loop)
         if source.instance is not None and source.is_defined():
             return OwnTrainingSet(source.dataloader())  # type: ignore[return-value]

@@ -28,7 +28,7 @@ def save_samples(images: Tensor, path: Path) -> None:
         Image.fromarray(np.ascontiguousarray(grid.permute(1, 2, 0).numpy())).save(partial)
 
 
-def save_rows(images: Tensor, captions: Sequence[str], names: Sequence[str], path: Path) -> None:
+def save_rows(images: Tensor, captions: Sequence[str], names: Sequence[str], path: Path, cell: int = CELL) -> None:
     """Write rows of images with captions to one PNG file; small images are enlarged by an integer factor.
 
     Each caption is above its row. The file's metadata has two entries: `rows` lists the complete captions, one per
@@ -39,8 +39,9 @@ def save_rows(images: Tensor, captions: Sequence[str], names: Sequence[str], pat
         captions: R captions; a caption that is wider than its row is cut off.
         names: n names of the columns.
         path: PNG file to write.
+        cell: minimum width of an image, in pixels.
     """
-    rows = [make_grid(_enlarge(row), nrow=len(row), padding=2, pad_value=255) for row in images]
+    rows = [make_grid(_enlarge(row, cell), nrow=len(row), padding=2, pad_value=255) for row in images]
     height, width = rows[0].shape[1:]
     line = max(14, height // 20)
     font = ImageFont.load_default(0.75 * line)
@@ -57,7 +58,7 @@ def save_rows(images: Tensor, captions: Sequence[str], names: Sequence[str], pat
         sheet.save(partial, pnginfo=texts)
 
 
-def _enlarge(images: Tensor) -> Tensor:
+def _enlarge(images: Tensor, cell: int = CELL) -> Tensor:
     """Enlarge small images by an integer factor."""
-    factor = max(1, -(-CELL // images.shape[-1]))
+    factor = max(1, -(-cell // images.shape[-1]))
     return images.cpu().repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)

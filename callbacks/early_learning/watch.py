@@ -114,7 +114,9 @@ class EarlyLearning(Callback):
             raise ValueError(f"background must be a category in 0 ... {num_classes - 1}, got {self.background}")
         if self.horizon is None and max(trainer.max_epochs or -1, trainer.max_steps) <= 0:
             raise ValueError(
-                "EarlyLearning: set horizon, since neither trainer.max_epochs nor max_steps gives a default"
+                f"EarlyLearning: horizon has no default, because trainer.max_epochs is {trainer.max_epochs} and "
+                f"trainer.max_steps is {trainer.max_steps} (no limit): set trainer.max_epochs, trainer.max_steps, or "
+                "init_args.horizon of the callback"
             )
         if num_classes != self.history.num_classes:
             self._start(num_classes)

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.drawing.samples import save_samples
@@ -15,8 +14,11 @@ from datamodules.files.module_hash import hash_of_module
 from datamodules.jobs.cached_array import Parts, cached_array
 from datamodules.randomness.generators import seed_of
 
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
 
-def sampled_bytes(module: LightningModule, n: int, seed: int | Sequence[int], **options: Any) -> Tensor:
+
+def sampled_bytes(module: "LightningModule", n: int, seed: int | Sequence[int], **options: Any) -> Tensor:
     """Sample n images `[n, C, H, W]`, converted to uint8 by rounding down, as in the published protocol.
 
     Args:
@@ -58,7 +60,13 @@ class GeneratedBlocks:
     num_shown = 0
 
     def __init__(
-        self, trainer: Trainer, module: LightningModule, extractor: Extractor, count: int, batch_size: int, seed: int
+        self,
+        trainer: "Trainer",
+        module: "LightningModule",
+        extractor: Extractor,
+        count: int,
+        batch_size: int,
+        seed: int,
     ) -> None:
         self.trainer = trainer
         self.module = module

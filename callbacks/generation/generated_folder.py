@@ -8,6 +8,7 @@ settings.json           everything on which the images depend
 """
 
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,24 +16,23 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from callbacks.drawing.image_grid import draw_image_grid
-from callbacks.drawing.samples import save_samples
+from callbacks.drawing.samples import save_rows, save_samples
 from callbacks.generation.image_generators import IMAGES, ImageGenerator
 from callbacks.generation.image_requests import ImageRequest, in_blocks
 from datamodules.distributed.collectives import broadcast, rank
 from datamodules.files.pixels import read_pixels
 from datamodules.files.png import write_png
-from datamodules.files.whole_files import remove_partial_files, save_figure, whole_file
+from datamodules.files.whole_files import remove_partial_files, whole_file
 from datamodules.jobs.resumable_map import ResumableMap
 from datamodules.jobs.stores import png_files
-from lightning_modules.interfaces import ImageColumn
 
 TABLE, SHEET = "images.parquet", "contact_sheet.png"
-ROWS, COLUMNS, IN_ALL, LETTERS = 8, 8, 64, 24
-"""Maximum numbers in a contact sheet: rows, columns, images if there are no prompts, and characters of a prompt."""
+ROWS, COLUMNS, IN_ALL, SIDE = 8, 8, 64, 192
+"""Maximum numbers in a contact sheet: rows, columns, and images if there are no prompts; pixels of an image's side."""
 
 
 class BlockStore:
@@ -153,52 +153,54 @@ def finish(output: Path, store: BlockStore, requests: Sequence[ImageRequest], ne
         images = [pixels_of(folders[IMAGES](request.name)) for request in requests[:IN_ALL]]
         save_samples(torch.stack(images), output / SHEET)
         return
-    columns = columns_of(requests, folders)
-    save_figure(draw_image_grid(columns), output / SHEET, dpi=120)
+    save_rows(*rows_of(requests, folders), output / SHEET, SIDE)
 
 
 def write_image_table(path: Path, store: BlockStore, negative_prompt: str | None) -> None:
     """Write a table of the images. The file paths in the table are relative to its folder."""
     import pyarrow as pa
+    import pyarrow.json
     import pyarrow.parquet as pq
 
-    requests = [request for block in store.blocks for request in block]
-    seeds = [store.seed_and_place(key, at) for key, block in enumerate(store.blocks) for at in range(len(block))]
-    columns = {
-        "file": pa.array([f"{IMAGES}/{each.name}.png" for each in requests], pa.string()),
-        **{
-            f"{files.folder.name}_file": pa.array([f"{files.folder.name}/{each.name}.png" for each in requests])
-            for files in store.files[1:]
-        },
-        "prompt": pa.array([each.prompt for each in requests], pa.string()),
-        "negative_prompt": pa.array([negative_prompt for _ in requests], pa.string()),
-        "prompt_index": pa.array([each.prompt_index for each in requests], pa.int64()),
-        "class": pa.array([each.label for each in requests], pa.int64()),
-        "seed": pa.array([seed for seed, _ in seeds], pa.int64()),
-        "place_in_batch": pa.array([place for _, place in seeds], pa.int64()),
-    }
-    with whole_file(path) as partial:
-        pq.write_table(pa.table(columns), partial)
+    rows = []
+    for key, block in enumerate(store.blocks):
+        for at, each in enumerate(block):
+            files = {f"{files.folder.name}_file": f"{files.folder.name}/{each.name}.png" for files in store.files[1:]}
+            seed, place = store.seed_and_place(key, at)
+            texts = {"file": f"{IMAGES}/{each.name}.png", **files}
+            texts |= {"prompt": each.prompt, "negative_prompt": negative_prompt}
+            numbers = {"prompt_index": each.prompt_index, "class": each.label, "seed": seed, "place_in_batch": place}
+            rows.append(json.dumps({**texts, **numbers}))
+    schema = pa.schema([*((name, pa.string()) for name in texts), *((name, pa.int64()) for name in numbers)])
+    whole_rows = pa.json.ReadOptions(block_size=max(2**20, 2 * max(map(len, rows))))
+    options = pa.json.ParseOptions(explicit_schema=schema)
+    with whole_file(path) as partial:  # made from JSON, because `pa.array` imports pandas
+        pq.write_table(pa.json.read_json(io.BytesIO("\n".join(rows).encode()), whole_rows, options), partial)
 
 
 def pixels_of(path: Path) -> Tensor:
-    """Read an image, uint8 `[C, H, W]`."""
-    return torch.from_numpy(read_pixels(path))
+    """Read an image for the sheet, uint8 `[C, H, W]`; a large one is averaged over squares of pixels."""
+    image = torch.from_numpy(read_pixels(path))
+    return F.avg_pool2d(image.float(), max(1, min(image.shape[1:]) // SIDE)).round().byte()
 
 
-def columns_of(
+def rows_of(
     requests: Sequence[ImageRequest], folders: Mapping[str, Callable[[str], Path]]
-) -> dict[str, ImageColumn]:
-    """Arrange images in one row per prompt. In a pair, the image from plain noise precedes that from improved noise."""
+) -> tuple[Tensor, list[str], list[str]]:
+    """Arrange images in one row per prompt. In a pair, the image from plain noise precedes that from improved noise.
+
+    Returns:
+        Images `[R, n, C, H, W]`, uint8, the R captions, and the n names of the columns.
+    """
     of_prompt: dict[int | None, list[ImageRequest]] = {}
     for request in requests:
         of_prompt.setdefault(request.prompt_index, []).append(request)
     rows = list(of_prompt.values())[:ROWS]
-    captions = [(row[0].prompt or "")[:LETTERS] for row in rows]
-    columns: dict[str, ImageColumn] = {}
-    for copy in range(min(len(rows[0]), COLUMNS // len(folders))):
-        for folder, path in reversed(list(folders.items())):
-            images = torch.stack([pixels_of(path(row[copy].name)) for row in rows]).float() / 255
-            name = f"image {copy}" if len(folders) == 1 else f"{'improved' if folder == IMAGES else folder} {copy}"
-            columns[name] = ImageColumn(images, captions if not columns else ())
-    return columns
+    kinds = ["improved" if folder == IMAGES else folder for folder in reversed(folders)]
+    pairs = f"{', '.join(kinds)}: " if len(kinds) > 1 else ""
+    copies = range(min(len(rows[0]), COLUMNS // len(folders)))
+    images = [
+        [pixels_of(path(row[copy].name)) for copy in copies for path in reversed(folders.values())] for row in rows
+    ]
+    names = [f"{kind if pairs else 'image'} {copy}" for copy in copies for kind in kinds]
+    return torch.stack([torch.stack(row) for row in images]), [pairs + (row[0].prompt or "") for row in rows], names

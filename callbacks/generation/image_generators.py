@@ -4,11 +4,10 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule
 from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
@@ -33,6 +32,9 @@ from lightning_modules.interfaces import (
     TestSetGenerator,
 )
 from lightning_modules.sde.stochastic_steps import stepping_with
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule
 
 IMAGES = "images"
 """Name of the folder of images."""
@@ -125,7 +127,7 @@ class ModuleGenerator:
 
     def __init__(
         self,
-        module: LightningModule,
+        module: "LightningModule",
         settings: Settings,
         configuration: Mapping[str, Any] | None = None,
         trained_size: tuple[int, int] | None = None,

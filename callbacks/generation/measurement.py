@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -179,6 +178,8 @@ def generation_metrics(
         counts = [count for count in (generated.moments.images, real.moments.images) if count is not None]
         fid, dimensions = metric_name("fid", identity), len(real.moments.mean)
         if counts and min(counts) <= dimensions:
+            from lightning.pytorch.utilities import rank_zero_warn
+
             rank_zero_warn(
                 f"{fid} of {min(counts)} images and {dimensions} features uses a singular covariance and is too high; "
                 f"it is called {fid}_n{min(counts)}, and is only comparable between equal numbers of images"

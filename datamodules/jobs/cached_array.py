@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 
 from datamodules.distributed.collectives import broadcast, rank
@@ -122,6 +121,8 @@ def _say_why(folder: Path, name: str, identity: dict[str, Any]) -> None:
             keys = sorted(key for key in {*wanted, *have} if wanted.get(key) != have.get(key))
             differences.append((len(keys), f"{', '.join(keys)} differ from {manifest.parent}"))
     reason = min(differences)[1] if differences else f"{folder} has none"
+    from lightning.pytorch.utilities import rank_zero_info
+
     rank_zero_info(f"Computing {name}: {reason}")
 
 

@@ -29,8 +29,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from lightning.pytorch.utilities.exceptions import SIGTERMException
-
 from datamodules.distributed.collectives import all_gather, broadcast, rank, world_size
 from datamodules.files.whole_files import write_text
 
@@ -142,6 +140,8 @@ class Peers:
             PeerFailure: if another rank failed or was killed, or if the parent of this process has ended.
         """
         if self.told_to_end():
+            from lightning.pytorch.utilities.exceptions import SIGTERMException
+
             raise SIGTERMException
         if not self._working or time.monotonic() < self._next_look:
             return

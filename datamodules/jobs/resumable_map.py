@@ -10,8 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from lightning.pytorch.utilities import rank_zero_info
-
 from datamodules.distributed.collectives import rank, world_size
 from datamodules.files.whole_files import owned_path, remove_partial_files
 from datamodules.jobs.peers import Peers
@@ -200,6 +198,8 @@ class ResumableMap:
             nonlocal said
             if rank() == 0 and time.monotonic() - said > SECONDS_BETWEEN_REPORTS:
                 said = time.monotonic()
+                from lightning.pytorch.utilities import rank_zero_info
+
                 rank_zero_info(f"{self.name}: {len(keys) - len(self.store.missing(keys))} of {len(keys)} done")
 
         return report

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -119,6 +118,8 @@ class Files:
                 try:
                     found = self._digest_in(path)
                 except DamagedFile as error:
+                    from lightning.pytorch.utilities import rank_zero_warn
+
                     rank_zero_warn(f"{error}: it is written again")
                     missing.append(position)
                     continue

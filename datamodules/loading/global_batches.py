@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import Sampler
 
@@ -93,6 +92,8 @@ class GlobalBatches(Sampler[Request]):
     def report_left_out(self) -> None:
         """Print how many samples are dropped, if any."""
         if self.num_left_out:
+            from lightning.pytorch.utilities import rank_zero_info
+
             rank_zero_info(
                 f"The last {self.num_left_out} of an epoch's {self.num_samples} samples are dropped: "
                 f"a rank would have fewer than two of them"

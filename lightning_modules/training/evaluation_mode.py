@@ -3,13 +3,15 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -58,7 +60,7 @@ def compute_in_batches(function: Callable[..., Tensor], batch_size: int, *rows: 
 
 
 @contextmanager
-def in_evaluation_mode(trainer: Trainer, module: nn.Module) -> Iterator[Callable[[Tensor], Any]]:
+def in_evaluation_mode(trainer: "Trainer", module: nn.Module) -> Iterator[Callable[[Tensor], Any]]:
     """Yield a function that applies a module to images, for use inside the `with` block.
 
     The module is in evaluation mode, computes in the trainer's precision, and computes no gradients.
@@ -68,7 +70,7 @@ def in_evaluation_mode(trainer: Trainer, module: nn.Module) -> Iterator[Callable
 
 
 @contextmanager
-def on_root_device(trainer: Trainer, module: nn.Module) -> Iterator[None]:
+def on_root_device(trainer: "Trainer", module: nn.Module) -> Iterator[None]:
     """Keep a module on the trainer's device inside a `with` block.
 
     The hook `on_fit_end` needs this, because Lightning has moved the module to the CPU by then.
@@ -82,7 +84,7 @@ def on_root_device(trainer: Trainer, module: nn.Module) -> Iterator[None]:
 
 
 def iterate_logits(
-    trainer: Trainer, module: nn.Module, loader: Iterable[Any]
+    trainer: "Trainer", module: nn.Module, loader: Iterable[Any]
 ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
     """Yield each batch of a dataloader, on the trainer's device, together with the module's logits for this batch.
 

@@ -272,7 +272,7 @@ def unnamed() -> Scripted:
         ({}, 1, lambda: OtherSteps(logits=torch.zeros(16, 4)), r"\[16, 4\] do not match labels \[16\] of 3 classes"),
         ({}, 1, unnamed, "num_classes"),
         ({"background": 3}, 1, Scripted, r"background must be a category in 0 \.\.\. 2, got 3"),
-        ({}, -1, Scripted, r"set horizon, since neither trainer\.max_epochs nor max_steps gives a default"),
+        ({}, -1, Scripted, r"max_epochs is -1 and trainer\.max_steps is -1 .*: set trainer\.max_epochs, .*horizon"),
     ],
 )
 def test_what_cannot_be_watched_is_refused(
