@@ -21,6 +21,8 @@ A claim file contains a mapping, or a list of mappings, with the keys
     predicted  false if it was not predicted, before the runs, that the statement holds
     planned_seeds   seeds that were stated before the runs, if the runs have others
     figure     a picture of the runs in docs/images, see experiments/pictures.py
+An item `- defaults: {direction: higher, seeds: [0, 1, 2]}` of the list gives these keys to the claims below it, up to
+the next such item. A claim's own keys take precedence.
 
 A claim holds if two conditions are met. First, the mean difference must reach the margin in the stated direction.
 Second, it must be significantly above 0 (or above the margin, if the margin is negative) in a one-sided paired t-test
