@@ -103,7 +103,7 @@ def read_run(directory: Path) -> ListedRun:
         run.state, run.ended = "failed", failed
         said = [line for line in trace.split("\n") if line.strip() and not line.startswith(" ")]
         run.reason = said[-1][:300] if said else ""
-    elif tested is not None or trained:
+    elif tested is not None or trained or (directory / "trained.csv").is_file():  # a trial that `tune` has ended
         run.state = "finished"
     return run
 

@@ -330,33 +330,20 @@ def test_a_served_export_answers_an_image_of_any_size_like_the_run(
         server.server_close()
 
 
+@pytest.mark.nightly
 def test_the_program_of_a_segmenter_takes_an_image_of_any_size_like_the_run(tmp_path: Path) -> None:
     for name, size in (("a", (30, 40)), ("b", (50, 24))):
+        grey = photograph(*size).convert("L")
         for split in ("", "test_"):
-            save(tmp_path / f"{split}images" / f"{name}.png", photograph(*size).convert("L"))
-            save(
-                tmp_path / f"{split}masks" / f"{name}.png", photograph(*size).convert("L").point(lambda v: v > 99, "1")
-            )
-    folders = [
-        "--data.images",
-        "datamodules.segmentation.folder_sets.MaskFolders",
-        "--data.images.data_dir",
-        str(tmp_path),
-    ]
-    settings = ["--data.images.image_size", "16", "--data.images.training_masks", "masks", "--data.mask_noise", "null"]
-    line = [
-        "fit",
-        "--config",
-        "configs/adele/demo_baseline.yaml",
-        *QUICK,
-        *folders,
-        *settings,
-        "--checkpoint.monitor",
-        "null",
-    ]
-    classes = ["--model.num_classes", "2", "--model.network.num_classes", "2", "--checkpoint.also_test_best", "false"]
+            save(tmp_path / f"{split}images" / f"{name}.png", grey)
+            save(tmp_path / f"{split}masks" / f"{name}.png", grey.point(lambda v: v > 99, "1"))
+    settings = f"""--data.images datamodules.segmentation.folder_sets.MaskFolders --data.images.data_dir {tmp_path}
+        --data.images.image_size 16 --data.images.training_masks masks --data.mask_noise null --data.batch_size 2
+        --checkpoint.monitor null --checkpoint.also_test_best false --model.num_classes 2
+        --model.network.num_classes 2"""
+    line = ["fit", "--config", "configs/adele/demo_baseline.yaml", *QUICK, *settings.split()]
     run, picture = tmp_path / "run", tmp_path / "test_images" / "b.png"
-    assert train.main([*line, *classes, "--run_directory", str(run)]) == 0
+    assert train.main([*line, "--run_directory", str(run)]) == 0
     assert train.main(["export", str(run), "--preprocess", "--output", str(tmp_path / "out")]) == 0
     assert train.main(["predict", "--resume", str(run), "--data.predict_dir", str(picture)]) == 0
     program = torch.export.load(tmp_path / "out" / "model.pt2").module()

@@ -51,7 +51,7 @@ def test_a_method_that_is_not_trained_shows_its_test_data(tmp_path: Path, capsys
         (["configs/elr/demo.yaml", "--", "--data", OWN, "--data.size", "0"], "OwnData has no sample for training or"),
         (
             ["configs/own_data/white_noise.yaml"],
-            "needs noisy_dir, clean_dir or both: set for example --data.training.noisy_dir MY_IMAGES",
+            "PairFolders needs noisy_dir, clean_dir or both: set for example --data.training.noisy_dir MY_IMAGES",
         ),
         (
             ["configs/elr/demo.yaml", "--splits", "prediction", "--", "--data", OWN],
