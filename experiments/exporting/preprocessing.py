@@ -150,15 +150,16 @@ def section(preprocessed: dict[str, Any]) -> list[str]:
     mode, whole = "L" if channels == 1 else "RGB", "resize" in preprocessed
     resize = size if whole else preprocessed["resize_short_side"]
     said.append(
-        (
-            f"Whole images were resized to {size} x {size} pixels ({method}), regardless of their aspect ratio. "
-            if whole
-            else f"In validation and testing, images were resized to {resize} pixels on the short side ({method}), and "
-            f"the central {size} x {size} pixels were cut out. "
-        )
-        + ("The program does this itself. Read new images as follows:" if built_in else "Prepare new images in the ")
-        + ("" if built_in else "same way:")
+        f"Whole images were resized to {size} x {size} pixels ({method}), regardless of their aspect ratio."
+        if whole
+        else f"In validation and testing, images were resized to {resize} pixels on the short side ({method}), and the "
+        f"central {size} x {size} pixels were cut out."
     )
+    said += ["The program does this itself."] * built_in
+    if (white := preprocessed.get("data_range")) is not None:
+        said.append(f"The images had more than 8 bits: read all of them, and divide by {white:g}, the value of white.")
+        return ["## Preprocessing", " ".join(said)]
+    said.append("Read new images as follows:" if built_in else "Prepare new images in the same way:")
     code = RAW_CODE if built_in else WHOLE_CODE if whole else CODE
     code = code.format(resize=resize, size=size, resampling=method.upper(), mode=mode, channels=channels)
     notes = []
@@ -166,9 +167,5 @@ def section(preprocessed: dict[str, Any]) -> list[str]:
         notes.append(
             "For a JPEG file of at least four times this size, the run decoded at a lower resolution: the output may "
             "differ slightly."
-        )
-    if (white := preprocessed.get("data_range")) is not None:
-        notes.append(
-            f"The images had more than 8 bits: keep all bits, and divide by {white:g}, the white value, not by 255."
         )
     return ["## Preprocessing", " ".join(said), f"```python\n{code}```", *notes]

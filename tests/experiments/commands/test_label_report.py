@@ -119,15 +119,27 @@ def test_injected_label_noise_is_found_as_well_as_by_cleanlab(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     config, out = str(ROOT / "configs/elr/demo.yaml"), str(tmp_path / "audit")
-    line = ["label_report", config, "--folds", "3", "--output", out, "--", "--trainer.max_epochs", "40"]
+    line = [
+        "label_report",
+        config,
+        "--folds",
+        "3",
+        "--output",
+        out,
+        "--",
+        "--trainer.max_epochs",
+        "80",
+    ]  # 40 are too few: the networks confuse classes
     assert train.main(line) == 0
     said = dict(each.rsplit(" ", 1) for each in capsys.readouterr().out.splitlines() if each.startswith("label"))
-    names = [(f"label_precision{end}", f"label_recall{end}") for end in ("", "_cleanlab")]
-    ours, theirs = (2 / (1 / float(said[precision]) + 1 / float(said[recall])) for precision, recall in names)  # F1
-    assert ours > max(0.85, theirs - 0.03)  # cleanlab suspects fewer labels: more precision for less recall
+    assert float(said["label_precision"]) > 0.9
+    assert float(said["label_recall"]) > 0.9
+    for name in ("label_precision", "label_recall"):
+        assert abs(float(said[name]) - float(said[f"{name}_cleanlab"])) < 0.03
     table = pd.read_csv(f"{out}/label_report.csv")
     assert sorted(table["row"]) == list(range(1300))
     assert np.load(f"{out}/label_probabilities.npy").shape == (1300, 10)
-    assert float(said["labels_wrong_low"]) < float((table["given"] != table["clean_label"]).mean())
+    wrong = float((table["given"] != table["clean_label"]).mean())
+    assert abs(float(said["labels_wrong_estimate"]) - wrong) < 0.04  # the interval has only the sampling error
     layer = ["--config", f"{out}/cleaned_labels.yaml", "--trainer.fast_dev_run", "true"]
     assert train.main(["fit", "--config", config, *layer]) == 0
