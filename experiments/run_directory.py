@@ -2,6 +2,7 @@
 
 runs/<method>/<config>/<timestamp>/
     config.yaml        the resolved configuration
+    predict.yaml       that of the latest prediction
     metrics.csv        epoch, step and every logged metric
     test_metrics.csv   metric and value; written when testing is complete
     checkpoints/       last.ckpt, best.ckpt, step.ckpt

@@ -137,7 +137,9 @@ def test_a_claim_that_holds(config: Config, fit: list[str], tmp_path: Path, caps
     assert (out / "summary.csv").exists()
     assert (out / "comparison.png").exists()
     assert "**holds**" in (out / "claims.md").read_text()
-    assert commands.run("claim", [str(path), "--output", str(out), "--format", "latex"], fit) == 0
+    line = [str(path), "--output", str(out), "--format", "latex", "--figure_format", "pdf"]
+    assert commands.run("claim", line, fit) == 0
+    assert (out / "comparison.pdf").read_bytes().startswith(b"%PDF")
     shown = capsys.readouterr()
     assert shown.out.startswith("% claims\n\\begin{tabular}{lrrrrrrr}\n\\toprule\nclaim & metric &")
     assert "already finished" in shown.err

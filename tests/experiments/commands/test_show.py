@@ -49,7 +49,10 @@ def test_a_method_that_is_not_trained_shows_its_test_data(tmp_path: Path, capsys
         (["no.yaml"], "--config no.yaml does not exist"),
         (["configs/elr/demo.yaml", "--", "--data.batch_size", "zero"], "data.batch_size: "),
         (["configs/elr/demo.yaml", "--", "--data", OWN, "--data.size", "0"], "OwnData has no sample for training or"),
-        (["configs/own_data/white_noise.yaml"], "PairFolders needs clean_dir, noisy_dir or both"),
+        (
+            ["configs/own_data/white_noise.yaml"],
+            "PairFolders needs noisy_dir, clean_dir or both: set for example --data.training.noisy_dir MY_IMAGES",
+        ),
         (
             ["configs/elr/demo.yaml", "--splits", "prediction", "--", "--data", OWN],
             "OwnData has no sample for prediction",
