@@ -74,8 +74,8 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
         print(*(f"# {title}\n{command}" for title, command in plan.commands(program, chosen)), sep="\n")
         return 0
     console = terminal(stderr=options.format is not None)
-    trials = [run for cell in board.cells for run in plan.trials(cell)]
-    unsearched = [plan.run(cell, board.seeds[0], ()) for cell in board.cells]
+    trials = [run for entry in board.entries for run in plan.trials(entry)]
+    unsearched = [plan.run(entry, board.seeds[0], ()) for entry in board.entries]
     for each in (*trials, *plan.runs()):
         check(each)
     engine = launcher(options, [run.experiment for run in unsearched], output / "slurm")

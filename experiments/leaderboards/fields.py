@@ -26,7 +26,7 @@ OF_ROW = {"name": str, "config": str}
 
 
 @dataclass(frozen=True)
-class Cell:
+class Entry:
     """A method in a setting: its configuration, and the arguments of each trial of its search, if it has one."""
 
     row: str
@@ -53,7 +53,7 @@ class Board:
     protocol: str
     metrics: Mapping[str, str]
     seeds: tuple[int, ...]
-    cells: tuple[Cell, ...]
+    entries: tuple[Entry, ...]
     goal: Metric | None = None
     validation: Mapping[str, Any] | None = None
 
@@ -99,25 +99,25 @@ def _board(content: Mapping[str, Any], size: str, path: Path) -> Board:
     _check_keys(own, OF_SIZE, {"overrides": dict, "validation": dict}, where)
     if not are_seeds(own["seeds"]):
         raise ValueError(f"{where}: seeds must be a list of different whole numbers, got {own['seeds']!r}")
-    cells = tuple(cell for row in own["rows"] for cell in _cells(row, own, path.parent, where))
-    counts = {len(cell.trials): cell.row for cell in cells if cell.trials}
+    entries = tuple(entry for row in own["rows"] for entry in _entries(row, own, path.parent, where))
+    counts = {len(entry.trials): entry.row for entry in entries if entry.trials}
     if len(counts) > 1:
         said = ", ".join(f"{row} has {count}" for count, row in sorted(counts.items()))
         raise ValueError(f"{where}: every search must have the same number of trials, but {said}")
     if bool(counts) != ("validation" in own):
         raise ValueError(f"{where}: search and validation need each other; give both or none")
-    named = (path.stem, size, content["title"], own["protocol"], content["metrics"], tuple(own["seeds"]), cells)
+    named = (path.stem, size, content["title"], own["protocol"], content["metrics"], tuple(own["seeds"]), entries)
     if not counts:
         return Board(*named)
     goal = _goal(own["validation"], own, f"{where}: validation")
-    untrained = next((cell.row for cell in cells if cell.trials and cell.arm.command == "test"), None)
+    untrained = next((entry.row for entry in entries if entry.trials and entry.arm.command == "test"), None)
     if untrained and not goal.name.startswith("test/"):
         remedy = "give validation a test metric, and overrides that replace the test data by validation data"
         raise ValueError(f"{where}: {untrained} is not trained, so it has no {goal.name}; {remedy}")
     return Board(*named, goal, own["validation"])
 
 
-def _cells(row: Any, size: Mapping[str, Any], folder: Path, where: str) -> Iterator[Cell]:
+def _entries(row: Any, size: Mapping[str, Any], folder: Path, where: str) -> Iterator[Entry]:
     where = f"{where}, row {row.get('name') if isinstance(row, Mapping) else row}"
     own = {key: value for key, value in row.items() if "." not in str(key)} if isinstance(row, Mapping) else row
     _check_keys(own, OF_ROW, {"command": str, "baseline": bool, "columns": dict, "search": dict}, where)
@@ -132,7 +132,7 @@ def _cells(row: Any, size: Mapping[str, Any], folder: Path, where: str) -> Itera
     for column, changes in size["columns"].items():
         content = {**size.get("overrides", {}), **kept, **(changes or {}), **special.get(column, {})}
         arm = stated_arm({**content, "name": f"{own['name']}, {column}"}, folder, where)
-        yield Cell(own["name"], column, arm, trials, own.get("baseline", False))
+        yield Entry(own["name"], column, arm, trials, own.get("baseline", False))
 
 
 def _arguments(settings: Mapping[str, Any]) -> Iterator[str]:
@@ -165,35 +165,35 @@ class Plan:
 
     def __init__(self, board: Board, output: Path) -> None:
         self.board, self.output = board, output
-        loaded = load_experiments([cell.arm for cell in board.cells])
+        loaded = load_experiments([entry.arm for entry in board.entries])
         self.experiments = {
-            cell: replace(each, name="/".join(map(in_a_file_name, (cell.row, cell.column))), label=cell.title)
-            for cell, each in zip(board.cells, loaded, strict=True)
+            entry: replace(each, name="/".join(map(in_a_file_name, (entry.row, entry.column))), label=entry.title)
+            for entry, each in zip(board.entries, loaded, strict=True)
         }
 
-    def trials(self, cell: Cell) -> list[Run]:
-        """Return the trials of a cell. It has none if nothing is searched, or if another column decides."""
+    def trials(self, entry: Entry) -> list[Run]:
+        """Return the trials of an entry. It has none if nothing is searched, or if another column decides."""
         goal, how = self.board.goal, self.board.validation or {}
-        if goal is None or how.get("column") not in (None, cell.column):
+        if goal is None or how.get("column") not in (None, entry.column):
             return []
         mark = f"{{class_path: callbacks.trials.PruneTrial, init_args: {{metric: {goal.name}, mode: {goal.mode}}}}}"
-        tests, own, runs = goal.name.startswith("test/"), self.experiments[cell], []
+        tests, own, runs = goal.name.startswith("test/"), self.experiments[entry], []
         more = (*_arguments(how.get("overrides", {})), *(() if tests else ("--trainer.callbacks+", mark)))
-        for number, setting in enumerate(cell.trials):
-            named = {"name": f"{own.name}/trial_{number}", "label": f"{cell.title}, trial {number}"}
+        for number, setting in enumerate(entry.trials):
+            named = {"name": f"{own.name}/trial_{number}", "label": f"{entry.title}, trial {number}"}
             each = replace(own, **named, overrides=(*own.overrides, *setting, *more))
-            runs.append(Run(each, how["seed"], self.output / each.name, cell.arm.command if tests else "train"))
+            runs.append(Run(each, how["seed"], self.output / each.name, entry.arm.command if tests else "train"))
         return runs
 
-    def chosen(self, cell: Cell) -> tuple[str, ...] | None:
+    def chosen(self, entry: Entry) -> tuple[str, ...] | None:
         """Return the arguments of the best trial, or None if no trial has finished with a finite value."""
-        if self.board.goal is None or not cell.trials:
+        if self.board.goal is None or not entry.trials:
             return ()
-        column = (self.board.validation or {}).get("column", cell.column)
-        [decides] = [each for each in self.board.cells if (each.row, each.column) == (cell.row, column)]
+        column = (self.board.validation or {}).get("column", entry.column)
+        [decides] = [each for each in self.board.entries if (each.row, each.column) == (entry.row, column)]
         values = {number: self._value(run) for number, run in enumerate(self.trials(decides)) if run.finished}
         known = {number: self.board.goal.sign * value for number, value in values.items() if math.isfinite(value)}
-        return cell.trials[max(known, key=known.__getitem__)] if known else None
+        return entry.trials[max(known, key=known.__getitem__)] if known else None
 
     def _value(self, run: Run) -> float:
         assert self.board.goal is not None
@@ -202,26 +202,26 @@ class Plan:
             return tested_values(run.directory, [name])[0]
         return next((each.value for each in collect([run]) if each.metric == name), math.nan)
 
-    def run(self, cell: Cell, seed: int, setting: Sequence[str]) -> Run:
-        own = self.experiments[cell]
+    def run(self, entry: Entry, seed: int, setting: Sequence[str]) -> Run:
+        own = self.experiments[entry]
         each = replace(own, overrides=(*own.overrides, *setting))
-        return Run(each, seed, self.output / own.name / f"seed_{seed}", cell.arm.command)
+        return Run(each, seed, self.output / own.name / f"seed_{seed}", entry.arm.command)
 
     def runs(self) -> list[Run]:
-        """Return the runs of all cells whose settings are known, ordered by seed."""
-        known = {cell: setting for cell in self.board.cells if (setting := self.chosen(cell)) is not None}
-        return [self.run(cell, seed, setting) for seed in self.board.seeds for cell, setting in known.items()]
+        """Return the runs of all entries whose settings are known, ordered by seed."""
+        known = {entry: setting for entry in self.board.entries if (setting := self.chosen(entry)) is not None}
+        return [self.run(entry, seed, setting) for seed in self.board.seeds for entry, setting in known.items()]
 
     def commands(self, program: str, recorded: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str]]:
-        """Yield the title and the command of each cell with its first seed, or of its trials if nothing is chosen yet.
+        """Yield the title and the command of each entry with its first seed, or of its trials if nothing is chosen yet.
 
         Args:
             program: program of the commands.
-            recorded: arguments that an earlier search has chosen, by the title of the cell.
+            recorded: arguments that an earlier search has chosen, by its title.
         """
-        for cell in self.board.cells:
-            setting = recorded.get(cell.title) if (found := self.chosen(cell)) is None else found
-            runs = self.trials(cell) if setting is None else [self.run(cell, self.board.seeds[0], setting)]
+        for entry in self.board.entries:
+            setting = recorded.get(entry.title) if (found := self.chosen(entry)) is None else found
+            runs = self.trials(entry) if setting is None else [self.run(entry, self.board.seeds[0], setting)]
             for run in runs:
-                arm = Arm(cell.arm.config, run.experiment.overrides, command=run.command)
+                arm = Arm(entry.arm.config, run.experiment.overrides, command=run.command)
                 yield run.experiment.label, command_of(arm, run.seed, program)

@@ -34,29 +34,29 @@ def results_of(board: Board, runs: Sequence[Run]) -> list[Result]:
 
 
 def board_rows(plan: Plan, program: str) -> list[Row]:
-    """Summarise the runs of a leaderboard in rows of leaderboards.csv. A cell without a result has failed."""
+    """Summarise the runs of a leaderboard in rows of leaderboards.csv. An entry without a result has failed."""
     board, runs, commands = plan.board, plan.runs(), dict(plan.commands(program, {}))
     found = results_of(board, runs)
     summaries = {(each.config, each.metric): each for each in summarise(found)}
-    columns = dict.fromkeys(cell.column for cell in board.cells)
-    groups = [[cell.title for cell in board.cells if cell.column == column] for column in columns]
+    columns = dict.fromkeys(entry.column for entry in board.entries)
+    groups = [[entry.title for entry in board.entries if entry.column == column] for column in columns]
     p = {(each.summary.config, each.summary.metric): each.p for each in paired_differences(found, groups)}
     rows = []
-    for cell in board.cells:
-        done = [run for run in runs if run.experiment.label == cell.title and run.finished]
+    for entry in board.entries:
+        done = [run for run in runs if run.experiment.label == entry.title and run.finished]
         used = [usage for run in done if (usage := read_usage(run.directory))]
         for metric, direction in board.metrics.items():
-            summary = summaries.get((cell.title, metric))
+            summary = summaries.get((entry.title, metric))
             failed = len(board.seeds) - (summary.runs if summary else 0)
             note = f" ({failed} of {len(board.seeds)} failed)" if failed else ""
             values = {
-                **{"field": board.field, "size": board.size, "row": cell.row, "column": cell.column},
-                **{"metric": metric, "direction": direction, "baseline": "yes" if cell.baseline else "no"},
+                **{"field": board.field, "size": board.size, "row": entry.row, "column": entry.column},
+                **{"metric": metric, "direction": direction, "baseline": "yes" if entry.baseline else "no"},
                 **{"result": f"{summary}{note}" if summary else "failed", "runs": len(board.seeds)},
                 **({name: getattr(summary, name) for name in ("mean", "std", "seeds")} if summary else {}),
-                **{"p": p.get((cell.title, metric)), "settings": shlex.join(plan.chosen(cell) or ())},
+                **{"p": p.get((entry.title, metric)), "settings": shlex.join(plan.chosen(entry) or ())},
                 **{n: round((fmean if "seconds" in n else max)(each[n] for each in used), 1) for n in USED if used},
-                **{"command": commands.get(cell.title, ""), "made": provenance(done) if done else ""},
+                **{"command": commands.get(entry.title, ""), "made": provenance(done) if done else ""},
             }
             texts = {name: values.get(name) for name in COLUMNS}
             rows.append({name: "" if each is None or each != each else str(each) for name, each in texts.items()})
@@ -122,11 +122,11 @@ def draw_board(board: Board, runs: Sequence[Run], path: Path) -> bool:
     """Draw the first metric of each method, with a panel for each setting. Return whether there is anything to draw."""
     from experiments.figures import draw_comparison
 
-    cells, metric = {cell.title: cell for cell in board.cells}, next(iter(board.metrics))
+    entries, metric = {entry.title: entry for entry in board.entries}, next(iter(board.metrics))
     found = [each for each in results_of(board, runs) if each.metric == metric and math.isfinite(each.value)]
-    placed = [Result(cells[each.config].row, cells[each.config].column, each.seed, each.value) for each in found]
+    placed = [Result(entries[each.config].row, entries[each.config].column, each.seed, each.value) for each in found]
     if placed:
-        draw_comparison(placed, path, {cell.column: f"{cell.column}: {metric}" for cell in board.cells})
+        draw_comparison(placed, path, {entry.column: f"{entry.column}: {metric}" for entry in board.entries})
     return bool(placed)
 
 

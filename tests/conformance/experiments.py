@@ -27,10 +27,10 @@ EXPERIMENTS = [
 ]
 CLAIMS = [claim for file in sorted(CONFIGS.glob("*/claim.yaml")) for claim in load_claims(file)]
 CELLS = [
-    replace(cell.arm, overrides=(*cell.arm.overrides, *(cell.trials or ((),))[-1]))
+    replace(entry.arm, overrides=(*entry.arm.overrides, *(entry.trials or ((),))[-1]))
     for file in sorted((CONFIGS / "leaderboards").glob("*.yaml"))
     for board in load_boards(file).values()
-    for cell in board.cells
+    for entry in board.entries
 ]
 """Configurations of leaderboards, with the settings of the last trial."""
 ARMS = list(dict.fromkeys([*(arm for claim in CLAIMS for arm, _ in claim.sides if arm.overrides), *CELLS]))

@@ -271,7 +271,7 @@ def test_the_shown_commands_of_a_field_parse(path: Path, capsys: pytest.CaptureF
     for size in yaml.safe_load(path.read_text()).keys() & {"cpu", "gpu"}:
         assert commands.run("leaderboard", [path.stem, "--size", size, "--show"]) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert len(lines) >= 2 * len(load_board(path.stem, size).cells)
+        assert len(lines) >= 2 * len(load_board(path.stem, size).entries)
         for line in lines[1:2] + lines[-1:]:
             command = shlex.split(line)
             assert command[3] == "--config"
