@@ -20,7 +20,8 @@ FIELD is the name of a file in configs/leaderboards, or a path. The file has the
                     metric is accepted only if these overrides replace the data
 
 Trials run first. Then each method runs in each column with each seed, and with the best settings of its trials. If the
-command is repeated, finished runs are kept and unfinished runs are resumed. A failed run does not stop the others.
+command is repeated, finished runs are kept and unfinished runs are resumed. A failed run does not stop the others: its
+cell says so and cannot be the best of its column, and a failed trial is never chosen.
 The output directory contains leaderboard.csv, leaderboard.png and the runs.
 """
 
