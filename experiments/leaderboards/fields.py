@@ -87,7 +87,7 @@ def _check_keys(content: Any, required: Mapping[str, type], optional: Mapping[st
     for key in (*content, *required):
         if key not in allowed:
             raise ValueError(f"{where}: unknown key {key}{choose_from(str(key), allowed, 'keys')}")
-        if not content.get(key) and key in required:
+        if key in required and content.get(key) in (None, "", [], {}):
             raise ValueError(f"{where}: {key} is missing; the keys are {', '.join(allowed)}")
         if not isinstance(content[key], allowed[key]):
             kind = {dict: "mapping", list: "list", str: "text", int: "number", bool: "boolean"}[allowed[key]]

@@ -74,8 +74,8 @@ def stated(config: Config, tmp_path: Path) -> Stated:
             "validation: test/accuracy: settings that are chosen by a test metric make the test useless; choose a vali",
         ),
         (
-            {"rows": [{**ROW, **SEARCH}], "validation": {**VALIDATION, "seed": 1}},
-            "validation: seed must be a number that is not in seeds, got 1",
+            {"rows": [{**ROW, **SEARCH}], "validation": {**VALIDATION, "seed": 0}},
+            "validation: seed must be a number that is not in seeds, got 0",
         ),
         (
             {"rows": [{**ROW, **SEARCH}], "validation": {**VALIDATION, "column": "plane"}},
