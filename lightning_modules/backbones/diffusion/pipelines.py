@@ -23,8 +23,8 @@ HUB_NAME = r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?"
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 """Parts that no method of this project uses. A safety checker would bias comparisons, as it blackens some images."""
 WEIGHTS = {"diffusers": "diffusion_pytorch_model.safetensors", "transformers": "model.safetensors"}
-FULL_PRECISION = ("vae",)
 MOST_TOKENS = 4096
+FULL_PRECISION = ("vae",)
 """Parts that are always loaded in float32. The autoencoder of SDXL would overflow in half precision."""
 
 
