@@ -90,10 +90,11 @@ def read_deep_crop(path: Path, crop: Crop, uniform: Sequence[float] | None, chan
         Image, `[channels, height, width]`, float32. White is 1. Negative values of floating-point images are kept.
     """
     pixels = read_pixels(path, channels, crop.data_range, "data_range of the dataset")
-    box, size = crop.box(*pixels.shape[:0:-1], uniform), crop.shape[::-1]
+    height, width = pixels.shape[1:]
+    box, size = crop.box(width, height, uniform), crop.shape[::-1]
     resampling = Image.Resampling[crop.interpolation.upper()]
     planes = [Image.fromarray(plane.astype(np.float32)).resize(size, resampling, box) for plane in pixels]
-    return np.stack(planes) / np.float32(crop.data_range or 255)
+    return np.stack([np.asarray(plane) for plane in planes]) / np.float32(crop.data_range or 255)
 
 
 def scaled_if_float(pixels: np.ndarray, data_range: float | None) -> np.ndarray:

@@ -131,7 +131,8 @@ class ResizedFiles(MaskSource):
             if self.unreadable is None:
                 raise
             self.unreadable[sample] = str(error)
-            return torch.zeros(self.channels, self.side, self.side, dtype=torch.uint8 if self.data_range > 1 else None)
+            kind = torch.uint8 if self.crop.data_range is None else torch.float32
+            return torch.zeros(self.channels, self.side, self.side, dtype=kind)
 
     def make_wrong(self, noise: MaskNoise, num_classes: int) -> None:
         self.noise = noise
