@@ -180,8 +180,8 @@ class Plan:
         tests, own, runs = goal.name.startswith("test/"), self.experiments[entry], []
         more = (*_arguments(how.get("overrides", {})), *(() if tests else ("--trainer.callbacks+", mark)))
         for number, setting in enumerate(entry.trials):
-            named = {"name": f"{own.name}/trial_{number}", "label": f"{entry.title}, trial {number}"}
-            each = replace(own, **named, overrides=(*own.overrides, *setting, *more))
+            each = replace(own, name=f"{own.name}/trial_{number}", label=f"{entry.title}, trial {number}",
+                           overrides=(*own.overrides, *setting, *more))  # fmt: skip
             runs.append(Run(each, how["seed"], self.output / each.name, entry.arm.command if tests else "train"))
         return runs
 

@@ -91,11 +91,11 @@ def board_tables(rows: Sequence[Row]) -> list[TextTable]:
         for name in dict.fromkeys(row["row"] for row in own):
             cells = [row for row in own if row["row"] == name]
             shown = [Cell(each["result"], each in best, float(each["p"] or 1) < SIGNIFICANCE) for each in cells]
-            spent = [[float(each[cost]) for each in cells if each[cost]] for cost in costs]
-            totals = [f"{take(each):.0f}" if each else "-" for take, each in zip((fmean, max), spent, strict=True)]
+            seconds, peaks = ([float(each[cost]) for each in cells if each[cost]] for cost in costs)
+            totals = [f"{fmean(seconds):.0f}", f"{max(peaks):.0f}"] if seconds else ["-", "-"]
             lines.append([name, *shown, *totals, _searched(cells)])
         arrow = "↑" if own[0]["direction"] == "higher" else "↓"
-        title = f"{metric} {arrow}, mean ± std over {own[0]['runs']} seeds"
+        title = f"{metric} {arrow}, mean ± std over {own[0]['runs']} seed{'s' * (own[0]['runs'] != '1')}"
         tables.append(TextTable(title, ["method", *columns, *costs.values(), "chosen"], lines))
     return tables
 
