@@ -95,7 +95,7 @@ def model_card(pushed: Pushed, folder: Path, options: CardOptions) -> str:
         needed=", ".join(f"`{key}` (`{name}`)" for key, name in pushed.named.items()),
         diffusers=diffusers,
         part=part,
-        part_class=_class_name(folder, part) if diffusers in ("network", "controlnet") else None,
+        part_class=_class_name(folder, part) if part and diffusers != "peft" else None,
         base=base or "BASE_MODEL",
         adapters=ADAPTERS,
         embeddings=[file for file in EMBEDDINGS if file in pushed.pipeline],

@@ -34,9 +34,9 @@ def save_model(model: LatentDiffusion | PixelSpace, folder: Path, writes: bool, 
         merge: merge the adapters of a text-to-image model into its weights, and save the whole pipeline.
     """
     network: Any = model.network
-    adapters, pipeline = bool(adapter_names(network)), getattr(model, "pipeline", None)
-    by_peft = adapters and network.peft_config["default"].peft_type != "LORA" and pipeline is not None
-    separate = adapters and not merge and (by_peft or hasattr(pipeline, "save_lora_weights"))
+    adapters, loaded = bool(adapter_names(network)), getattr(model, "pipeline", None)
+    by_peft = adapters and network.peft_config["default"].peft_type != "LORA" and loaded is not None
+    separate = adapters and not merge and (by_peft or hasattr(loaded, "save_lora_weights"))
     state = _state(network, separate)
     if not writes:
         return
@@ -62,7 +62,7 @@ def save_model(model: LatentDiffusion | PixelSpace, folder: Path, writes: bool, 
             weights_are_insufficient(part) for part in parts.values()
         ):  # diffusers reads the settings of all or none
             given |= {f"{name}_lora_adapter_metadata": lora_metadata(part) for name, part in parts.items()}
-        pipeline.save_lora_weights(str(folder), **given)
+        model.pipeline.save_lora_weights(str(folder), **given)
         return
     if not hasattr(network, "save_pretrained"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -130,7 +130,7 @@ def merge_adapters(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Te
         if not hasattr(layer, "lora_A"):
             plain[f"{name}.weight"] = _merged_by_peft(layer, f"{name}.", state)
             continue
-        for adapter, scaling in layer.scaling.items():  # type: ignore[union-attr, operator]
+        for adapter, scaling in layer.scaling.items():
             down, up = (state[f"{name}.lora_{side}.{adapter}.weight"] for side in "AB")
             weight = plain[f"{name}.weight"]
             weight = weight + scaling * torch.mm(up.flatten(1), down.flatten(1)).view_as(weight)
