@@ -112,6 +112,7 @@ def _class_names(data: Any) -> list[str] | None:
 
 def _plain(module: Any) -> dict[str, Any] | None:
     """Return the network's weights without the layers that only training needs, or None if there are no such layers."""
+    from lightning_modules.backbones.adapters import adapter_names
     from lightning_modules.backbones.diffusion.export import merge_adapters
     from lightning_modules.interfaces import EffectiveNetwork
 
@@ -120,6 +121,6 @@ def _plain(module: Any) -> dict[str, Any] | None:
     network: Any = getattr(module, "network", None)
     while network is not None and hasattr(network, "network"):
         network = network.network
-    if network is None or not any("lora_" in name for name in network.state_dict()):
+    if network is None or not adapter_names(network):
         return None
     return merge_adapters(network, network.state_dict())

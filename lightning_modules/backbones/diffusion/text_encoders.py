@@ -102,6 +102,8 @@ class TextEncoders(nn.Module):
     text_encoders: nn.ModuleList
     _known: tuple[dict[str, Prompts], Prompts] | None = None
     _further: tuple[str, ...] = ()
+    trains_text: bool = False
+    """Whether the text encoders have adapters, such that embeddings have gradients in training."""
 
     def embed(self, texts: list[str], device: torch.device) -> Prompts:
         """Embed B texts, each truncated or padded to the same length; the text encoders are on `device`."""
@@ -115,21 +117,21 @@ class TextEncoders(nn.Module):
         """Embed n empty prompts, as the pipeline does for guidance; the text encoders are on `device`."""
         return self.embedded_negative([""] * n, device)
 
-    @torch.no_grad()
     def encode_prompts(self, texts: Sequence[str]) -> Prompts:
         """Embed B texts, each truncated or padded to the encoder's length; the result is on the network's device."""
         if self._known is None:
-            return self.embed(list(texts), self._encoding_device()).to(self._network_device())
+            with self._gradients():
+                return self.embed(list(texts), self._encoding_device()).to(self._network_device())
         unknown = [text for text in texts if text not in self._known[0]]
         if unknown:
             raise ValueError(f"the text encoders were freed after caching, and cannot embed the prompt {unknown[0]!r}")
         return concatenate_prompts([self._known[0][text] for text in texts]).to(self._network_device())
 
-    @torch.no_grad()
     def empty_prompts(self, n: int) -> Prompts:
         """Embed n empty prompts, as the pipeline does for guidance; the embeddings are on the network's device."""
         if self._known is None:
-            return self.embedded_empty(n, self._encoding_device()).to(self._network_device())
+            with self._gradients():
+                return self.embedded_empty(n, self._encoding_device()).to(self._network_device())
         return self._known[1].rows([0] * n).to(self._network_device())
 
     @torch.no_grad()
@@ -174,6 +176,9 @@ class TextEncoders(nn.Module):
                 setattr(self.pipeline, name, None)
         self.__dict__.pop("text_encoders", None)
         self.text_encoders = nn.ModuleList()
+
+    def _gradients(self) -> torch.set_grad_enabled:
+        return torch.set_grad_enabled(self.trains_text and torch.is_grad_enabled())
 
     def _encoding_device(self) -> torch.device:
         return next(self.text_encoders.parameters()).device

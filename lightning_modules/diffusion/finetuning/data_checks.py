@@ -10,6 +10,7 @@ from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
 from lightning_modules.backbones.diffusion.text_encoders import tokens_of
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from lightning_modules.backbones.quantization import is_quantized
+from lightning_modules.backbones.weight_copies import offloaded_names
 from lightning_modules.backbones.weights import join_names
 from lightning_modules.interfaces import FixedImageShape
 
@@ -71,6 +72,10 @@ def check_sharding(module: Any) -> None:
     if module.average.host is not None:
         raise ValueError(
             "average_on_cpu must be false with ModelParallelStrategy, which shards averaged weights over GPUs; got true"
+        )
+    if offloaded_names(module.network):
+        raise ValueError(
+            "weights.offload_blocks must be false with ModelParallelStrategy, which shards weights; got true"
         )
     if is_quantized(module.network):
         raise ValueError("quantization: ModelParallelStrategy cannot shard quantised weights; use ddp or one device")

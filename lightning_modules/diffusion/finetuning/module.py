@@ -107,8 +107,10 @@ class DiffusionFineTuning(FineTuningSteps, ExportsNetwork, ChecksCheckpoints, Me
             raise ValueError("caption_dropout and cache_dir need a text-to-image model, got PixelSpace")
         if not trainable_parameters(network):
             raise ValueError("network has no trainable parameters: its tuning must be full or lora")
-        if loss is not None and loss.dpo_beta is not None and cache_dir is not None:
-            raise ValueError(f"cache_dir must be null with loss.dpo_beta, got {cache_dir}")
+        preference = loss is not None and loss.dpo_beta is not None
+        if cache_dir is not None and (preference or getattr(network, "trains_text", False)):
+            method = "loss.dpo_beta" if preference else "text_adapters, because embeddings change in training"
+            raise ValueError(f"cache_dir must be null with {method}, got {cache_dir}")
         self.network = network
         self.caption_dropout = caption_dropout
         self.average_decay = average_decay
