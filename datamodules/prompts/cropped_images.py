@@ -54,6 +54,9 @@ class CroppedImages(ImageSource):
         self.bucket: NDArray[np.int64] = nearest_bucket(sizes, self.bucket_sizes)
         self.crops = [CoveringCrop(*size, zoom) for size in self.bucket_sizes]
         self.num_uniform = CoveringCrop.num_uniform
+        self.masked = masks is not None
+        self.conditioned = conditions is not None
+        self.parts: Sequence[CroppedImages] = [self]
         self._central: Tensor | None = None
         for each, noun in ((masks, "mask"), (conditions, "condition image")):
             if each is not None:

@@ -27,10 +27,10 @@ def check_data(network: TextToImage | PixelSpace, data: Any, needs_captions: boo
             if needs_captions:
                 data.require_captions("a text-to-image model")
             data.check_sizes(network.size_multiple)
-        elif data.buckets is not None or data.prior is not None:
+        elif data.bucketed or data.prior is not None:
             raise ValueError(
-                "data.images.buckets and data.prior are only for text-to-image models, but the model is a pixel-space "
-                "U-Net: leave them out"
+                "images of several sizes, as with data.images.buckets, and data.prior are only for text-to-image "
+                "models, but the model is a pixel-space U-Net: leave them out"
             )
     shape = data.image_shape if isinstance(data, FixedImageShape) else None
     if shape is not None and isinstance(network, PixelSpace) and tuple(shape) != network.shape:
@@ -74,7 +74,7 @@ def check_sharding(module: Any) -> None:
         )
     if is_quantized(module.network):
         raise ValueError("quantization: ModelParallelStrategy cannot shard quantised weights; use ddp or one device")
-    if isinstance(data, CaptionedImages) and data.buckets is not None and data.validation_fraction:
+    if isinstance(data, CaptionedImages) and data.bucketed and data.validation_fraction:
         raise ValueError(
             "ModelParallelStrategy needs the same number of validation batches on all ranks, which buckets do not "
             "guarantee: set data.validation_fraction to 0, or leave data.images.buckets out"
