@@ -16,6 +16,7 @@ from datamodules.loading.global_batches import GlobalBatches
 from datamodules.loading.one_size_batches import BucketBatches, OneSizeBatches, check_buckets
 from datamodules.loading.seeded_batches import SeededBatches
 from datamodules.prompts.captioned_set import CaptionedRows, CaptionedSet, ShuffledTags, captions_of
+from datamodules.prompts.image_report import report_images
 
 
 class CaptionedImages(SeededBatches):
@@ -181,6 +182,11 @@ class CaptionedImages(SeededBatches):
                     f"the data have images of {height} x {width} pixels, but height and width must be multiples of "
                     f"{multiple}: change {key}.image_size"
                 )
+
+    def describe(self) -> list[list[str]]:
+        """Describe the training images, which `setup` has read, by `report_images`."""
+        assert self.train_set is not None
+        return report_images(self.train_set)
 
     def augment(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
         for key in ("image", "loss_mask", "condition"):

@@ -66,11 +66,15 @@ class CroppedImages(ImageSource):
     def names(self) -> list[str] | None:
         return self.source.names
 
-    def _crop(self, row: Tensor) -> CoveringCrop:
+    def bucket_of(self, row: Tensor) -> int:
+        """Return the bucket of the images of a batch."""
         buckets = np.unique(self.bucket[row.numpy()])
         if len(buckets) != 1:
             raise ValueError("a batch must not contain images of several buckets")
-        return self.crops[buckets[0]]
+        return int(buckets[0])
+
+    def _crop(self, row: Tensor) -> CoveringCrop:
+        return self.crops[self.bucket_of(row)]
 
     def crop_of(self, row: NDArray[np.int64]) -> dict[str, Any]:
         """Describe the central crop of one bucket's images by JSON values. The values identify a cache entry."""

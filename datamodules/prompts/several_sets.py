@@ -145,11 +145,12 @@ class JoinedImages(CroppedImages):
         return found
 
     def fetch(self, row: Tensor, uniform: Tensor | None) -> Tensor:
+        self.bucket_of(row)
         return self._gather(row, lambda part, *given: part.fetch(*given), uniform)
 
     def fetch_masks(self, row: Tensor, uniform: Tensor | None) -> Tensor:
         """Read masks as `CroppedImages.fetch_masks`; masks of sources without masks are white."""
-        height, width = self.bucket_sizes[self.bucket[int(row[0])]]
+        height, width = self.bucket_sizes[self.bucket_of(row)]
 
         def read(part: CroppedImages, own: Tensor, uniform: Tensor | None) -> Tensor:
             if part.masked:

@@ -115,6 +115,8 @@ def _cache_set(
         return rows
 
     known = {"captions": hashlib.sha256("\n".join(texts).encode()).hexdigest()} | _digest(network.text_encoders)
+    if network.clip_skip is not None:
+        known["clip_skip"] = network.clip_skip
     rows = _array(folder, "prompts", known, len(texts), prompts)
     for key in network.prompt_fields:
         stored = rows[key]

@@ -23,7 +23,7 @@ from lightning_modules.backbones.adaptation import Adapters, Precision, Tuning, 
 from lightning_modules.backbones.diffusion.autoencoder_latents import AutoencoderLatents
 from lightning_modules.backbones.diffusion.guidance import PipelineSampling
 from lightning_modules.backbones.diffusion.pipelines import check_schedule, diffusers_pipeline
-from lightning_modules.backbones.diffusion.text_encoders import ENCODERS, Prompts, TextEncoders
+from lightning_modules.backbones.diffusion.text_encoders import ENCODERS, Prompts, TextEncoders, skip_last_layers
 from lightning_modules.backbones.lora_file import load_lora
 from lightning_modules.backbones.quantization import (
     Quantization,
@@ -88,6 +88,9 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
             noise levels.
         sampler_spacing: timestep spacing of `sampler`, such as trailing for SDXL-Lightning; None uses the spacing of
             the pipeline's scheduler.
+        clip_skip: number of last layers of the CLIP text encoders that prompts skip, as in the pipeline's argument; 1
+            is called `clip skip 2` by programs that count from 1. None skips no layer. As in the pipeline, negative and
+            empty prompts skip no layer. Only for Stable Diffusion and SDXL.
     """
 
     parts: Sequence[str] = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -122,8 +125,10 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
         prediction_types: Sequence[str] = ("epsilon", "v_prediction"),
         sampler: Sampler | None = None,
         sampler_spacing: Spacing | None = None,
+        clip_skip: int | None = None,
     ) -> None:
         super().__init__()
+        only_with("Stable Diffusion and SDXL", type(self).embed is TextToImage.embed, TextToImage, clip_skip=clip_skip)
         only_with("a sampler", sampler is not None, TextToImage, sampler_spacing=sampler_spacing)
         one_of((None, *get_args(Spacing)), sampler_spacing=sampler_spacing)
         adapters.check_tuning(tuning)
@@ -159,9 +164,12 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
             load_lora(self.network, self.pipeline, self.parts[0], weights.lora)
         encoders = (getattr(self.pipeline, name, None) for name in ENCODERS)
         self.text_encoders = nn.ModuleList(frozen(encoder) for encoder in encoders if encoder is not None)
+        self.is_xl = getattr(self.network.config, "addition_embed_type", None) == "text_time"
+        if clip_skip is not None:
+            skip_last_layers([*self.text_encoders], clip_skip, self.is_xl)
+        self.clip_skip = clip_skip
         if offload_text_encoders:
             self.offload_text_encoders()
-        self.is_xl = getattr(self.network.config, "addition_embed_type", None) == "text_time"
         saving_what_is_trained(self)
         self.prepare_parts()
 
@@ -192,8 +200,15 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
         return n, self.latent_channels, (height or size) // scale, (width or size) // scale
 
     def embed(self, texts: list[str], device: torch.device) -> Prompts:
+        return self._embed(texts, device, self.clip_skip)
+
+    def embedded_negative(self, texts: list[str], device: torch.device) -> Prompts:
+        return self.embed(texts, device) if self.clip_skip is None else self._embed(texts, device, None)
+
+    def _embed(self, texts: list[str], device: torch.device, clip_skip: int | None) -> Prompts:
+        skip = {} if clip_skip is None else {"clip_skip": clip_skip}
         found = self.pipeline.encode_prompt(
-            prompt=texts, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
+            prompt=texts, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False, **skip
         )
         return Prompts(found[0], found[2] if self.is_xl else None)
 

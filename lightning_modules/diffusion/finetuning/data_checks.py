@@ -1,11 +1,13 @@
 """Checks of images, captions and sharding before training."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
 from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.prompts.class_images import ClassImages
+from lightning_modules.backbones.diffusion.pipelines import tokenizers_of
 from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
 from lightning_modules.backbones.diffusion.text_encoders import tokens_of
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
@@ -39,20 +41,45 @@ def check_data(network: TextToImage | PixelSpace, data: Any, needs_captions: boo
 
 def warn_of_long_captions(network: TextToImage, data: Any) -> None:
     """Warn of captions that have more tokens than a text encoder reads, with their number and the names of files."""
+    for cut in describe_long_captions(type(network.pipeline), network.pipeline.components, data):
+        rank_zero_warn(cut)
+
+
+def describe_long_captions(pipeline: type, tokenizers: Mapping[str, Any], data: Any) -> list[str]:
+    """Return a sentence for each tokenizer of a pipeline whose text encoder does not read the ends of some captions."""
     captioned = data.train_set.captioned if isinstance(data, CaptionedImages) and data.train_set is not None else None
     if captioned is None or captioned.captions is None:
-        return
-    texts = list(dict.fromkeys(captioned.captions))
+        return []
+    texts, sentences = list(dict.fromkeys(captioned.captions)), []
     names = captioned.source.names or [f"{caption[:40]!r}" for caption in captioned.captions]
-    for tokenizer, reads, counts in tokens_of(network.pipeline, texts):
+    for tokenizer, reads, counts in tokens_of(pipeline, tokenizers, texts):
         count_of = dict(zip(texts, counts, strict=True))
         long = [row for row, caption in enumerate(captioned.captions) if count_of[caption] > reads]
         if long:
             found = join_names([f"{names[row]} ({count_of[captioned.captions[row]]} tokens)" for row in long], 5)
-            rank_zero_warn(
+            sentences.append(
                 f"{len(long)} of {len(names)} captions have more than the {reads} tokens that the text encoder of "
                 f"{tokenizer} reads, so their ends have no effect: {found}"
             )
+    return sentences
+
+
+def describe_cut_captions(data: Any, network: Mapping[str, Any]) -> list[list[str]]:
+    """Describe captions that a text encoder cuts, in rows of a fact and its value, before the pipeline is loaded.
+
+    Args:
+        data: DataModule, whose training images have been read.
+        network: constructor arguments of the model, including `pipeline`. Files are not downloaded.
+    """
+    import diffusers
+
+    try:
+        weights = network.get("weights") or {}
+        kind, tokenizers = tokenizers_of(weights.get("config") or network["pipeline"], True, ("CLIP", "Bert", "T5"))
+        cut = describe_long_captions(getattr(diffusers, kind), tokenizers, data)
+    except (OSError, ValueError, ImportError, KeyError, AttributeError):
+        return [["cut captions", "not counted, because the tokenizers of the pipeline are not on this machine"]]
+    return [["cut captions", each] for each in cut or ["none"]]
 
 
 def reject_prior(data: Any, method: str) -> None:
