@@ -9,7 +9,7 @@ The DataModule `LabelledImages` adds label noise, a validation split, batches an
 import copy
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -114,6 +114,10 @@ class EncodedImages(ImageSource):
     def sizes(self) -> list[tuple[int, int]]:
         """Read the height and width of each image from the file headers, after rotation by the orientation tag."""
 
+    @abstractmethod
+    def encoded(self) -> Iterator[bytes]:
+        """Read the encoded images, in order."""
+
 
 class ImageFiles(EncodedImages):
     """Images in files, decoded on access.
@@ -145,6 +149,9 @@ class ImageFiles(EncodedImages):
 
     def sizes(self) -> list[tuple[int, int]]:
         return [size_in_header(self.root / name) for name in self.names]
+
+    def encoded(self) -> Iterator[bytes]:
+        return ((self.root / name).read_bytes() for name in self.names)
 
     def read(self, row: Tensor, uniform: Tensor | None, crop: Crop) -> Tensor:
         deep = crop.data_range is not None

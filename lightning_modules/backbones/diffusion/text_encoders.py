@@ -2,13 +2,14 @@
 
 import inspect
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from datamodules.arguments import within
 from lightning_modules.backbones.diffusion.pipelines import quiet_transformers
 
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
@@ -70,23 +71,43 @@ def quiet_truncation(pipeline: Any) -> Iterator[None]:
         logger.removeFilter(keeps)
 
 
-def tokens_of(pipeline: Any, texts: Sequence[str]) -> Iterator[tuple[str, int, list[int]]]:
+def tokens_of(
+    pipeline: type, tokenizers: Mapping[str, Any], texts: Sequence[str]
+) -> Iterator[tuple[str, int, list[int]]]:
     """Count the tokens of texts, for each CLIP, BERT or T5 tokenizer of a pipeline.
+
+    Args:
+        pipeline: class of the pipeline.
+        tokenizers: tokenizers by their names. Other parts of the pipeline are ignored.
+        texts: the texts.
 
     Yields:
         The name of the tokenizer, the number of tokens that its text encoder reads, and the number of tokens of each
         text.
     """
-    longest = inspect.signature(type(pipeline).__call__).parameters.get("max_sequence_length")
-    for name in ("tokenizer", "tokenizer_2", "tokenizer_3"):
-        tokenizer: Any = getattr(pipeline, name, None)
-        if not type(tokenizer).__name__.startswith(("CLIP", "Bert", "T5")):
+    longest = inspect.signature(pipeline.__call__).parameters.get("max_sequence_length")
+    for name, tokenizer in tokenizers.items():
+        if not (name.startswith("tokenizer") and type(tokenizer).__name__.startswith(("CLIP", "Bert", "T5"))):
             continue  # the texts of language models are parts of longer instructions
         reads = tokenizer.model_max_length
         if longest is not None and type(tokenizer).__name__.startswith("T5"):
             reads = longest.default
         with quiet_transformers():
             yield name, reads, [len(each) for each in tokenizer(list(texts), truncation=False)["input_ids"]]
+
+
+def skip_last_layers(encoders: Sequence[Any], clip_skip: int, is_xl: bool) -> None:
+    """Check the number of last layers that prompts skip, and let diffusers find the layers after them.
+
+    Args:
+        encoders: CLIP text encoders of a pipeline.
+        clip_skip: number of layers.
+        is_xl: whether the pipeline is an SDXL pipeline, which never reads the last layer.
+    """
+    within(1, min(each.config.num_hidden_layers for each in encoders) - is_xl, clip_skip=clip_skip)
+    for each in encoders:
+        if not hasattr(each, "text_model"):  # diffusers 0.42 reads this attribute, which transformers 5 has removed
+            vars(each)["text_model"] = each  # not a submodule
 
 
 class TextEncoders(nn.Module):

@@ -24,7 +24,7 @@ from lightning_modules.backbones.attention_backends import check_attention_backe
 from lightning_modules.backbones.diffusion.autoencoder_latents import AutoencoderLatents
 from lightning_modules.backbones.diffusion.guidance import PipelineSampling
 from lightning_modules.backbones.diffusion.pipelines import check_schedule, diffusers_pipeline
-from lightning_modules.backbones.diffusion.text_encoders import ENCODERS, Prompts, TextEncoders
+from lightning_modules.backbones.diffusion.text_encoders import ENCODERS, Prompts, TextEncoders, skip_last_layers
 from lightning_modules.backbones.lora_file import load_lora
 from lightning_modules.backbones.quantization import (
     Quantization,
@@ -116,6 +116,9 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
             the pipeline's scheduler.
         text_adapters: settings of adapters of the text encoders, which are trained with those of the U-Net; None leaves
             the text encoders as they are.
+        clip_skip: number of last layers of the CLIP text encoders that prompts skip, as in the pipeline's argument; 1
+            is called `clip skip 2` by programs that count from 1. None skips no layer. As in the pipeline, negative and
+            empty prompts skip no layer. Only for Stable Diffusion and SDXL.
     """
 
     parts: Sequence[str] = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -151,8 +154,10 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
         sampler: Sampler | None = None,
         sampler_spacing: Spacing | None = None,
         text_adapters: Adapters | None = None,
+        clip_skip: int | None = None,
     ) -> None:
         super().__init__()
+        only_with("Stable Diffusion and SDXL", type(self).embed is TextToImage.embed, TextToImage, clip_skip=clip_skip)
         only_with("a sampler", sampler is not None, TextToImage, sampler_spacing=sampler_spacing)
         one_of((None, *get_args(Spacing)), sampler_spacing=sampler_spacing)
         adapters.check_tuning(tuning)
@@ -205,6 +210,9 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
                 _adapt_text_encoder(each, text_adapters, gradient_checkpointing, self.is_xl) for each in encoders
             ]
         self.text_encoders = nn.ModuleList(encoders if self.trains_text else map(frozen, encoders))
+        if clip_skip is not None:
+            skip_last_layers([*self.text_encoders], clip_skip, self.is_xl)
+        self.clip_skip = clip_skip
         if offload_text_encoders:
             self.offload_text_encoders()
         saving_what_is_trained(self)
@@ -237,8 +245,15 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
         return n, self.latent_channels, (height or size) // scale, (width or size) // scale
 
     def embed(self, texts: list[str], device: torch.device) -> Prompts:
+        return self._embed(texts, device, self.clip_skip)
+
+    def embedded_negative(self, texts: list[str], device: torch.device) -> Prompts:
+        return self.embed(texts, device) if self.clip_skip is None else self._embed(texts, device, None)
+
+    def _embed(self, texts: list[str], device: torch.device, clip_skip: int | None) -> Prompts:
+        skip = {} if clip_skip is None else {"clip_skip": clip_skip}
         found = self.pipeline.encode_prompt(
-            prompt=texts, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
+            prompt=texts, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False, **skip
         )
         return Prompts(found[0], found[2] if self.is_xl else None)
 

@@ -47,7 +47,7 @@ class LossOptions:
             training. It is close to d^2 for small errors, and to 2 c |d| for large errors. None trains with d^2.
         dpo_beta: beta of Diffusion-DPO, which trains adapters to prefer the images `data.images.data_dir` to those in
             `data.images.condition_dir`. A larger beta keeps the model closer to the model without adapters. There are
-            no other loss weights. None trains on single images.
+            no other loss weights, except those of datasets. None trains on single images.
     """
 
     noise_offset: float = 0.0
