@@ -30,7 +30,7 @@ PACKAGES = ("lightning_modules", "datamodules", "callbacks", "experiments")
 AT_ROOT = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 FIRST = ("own.md", "choose_a_denoiser.md", "python.md", "runs.md", "sweeps.md", "clusters.md", "export.md")
 """The first of the guides."""
-RESULTS = ("abstracts.md", "reproduced.md", "denoisers.md", "speech.md", "benchmarks.md", "gpu.md")
+RESULTS = ("leaderboards.md", "abstracts.md", "reproduced.md", "denoisers.md", "speech.md", "benchmarks.md", "gpu.md")
 ALSO = {
     "deep_image_prior": "DIP",
     "golden_noise": "NPNet",

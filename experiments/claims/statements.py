@@ -269,7 +269,12 @@ def commands_of(claims: Sequence[Claim], program: str) -> Iterator[str]:
     for claim in claims:
         yield f"# {claim.name}"
         for arm, _ in claim.sides:
-            tested = " --test_after_fit true" * (arm.command == "fit")
-            alone = f"{program} {arm.command} --config {arm} --seed_everything {claim.seeds[0]}{tested}"
             for value in claim.vary.values if claim.vary else [""]:
-                yield " ".join([alone, *(f"--{key} {value}" for key in (claim.vary.keys if claim.vary else ()))])
+                varied = (f"--{key} {value}" for key in (claim.vary.keys if claim.vary else ()))
+                yield " ".join([command_of(arm, claim.seeds[0], program), *varied])
+
+
+def command_of(arm: Arm, seed: int, program: str) -> str:
+    """Return the command that runs an arm alone. With the command `train`, it is not tested."""
+    tested = " --test_after_fit true" * (arm.command == "fit")
+    return f"{program} {arm.command.replace('train', 'fit')} --config {arm} --seed_everything {seed}{tested}"
