@@ -90,8 +90,8 @@ class SeveralSets(CaptionedSet):
         joined = JoinedImages(sources, [each.images.location for each in self.sets])
         weights = None if (weight == 1).all() else torch.from_numpy(weight).float()
         numbers: dict[str, int] = {}  # in the order of the sets, so that they do not depend on where folders are
-        number = np.array([numbers.setdefault(name, len(numbers)) for name in joined.names])
-        return Captioned(joined, captions or None, torch.from_numpy(repeats), weights, number)
+        same = np.array([numbers.setdefault(name, len(numbers)) for name in joined.names])
+        return Captioned(joined, captions or None, torch.from_numpy(repeats), weights, same)
 
 
 class JoinedImages(CroppedImages):

@@ -139,7 +139,8 @@ def _latents(
     """
     parts = source.parts if isinstance(source, CroppedImages) else [source]
     masked = isinstance(source, CroppedImages) and source.masked
-    which, place, counts = np.empty(len(source.label), np.int64), np.empty(len(source.label), np.int64), []
+    which, place = np.empty(len(source.label), np.int64), np.empty(len(source.label), np.int64)
+    counts: list[int] = []
     found: dict[str, list[NDArray[Any]]] = {key: [] for key in ("moments", *(["loss_mask"] if masked else []))}
     first = 0
     for part in parts:
