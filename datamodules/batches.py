@@ -259,6 +259,8 @@ class CaptionedImageBatch(TypedDict):
     resized image, and height and width of the crop."""
     loss_mask: NotRequired[Tensor]
     """`[B, 1, H, W]`, or `[B, 1, h, w]` with `moments`: relative weight of the loss, from 0 (least) to 1 (full)."""
+    image_weight: NotRequired[Tensor]
+    """`[B]`: factor of the loss of each training image, if its dataset has a weight."""
     condition: NotRequired[Tensor]
     """`[B, 3, H, W]`, float32 in [0, 1]: condition images of a ControlNet. Absent if the batch has `moments`."""
     prior: NotRequired["CaptionedImageBatch"]

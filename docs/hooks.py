@@ -30,7 +30,7 @@ PACKAGES = ("lightning_modules", "datamodules", "callbacks", "experiments")
 AT_ROOT = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 FIRST = ("own.md", "choose_a_denoiser.md", "python.md", "runs.md", "sweeps.md", "clusters.md", "export.md")
 """The first of the guides."""
-RESULTS = ("abstracts.md", "reproduced.md", "denoisers.md", "speech.md", "benchmarks.md", "gpu.md")
+RESULTS = ("leaderboards.md", "abstracts.md", "reproduced.md", "denoisers.md", "speech.md", "benchmarks.md", "gpu.md")
 ALSO = {
     "deep_image_prior": "DIP",
     "golden_noise": "NPNet",
@@ -106,7 +106,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     methods = {page for origin in fields for page in parts[origin] if not page.endswith("/index.md")}
     for page, text in (pages | configurations | packages).items():
         tags = _abbreviations(page, text) if page in methods else []
-        files.append(File.generated(config, page, content=_meta(page, text, tags) + text))
+        extends = any(page.startswith(f"{other.removesuffix('.md')}_") for other in methods)  # ELR+ after ELR
+        files.append(File.generated(config, page, content=_meta(page, text, tags, extends) + text))
     for folder, picture in _pictures():
         files.append(File.generated(config, f"{folder}/{picture}", abs_src_path=str(ROOT / "docs" / picture)))
     placed = {"choose.md", "gallery.md", *FIRST, *RESULTS, *AT_ROOT.values()}
@@ -135,13 +136,14 @@ def _text(path: Path) -> str:
     return "\n\n".join([*shown, f"This page is the notebook `notebooks/{path.name}`.\n"])
 
 
-def _meta(page: str, text: str, tags: Sequence[str]) -> str:
+def _meta(page: str, text: str, tags: Sequence[str], extends: bool) -> str:
     """Hide the table of contents of pages without sections, and the navigation of lone pages; rank the API last.
 
-    The search finds a page by its tags before all others. They are not shown.
+    The search finds a page by its tags before all others. They are not shown. A method that extends another one comes
+    after it.
     """
     hidden = ["toc"] * ("\n## " not in text) + ["navigation"] * (page in ("index.md", "choose.md", "gallery.md"))
-    boost = 0.5 if page.startswith(("api/", "changelog")) else 1 if page.startswith("configs/") else 2
+    boost = 0.5 if page.startswith(("api/", "changelog")) else 1 if page.startswith("configs/") else 2 - extends
     return f"---\nhide: {hidden}\nsearch: {{boost: {boost}}}\ntags: {json.dumps(tags)}\n---\n"
 
 

@@ -189,7 +189,11 @@ def _configs(project: Path) -> Iterator[tuple[Config, str]]:
     """Yield each configuration that has a class under `model`, with the class path."""
     for file in sorted((project / "configs").rglob("*.yaml")):
         text = text_of(file)
-        if file.name == "claim.yaml" or not ("class_path" in text or BASE_LINE.search(text)):
+        if (
+            file.name == "claim.yaml"
+            or file.parent.name == "leaderboards"
+            or not ("class_path" in text or BASE_LINE.search(text))
+        ):
             continue
         class_path = settings_of(file).get("model.class_path")
         if isinstance(class_path, str):

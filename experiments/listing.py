@@ -97,13 +97,14 @@ def read_run(directory: Path) -> ListedRun:
     epochs = 0 if run.epoch is None else run.epoch + 1
     trained = epochs >= limits.get("max_epochs", math.inf) or step >= limits.get("max_steps", math.inf)
     trace, failed = _read(directory, "traceback.txt", end=True)
+    complete = tested is not None and (trained or tested >= written)  # what fails later is a prediction, not the run
     if is_written(directory):
         run.state = "running"
-    elif failed is not None and failed >= run.ended:
+    elif failed is not None and failed >= run.ended and not complete:
         run.state, run.ended = "failed", failed
         said = [line for line in trace.split("\n") if line.strip() and not line.startswith(" ")]
         run.reason = said[-1][:300] if said else ""
-    elif tested is not None or trained:
+    elif tested is not None or trained or (directory / "trained.csv").is_file():  # a trial that `tune` has ended
         run.state = "finished"
     return run
 

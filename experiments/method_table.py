@@ -17,7 +17,7 @@ def table_cells(experiments: Sequence[Experiment]) -> Places:
 
     Each row is a config, and each column is a value of the varied key. If two keys vary, each row is a config with a
     value of the first key. If each of several folders has configs of one method, with the same file names, each row is
-    a folder, and each column is a file name. For example, `elr/cifar10` and `elr/cifar10_asymmetric` are two columns of
+    a folder, and each column is a file name. For example, `elr/cifar10` and `elr/cifar100` are two columns of
     the row `elr`. A folder that also has a baseline of another method is no row: each of its configs is one.
 
     Returns:

@@ -12,6 +12,7 @@ from datamodules.files.whole_files import write_text
 from experiments.abstracts import abstracts_page, read_abstracts
 from experiments.catalogue import BASELINES, PROJECT, Config, Method, field_title, find_methods
 from experiments.claims.verdicts import HOLDS, Row, claims_table, reproduced_page, reproductions
+from experiments.leaderboards.tables import leaderboards_page
 from experiments.pictures import make_picture, pictures_of_methods
 from experiments.results import markdown, mean_and_std, read_csv
 
@@ -62,6 +63,8 @@ def generate_pages(project: Path = PROJECT) -> dict[Path, str]:
     if abstracts:
         benchmarks = read_text(project / "docs/benchmarks.md")
         pages[project / "docs/abstracts.md"] = abstracts_page(abstracts, methods, claims, benchmarks)
+    if (project / "docs/leaderboards.csv").is_file():
+        pages[project / "docs/leaderboards.md"] = f"# Leaderboards\n\n{NOTE}\n{leaderboards_page(project)}"
     readme = project / "README.md"
     pages[readme] = with_section(readme, "gallery", _strip(methods, project))
     return pages

@@ -2,8 +2,10 @@
 
 runs/<method>/<config>/<timestamp>/
     config.yaml        the resolved configuration
+    predict.yaml       that of the latest prediction
     metrics.csv        epoch, step and every logged metric
     test_metrics.csv   metric and value; written when testing is complete
+    usage.csv          seconds, CPU seconds and peak memory of each process of the run
     checkpoints/       last.ckpt, best.ckpt, step.ckpt
     tensorboard/       event files
     figures/           pictures

@@ -43,6 +43,8 @@ GivenLabels: adds_label_noise; used by callbacks.trials, experiments.calls.build
 LabelNoiseSource: label_noise, num_classes; used by callbacks.data_preview
 StoredLabels: clean_label, label; used by callbacks.data_preview
 TokenizerSource: tokenizer; used by callbacks.data_preview
+DescribedData: describe; used by experiments.commands.show
+DescribesCaptions: describe_captions; used by experiments.commands.show
 NamedClasses: class_names; used by callbacks.attacks, callbacks.data_preview, callbacks.early_learning,
     callbacks.image_grid, callbacks.labels, callbacks.predictions, experiments.commands.export, tasks.segmenter
 FixedImageShape: image_shape; used by callbacks.guards, diffusion.finetuning, dynamics.noise_mask,
@@ -393,6 +395,28 @@ class TokenizerSource(Protocol):
 
     tokenizer: Any
     """A tokenizer of the library transformers."""
+
+
+@runtime_checkable
+class DescribedData(Protocol):
+    """A DataModule with a report about its training data."""
+
+    def describe(self) -> list[list[str]]:
+        """Return rows of a fact and its value; the training data have been read."""
+
+
+@runtime_checkable
+class DescribesCaptions(Protocol):
+    """A module class that describes the captions of its training images before the model is loaded."""
+
+    @classmethod
+    def describe_captions(cls, data: Any, settings: Mapping[str, Any]) -> list[list[str]]:
+        """Return rows of a fact and its value.
+
+        Args:
+            data: DataModule, whose training data have been read.
+            settings: constructor arguments of the module, as in a configuration.
+        """
 
 
 @runtime_checkable

@@ -34,6 +34,46 @@ def leave_out_of_ddp(module: nn.Module, names: list[str]) -> None:
     module._ddp_params_and_buffers_to_ignore = names  # type: ignore[assignment]
 
 
+def replace_apply(layer: nn.Module, apply: Any) -> Any:
+    """Replace a layer's `_apply`, which all public functions call that move or cast a module; return the former value.
+
+    None is the value of the layer's class.
+    """
+    former = vars(layer).pop("_apply", None)
+    if apply is not None:
+        layer._apply = apply  # type: ignore[method-assign]
+    return former
+
+
+def frozen_parameters(layer: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the frozen parameters of a layer itself."""
+    return {name: each for name, each in layer.named_parameters(recurse=False) if not each.requires_grad}
+
+
+class StaysOnCPU:
+    """Replacement for a layer's `_apply` which leaves frozen parameters on the CPU, in pinned memory if possible."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer = layer
+
+    @classmethod
+    def has(cls, layer: nn.Module) -> bool:
+        """Return whether the frozen parameters of a layer stay on the CPU."""
+        return isinstance(vars(layer).get("_apply"), cls)
+
+    def __call__(self, change: Any, recurse: bool = True) -> nn.Module:
+        frozen, apply = frozen_parameters(self.layer), replace_apply(self.layer, None)
+        for name in frozen:
+            setattr(self.layer, name, None)
+        self.layer._apply(change, recurse)
+        for name, parameter in frozen.items():
+            value = parameter.detach().to(change(parameter.detach().flatten()[:0]).dtype)
+            pinned = value.pin_memory() if torch.cuda.is_available() else value
+            setattr(self.layer, name, nn.Parameter(pinned, requires_grad=False))
+        replace_apply(self.layer, apply)
+        return self.layer
+
+
 def times_written(tensor: torch.Tensor) -> int:
     """Return the version counter of a tensor.
 

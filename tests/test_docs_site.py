@@ -136,6 +136,11 @@ def test_the_search_finds_a_method_by_its_abbreviation(page: str, names: str, fi
     assert set(names.split("-")) <= set(json.loads(tags))
 
 
+def test_the_search_lists_a_method_before_one_that_extends_it(files: Files) -> None:
+    boosts = [re.findall(r"boost: (\d)", text(files, f"noisy_labels/{page}.md")) for page in ("elr", "elr_plus")]
+    assert boosts == [["2"], ["1"]]
+
+
 def text(files: Files, page: str) -> str:
     assert page in files.src_uris, f"docs/ has no text for {page}: run `python train.py pages` after adding a method"
     return files.src_uris[page].content_string

@@ -53,7 +53,7 @@ class Certification(Callback):
         mode: rule that chooses the number of noise samples per image.
             `lightning_modules.robustness.certificates.FixedSampling` is the published procedure; `Anytime`, `Curve`,
             `InputSpecific` and `Stages` need fewer samples.
-        batch_size: number of noise samples evaluated at once on each rank.
+        batch_size: number of noise samples per batch on each rank; a CPU evaluates at most 100 at once.
         skip: step between certified images: every `skip`-th image is certified. Published results often use 20 for
             CIFAR-10 and 100 for ImageNet.
         max: only images at positions below `max` in the test set are certified; None means no limit.

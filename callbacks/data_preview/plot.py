@@ -69,7 +69,7 @@ def plot_batches(
             missing -= count_rows(batch)
     drawn = [columns for batch in needed if (columns := image_columns(batch, class_names))]
     if drawn:
-        columns = concatenate_rows(drawn)
+        columns = concatenate_rows(drawn, whole=True)
         return _draw_images(columns, class_names, rows, title)
     batch = needed[0] if needed else {}
     if signals := _signals(batch):

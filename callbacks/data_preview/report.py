@@ -39,7 +39,13 @@ td, th { padding: 2px 12px 2px 0; text-align: left; vertical-align: top; overflo
 
 
 def write_report(
-    splits: Sequence[RecordedSplit], data: Any, title: str, settings: str, folder: Path, rows: int
+    splits: Sequence[RecordedSplit],
+    data: Any,
+    title: str,
+    settings: str,
+    folder: Path,
+    rows: int,
+    described: Sequence[list[str]] = (),
 ) -> Rows:
     """Write `samples.png` and `samples.html`.
 
@@ -50,6 +56,7 @@ def write_report(
         settings: settings of the data, as text.
         folder: folder of the two files.
         rows: maximum number of samples of a split that are drawn.
+        described: further facts about the training data, each with its value.
 
     Returns:
         The facts that are also printed: rows of split, fact and value.
@@ -77,6 +84,8 @@ def write_report(
         if counts:
             tables.append(_table(["class", f"labels of {what}", "true labels"], counts))
             pictures.append((f"{split.name}: classes in {what}", _draw_counts(counts)))
+    facts += [["training", *fact] for fact in described]
+    tables += [_table(["training images", ""], [*described])] * bool(described)
     pictures.append(("", _draw_facts(facts, splits)))
     picture = _stack(title, pictures)
     with whole_file(folder / "samples.png") as partial:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
 from lightning_modules.interfaces import IGNORED, ImageColumn
 
@@ -126,21 +127,24 @@ def num_rows(columns: Mapping[str, ImageColumn]) -> int:
     return len(next(iter(columns.values())).values)
 
 
-def concatenate_rows(batches: Sequence[Mapping[str, ImageColumn]]) -> dict[str, ImageColumn]:
+def concatenate_rows(batches: Sequence[Mapping[str, ImageColumn]], whole: bool = False) -> dict[str, ImageColumn]:
     """Concatenate the rows of several batches; images of different sizes are centre-cropped to the smallest size.
 
     Args:
         batches: columns of each batch, by name. Columns that some batch lacks are left out of the result.
+        whole: pad images of different sizes with white to the largest size, instead of cropping them.
     """
+    chosen = max if whole else min
     columns = {}
     for name in (name for name in batches[0] if all(name in batch for batch in batches)):
         parts = [batch[name] for batch in batches]
         sizes = [part.values.shape[-2:] for part in parts]
-        height, width = (min(sides) for sides in zip(*sizes, strict=True))
+        height, width = (chosen(sides) for sides in zip(*sizes, strict=True))
         values = []
         for part, (own_height, own_width) in zip(parts, sizes, strict=True):
-            top, left = (own_height - height) // 2, (own_width - width) // 2
-            values.append(part.values[..., top : top + height, left : left + width])
+            top, left = int((height - own_height) / 2), int((width - own_width) / 2)  # negative numbers crop
+            around = left, width - own_width - left, top, height - own_height - top
+            values.append(pad(part.values, around, value=1.0 if part.values.is_floating_point() else IGNORED))
         captions = [caption for part in parts for caption in part.captions]
         marked = [mark for part in parts for mark in part.marked]
         columns[name] = parts[0]._replace(values=torch.cat(values), captions=captions, marked=marked)

@@ -20,6 +20,7 @@ from datamodules.files.limits import sentence
 from datamodules.files.module_hash import hash_of_module
 from datamodules.files.pixels import read_pixels
 from lightning_modules.backbones.diffusion.pixel_model import PixelModel
+from lightning_modules.backbones.diffusion.text_encoders import ENCODERS, skip_last_layers
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from lightning_modules.interfaces import (
     ClassGenerator,
@@ -54,6 +55,7 @@ class Settings:
     image: Path | None = None
     mask: Path | None = None
     strength: float | None = None
+    clip_skip: int | None = None
     pairs: bool = False
     """Whether each image is also generated from ordinary initial noise, for comparison."""
 
@@ -253,6 +255,7 @@ ARGUMENTS = {
     "image": "image",
     "mask": "mask_image",
     "strength": "strength",
+    "clip_skip": "clip_skip",
 }
 """For each option of `generate`, the name of the corresponding argument of diffusers pipelines."""
 
@@ -284,6 +287,10 @@ class PipelineGenerator:
         if (settings.height is None) != (settings.width is None):
             raise ValueError("--height and --width belong together: many pipelines ignore one without the other")
         self._fixed = {ARGUMENTS[key]: value for key, value in self._given.items()}
+        if settings.clip_skip is not None:
+            parts = [pipeline.components.get(name) for name in ENCODERS]
+            encoders = [each for each in parts if type(each).__name__.startswith("CLIP")]
+            skip_last_layers(encoders, settings.clip_skip, len(encoders) > 1)
         for key in ("image", "mask"):
             if (path := getattr(settings, key)) is not None:
                 pixels = read_pixels(path, channels=3 if key == "image" else 1)

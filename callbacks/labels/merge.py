@@ -1,6 +1,5 @@
 """Merge the label reports of all folds of a training set; no label is scored by a network that was trained on it."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +12,12 @@ if TYPE_CHECKING:
 REPORT = "label_report.csv"
 PROBABILITIES = "label_probabilities.npy"
 LAYER = """# To train on the labels of {cleaned}, give this file as a second --config to `train.py fit`.
+# $FOLDER is the folder of this file.
 data:
   init_args:
     label_noise:
       class_path: datamodules.corruptions.label_noise.FromCSV
-      init_args: {{path: {path}, partial: true, classes: number}}
+      init_args: {{path: "$FOLDER/{cleaned}", partial: true, classes: number}}
 """
 """Text of `cleaned_labels.yaml`."""
 MOST = 2**31 - 1
@@ -116,9 +116,7 @@ def write_report(folder: Path, table: "pd.DataFrame") -> bool:
     cleaned = csv_text(cleaned_labels(table))
     kept = is_corrected(folder, cleaned)
     write_csv(folder / REPORT, table)
-    path = folder / CLEANED
-    text = LAYER.format(cleaned=CLEANED, path=json.dumps(str(path.absolute()), ensure_ascii=False))
-    write_text(path.with_suffix(".yaml"), text)
+    write_text((folder / CLEANED).with_suffix(".yaml"), LAYER.format(cleaned=CLEANED))
     if not kept:
         write_text(folder / CLEANED, cleaned)
     return not kept

@@ -49,6 +49,8 @@ class ImageFolder(ImageSet):
             `data_dir`. None means no shifted test sets.
         class_names: names of the classes. None means the names of the folders in `train`. If names are given, the
             folder `data_dir` is not needed until images are read.
+        data_range: stored value of a white pixel in images of 16 bits or with floating-point values, which then keep
+            their depth. None means that images have 8 bits or are reduced to 8 bits.
     """
 
     class_names: list[str]
@@ -61,8 +63,10 @@ class ImageFolder(ImageSet):
         min_area: float | None = 0.08,
         shifted: dict[str, str] | None = None,
         class_names: list[str] | None = None,
+        data_range: float | None = None,
     ) -> None:
         self.crop = chosen_crop(image_size, resize, min_area)
+        self.crop.data_range = data_range
         if class_names is None:
             self.root = data_directory(data_dir, "ImageFolder")
             class_names = class_folders(self.root / "train")

@@ -9,7 +9,7 @@ The DataModule `LabelledImages` adds label noise, a validation split, batches an
 import copy
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from datamodules.corruptions.image_noise import CounterRNG, ImageNoise
 from datamodules.files.image_files import Crop, UnreadableImage, files_by_class, read_crop, size_in_header
+from datamodules.files.pixels import read_deep_crop
 from datamodules.files.text_files import read_text
 from datamodules.sets import FetchedSet, Source, SplitSet
 
@@ -63,7 +64,7 @@ class ImageSource(Source, ABC):
                 If it is None, whole images or centre crops are read.
 
         Returns:
-            Images, `[B, C, H, W]`, uint8 in 0...`data_range`.
+            Images, `[B, C, H, W]`, uint8 in 0...`data_range`; float32 if their files keep more than 8 bits.
         """
 
     def another_view(self, first: Tensor, second: Tensor) -> Tensor:
@@ -113,6 +114,10 @@ class EncodedImages(ImageSource):
     def sizes(self) -> list[tuple[int, int]]:
         """Read the height and width of each image from the file headers, after rotation by the orientation tag."""
 
+    @abstractmethod
+    def encoded(self) -> Iterator[bytes]:
+        """Read the encoded images, in order."""
+
 
 class ImageFiles(EncodedImages):
     """Images in files, decoded on access.
@@ -121,7 +126,7 @@ class ImageFiles(EncodedImages):
         root: folder of the files.
         names: file names relative to `root`, `[N]`.
         label: labels, `[N]`, int64.
-        crop: crop of each image.
+        crop: crop of each image. If it has a `data_range`, images are float32 with white at 1.
         clean_label: true labels, `[N]`. None if the true labels are unknown.
     """
 
@@ -135,6 +140,7 @@ class ImageFiles(EncodedImages):
         self.label = label
         self.crop = crop
         self.num_uniform = crop.num_uniform
+        self.data_range = 255 if crop.data_range is None else 1
         self.clean_label = clean_label
 
     @property
@@ -144,13 +150,18 @@ class ImageFiles(EncodedImages):
     def sizes(self) -> list[tuple[int, int]]:
         return [size_in_header(self.root / name) for name in self.names]
 
+    def encoded(self) -> Iterator[bytes]:
+        return ((self.root / name).read_bytes() for name in self.names)
+
     def read(self, row: Tensor, uniform: Tensor | None, crop: Crop) -> Tensor:
-        batch = torch.empty(len(row), 3, *crop.shape, dtype=torch.uint8)
+        deep = crop.data_range is not None
+        batch = torch.empty(len(row), 3, *crop.shape, dtype=torch.float32 if deep else torch.uint8)
         numbers = [None] * len(row) if uniform is None else uniform.tolist()
         for position, (file, own) in enumerate(zip(row.tolist(), numbers, strict=True)):
             path = self.root / os.fsdecode(self._names[file])
             try:
-                batch[position] = torch.from_numpy(read_crop(path, crop, own)).permute(2, 0, 1)
+                pixels = read_deep_crop(path, crop, own, 3) if deep else read_crop(path, crop, own).transpose(2, 0, 1)
+                batch[position] = torch.from_numpy(pixels)
             except UnreadableImage as error:
                 if self.unreadable is None:
                     raise

@@ -79,6 +79,8 @@ def given_files(
     paths = listed_paths(given, key)
     if paths is None:
         path = Path(str(given)).expanduser()
+        if not path.exists():
+            raise FileNotFoundError(f"{key}: {path} does not exist; give a file, a folder, or a list of them (.txt)")
         return (path.parent, [path.name]) if path.is_file() else (path, list(names_in(path)))
     files = [path / name for path in paths for name in (names_in(path) if path.is_dir() else [""])]
     root = Path(os.path.commonpath([file.parent for file in files]))

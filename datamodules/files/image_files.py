@@ -177,6 +177,8 @@ class Crop:
     """Whether images are rotated and mirrored according to their orientation tag."""
     background = "white"
     """Colour behind transparent pixels."""
+    data_range: float | None = None
+    """Stored value of white in images that keep their depth (see `read_deep_crop`). None means 8 bits."""
 
     def __init__(self, size: int, resize: int | None, interpolation: Interpolation = "bilinear") -> None:
         at_least(1, image_size=size)
@@ -223,6 +225,19 @@ class ResizedCrop(Crop):
         return box_of_random_area(width, height, uniform, (self.min_area, 1.0), (3 / 4, 4 / 3))
 
 
+class WholeImage(Crop):
+    """Resizing of whole images to squares, regardless of their aspect ratio."""
+
+    num_uniform = 0
+
+    def __init__(self, size: int, data_range: float | None = None) -> None:
+        super().__init__(size, size)
+        self.data_range = data_range
+
+    def box(self, width: int, height: int, uniform: Sequence[float] | None) -> Box:
+        return Box(0, 0, width, height)
+
+
 def chosen_crop(image_size: int, resize: int | None, min_area: float | None) -> Crop:
     """Return a `ResizedCrop` if `min_area` is given, and a `Crop` otherwise."""
     return Crop(image_size, resize) if min_area is None else ResizedCrop(image_size, resize, min_area)
@@ -235,13 +250,13 @@ def eight_bits(image: Image.Image, background: str = "white") -> Image.Image:
     warning if the values of a 16-bit image fit into 12 bits, of which 4 remain.
     """
     if image.mode == "F":
-        raise ValueError("its values are floating-point numbers; write them in 8 or 16 bits")
+        raise ValueError("its values are floating-point numbers; set data_range of the dataset, or write 8 bits")
     if image.mode.startswith("I"):
         values = np.asarray(image)
         if 0 < values.max() < 4096:
             warnings.warn(
-                "a 16-bit image has no value above 4095, and white is 65535: if the images have 12 bits, multiply "
-                "their values by 16, as 4 bits would remain",
+                "a 16-bit image has no value above 4095, and white is 65535: if the images have 12 bits, set "
+                "data_range of the dataset to 4095, or multiply their values by 16, as 4 bits would remain",
                 stacklevel=2,
             )
         return Image.fromarray((values / 257).clip(0, 255).round().astype(np.uint8))

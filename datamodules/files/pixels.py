@@ -1,11 +1,13 @@
 """Reading of whole images from files, with their stored bit depth."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from datamodules.files.image_files import (
+    Crop,
     UnreadableImage,
     check_single_page,
     count_pages,
@@ -73,6 +75,26 @@ def read_pixels(
         pixels = (luma if pixels.dtype == np.float32 else luma.round()).astype(pixels.dtype)[..., None]
     pixels = pixels.repeat(3 // pixels.shape[2], axis=2) if channels == 3 else pixels
     return np.array(pixels.transpose(2, 0, 1), order="C")
+
+
+def read_deep_crop(path: Path, crop: Crop, uniform: Sequence[float] | None, channels: int) -> np.ndarray:
+    """Crop and resize an image without reducing its bit depth.
+
+    Args:
+        path: image file, see `read_pixels`.
+        crop: crop to apply. Its `data_range` is the stored value of white.
+        uniform: numbers in [0, 1) that determine the random crop. None means the centre crop.
+        channels: number of channels of the result, 1 or 3.
+
+    Returns:
+        Image, `[channels, height, width]`, float32. White is 1. Negative values of floating-point images are kept.
+    """
+    pixels = read_pixels(path, channels, crop.data_range, "data_range of the dataset")
+    height, width = pixels.shape[1:]
+    box, size = crop.box(width, height, uniform), crop.shape[::-1]
+    resampling = Image.Resampling[crop.interpolation.upper()]
+    planes = [Image.fromarray(plane.astype(np.float32)).resize(size, resampling, box) for plane in pixels]
+    return np.stack([np.asarray(plane) for plane in planes]) / np.float32(crop.data_range or 255)
 
 
 def scaled_if_float(pixels: np.ndarray, data_range: float | None) -> np.ndarray:

@@ -15,8 +15,8 @@ from datamodules.loading import Loading
 from datamodules.loading.global_batches import GlobalBatches
 from datamodules.loading.one_size_batches import BucketBatches, OneSizeBatches, check_buckets
 from datamodules.loading.seeded_batches import SeededBatches
-from datamodules.prompts.buckets import Buckets
 from datamodules.prompts.captioned_set import CaptionedRows, CaptionedSet, ShuffledTags, captions_of
+from datamodules.prompts.image_report import report_images
 
 
 class CaptionedImages(SeededBatches):
@@ -59,7 +59,7 @@ class CaptionedImages(SeededBatches):
         self.augmentation = augmentation or Augmentation()
         self.prior = prior
         self.tags = tags
-        if getattr(prior, "buckets", None) is not None:
+        if prior is not None and prior.bucketed:
             raise ValueError("prior must have images of one size: leave data.prior.buckets out")
 
     def prepare_data(self) -> None:
@@ -68,9 +68,9 @@ class CaptionedImages(SeededBatches):
                 images.fetch_missing()
 
     @property
-    def buckets(self) -> Buckets | None:
-        """Aspect-ratio buckets of the images."""
-        return getattr(self.images, "buckets", None)
+    def bucketed(self) -> bool:
+        """Whether the images of different batches may have different sizes."""
+        return self.images.bucketed
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -94,21 +94,24 @@ class CaptionedImages(SeededBatches):
 
     def set_up_training(self) -> None:
         captioned = self.images.training()
-        count = len(captioned.source.label)
+        images = len(captioned.source.label)
+        number = np.arange(images) if captioned.number is None else captioned.number
+        count = int(number.max(initial=-1)) + 1
         order = np.random.default_rng([self.seed, 1]).permutation(count)
         held_out = round(self.validation_fraction * count)
         if held_out == count:
             raise ValueError(
                 f"validation_fraction {self.validation_fraction} leaves none of {count} images for training"
             )
-        if self.augmentation.crop_padding and self.buckets is not None:
+        if self.augmentation.crop_padding and self.bucketed:
             raise ValueError("augmentation.crop_padding does not work with buckets: set data.images.resize for crops")
-        kept, held = (torch.from_numpy(np.sort(part)) for part in (order[held_out:], order[:held_out]))
-        self.train_set = CaptionedRows(captioned, kept, self.seed, self.augmentation.flip, self.tags)
+        chosen = np.isin(number, order[:held_out])
+        kept, held = (torch.from_numpy(np.flatnonzero(part)) for part in (~chosen, chosen))
+        self.train_set = CaptionedRows(captioned, captioned.repeat(kept), self.seed, self.augmentation.flip, self.tags)
         self.validation_set = CaptionedRows(captioned, held) if len(held) else None
         if self.prior is not None:
             prior = self.prior.training()
-            every = torch.arange(len(prior.source.label))
+            every = prior.repeat(torch.arange(len(prior.source.label)))
             self.prior_set = CaptionedRows(prior, every, self.seed, self.augmentation.flip)
             self.train_set.prior = self.prior_set
 
@@ -130,14 +133,14 @@ class CaptionedImages(SeededBatches):
         if self.train_set is None:
             self.set_up_training()
         assert self.train_set is not None
-        return self.evaluation_loader(CaptionedRows(self.train_set.captioned, self.train_set.row))
+        return self.evaluation_loader(CaptionedRows(self.train_set.captioned, self.train_set.row.unique()))
 
     def training_batches(self, epoch: int, rank: int, world_size: int) -> GlobalBatches:
         assert self.train_set is not None
         bucket = self.train_set.bucket
         if bucket is None:
             return super().training_batches(epoch, rank, world_size)
-        names = self.bucket_names()
+        names = self.bucket_names(self.train_set)
         return BucketBatches(bucket, self.batch_size, names, rank, world_size, self.seed, epoch, self._resumed)
 
     def evaluation_loader(self, samples: Any) -> DataLoader:
@@ -147,36 +150,43 @@ class CaptionedImages(SeededBatches):
         sizes = [samples.captioned.source.bucket_sizes[number] for number in bucket]
         return self._loader(samples, OneSizeBatches(sizes, self.evaluation_batch_size, *self.processes()))  # type: ignore[arg-type]
 
-    def bucket_names(self) -> list[str]:
+    @staticmethod
+    def bucket_names(samples: CaptionedRows) -> list[str]:
         """Names of the buckets, in the form `width x height`."""
-        assert self.buckets is not None
-        return [f"{width} x {height}" for height, width in self.buckets.sizes(self.image_shape[1])]
+        source: Any = samples.captioned.source
+        return [f"{width} x {height}" for height, width in source.bucket_sizes]
 
     def check_ranks(self, world_size: int) -> None:
         """Check that each bucket has at least one training image per rank, before the model is built."""
-        if self.buckets is None or world_size == 1:
+        if not self.bucketed or world_size == 1:
             return
         if self.train_set is None:
             self.set_up_training()
         assert self.train_set is not None
         bucket = self.train_set.bucket
         assert bucket is not None
-        check_buckets(bucket, self.bucket_names(), world_size)
+        check_buckets(bucket, self.bucket_names(self.train_set), world_size)
 
     def check_sizes(self, multiple: int) -> None:
         """Check that the height and width of every image are multiples of `multiple` pixels."""
-        if self.buckets is not None and self.buckets.multiple % multiple:
-            raise ValueError(
-                f"buckets.multiple is {self.buckets.multiple}, but height and width must be multiples of {multiple}: "
-                f"change data.images.buckets.multiple"
-            )
-        shapes = {"images": self.image_shape} | ({} if self.prior is None else {"prior": self.prior.image_shape})
-        for key, (_, height, width) in shapes.items():
+        prior = {} if self.prior is None else self.prior.members("data.prior")
+        for key, images in (self.images.members("data.images") | prior).items():
+            if images.buckets is not None and images.buckets.multiple % multiple:
+                raise ValueError(
+                    f"buckets.multiple is {images.buckets.multiple}, but height and width must be multiples of "
+                    f"{multiple}: change {key}.buckets.multiple"
+                )
+            _, height, width = images.image_shape
             if height % multiple or width % multiple:
                 raise ValueError(
                     f"the data have images of {height} x {width} pixels, but height and width must be multiples of "
-                    f"{multiple}: change data.{key}.image_size"
+                    f"{multiple}: change {key}.image_size"
                 )
+
+    def describe(self) -> list[list[str]]:
+        """Describe the training images, which `setup` has read, by `report_images`."""
+        assert self.train_set is not None
+        return report_images(self.train_set)
 
     def augment(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
         for key in ("image", "loss_mask", "condition"):

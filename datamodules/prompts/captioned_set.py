@@ -17,6 +17,7 @@ from datamodules.arguments import at_least
 from datamodules.augmentation.crop_and_flip import sample_flips
 from datamodules.classification.image_sets import ImageSet, ImageSource
 from datamodules.loading.global_batches import Request
+from datamodules.prompts.buckets import Buckets
 from datamodules.prompts.cropped_images import CroppedImages
 from datamodules.randomness.counter import sample_uniform
 from datamodules.sets import FetchedSet
@@ -29,10 +30,20 @@ class Captioned:
     Args:
         source: images. Their labels are ignored.
         captions: one caption per image, `[N]`. None if the images have no captions.
+        repeats: number of times that each image occurs in an epoch of training, `[N]`. None means once.
+        weight: factor of the loss of each image, `[N]`. None means 1.
+        number: number of each image, `[N]`, the same for an image that occurs in several sizes. None means 0 ... N - 1.
     """
 
     source: ImageSource
     captions: Sequence[str] | None = None
+    repeats: Tensor | None = None
+    weight: Tensor | None = None
+    number: NDArray[np.int64] | None = None
+
+    def repeat(self, row: Tensor) -> Tensor:
+        """Return the rows of an epoch of training, in which the images `row`, `[n]`, occur several times."""
+        return row if self.repeats is None else row.repeat_interleave(self.repeats[row])
 
 
 class CaptionedSet(FetchedSet, ABC):
@@ -40,6 +51,27 @@ class CaptionedSet(FetchedSet, ABC):
 
     image_shape: tuple[int, int, int]
     """Shape C, H, W of the input images of the network."""
+    buckets: Buckets | None = None
+    """Aspect-ratio buckets of the images."""
+
+    @property
+    def location(self) -> str:
+        """Where the images are, such as their folder."""
+        return type(self).__name__
+
+    @property
+    def bucketed(self) -> bool:
+        """Whether images may have different sizes, so that batches must have one size."""
+        sets = self.members("").values()
+        return any(each.buckets is not None for each in sets) or len({each.image_shape for each in sets}) > 1
+
+    def members(self, key: str) -> dict[str, "CaptionedSet"]:
+        """Return the datasets of which this one consists, by their keys in a configuration.
+
+        Args:
+            key: key of this dataset.
+        """
+        return {key: self}
 
     def has_captions(self) -> bool:
         """Check images and captions without decoding any image, and return whether there are captions.
@@ -193,6 +225,8 @@ class CaptionedRows:
             batch["caption"] = [self.captioned.captions[row] for row in rows.tolist()]
             if self.tags is not None and self.seed is not None:
                 batch["caption"] = self.tags.apply(batch["caption"], self.seed, request.epoch, index)
+        if self.captioned.weight is not None and self.seed is not None:
+            batch["image_weight"] = self.captioned.weight[rows]
         uniform = None
         if self.seed is not None and self.instead is None:
             batch["epoch"] = request.epoch
@@ -217,9 +251,9 @@ class CaptionedRows:
     def _add_images(self, batch: dict[str, Any], rows: Tensor, uniform: Tensor | None) -> None:
         source = self.captioned.source
         batch["image"], batch["data_range"] = source.fetch(rows, uniform), source.data_range
-        if isinstance(source, CroppedImages) and source.masks is not None:
+        if isinstance(source, CroppedImages) and source.masked:
             batch["loss_mask"] = source.fetch_masks(rows, uniform)
-        if isinstance(source, CroppedImages) and source.conditions is not None:
+        if isinstance(source, CroppedImages) and source.conditioned:
             batch["condition"] = source.fetch_conditions(rows, uniform)
 
 

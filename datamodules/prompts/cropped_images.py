@@ -54,6 +54,9 @@ class CroppedImages(ImageSource):
         self.bucket: NDArray[np.int64] = nearest_bucket(sizes, self.bucket_sizes)
         self.crops = [CoveringCrop(*size, zoom) for size in self.bucket_sizes]
         self.num_uniform = CoveringCrop.num_uniform
+        self.masked = masks is not None
+        self.conditioned = conditions is not None
+        self.parts: Sequence[CroppedImages] = [self]
         self._central: Tensor | None = None
         for each, noun in ((masks, "mask"), (conditions, "condition image")):
             if each is not None:
@@ -63,11 +66,15 @@ class CroppedImages(ImageSource):
     def names(self) -> list[str] | None:
         return self.source.names
 
-    def _crop(self, row: Tensor) -> CoveringCrop:
+    def bucket_of(self, row: Tensor) -> int:
+        """Return the bucket of the images of a batch."""
         buckets = np.unique(self.bucket[row.numpy()])
         if len(buckets) != 1:
             raise ValueError("a batch must not contain images of several buckets")
-        return self.crops[buckets[0]]
+        return int(buckets[0])
+
+    def _crop(self, row: Tensor) -> CoveringCrop:
+        return self.crops[self.bucket_of(row)]
 
     def crop_of(self, row: NDArray[np.int64]) -> dict[str, Any]:
         """Describe the central crop of one bucket's images by JSON values. The values identify a cache entry."""

@@ -63,6 +63,10 @@ class CaptionedFolder(CaptionedSet):
         self.mask_dir = mask_dir
         self.condition_dir = condition_dir
 
+    @property
+    def location(self) -> str:
+        return os.path.realpath(data_directory(self.data_dir, "CaptionedFolder"))
+
     def has_captions(self) -> bool:
         return self.training().captions is not None
 

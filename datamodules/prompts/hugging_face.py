@@ -64,6 +64,10 @@ class HuggingFaceCaptions(CaptionedSet):
         with contextlib.suppress(ImportError, OSError, ValueError):  # all ranks raise the error when they read
             self._load()
 
+    @property
+    def location(self) -> str:
+        return self.name
+
     def has_captions(self) -> bool:
         return self.training().captions is not None
 

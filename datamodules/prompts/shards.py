@@ -1,5 +1,6 @@
 """Captioned images in shards: tar files in WebDataset format, or parquet files as on the Hugging Face Hub."""
 
+import os
 from pathlib import Path
 
 from datamodules.classification.image_sets import EncodedImages
@@ -62,6 +63,10 @@ class CaptionedShards(CaptionedSet):
         self.caption_column = caption_column
         self.prompt = prompt
         self.buckets = buckets
+
+    @property
+    def location(self) -> str:
+        return os.path.realpath(data_directory(self.data_dir, "CaptionedShards"))
 
     def has_captions(self) -> bool:
         return self.training().captions is not None

@@ -61,7 +61,9 @@ class PairFolders(PairSet):
         data_range: int | float | None = None,
     ) -> None:
         if clean_dir is None and noisy_dir is None:
-            raise ValueError("PairFolders needs clean_dir, noisy_dir or both")
+            raise ValueError(
+                "PairFolders needs noisy_dir, clean_dir or both: set for example --data.training.noisy_dir MY_IMAGES"
+            )
         self.clean_dir = clean_dir
         self.noisy_dir = noisy_dir
         self.channels = 3 if colour else 1

@@ -15,25 +15,31 @@ from datamodules.files.data_directory import Paths, data_directory
 from datamodules.files.image_files import (
     SUFFIXES,
     UnreadableImage,
+    WholeImage,
     eight_bits,
     image_names,
     images_at,
     opened_image,
 )
+from datamodules.files.pixels import read_deep_crop
 from datamodules.segmentation.mask_sets import AuxiliaryMasks, MaskSet, MaskSource, no_labels
 
 
-def read_image(path: Path, size: int, channels: int) -> Tensor:
+def read_image(path: Path, crop: WholeImage, channels: int) -> Tensor:
     """Read an image and resize it to a square, regardless of its aspect ratio.
 
     Args:
-        path: image file. 16-bit grey values are scaled to 8 bits. Transparent images are composited on white.
-        size: height and width of the resized image, in pixels. Resizing is bilinear with antialiasing.
+        path: image file. Unless the crop has a `data_range`, 16-bit grey values are scaled to 8 bits, and transparent
+            images are composited on white.
+        crop: height and width of the resized image, in pixels. Resizing is bilinear with antialiasing.
         channels: 1 for grey, 3 for colour.
 
     Returns:
-        Image `[channels, size, size]`, uint8.
+        Image `[channels, size, size]`, uint8; float32 with white at 1 if the crop has a `data_range`.
     """
+    if crop.data_range is not None:
+        return torch.from_numpy(read_deep_crop(path, crop, None, channels))
+    size = crop.size
     with opened_image(path) as file:
         image = eight_bits(file).convert("L" if channels == 1 else "RGB")
         resized = image.resize((size, size), Image.Resampling.BILINEAR)
@@ -95,16 +101,18 @@ class ResizedFiles(MaskSource):
     Args:
         image: image files, `[N]`.
         mask: mask files, `[N]`. None means empty masks.
-        size: height and width of the resized images and masks, in pixels.
+        crop: how images and masks are resized.
         channels: number of image channels, 1 or 3.
     """
 
-    def __init__(self, image: Sequence[Path], mask: Sequence[Path] | None, size: int, channels: int) -> None:
+    def __init__(self, image: Sequence[Path], mask: Sequence[Path] | None, crop: WholeImage, channels: int) -> None:
         self.image = list(image)
         self.mask = None if mask is None else list(mask)
-        self.side = size
+        self.crop = crop
+        self.side = crop.size
         self.channels = channels
-        self.size = torch.full((len(self.image), 2), size)
+        self.data_range = 255 if crop.data_range is None else 1
+        self.size = torch.full((len(self.image), 2), self.side)
         self.noise: MaskNoise | None = None
 
     def masks(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -118,12 +126,13 @@ class ResizedFiles(MaskSource):
 
     def _image(self, sample: int) -> Tensor:
         try:
-            return read_image(self.image[sample], self.side, self.channels)
+            return read_image(self.image[sample], self.crop, self.channels)
         except UnreadableImage as error:
             if self.unreadable is None:
                 raise
             self.unreadable[sample] = str(error)
-            return torch.zeros(self.channels, self.side, self.side, dtype=torch.uint8)
+            kind = torch.uint8 if self.crop.data_range is None else torch.float32
+            return torch.zeros(self.channels, self.side, self.side, dtype=kind)
 
     def make_wrong(self, noise: MaskNoise, num_classes: int) -> None:
         self.noise = noise
@@ -170,6 +179,8 @@ class MaskFolders(MaskSet):
         channels: 1 for grey images, 3 for colour images.
         training_masks: folder of training masks, relative to `data_dir`, such as a run's pseudo labels. Masks have the
             file names of the training images. None means that training starts without labels.
+        data_range: stored value of a white pixel in images of 16 bits or with floating-point values, which then keep
+            their depth. None means that images have 8 bits or are reduced to 8 bits.
     """
 
     num_classes = 2
@@ -181,11 +192,13 @@ class MaskFolders(MaskSet):
         image_size: int = 256,
         channels: int = 1,
         training_masks: str | None = None,
+        data_range: float | None = None,
     ) -> None:
         one_of((1, 3), channels=channels)
         at_least(8, image_size=image_size)
         self.data_dir = data_dir
         self.image_shape = (channels, image_size, image_size)
+        self.crop = WholeImage(image_size, data_range)
         self.training_masks = training_masks
         self.has_training_labels = training_masks is not None
 
@@ -224,5 +237,4 @@ class MaskFolders(MaskSet):
         return self._files(images, names, paired_files(images, names, masks, f"a mask for each of {images.name}"))
 
     def _files(self, folder: Path, names: Sequence[str], masks: Sequence[Path] | None) -> ResizedFiles:
-        channels, size, _ = self.image_shape
-        return ResizedFiles([folder / name for name in names], masks, size, channels)
+        return ResizedFiles([folder / name for name in names], masks, self.crop, self.image_shape[0])

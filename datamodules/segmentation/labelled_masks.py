@@ -19,6 +19,7 @@ from datamodules.corruptions.mask_noise import MaskNoise, MaskNoiseStatistics, m
 from datamodules.corruptions.seeded import with_seed
 from datamodules.distributed.collectives import world_size
 from datamodules.files.data_directory import Paths
+from datamodules.files.image_files import Crop
 from datamodules.files.whole_files import write_text
 from datamodules.loading import Loading
 from datamodules.loading.correctable_labels import CorrectableLabels
@@ -141,6 +142,11 @@ class LabelledMasks(CorrectableLabels):
         """Shape C, H, W of the training images that the network receives."""
         channels, height, width = self.images.image_shape
         return (channels, height, width) if self.augmentation is None else (channels, *self.augmentation.shape)
+
+    @property
+    def crop(self) -> Crop | None:
+        """How images are resized to one size; None if they are not."""
+        return getattr(self.images, "crop", None)
 
     @property
     def training_names(self) -> list[str] | None:

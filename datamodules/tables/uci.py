@@ -42,8 +42,8 @@ class UCI(SplitTable):
         test_fraction: fraction of all rows that are used for testing.
         seed: seed of the split; None means the DataModule's seed.
 
-    Source: the layout is that of the data published with Gal and Ghahramani, Dropout as a Bayesian Approximation, ICML
-    2016.
+    Source: Gal and Ghahramani, Dropout as a Bayesian Approximation, ICML 2016, arXiv 1506.02142; the layout is that of
+    their published data.
     """
 
     def __init__(

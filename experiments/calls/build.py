@@ -36,7 +36,7 @@ from experiments.run_directory import (
 )
 from experiments.saving.checkpoints import Checkpoints
 from experiments.saving.end_of_training import ResumableEnd
-from experiments.saving.environment import header, with_own_environment
+from experiments.saving.environment import environment, header, with_own_environment
 from experiments.saving.given_callbacks import fit_in
 from experiments.saving.metrics_table import MetricsTable, ResumableMetrics
 from experiments.saving.stop_signals import StopSignals
@@ -54,7 +54,10 @@ class ReadsTestSet(Callback):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Write `config.yaml` atomically, without arguments that apply only to a single call, below the environment."""
+    """Write `config.yaml` atomically, without arguments that apply only to a single call, below the environment.
+
+    For a prediction with a trained run, whose `config.yaml` stays, `predict.yaml` records settings and checkpoint.
+    """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         directory = trainer.log_dir  # a broadcast, so every rank reads it
@@ -68,6 +71,9 @@ class SaveConfig(SaveConfigCallback):
                 logger.log_hyperparams(settings)
         path = Path(directory, "config.yaml")
         if stage != "fit" and path.exists():
+            if stage == "predict":
+                checkpoint = self.config.get("ckpt_path")
+                write_text(path.with_name("predict.yaml"), header([environment()]) + self._text(checkpoint))
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         given = self.config.get("ckpt_path") if stage == "fit" else None

@@ -22,6 +22,7 @@ from experiments.run_directory import (
     tested_weights,
     write_test_metrics,
 )
+from experiments.saving.usage import measure
 from lightning_modules.interfaces import Generator, Pretrained
 
 TAKEN = ("ckpt_path", "weights_only", "verbose", "return_predictions")
@@ -37,10 +38,14 @@ def execute(run: BuiltRun) -> dict[str, float]:
     Raises:
         ValueError: if a checkpoint or an option is rejected, or a guard ends the run.
     """
+    add_usage = measure()
     try:
         with run.parsed.imports():
             return {"fit": fit, "test": test, "validate": validate, "predict": predict}[run.parsed.subcommand](run)
     finally:
+        own = run.parsed.subcommand == "fit" or (run.parsed.subcommand == "test" and run.parsed.resumed is None)
+        if own and run.trainer.is_global_zero and (run.parsed.folder.path / "config.yaml").is_file():
+            add_usage(run.parsed.folder.path)
         run.parsed.folder.held.close()
 
 

@@ -22,6 +22,7 @@ REQUIRED = ("paper", "method", "metric", "direction", "margin", "seeds")
 OF_BASELINE = ("baseline", "baseline_metric")
 OF_PUBLISHED = ("published", "uncertainty", "printed", "vary", "tried")
 OPTIONAL = ("name", "claimed", "predicted", "planned_seeds", "figure")
+ONLY_A_FIGURE = {"method", "figure"}
 TEXTS = ("name", "paper", "metric", "baseline_metric", "tried")
 SWITCHES = ("claimed", "predicted", "printed")
 NUMBERS = ("margin", "published", "uncertainty")
@@ -61,23 +62,33 @@ class Claim:
 
 
 def entries_of(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
-    """Yield the entries of a claim file, each with its place in error messages."""
+    """Yield the entries of a claim file, each with its place in error messages.
+
+    An entry `defaults: {key: value}` is not yielded. The entries below it have its keys, unless they state their own.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"claim file {path} {'is not a file' if path.exists() else 'does not exist'}")
     content = parse_yaml(text_of(path), path)
     entries = content if isinstance(content, list) else [content]
-    if not entries:
+    if all(isinstance(entry, Mapping) and set(entry) == {"defaults"} for entry in entries):
         raise ValueError(f"{path} contains no claim")
-    for number, entry in enumerate(entries, 1):
+    number, defaults = 0, {}
+    for entry in entries:
+        if isinstance(entry, Mapping) and set(entry) == {"defaults"}:
+            defaults = entry["defaults"]
+            if not isinstance(defaults, Mapping):
+                raise ValueError(f"{path}: defaults must be a mapping of keys of claims, got {defaults!r}")
+            continue
+        number += 1
         where = f"{path}, claim {number}" if len(entries) > 1 else str(path)
         if not isinstance(entry, Mapping):
             raise ValueError(f"{where} must be a mapping with the keys {', '.join(REQUIRED)}")
-        yield where, entry
+        yield where, entry if set(entry) == ONLY_A_FIGURE else {**defaults, **entry}
 
 
 def load_claims(path: Path) -> list[Claim]:
     """Read and check the statements of a claim file. Entries that have only a figure are left out."""
-    return [_claim(entry, path, where) for where, entry in entries_of(path) if set(entry) != {"method", "figure"}]
+    return [_claim(entry, path, where) for where, entry in entries_of(path) if set(entry) != ONLY_A_FIGURE]
 
 
 def _claim(entry: Mapping[str, object], path: Path, where: str) -> Claim:
@@ -269,7 +280,12 @@ def commands_of(claims: Sequence[Claim], program: str) -> Iterator[str]:
     for claim in claims:
         yield f"# {claim.name}"
         for arm, _ in claim.sides:
-            tested = " --test_after_fit true" * (arm.command == "fit")
-            alone = f"{program} {arm.command} --config {arm} --seed_everything {claim.seeds[0]}{tested}"
             for value in claim.vary.values if claim.vary else [""]:
-                yield " ".join([alone, *(f"--{key} {value}" for key in (claim.vary.keys if claim.vary else ()))])
+                varied = (f"--{key} {value}" for key in (claim.vary.keys if claim.vary else ()))
+                yield " ".join([command_of(arm, claim.seeds[0], program), *varied])
+
+
+def command_of(arm: Arm, seed: int, program: str) -> str:
+    """Return the command that runs an arm alone. With the command `train`, it is not tested."""
+    tested = " --test_after_fit true" * (arm.command == "fit")
+    return f"{program} {arm.command.replace('train', 'fit')} --config {arm} --seed_everything {seed}{tested}"

@@ -21,6 +21,8 @@ A claim file contains a mapping, or a list of mappings, with the keys
     predicted  false if it was not predicted, before the runs, that the statement holds
     planned_seeds   seeds that were stated before the runs, if the runs have others
     figure     a picture of the runs in docs/images, see experiments/pictures.py
+An item `- defaults: {direction: higher, seeds: [0, 1, 2]}` of the list gives these keys to the claims below it, up to
+the next such item. A claim's own keys take precedence.
 
 A claim holds if two conditions are met. First, the mean difference must reach the margin in the stated direction.
 Second, it must be significantly above 0 (or above the margin, if the margin is negative) in a one-sided paired t-test
@@ -50,7 +52,7 @@ from functools import partial
 from pathlib import Path
 
 from datamodules.files.whole_files import owned_path
-from experiments.arguments import PROGRAM
+from experiments.arguments import PROGRAM, add_figure_format
 from experiments.claims.statements import ABOVE, check_metrics, commands_of, plan_claims, select_claims, try_metrics
 from experiments.claims.verdicts import Row, decide, verdict_cells, write_claim_tables, write_claims
 from experiments.compare import show, write_comparison
@@ -68,6 +70,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, help="default: runs/claims/<folder of the claim file>")
     add_arguments(parser)
     parser.add_argument("--format", choices=FORMATS, help="print the verdicts in this form, and the rest to stderr")
+    add_figure_format(parser)
     parser.add_argument("--record", type=Path, help="claims.csv to update with the latest figures of every claim")
 
 
@@ -122,7 +125,10 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
                             file.write(f"{used:.1f}\n")
             for each in places:
                 if each.compared:
-                    show(write_comparison(each.compared, each.output, paired=False), each.output, console)
+                    found = write_comparison(
+                        each.compared, each.output, paired=False, figure_format=options.figure_format
+                    )
+                    show(found, each.output, console)
                 decided, rows = decide(each, failures)
                 write_claim_tables(rows, each.output)
                 verdicts += decided

@@ -10,7 +10,7 @@ To obtain a table of methods over settings, vary a key with --vary, in all confi
 name. The table has one row for each config, and one column for each value of the key. If every folder has one method
 and the same file names, the table has one row for each folder, and columns for its files:
 
-    python train.py compare configs/{cross_entropy,elr,elr_plus}/cifar10{,_asymmetric}.yaml --seeds 0 1 2 \\
+    python train.py compare configs/{cross_entropy,elr,elr_plus}/cifar{10,100}.yaml --seeds 0 1 2 \\
         --vary cifar10:data.label_noise.noise_rate=0.2,0.4,0.6,0.8
 
 table.png shows lines if one key varies, and heat maps if two keys vary. `--fit KEY` fits power laws in a varied key:

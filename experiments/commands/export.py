@@ -35,7 +35,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--preprocess",
         action="store_true",
-        help="build resizing and cropping into the program of a classifier, which then takes images of any size",
+        help="build resizing and cropping into the program of a classifier or segmenter, for images of any size",
     )
     sigma_help = "standard deviation of a smoothed classifier's noise, in pixel units; 0: no smoothing"
     parser.add_argument("--sigma", type=float, help=f"{sigma_help}; default: that of training")
@@ -69,9 +69,13 @@ def run(options: Namespace) -> int:
     if options.preprocess:
         if not hasattr(chosen, "PROGRAM"):
             raise ValueError("--preprocess needs a program: give --format torch or onnx")
-        if options.image_shape or cropped is None or trained is None or len(trained) != 3 or trained[1] != trained[2]:
-            raise ValueError("--preprocess needs the square training images of a classifier, without --image_shape")
-        crop = crop or Crop(trained[1], trained[1])  # as `predict` reads new images
+        if crop is None and cropped and trained and len(trained) == 3 and exported.kind != "segmenter":
+            crop = Crop(trained[1], trained[1])  # as `predict` reads new images
+        if options.image_shape or trained is None or crop is None or tuple(trained[1:]) != crop.shape:
+            raise ValueError(
+                "--preprocess needs the square images of a classifier, or of a segmenter with files of one size "
+                "(MaskFolders), without --image_shape"
+            )
         exported, more = with_preprocessing(exported, crop)
         sizes |= {"C": trained[0], "H": crop.resize, "W": crop.resize, **more}
     preprocessed = preprocessing(trained, crop, options.preprocess)
@@ -108,6 +112,7 @@ def _class_names(data: Any) -> list[str] | None:
 
 def _plain(module: Any) -> dict[str, Any] | None:
     """Return the network's weights without the layers that only training needs, or None if there are no such layers."""
+    from lightning_modules.backbones.adapters import adapter_names
     from lightning_modules.backbones.diffusion.export import merge_adapters
     from lightning_modules.interfaces import EffectiveNetwork
 
@@ -116,6 +121,6 @@ def _plain(module: Any) -> dict[str, Any] | None:
     network: Any = getattr(module, "network", None)
     while network is not None and hasattr(network, "network"):
         network = network.network
-    if network is None or not any("lora_" in name for name in network.state_dict()):
+    if network is None or not adapter_names(network):
         return None
     return merge_adapters(network, network.state_dict())

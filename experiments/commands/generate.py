@@ -51,6 +51,7 @@ def arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--mask", type=Path, help="mask for inpainting, white where the image is replaced")
     parser.add_argument("--strength", type=float, help="how much the image changes, in (0, 1]")
+    parser.add_argument("--clip_skip", type=int, help="last layers of its CLIP text encoders that a pipeline skips")
     parser.add_argument("--pairs", action="store_true", help="also generate from plain noise, to compare side by side")
     parser.add_argument("--accelerator", default="auto", help="auto (default), cpu, cuda or mps")
     parser.add_argument("--devices", type=int, default=1, help="number of devices; default: 1")
@@ -58,6 +59,8 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> int:
+    from dataclasses import fields
+
     import torch.distributed as dist
 
     from callbacks.generation.generated_folder import SHEET, generate_folder
@@ -67,9 +70,8 @@ def run(options: Namespace) -> int:
     from datamodules.arguments import at_least
     from datamodules.jobs.peers import PeerFailure
 
-    names = ("steps", "guidance", "negative_prompt", "height", "width", "image", "mask", "strength", "pairs")
     at_least(1, devices=options.devices, batch_size=options.batch_size)
-    settings = Settings(**{name: getattr(options, name) for name in names})
+    settings = Settings(**{each.name: getattr(options, each.name) for each in fields(Settings)})
     prompts = None if options.prompts is None else read_prompts(options.prompts, options.n)
     requests = image_requests(prompts, options.classes, options.n, options.seed)
     of_pipeline = {"dtype": options.dtype, "variant": options.variant, "local_files_only": options.local_files_only}

@@ -88,15 +88,17 @@ def _merge(options: Namespace, folder: Path, pushed: "Pushed") -> "Pushed":
     """Replace the pipeline with a pipeline in which the adapters are merged into the weights."""
     import shutil
 
-    from experiments.hub.pushed_folder import ADAPTERS, merged_network, remove_paths, with_pipeline
+    from experiments.hub.pushed_folder import ADAPTERS, adapted_network, merged_network, remove_paths, with_pipeline
     from experiments.load_run import load_run
     from lightning_modules.interfaces import SavesPipeline, require
 
     if network := merged_network(pushed):
         print(f"the LoRA was already merged: pipeline/{network} contains the merged weights")
         return pushed
-    if ADAPTERS not in pushed.pipeline:
-        raise ValueError(f"--merged needs a run with LoRA, but {options.run / 'pipeline' / ADAPTERS} does not exist")
+    if ADAPTERS not in pushed.pipeline and not adapted_network(pushed):
+        raise ValueError(
+            f"--merged needs a run with adapters, but {options.run / 'pipeline' / ADAPTERS} does not exist"
+        )
     model, _ = load_run(options.run, options.checkpoint)
     shutil.rmtree(folder / "pipeline", ignore_errors=True)
     require(model, SavesPipeline, "push --merged").save_pipeline(folder / "pipeline", merge=True)

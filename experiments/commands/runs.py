@@ -37,7 +37,8 @@ HEAD = """<!doctype html>
 <title>Runs</title>
 <style>
 body { font: 14px/1.4 system-ui, sans-serif; margin: 1rem; }
-td, th { padding: 2px 10px 2px 0; text-align: left; vertical-align: top; overflow-wrap: anywhere; }
+td, th { padding: 2px 10px 2px 0; text-align: left; vertical-align: top; }
+td:first-child, td:nth-last-child(2) { overflow-wrap: anywhere; }
 polyline { fill: none; stroke: #0072b2; stroke-width: 1.5; }
 </style>
 """

@@ -7,7 +7,8 @@ Only the data are built, not the model. Training samples are shown as they are a
 method is not trained, its test data are shown. The command writes samples.png and
 samples.html to the folder --output. The HTML file contains the picture, and tables of the keys of a batch (shape, type,
 range), of the number of samples of each class, and of the measured noise beside the noise that the configuration
-states. It can be opened in any browser, without a network.
+states. It can be opened in any browser, without a network. For files of images with captions, the command also reports
+the number of images of each size, enlarged and cropped images, equal files, and empty or cut captions.
 
 Ranges and noise are measured on the first batches of each split, which contain at least 1,000 samples (fewer if samples
 are large). Arguments after `--` override settings of the configuration. In Python, `callbacks.data_preview.plot` draws
@@ -47,6 +48,7 @@ def run(options: Namespace) -> int:
     from experiments.config_files import dump_yaml
     from experiments.parsing.class_paths import import_class_paths
     from experiments.parsing.readable_errors import readable
+    from lightning_modules.interfaces import DescribedData, DescribesCaptions
 
     try:
         parsed = parse(["fit", "--config", str(options.config), *options.overrides])
@@ -57,12 +59,15 @@ def run(options: Namespace) -> int:
         precision = parsed.settings.trainer.precision
         more = {"precision": precision} if str(precision).startswith("64") else {}
         recorded = record_splits(data, splits, **more)
+        described = data.describe() if "training" in splits and isinstance(data, DescribedData) else []
+        if described and isinstance(kind, DescribesCaptions):
+            described += kind.describe_captions(data, parsed.settings.model.as_dict().get("init_args") or {})
     except (ArgumentError, ValueError, TypeError, ImportError, MisconfigurationException) as error:
         raise ValueError(readable(error)) from error
     folder = options.output or Path("runs/show", options.config.resolve().parent.name, options.config.stem)
     settings = dump_yaml(parsed.settings.data.as_dict())
     with owned_folder(folder):
-        facts = write_report(recorded, data, str(options.config), settings, folder, options.samples)
+        facts = write_report(recorded, data, str(options.config), settings, folder, options.samples, described)
     for split, name, value in facts:
         print(f"{split}: {name}: {value}")
     print(f"written: {folder / 'samples.png'} and {folder / 'samples.html'}")

@@ -211,14 +211,18 @@ def describe_data(given: str | None, checksums: bool) -> Iterator[Row]:
 
 
 def published_sums() -> dict[str, dict[str, str]]:
-    """Return the MD5 sums that torchvision publishes, by dataset and file below the folder of the datasets."""
-    from torchvision.datasets import CIFAR10, CIFAR100, SVHN
+    """Return the MD5 sums that torchvision publishes, by dataset and file below the folder of the datasets.
+
+    Those of MNIST are of the downloaded archives, which torchvision leaves beside the files that are read.
+    """
+    from torchvision.datasets import CIFAR10, CIFAR100, MNIST, SVHN
 
     found = {
         name: {f"{kind.base_folder}/{file}": md5 for file, md5 in (*kind.train_list, *kind.test_list)}
         for name, kind in {"CIFAR-10": CIFAR10, "CIFAR-100": CIFAR100}.items()
     }
     files = [SVHN.split_list[split] for split in ("train", "test")]
+    found["MNIST archives"] = {f"MNIST/raw/{file}": md5 for file, md5 in MNIST.resources}
     return {**found, "SVHN": {str(file): str(md5) for _, file, md5 in files}}
 
 

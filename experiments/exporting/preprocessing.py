@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.files.image_files import Crop
+from datamodules.files.image_files import Crop, WholeImage
 
 RAW_CODE = """import numpy as np
 from PIL import Image
@@ -25,6 +25,12 @@ left, top = (round((side - {size}) / 2) for side in picture.size)
 picture = picture.crop((left, top, left + {size}, top + {size}))
 image = np.asarray(picture, "float32").transpose(2, 0, 1)[None] / 255  # [1, 3, {size}, {size}], in [0, 1]
 """
+WHOLE_CODE = """import numpy as np
+from PIL import Image
+
+picture = Image.open("picture.jpg").convert("{mode}").resize(({size}, {size}), Image.Resampling.{resampling})
+image = np.atleast_3d(np.asarray(picture, "float32")).transpose(2, 0, 1)[None] / 255  # [1, {channels}, {size}, {size}]
+"""
 
 
 def preprocessing(shape: Sequence[int] | None, crop: Crop | None, built_in: bool = False) -> dict[str, Any]:
@@ -36,8 +42,12 @@ def preprocessing(shape: Sequence[int] | None, crop: Crop | None, built_in: bool
         built_in: whether the program resizes and crops images itself.
     """
     found: dict[str, Any] = {} if shape is None else {"image_shape": list(shape)}
-    if crop is not None:
+    if isinstance(crop, WholeImage):
+        found |= {"resize": [crop.size, crop.size], "interpolation": crop.interpolation}
+    elif crop is not None:
         found |= {"resize_short_side": crop.resize, "interpolation": crop.interpolation, "centre_crop": crop.size}
+    if crop is not None and crop.data_range is not None:
+        found["data_range"] = crop.data_range
     return found | {"built_in": True} if built_in else found
 
 
@@ -66,8 +76,9 @@ def with_preprocessing(exported: Any, crop: Crop) -> tuple[Any, Mapping[str, int
 def resize_and_crop(image: Tensor, crop: Crop) -> Tensor:
     """Resize and crop images like Pillow, including its rounding to 8 bits after each of the two passes.
 
-    It is computed in float64, so that the rounding is the same on every runtime. Only elementwise operations and matrix
-    products are used, which every export format has for dynamic sizes.
+    Images that keep their depth (`crop.data_range`) are not rounded. It is computed in float64, so that the rounding is
+    the same on every runtime. Only elementwise operations and matrix products are used, which every export format has
+    for dynamic sizes.
 
     Args:
         image: images in [0, 1], `[B, C, H, W]`, of any height and width.
@@ -77,8 +88,11 @@ def resize_and_crop(image: Tensor, crop: Crop) -> Tensor:
         Images in [0, 1], `[B, C, crop.size, crop.size]`.
     """
     places = [torch.arange(side, device=image.device) for side in image.shape[2:]]
-    short = torch.minimum(*(place[-1] + 1 for place in places))
-    down, across = (_weights(place, short, crop) for place in places)
+    sides = [place[-1] + 1 for place in places]
+    shorts = sides if isinstance(crop, WholeImage) else [torch.minimum(*sides)] * 2
+    down, across = (_weights(place, short, crop) for place, short in zip(places, shorts, strict=True))
+    if crop.data_range is not None:
+        return (down @ (image.double() @ across.T)).to(image.dtype)
     wide = _eight_bits(_eight_bits(image.double() * 255) @ across.T)
     return (_eight_bits(down @ wide) / 255).to(image.dtype)
 
@@ -92,7 +106,7 @@ def _weights(place: Tensor, short: Tensor, crop: Crop) -> Tensor:
 
     Args:
         place: 0 ... length - 1.
-        short: length of the short side of the image.
+        short: length of the side that is resized to `crop.resize`.
         crop: how images are resized and cropped.
     """
     length = place[-1] + 1
@@ -129,22 +143,29 @@ def section(preprocessed: dict[str, Any]) -> list[str]:
     if "image_shape" in preprocessed:
         shape = " x ".join(map(str, preprocessed["image_shape"]))
         said.append(f"The training images had the shape {shape} (C x H x W).")
-    if "centre_crop" not in preprocessed:
+    if "interpolation" not in preprocessed:
         return ["## Preprocessing", *said]
-    resize, size, method = (preprocessed[key] for key in ("resize_short_side", "centre_crop", "interpolation"))
-    built_in = preprocessed.get("built_in", False)
+    method, built_in = preprocessed["interpolation"], preprocessed.get("built_in", False)
+    channels, size = preprocessed["image_shape"][0], preprocessed["image_shape"][-1]
+    mode, whole = "L" if channels == 1 else "RGB", "resize" in preprocessed
+    resize = size if whole else preprocessed["resize_short_side"]
     said.append(
-        f"In validation and testing, images were resized to {resize} pixels on the short side ({method}), and the "
-        f"central {size} x {size} pixels were cut out. "
-        + ("The program does this itself. Read new images as follows:" if built_in else "Prepare new images in the ")
-        + ("" if built_in else "same way:")
+        f"Whole images were resized to {size} x {size} pixels ({method}), regardless of their aspect ratio."
+        if whole
+        else f"In validation and testing, images were resized to {resize} pixels on the short side ({method}), and the "
+        f"central {size} x {size} pixels were cut out."
     )
-    if built_in:
-        channels = preprocessed["image_shape"][0]
-        code = RAW_CODE.format(mode="L" if channels == 1 else "RGB", channels=channels)
-        note = (
+    said += ["The program does this itself."] * built_in
+    if (white := preprocessed.get("data_range")) is not None:
+        said.append(f"The images had more than 8 bits: read all of them, and divide by {white:g}, the value of white.")
+        return ["## Preprocessing", " ".join(said)]
+    said.append("Read new images as follows:" if built_in else "Prepare new images in the same way:")
+    code = RAW_CODE if built_in else WHOLE_CODE if whole else CODE
+    code = code.format(resize=resize, size=size, resampling=method.upper(), mode=mode, channels=channels)
+    notes = []
+    if built_in and not whole:
+        notes.append(
             "For a JPEG file of at least four times this size, the run decoded at a lower resolution: the output may "
+            "differ slightly."
         )
-        return ["## Preprocessing", " ".join(said), f"```python\n{code}```", f"{note}differ slightly."]
-    code = CODE.format(resize=resize, size=size, resampling=method.upper())
-    return ["## Preprocessing", " ".join(said), f"```python\n{code}```"]
+    return ["## Preprocessing", " ".join(said), f"```python\n{code}```", *notes]

@@ -12,7 +12,7 @@ import yaml
 from datamodules.files.text_files import read_json_object
 from experiments.catalogue import Method, claims_of, find_methods, first_equation, parse_source
 from experiments.config_files import PROJECT
-from experiments.hub.pushed_folder import ADAPTERS, CONTROLNET, EMBEDDINGS, Pushed, merged_network
+from experiments.hub.pushed_folder import ADAPTERS, CONTROLNET, EMBEDDINGS, Pushed, adapted_network, merged_network
 from experiments.results import arrow, markdown, mean_and_std, read_csv, read_curves, read_test_metrics
 
 HUB_DATASETS = {
@@ -65,7 +65,7 @@ def model_card(pushed: Pushed, folder: Path, options: CardOptions) -> str:
     method = method_of(pushed.class_path)
     base = options.base_model or base_model(pushed.settings)
     diffusers, part = _loaded_by_diffusers(pushed)
-    relation = "adapter" if diffusers in ("adapters", "controlnet", "embeddings") else "finetune"
+    relation = "adapter" if diffusers in ("adapters", "peft", "controlnet", "embeddings") else "finetune"
     metadata = ModelCardData(
         base_model=base,
         base_model_relation=None if base is None else relation,
@@ -95,7 +95,7 @@ def model_card(pushed: Pushed, folder: Path, options: CardOptions) -> str:
         needed=", ".join(f"`{key}` (`{name}`)" for key, name in pushed.named.items()),
         diffusers=diffusers,
         part=part,
-        part_class=part and _class_name(folder, part),
+        part_class=_class_name(folder, part) if part and diffusers != "peft" else None,
         base=base or "BASE_MODEL",
         adapters=ADAPTERS,
         embeddings=[file for file in EMBEDDINGS if file in pushed.pipeline],
@@ -111,6 +111,8 @@ def _loaded_by_diffusers(pushed: Pushed) -> tuple[str | None, str | None]:
         return "network", network
     if ADAPTERS in pushed.pipeline:
         return "adapters", None
+    if network := adapted_network(pushed):
+        return "peft", network
     if f"{CONTROLNET}/config.json" in pushed.pipeline:
         return "controlnet", CONTROLNET
     if EMBEDDINGS[0] in pushed.pipeline:

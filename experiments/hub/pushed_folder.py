@@ -154,6 +154,11 @@ def merged_network(pushed: Pushed) -> str | None:
     return next((name for name in NETWORKS if f"{name}/config.json" in pushed.pipeline), None)
 
 
+def adapted_network(pushed: Pushed) -> str | None:
+    """Return the folder of adapters that peft loads into the network, and None if there are none."""
+    return next((name for name in NETWORKS if f"{name}/adapter_config.json" in pushed.pipeline), None)
+
+
 def remove_paths(pipeline: Path) -> None:
     """Replace local paths in the configurations of a pipeline with file names."""
     for file in (*pipeline.rglob("config.json"), *pipeline.rglob("*_config.json"), *pipeline.rglob("*_index.json")):

@@ -11,7 +11,7 @@ from experiments.results import csv_text, emphasised_text, markdown, table
 SPECIAL = {
     **{each: f"\\{each}" for each in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''"},  # \textquotedbl needs T1 fonts
     **{"[": "{[}", "]": "{]}", "*": "{*}"},  # after a line break \\, [ and * are its arguments
     **{"±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$"},
 }
@@ -28,7 +28,7 @@ class TextTable(NamedTuple):
 
 def escape_latex(text: str) -> str:
     """Escape a text for LaTeX. Minus signs before numbers are those of mathematics."""
-    plain = "".join(SPECIAL.get(each, each) for each in " ".join(text.split()))
+    plain = "".join(SPECIAL.get(each, each) for each in " ".join(text.split())).replace("--", "-{}-")  # no dash
     return re.sub(r"(?<![\w.$-])-(?=[\d.])", "$-$", plain)
 
 

@@ -1,5 +1,6 @@
 """Parser of configurations that supports `base`, checks class paths and prints short help texts."""
 
+import json
 import os
 import re
 from pathlib import Path
@@ -31,7 +32,10 @@ class ShortHelp(DefaultHelpFormatter):
 
 
 class Parser(LightningArgumentParser):
-    """Parser that checks class paths. It ignores `base: FILE` in a configuration, because `ConfigFile` applies it."""
+    """Parser that checks class paths, and replaces `$FOLDER` in a configuration by the folder of its file.
+
+    It ignores `base: FILE` in a configuration, because `ConfigFile` applies it.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, formatter_class=ShortHelp, **kwargs)
@@ -48,7 +52,8 @@ class Parser(LightningArgumentParser):
         return super().parse_args(args, *more, **kwargs)
 
     def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Namespace:
-        return super().parse_string(with_placeholder(without_base_line(content)), *args, **kwargs)
+        own = content.replace("$FOLDER", json.dumps(os.getcwd())[1:-1])  # jsonargparse works in the folder of a file
+        return super().parse_string(with_placeholder(without_base_line(own)), *args, **kwargs)
 
     def validate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> None:
         """Check the values as jsonargparse does, then the class paths in them. Each nested class has its own parser."""

@@ -141,15 +141,10 @@ class Study:
 
     def end(self, trial: Trial) -> None:
         """Record the result of a trial whose run has ended. A trial whose metric is not finite has failed."""
-        curves = read_curves(self.directory(trial) / "metrics.csv")
-        known = [name for name in curves if "test/" not in name]
-        if missing := next((each.name for each in self.metrics if each.name not in known), None):
-            raise ValueError(f"--metric {missing}: trial {trial.number} did not log it{choose_from(missing, known)}")
+        values = tested_values(self.directory(trial), [each.name for each in self.metrics])
         marks = self._marks(trial)
         self.noisy = self.noisy or bool(marks.get("noisy_validation_labels"))
-        at = self._epoch(trial, curves)
-        values = [own[max(e for e in own if e <= max(at, min(own)))] for own in (curves[m.name] for m in self.metrics)]
-        trial.curve = curves[self.metrics[0].name]
+        trial.curve = self._curve(trial)
         trial.epochs = len(trial.curve)
         if all(map(math.isfinite, values)):
             trial.state, trial.values = "pruned" if marks["pruned"] else "complete", tuple(values)
@@ -168,15 +163,6 @@ class Study:
 
     def _curve(self, trial: Trial) -> Mapping[int, float]:
         return read_curves(self.directory(trial) / "metrics.csv").get(self.metrics[0].name, {})
-
-    def _epoch(self, trial: Trial, curves: Mapping[str, Mapping[int, float]]) -> float:
-        """Return the epoch of the checkpoint that `test` would load: the best one if the configuration says so."""
-        settings = flatten_settings(mapping_of(self.directory(trial) / "config.yaml"))
-        monitored = curves.get(str(settings.get("checkpoint.monitor")))
-        if settings.get("checkpoint.test_checkpoint") != "best" or not monitored:
-            return math.inf
-        choose = max if settings.get("checkpoint.mode", "max") == "max" else min
-        return choose(monitored, key=monitored.__getitem__)
 
     def of_state(self, state: str) -> list[Trial]:
         return [each for each in self.trials if each.state == state]
@@ -229,6 +215,23 @@ class Study:
             }
             write_text(path, f"# Trial {trial.number} of a search over {config}: {result}\n{dump_yaml(layer)}")
         return paths
+
+
+def tested_values(directory: Path, names: Sequence[str]) -> list[float]:
+    """Read metrics of a run at the epoch of the checkpoint that `test` would load: the last one or the best one."""
+    curves = read_curves(directory / "metrics.csv")
+    known = [name for name in curves if "test/" not in name]
+    if missing := next((each for each in names if each not in known), None):
+        raise ValueError(
+            f"--metric {missing}: {directory.name.replace('_', ' ')} did not log it{choose_from(missing, known)}"
+        )
+    settings = flatten_settings(mapping_of(directory / "config.yaml"))
+    monitored = curves.get(str(settings.get("checkpoint.monitor")))
+    at = math.inf
+    if settings.get("checkpoint.test_checkpoint") == "best" and monitored:
+        choose = max if settings.get("checkpoint.mode", "max") == "max" else min
+        at = choose(monitored, key=monitored.__getitem__)
+    return [own[max(e for e in own if e <= max(at, min(own)))] for own in (curves[name] for name in names)]
 
 
 def dominates(goals: Sequence[float], others: Sequence[float]) -> bool:

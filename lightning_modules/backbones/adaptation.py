@@ -9,49 +9,58 @@ trains a norm m_i for each row i of the weight:
 
     y_i = m_i (W + s B A)_i x / |(W + s B A)_i|.
 
-Here m_i starts at |W_i|, and the gradient treats the norm in the denominator as a constant.
+Here m_i starts at |W_i|, and the gradient treats the norm in the denominator as a constant. LoHa, LoKr and OFT are
+other adapters of peft: the product of two low-rank matrices by elements, the Kronecker product of two matrices, and a
+rotation of the layer's inputs in blocks.
 
 Source: Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022, arXiv 2106.09685; Kalajdzievski, A
 Rank Stabilization Scaling Factor for Fine-Tuning with LoRA, 2023, arXiv 2312.03732; Liu et al., DoRA: Weight-Decomposed
-Low-Rank Adaptation, ICML 2024, arXiv 2402.09353; Chen et al., Training Deep Nets with Sublinear Memory Cost,
-arXiv 1604.06174, for gradient checkpointing.
+Low-Rank Adaptation, ICML 2024, arXiv 2402.09353; Hyeon-Woo et al., FedPara, ICLR 2022, arXiv 2108.06098, for LoHa; Yeh
+et al., Navigating Text-To-Image Customization, ICLR 2024, arXiv 2309.14859, for LoKr; Qiu et al., Controlling
+Text-to-Image Diffusion by Orthogonal Finetuning, NeurIPS 2023, arXiv 2306.07280, for OFT; Chen et al., Training Deep
+Nets with Sublinear Memory Cost, arXiv 1604.06174, for gradient checkpointing.
 """
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.utils.checkpoint import checkpoint
 
-from datamodules.arguments import at_least, only_with, positive
+from datamodules.arguments import at_least, one_of, only_with, positive
+from lightning_modules.backbones.adapters import adapter_names
 from lightning_modules.backbones.normalized import BATCH_NORM, Normalized
 from lightning_modules.backbones.weights import join_names
 from lightning_modules.torch_internals import tree_leaves, tree_map
 
 Tuning = Literal["full", "lora", "frozen"]
+Kind = Literal["lora", "loha", "lokr", "oft"]
 Precision = Literal["float32", "bfloat16", "float16"]
 HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
 class Adapters:
-    """Low-rank adapters of a network's layers. They are added only if `tuning` is lora.
+    """Adapters of a network's layers. They are added only if `tuning` is lora.
 
     Args:
-        rank: r, rank of the adapters.
+        rank: r, rank of the adapters; for OFT, the size of the blocks in which a layer's inputs are rotated.
         targets: layers to adapt, given by name or by the last part of the name; None adapts the projections of the
             attention in a diffusion pipeline, and every `nn.Linear` in other networks.
         alpha: alpha, which sets the scale of the adapters, alpha / r. None sets alpha to r.
         dropout: dropout probability of an adapter's inputs.
         rslora: use rank-stabilised LoRA, which scales adapters by alpha / sqrt(r).
         dora: use DoRA, which also trains the row norms of the adapted weights.
+        kind: class of peft: `lora`, `loha`, `lokr` or `oft`.
+        gaussian: initialise the matrices A of LoRA from a normal distribution with standard deviation 1 / r, as the
+            scripts of diffusers do, and not from a uniform distribution.
     """
 
     rank: int = 4
@@ -60,15 +69,36 @@ class Adapters:
     dropout: float = 0.0
     rslora: bool = False
     dora: bool = False
+    kind: Kind = "lora"
+    gaussian: bool = False
 
     def __post_init__(self) -> None:
         at_least(1, **{"adapters.rank": self.rank})
         positive(**{"adapters.alpha": self.alpha})
+        one_of(get_args(Kind), **{"adapters.kind": self.kind})
+        for_lora = {f"adapters.{key}": getattr(self, key) for key in ("dropout", "rslora", "dora", "gaussian")}
+        only_with("adapters.kind lora", self.kind == "lora", Adapters, **for_lora)
+        only_with("adapters.kind lora, loha or lokr", self.kind != "oft", Adapters, **{"adapters.alpha": self.alpha})
 
     def check_tuning(self, tuning: Tuning) -> None:
         """Reject settings of adapters if `tuning` is not lora."""
         settings = {f"adapters.{key}": value for key, value in vars(self).items()}
         only_with("tuning lora", tuning == "lora", Adapters, **settings)
+
+    def config(self, targets: str) -> Any:
+        """Return the configuration of peft for the layers whose names match a pattern."""
+        import peft
+
+        alpha = self.rank if self.alpha is None else self.alpha
+        if self.kind == "lora":
+            return peft.LoraConfig(
+                r=self.rank, lora_alpha=alpha, lora_dropout=self.dropout, target_modules=targets,
+                use_rslora=self.rslora, use_dora=self.dora, init_lora_weights="gaussian" if self.gaussian else True,
+            )  # fmt: skip
+        if self.kind == "oft":
+            return peft.OFTConfig(oft_block_size=self.rank, target_modules=targets)
+        kinds: dict[str, Any] = {"loha": peft.LoHaConfig, "lokr": peft.LoKrConfig}
+        return kinds[self.kind](r=self.rank, alpha=alpha, target_modules=targets)
 
 
 def adapt(
@@ -187,14 +217,14 @@ def _cast(values: Any, dtype: torch.dtype) -> Any:
 
 
 def with_lora(network: nn.Module, adapters: Adapters = Adapters(), trainable: list[str] | None = None) -> nn.Module:
-    """Add low-rank adapters, and freeze all other parameters and the running statistics of batch normalisation.
+    """Add adapters, and freeze all other parameters and the running statistics of batch normalisation.
 
     The adapters initially do not change the output. Adapters and other trainable submodules use float32, even if the
     weights have half precision. The state dict contains the original weights and the adapters. The arguments are
     described in `adapt`.
     """
     try:
-        from peft import LoraConfig, inject_adapter_in_model
+        from peft import inject_adapter_in_model
     except ImportError as error:
         raise ImportError("tuning by lora needs peft: pip install 'noiseworks[lora]'") from error
     trained = _submodules(network, list(trainable or ()))
@@ -223,17 +253,13 @@ def with_lora(network: nn.Module, adapters: Adapters = Adapters(), trainable: li
                 f"{_adaptable(layers)}"
             )
         chosen = [name for found in matches.values() for name in found]
-    config = LoraConfig(
-        r=adapters.rank,
-        lora_alpha=adapters.rank if adapters.alpha is None else adapters.alpha,
-        lora_dropout=adapters.dropout,
-        target_modules="|".join(map(re.escape, chosen)),
-        use_rslora=adapters.rslora,
-        use_dora=adapters.dora,
-    )
-    inject_adapter_in_model(config, network)
+    large = [name for name in chosen if max(getattr(layers[name], "kernel_size", (1,))) > 1]
+    if adapters.kind == "oft" and large:  # peft's adapter changes the output of such a layer before training
+        raise ValueError(f"adapters.kind oft is only for linear layers and 1 x 1 convolutions, got {join_names(large)}")
+    inject_adapter_in_model(adapters.config("|".join(map(re.escape, chosen))), network)
+    added = adapter_names(network)
     for name, parameter in network.named_parameters():
-        parameter.requires_grad = "lora_" in name
+        parameter.requires_grad = name in added
         if parameter.requires_grad and parameter.dtype in HALF:
             parameter.data = parameter.data.float()
     if adapters.dora:
@@ -278,11 +304,9 @@ def with_gradient_checkpointing(network: nn.Module) -> nn.Module:
     own = ("enable_gradient_checkpointing", "gradient_checkpointing_enable", "set_grad_checkpointing")
     method = next((getattr(network, name) for name in own if hasattr(network, name)), None)
     if method is not None and not any(isinstance(module, BATCH_NORM) for module in network.modules()):
-        try:
+        with suppress(AssertionError, ValueError):  # the class of the network does not implement it
             method()
-        except (AssertionError, ValueError) as error:
-            raise ValueError(f"gradient_checkpointing is not supported by {type(network).__name__}") from error
-        return network
+            return network
     blocks = list(_blocks(network))
     if not blocks:
         raise ValueError(

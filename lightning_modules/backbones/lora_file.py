@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from lightning_modules.backbones.adapters import adapter_names
 from lightning_modules.backbones.weights import check_safetensors, join_names, loaded_from, on_meta
 
 
@@ -54,7 +55,8 @@ def load_lora(network: Any, pipeline: Any, part: str, path: str) -> None:
     if not any("lora_A" in name for name in state):
         state, alphas = convert_unet_state_dict_to_peft(state), convert_unet_state_dict_to_peft(alphas)
     alphas = {name.partition(".lora_")[0]: value for name, value in alphas.items()}
-    own = {name.replace(".default", ""): parameter for name, parameter in network.named_parameters() if "lora_" in name}
+    added = adapter_names(network)
+    own = {name.replace(".default", ""): each for name, each in network.named_parameters() if name in added}
     for key, names in (("has no", own.keys() - state.keys()), ("has further", state.keys() - own.keys())):
         if names:
             raise ValueError(

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from datamodules.arguments import one_of
 from datamodules.files.text_files import read_json_object
 from lightning_modules.backbones.adaptation import Adapters, Precision, Tuning
+from lightning_modules.backbones.weight_copies import compute_with_copies, offloaded_names
 from lightning_modules.torch_internals import leave_out_of_ddp
 
 Quantization = Literal["float8", "int8", "nf4"]
@@ -30,13 +31,16 @@ NETWORKS = ("unet", "transformer")
 """Names of the parts of a pipeline that can be quantised."""
 
 
-def check_quantization(quantization: Quantization | None, tuning: Tuning, network: Path) -> None:
+def check_quantization(
+    quantization: Quantization | None, tuning: Tuning, network: Path, adapters: Adapters = Adapters()
+) -> None:
     """Reject an unsupported quantisation before any weights are loaded.
 
     Args:
         quantization: quantisation to apply; None applies no quantisation.
         tuning: which parameters are trained; see `adapt`.
         network: folder of the denoising network in a local pipeline; if it does not exist, its config is not checked.
+        adapters: settings of the adapters.
     """
     one_of((None, *get_args(Quantization)), quantization=quantization)
     stored = _stored_method(network)
@@ -46,6 +50,8 @@ def check_quantization(quantization: Quantization | None, tuning: Tuning, networ
     if quantization and stored:
         raise ValueError(f"quantization: the weights in {network} are already quantised; leave out {quantization}")
     package = PACKAGES.get(quantization) if quantization else stored
+    if package and adapters.kind != "lora":
+        raise ValueError(f"adapters.kind must be lora with weights quantised by {package}, got {adapters.kind}")
     if package and package in PACKAGES.values() and find_spec(package) is None:
         needed_by = f"quantization {quantization} needs" if quantization else f"the quantised weights in {network} need"
         raise ImportError(f"{needed_by} {package}: pip install 'noiseworks[quantized]'")
@@ -93,6 +99,9 @@ def store_in_float8(network: Any, adapters: Adapters, dtype: Precision | None) -
     network.enable_layerwise_casting(FLOAT8, getattr(torch, dtype or "float32"))
     # Adapters stay in float32, so peft must still cast their inputs.
     HookRegistry.check_if_exists_or_initialize(network).remove_hook("peft_autocast_disable", recurse=True)
+    for layer in network.modules():
+        if any(parameter.dtype == FLOAT8 for parameter in layer.parameters(recurse=False)):
+            compute_with_copies(layer, getattr(torch, dtype or "float32"))
 
 
 def is_quantized(network: nn.Module) -> bool:
@@ -101,11 +110,12 @@ def is_quantized(network: nn.Module) -> bool:
 
 
 def prepare_for_ddp(module: nn.Module) -> None:
-    """Exclude quantised weights from DistributedDataParallel, which cannot broadcast all of them.
+    """Exclude quantised and offloaded weights from DistributedDataParallel, which cannot broadcast all of them.
 
     No broadcast is needed, because every rank loads the same weights from the pipeline.
     """
     names = [name for name, parameter in module.named_parameters() if _is_quantized(parameter)]
+    names += offloaded_names(module)
     if names:
         leave_out_of_ddp(module, names)
 

@@ -7,9 +7,9 @@ channels. The decoder concatenates its features with those of the encoder. The e
 columns and cosines in its odd columns. The sine in column j and the cosine in the next column have frequency
 10000^{-2j/100}. The last block contains a LayerNorm with parameters, but does not apply it.
 
-Source: the tutorial on denoising diffusion probabilistic models by B. Pulfer; the parameters have the tutorial's names.
-The fixed table c(t), which the tutorial's weight files may contain as `time_embed.weight`, is computed here, and is not
-read from the file.
+Source: B. Pulfer's tutorial (the parameters have its names) on Ho, Jain and Abbeel, Denoising Diffusion Probabilistic
+Models, NeurIPS 2020, arXiv 2006.11239. The fixed table c(t), which the tutorial's weight files may contain as
+`time_embed.weight`, is computed here, and is not read from the file.
 """
 
 import itertools

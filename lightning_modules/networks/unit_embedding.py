@@ -7,7 +7,7 @@ from torch import Tensor, nn
 class UnitEmbeddingClassifier(nn.Module):
     """Compute the logits W z / |z| + b for an image's embedding z.
 
-    Source: the authors' code of LSA (Albert et al., ECCV 2024).
+    Source: code of Albert, Arazo, O'Connor and McGuinness (LSA), ECCV 2024, arXiv 2407.05528.
 
     Args:
         network: maps images `[B, C, H, W]` in [0, 1] to embeddings `[B, num_features]`.

@@ -47,6 +47,7 @@ from datamodules.batches import LabelledImageBatch
 from datamodules.distributed.collectives import world_size
 from lightning_modules.backbones.replacement import layers_named, replace_layers
 from lightning_modules.full_precision import at_least_float32, in_full_precision
+from lightning_modules.linear_algebra import cholesky_factor
 from lightning_modules.losses.mixing import SoftLabels
 from lightning_modules.method_module import MethodModule
 from lightning_modules.optim.optimizers import constant, optimizer_config, sgd, trainable_parameters
@@ -77,12 +78,6 @@ def layer_rows(layer: nn.Linear | nn.Conv2d, inputs: Tensor) -> Iterator[Tensor]
     kernel: Any = (layer.kernel_size, layer.dilation, layer.padding, layer.stride)
     for images in inputs.split(max(1, AT_ONCE // numbers)):
         yield F.unfold(images, *kernel).transpose(1, 2).flatten(end_dim=1)
-
-
-def cholesky_factor(matrix: Tensor, shift: float) -> Tensor:
-    """Compute the lower Cholesky factor of A + s I for a positive semidefinite A, without a host synchronisation."""
-    shifted = matrix + shift * torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-    return torch.linalg.cholesky_ex(shifted, check_errors=False).L
 
 
 def precondition_gradient(gradient: Tensor, factor: Tensor, rows: Tensor | None, ridge: float) -> Tensor:

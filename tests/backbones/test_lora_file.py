@@ -86,5 +86,11 @@ def test_files_of_other_adapters_are_rejected(text_to_image: Path, xl: Path, tmp
             lora(folder, given, **options)
     with pytest.raises(FileNotFoundError, match=r"weights\.lora must be a \.safetensors file, and there is none at"):
         lora(text_to_image, tmp_path / "missing.safetensors")
-    with pytest.raises(ValueError, match=r"weights\.lora is used only with tuning lora: leave it at None"):
+    with pytest.raises(
+        ValueError, match=r"weights\.lora is used only with tuning lora and adapters\.kind lora: leave it"
+    ):
         text_to_image_pipeline(str(text_to_image), Weights(lora=str(file)), "full")
+    with pytest.raises(
+        ValueError, match=r"weights\.lora is used only with tuning lora and adapters\.kind lora: leave it"
+    ):
+        lora(text_to_image, file, kind="loha")

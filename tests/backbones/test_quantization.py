@@ -91,6 +91,25 @@ def test_outputs_and_gradients_are_those_of_dequantised_weights(quantization: st
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("fixture", ["text_to_image", "xl", "sana"])
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_convolutions_in_float8_have_the_gradients_of_their_rounded_weights(
+    fixture: str, recomputed: bool, request: pytest.FixtureRequest
+) -> None:
+    folder = str(request.getfixturevalue(fixture))
+    kind = type(text_to_image_pipeline(folder))
+    options: Any = {"tuning": "lora", "gradient_checkpointing": recomputed}
+    model, plain = (kind(folder, weights=Weights(quantization=each), **options) for each in ("float8", None))
+    moved(model)
+    plain.network.load_state_dict(dequantized_state(model.network))
+    gradients = []
+    for each in (model.train(), plain.train()):
+        t = torch.tensor([0.3] if fixture == "sana" else [300])
+        each(noise(model, 1, side_of(fixture)), t, model.encode_prompts(["a cat"])).square().sum().backward()
+        gradients.append([parameter.grad for parameter in each.parameters() if parameter.requires_grad])
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+
+
 def test_adapters_on_bfloat16_are_float32(quantization: str, flux: Path) -> None:
     weights = Weights(quantization=quantization, dtype="bfloat16")
     model = Flux(str(flux), weights, "lora", gradient_checkpointing=True).train()
@@ -220,6 +239,8 @@ REJECTED: list[tuple[str, Callable[[Path], Any], type[Exception], str]] = [
      "tuning: the weights in .*/transformer are quantised, and quantised weights cannot be trained"),
     ("twice", lambda folder: Flux(str(folder), weights=Weights(quantization="int8")), ValueError,
      "quantization: the weights in .*/transformer are already quantised; leave out int8"),
+    ("kind", lambda _: Flux("/nowhere", Weights(quantization="int8"), "lora", Adapters(kind="oft")), ValueError,
+     "adapters.kind must be lora with weights quantised by torchao, got oft"),
     ("unknown", lambda _: Flux("/nowhere", weights=Weights(quantization="int3")), ValueError,  # type: ignore[arg-type]
      "quantization must be one of None, float8, int8, nf4, got 'int3'"),
 ]  # fmt: skip

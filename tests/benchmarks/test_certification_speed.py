@@ -1,5 +1,6 @@
 """Cost of certification: time relative to the bare network, and network evaluations relative to the published loop."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import beta, norm
-from torch import Tensor
+from torch import Tensor, nn
 
 from experiments.load_run import load_run
 from lightning_modules.networks.cifar_resnet import CIFARResNet
@@ -84,6 +85,22 @@ def test_draws_per_second_are_the_bare_networks_images_per_second(batch_size: in
     loop = 1 / paired_ratio(published, bare, rounds=5)
     report(f"  the published loop, for comparison, batch {batch_size}", loop, "")
     assert speed >= 0.95
+
+
+@pytest.mark.parametrize("name", ["ResNet-20", "a linear network"])
+@torch.inference_mode()
+def test_certification_beside_the_published_loop(name: str, report: Report) -> None:
+    network = CIFARResNet(20).eval() if name == "ResNet-20" else nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+    images = [LabelledImage(i, torch.rand(3, 32, 32), 0) for i in range(4 if name == "ResNet-20" else 30)]
+
+    def published() -> None:
+        for image in images:
+            published_certify(network, image.image, 100, 300, 400)
+
+    mode = FixedSampling(n0=100, n=300)
+    ratio = paired_ratio(lambda: certify(network, mode, 400, images), published, 7, time.process_time)
+    report(f"CPU time of certification, n0 = 100, n = 300, batches of 400, {name}, over that loop", ratio, "<= 1.05")
+    assert ratio <= 1.05
 
 
 def planes(count: int = 100) -> tuple[Callable[[Tensor], Tensor], list[LabelledImage], np.ndarray]:

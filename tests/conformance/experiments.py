@@ -3,6 +3,7 @@
 import functools
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,28 @@ import torch
 from experiments.calls.parse import parse
 from experiments.claims.arms import Arm
 from experiments.claims.statements import load_claims
+from experiments.leaderboards.fields import load_boards
 from tests.command import ROOT
 from tests.parsed_once import parsing_once
 
 CONFIGS = ROOT / "configs"
 NO_CONFIGURATIONS = {"claim.yaml"}  # files of the command claim
-NO_EXPERIMENTS = {"callbacks", "trainer", "own_data"}  # layers for a second --config, and templates for own data
+NO_EXPERIMENTS = {"callbacks", "trainer", "own_data", "leaderboards"}  # layers, templates, and files of other commands
 EXPERIMENTS = [
     path
     for path in sorted(CONFIGS.glob("*/*.yaml"))
     if path.name not in NO_CONFIGURATIONS and path.parent.name not in NO_EXPERIMENTS
 ]
 CLAIMS = [claim for file in sorted(CONFIGS.glob("*/claim.yaml")) for claim in load_claims(file)]
-ARMS = list(dict.fromkeys(arm for claim in CLAIMS for arm, _ in claim.sides if arm.overrides))
-"""Configurations with overrides that claims run."""
+CELLS = [
+    replace(entry.arm, overrides=(*entry.arm.overrides, *(entry.trials or ((),))[-1]))
+    for file in sorted((CONFIGS / "leaderboards").glob("*.yaml"))
+    for board in load_boards(file).values()
+    for entry in board.entries
+]
+"""Configurations of leaderboards, with the settings of the last trial."""
+ARMS = list(dict.fromkeys([*(arm for claim in CLAIMS for arm, _ in claim.sides if arm.overrides), *CELLS]))
+"""Configurations with overrides that claims and leaderboards run."""
 HEADER_ARMS = [
     Arm(path, tuple(shlex.split(line)))
     for path in EXPERIMENTS

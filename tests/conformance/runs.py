@@ -90,8 +90,10 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def tables(directory: Path) -> dict[str, Path]:
-    """Return the tables that a run has written, except those in folders whose names contain a hash of the weights."""
-    found = (path for path in sorted(directory.rglob("*.csv")) if "_rows/" not in str(path))
+    """Return the tables that a run has written, without its times and folders that are named by a hash."""
+    found = (
+        path for path in sorted(directory.rglob("*.csv")) if "_rows/" not in str(path) and path.name != "usage.csv"
+    )
     return {str(path.relative_to(directory)): path for path in found}
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from experiments.claims.arms import Arm, flags
 from experiments.config_files import base_of, flatten_settings, load_yaml, mapping_of, settings_of
-from tests.conformance.experiments import CLAIMS, CONFIGS, EXPERIMENTS, TRAINERS, experiments, name
+from tests.conformance.experiments import CLAIMS, CONFIGS, EXPERIMENTS, HEADER_ARMS, TRAINERS, experiments, name
 
 OWN_KEYS = {
     "subgm": {"data.table.measurements"},
@@ -167,16 +167,18 @@ def claimed_pairs() -> Iterator[tuple[Arm, Arm]]:
         yield Arm(baseline.with_name("demo.yaml")), Arm(baseline)
 
 
-def paper_pairs() -> Iterator[tuple[Path, Path]]:
-    """Pair ELR and ELR+ with cross-entropy on each dataset; the paper trains them with the same settings."""
-    for baseline in sorted((CONFIGS / "cross_entropy").glob("*.yaml")):
-        if (method := CONFIGS / "elr" / baseline.name).is_file():
-            yield method, baseline
-        elif baseline.stem.endswith("_preact18"):
-            yield CONFIGS / "elr_plus" / baseline.name.replace("_preact18", ""), baseline
+def paper_pairs() -> Iterator[tuple[Arm, Arm]]:
+    """Pair ELR and ELR+ with cross-entropy on the same labels; the paper trains them with the same settings."""
+    for baseline in (*map(Arm, sorted((CONFIGS / "cross_entropy").glob("*.yaml"))), *HEADER_ARMS):
+        folder = "elr_plus" if "PreActResNet18" in str(baseline) else "elr"
+        method = CONFIGS / folder / baseline.config.name
+        if baseline.config.parent.name == "cross_entropy" and method.is_file():
+            arms = [Arm(method), *(arm for arm in HEADER_ARMS if arm.config == method)]
+            noise = [arm.settings.get("data.label_noise.class_path") for arm in (baseline, *arms)]
+            yield arms[noise[1:].index(noise[0])], baseline
 
 
-PAIRS = list(dict.fromkeys([*claimed_pairs(), *((Arm(one), Arm(other)) for one, other in paper_pairs())]))
+PAIRS = list(dict.fromkeys([*claimed_pairs(), *paper_pairs()]))
 
 
 @pytest.mark.parametrize(("method", "baseline"), PAIRS, ids=name)

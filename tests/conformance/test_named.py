@@ -35,7 +35,9 @@ PAGES = [
 """Hand-written pages; the others are generated from the headers."""
 LAYERS = [path for folder in ("callbacks", "trainer") for path in sorted((CONFIGS / folder).glob("*.yaml"))]
 EXPERIMENTS = [
-    path for path in sorted(CONFIGS.glob("*/*.yaml")) if path.name not in NO_CONFIGURATIONS and path not in LAYERS
+    path
+    for path in sorted(CONFIGS.glob("*/*.yaml"))
+    if path.name not in NO_CONFIGURATIONS and path not in LAYERS and path.parent.name != "leaderboards"
 ]
 
 

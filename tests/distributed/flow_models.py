@@ -42,14 +42,14 @@ class WithoutCaptions(CaptionedClasses):
 class ConditionedDigits(CaptionedFolder):
     """Coloured digits in a folder, with their negatives as condition images."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, image_size: int = 16) -> None:
         self.folder = tempfile.TemporaryDirectory()
         images, conditions = (Path(self.folder.name, name) for name in ("images", "conditions"))
         for number, pixels in enumerate(ColouredDigits(count).training().image[:count]):
             for directory, values in ((images, pixels), (conditions, 255 - pixels)):
                 directory.mkdir(exist_ok=True)
                 Image.fromarray(values.permute(1, 2, 0).numpy()).save(directory / f"{number}.png")
-        super().__init__(str(images), image_size=16, prompt="a digit", condition_dir=str(conditions))
+        super().__init__(str(images), image_size=image_size, prompt="a digit", condition_dir=str(conditions))
 
 
 def tiny_flow_model(family: Literal["flux", "stable_diffusion_3"]) -> TextToImage:

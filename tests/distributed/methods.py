@@ -236,6 +236,16 @@ ON_FROZEN_PIPELINE = {
 }
 """Settings for training with a frozen pipeline, on the images of `flow_finetuning`."""
 
+
+def conditioned_digits(count: int, image_size: int, **options: float) -> dict[str, Any]:
+    """Return the settings of a dataset of coloured digits with condition images, in a run on several datasets."""
+    arguments = {"count": count, "image_size": image_size}
+    return {
+        "images": {"class_path": "tests.distributed.flow_models.ConditionedDigits", "init_args": arguments},
+        **options,
+    }
+
+
 METHODS = {
     "elr": Method("elr/demo", DIGITS_WITH_VALIDATION),
     "cross_entropy": Method("elr/demo_baseline", DIGITS_WITH_VALIDATION),
@@ -535,9 +545,9 @@ METHODS = {
             "model.init_args.loss": {"dpo_beta": 100.0},
             "model.init_args.average_decay": 0.0,
             "model.init_args.caption_dropout": 0.3,
-            "data.init_args.images": {
-                "class_path": "tests.distributed.flow_models.ConditionedDigits",
-                "init_args": {"count": 20},
+            "data.init_args.images": {  # 16 or fewer samples of 16 pixels and 6 or fewer of 32, with two weights
+                "class_path": "datamodules.prompts.several_sets.SeveralSets",
+                "init_args": {"sets": [conditioned_digits(8, 16, repeats=2), conditioned_digits(6, 32, weight=0.5)]},
             },
             "data.init_args.augmentation": {"flip": True},
             "data.init_args.loading.num_workers": 0,

@@ -39,7 +39,8 @@ def put(path: Path, text: str) -> None:
 def main() -> None:
     command = sys.argv[1]
     assert command in ("fit", "test")
-    tunes = "tune" in given("--resume") + given("--run_directory")
+    place = given("--resume") + given("--run_directory")
+    tunes = "tune" in place or ("trial_" in place and not given("--test_after_fit"))
     assert given("--test_after_fit") == ("true" if command == "fit" and not tunes else "")
     directory = Path(given("--resume") or given("--run_directory"))
     if given("--resume"):

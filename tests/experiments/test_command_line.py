@@ -225,6 +225,19 @@ def test_a_run_is_not_resumed_with_other_settings(
     assert (finished / "config.yaml").read_bytes() == before
 
 
+def test_the_settings_of_a_prediction_are_recorded_beside_those_of_the_run(finished: Path, tmp_path: Path) -> None:
+    run, picture = shutil.copytree(finished, tmp_path / "run"), tmp_path / "7.png"
+    Image.new("L", (9, 9), 70).save(picture)
+    before = (run / "config.yaml").read_bytes()
+    assert train.main(["predict", "--resume", str(run), "--data.predict_dir", str(picture)]) == 0
+    assert (run / "config.yaml").read_bytes() == before
+    text = (run / "predict.yaml").read_text()
+    assert text.startswith("# environment: ")
+    recorded = yaml.safe_load(text)
+    assert recorded["data"]["init_args"]["predict_dir"] == str(picture)
+    assert recorded["ckpt_path"] == str(run / "checkpoints" / "last.ckpt")
+
+
 def test_a_class_that_only_the_run_names_is_not_imported_to_compare(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

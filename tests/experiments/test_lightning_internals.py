@@ -77,6 +77,7 @@ OVERRIDDEN = {
     "lightning.pytorch.cli.LightningCLI._parse_ckpt_path": "self",
     "lightning.pytorch.cli.LightningCLI._set_seed": "self",
     "jsonargparse.DefaultHelpFormatter._get_help_string": "self action",
+    "torch.nn.Module._apply": "self fn recurse",
 }
 """Private functions that our classes override; the overrides would not be called if Lightning renamed the functions."""
 ATTRIBUTES = {
@@ -112,6 +113,8 @@ OTHERS = {
     "base._internal_dict": "of diffusers: from_transformer of its ControlNets changes that configuration",
     "kind._model_mapping": "of transformers: the class of a kind of configuration",
     "torchmetrics.functional.image.lpips._LPIPS": "of torchmetrics: the public class fetches weights",
+    "processor._attention_backend": "of diffusers: whether a network has a choice of backends",
+    "diffusers._check_attention_backend_requirements": "of diffusers: called before a pipeline is loaded",
     "network._keep_in_fp32_modules": "of transformers and diffusers: layers that must stay in single precision",
     "each._is_protocol": "typing.is_protocol came with Python 3.13",
     "torch.ops.aten._scaled_dot_product_flash_attention_for_cpu": "the name of an operation",

@@ -72,6 +72,11 @@ def test_each_run_has_its_state_epoch_metrics_and_the_command_that_continues_it(
     assert rows["killed"]["continue or reason"] == f"python train.py fit --resume {killed}"
     assert rows["failed"]["continue or reason"].startswith(f"python train.py fit --resume {failed} # ValueError: the")
     assert "\x1b" not in str(rows)
+    (killed / "trained.csv").write_text("metric,value\npruned,1\n")  # a trial of `tune` that ended early
+    assert read_run(killed).state == "finished"
+    (killed / "trained.csv").unlink()
+    shutil.copy2(failed / "traceback.txt", folder / "elr/demo/finished")  # a later prediction has failed
+    assert read_run(folder / "elr/demo/finished").state == "finished"
     assert listed(capsys, folder, "--state", "killed", "failed", "--method", "elr").keys() == {"killed", "failed"}
     assert next(iter(listed(capsys, folder, "--sort", "test/accuracy"))) == "finished"
     assert train.main(["runs", str(folder), "--sort", "test/acuracy"]) == 2

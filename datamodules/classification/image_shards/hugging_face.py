@@ -77,6 +77,11 @@ class ImagesInDataset(EncodedImages):
         starts = every[::ROWS_AT_ONCE]
         return [size_in_header(*each) for start in starts for each in self._encode(every[start:][:ROWS_AT_ONCE])]
 
+    def encoded(self) -> Iterator[bytes]:
+        for row in range(len(self.label)):
+            [(place, content)] = self._encode([row])
+            yield Path(place).read_bytes() if content is None else content
+
     def read(self, row: Tensor, uniform: Tensor | None, crop: Crop) -> Tensor:
         batch = torch.empty(len(row), 3, *crop.shape, dtype=torch.uint8)
         numbers = [None] * len(row) if uniform is None else uniform.tolist()

@@ -79,6 +79,9 @@ class ImagesInShards(EncodedImages):
         found = [self._sizes_in(shard) for shard in range(len(self.shards))]
         return [(height, width) for each in found for height, width in each.tolist()]
 
+    def encoded(self) -> Iterator[bytes]:
+        return (content for row in range(len(self.label)) for *_, content in self._locate(np.array([row])))
+
     def _sizes_in(self, shard: int) -> NDArray[np.int64]:
         key = self.identity(shard)
         if key not in _SIZES:

@@ -5,7 +5,8 @@
 Here, x is the image, and g * x is x blurred with the Gaussian kernel g. The kernel has 51 taps and a standard deviation
 of 8, which is OpenCV's default for this size.
 
-Source: Real-ESRGAN's code (BasicSR), with which RealBasicVSR sharpens its ground-truth frames.
+Source: code of Wang et al., Real-ESRGAN, ICCVW 2021, arXiv 2107.10833 (BasicSR), with which RealBasicVSR sharpens its
+ground-truth frames.
 """
 
 import numpy as np

@@ -26,7 +26,7 @@ def write(folder: Path, export: Export) -> str:
     with TemporaryDirectory() as saved:
         export.module.save_pipeline(Path(saved))
         if not (Path(saved) / LORA).is_file():
-            raise ValueError(f"{NEEDED}; this run has no adapters")
+            raise ValueError(f"{NEEDED}; this run has no adapters of kind lora")
         with safe_open(Path(saved) / LORA, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is not a mapping
             settings: dict[str, Any] = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))

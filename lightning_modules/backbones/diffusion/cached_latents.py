@@ -1,7 +1,7 @@
 """Compute the latents and the caption embeddings of a dataset once, on all ranks, and cache them on disk."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,12 @@ AT_ONCE = 64
 
 
 class OneSizeArrays:
-    """Index several arrays, one for each image size, as if they were one array.
+    """Index several arrays, one for each dataset and image size, as if they were one array.
 
     Rows that are fetched together must have the same size.
 
     Args:
-        arrays: one array for each size.
+        arrays: one array for each dataset and size.
         which: for each row, the index of the array that contains it, `[N]`.
         place: for each row, its index within this array, `[N]`.
     """
@@ -44,7 +44,13 @@ class OneSizeArrays:
         self.place = place
 
     def __getitem__(self, row: NDArray[np.int64]) -> NDArray[Any]:
-        return self.arrays[self.which[row[0]]][self.place[row]]
+        which, place = self.which[row], self.place[row]
+        if (which == which[0]).all():
+            return self.arrays[which[0]][place]
+        found = np.empty((len(row), *self.arrays[which[0]].shape[1:]), self.arrays[which[0]].dtype)
+        for number in np.unique(which):
+            found[which == number] = self.arrays[number][place[which == number]]
+        return found
 
 
 class HalfPrecision:
@@ -109,6 +115,8 @@ def _cache_set(
         return rows
 
     known = {"captions": hashlib.sha256("\n".join(texts).encode()).hexdigest()} | _digest(network.text_encoders)
+    if network.clip_skip is not None:
+        known["clip_skip"] = network.clip_skip
     rows = _array(folder, "prompts", known, len(texts), prompts)
     for key in network.prompt_fields:
         stored = rows[key]
@@ -129,16 +137,34 @@ def _latents(
         Arrays with the rows of all images followed by the rows of all mirrored images, and the offset from the row of
         an image to the row of its mirrored image. Without mirrored images, the offset is 0.
     """
+    parts = source.parts if isinstance(source, CroppedImages) else [source]
+    masked = isinstance(source, CroppedImages) and source.masked
+    which, place = np.empty(len(source.label), np.int64), np.empty(len(source.label), np.int64)
+    counts: list[int] = []
+    found: dict[str, list[NDArray[Any]]] = {key: [] for key in ("moments", *(["loss_mask"] if masked else []))}
+    first = 0
+    for part in parts:
+        for rows, arrays in _latents_of_sizes(network, part, flip, masked, folder, device):
+            which[first + rows], place[first + rows] = len(counts), np.arange(len(rows))
+            counts.append(len(rows))
+            for key, array in arrays.items():
+                found[key].append(array)
+        first += len(part.label)
+    if flip:
+        which, place = np.concatenate([which, which]), np.concatenate([place, place + np.array(counts)[which]])
+    return {key: OneSizeArrays(each, which, place) for key, each in found.items()}, len(source.label) * flip
+
+
+def _latents_of_sizes(
+    network: LatentDiffusion, source: ImageSource, flip: bool, masked: bool, folder: str, device: torch.device
+) -> Iterator[tuple[NDArray[np.int64], dict[str, NDArray[Any]]]]:
+    """Compute the latents of a dataset; for each size of images, yield the rows of the images and the arrays."""
     cropped = source if isinstance(source, CroppedImages) else None
     bucket = np.zeros(len(source.label), dtype=np.int64) if cropped is None else cropped.bucket
-    which, place = np.unique(bucket, return_inverse=True)[1], np.empty_like(bucket)
     images = source_fingerprint(source if cropped is None else cropped.source)
     masks = "" if cropped is None or cropped.masks is None else source_fingerprint(cropped.masks)
-    found: dict[str, list[NDArray[Any]]] = {key: [] for key in ("moments", *(["loss_mask"] if masks else []))}
-    counts = np.bincount(which)
-    for number in range(len(counts)):
-        rows = np.flatnonzero(which == number)
-        place[rows] = np.arange(len(rows))
+    for number in np.unique(bucket):
+        rows = np.flatnonzero(bucket == number)
         crop = {} if cropped is None else cropped.crop_of(rows)
         shape = list(source.fetch(torch.from_numpy(rows[:1]), None).shape[1:])
         known = {"images": images, "rows": hashlib.sha256(rows.data).hexdigest(), "shape": shape, "mirrored": flip}
@@ -154,8 +180,10 @@ def _latents(
             return network.moments(fetched(source.fetch, start, stop) / source.data_range).float().cpu().numpy()
 
         array = _array(folder, "latents", known | crop | _digest(network.vae), total, moments)
-        found["moments"].append(array)
-        if masks:
+        found = {"moments": array}
+        if masked and not masks:
+            found["loss_mask"] = np.broadcast_to(np.float32(1), (total, 1, *array.shape[-2:]))
+        elif masks:
             assert cropped is not None
             size = array.shape[-2:]
             fetch = partial(fetched, cropped.fetch_masks)
@@ -163,10 +191,8 @@ def _latents(
             def mask(start: int, stop: int, fetch: Any = fetch, size: Any = size) -> NDArray[Any]:
                 return interpolate(fetch(start, stop) / 255, size, mode="area").cpu().numpy()
 
-            found["loss_mask"].append(_array(folder, "masks", known | crop | {"masks": masks, "of": size}, total, mask))
-    if flip:
-        which, place = np.concatenate([which, which]), np.concatenate([place, place + counts[which]])
-    return {key: OneSizeArrays(each, which, place) for key, each in found.items()}, len(source.label) * flip
+            found["loss_mask"] = _array(folder, "masks", known | crop | {"masks": masks, "of": size}, total, mask)
+        yield rows, found
 
 
 def _digest(part: torch.nn.Module) -> dict[str, Any]:

@@ -140,8 +140,8 @@ class Flux2(FlowTransformer):
             timestep=(timestep / self.scheduler.config.num_train_timesteps).expand(count),
             guidance=torch.full([count], self.training_guidance, device=latent.device) if guided else None,
             encoder_hidden_states=prompts.embedding.to(latent.dtype),
-            txt_ids=image_positions(1, 1, prompts.embedding.shape[1], latent.device),
-            img_ids=image_positions(height, width, 1, latent.device),
+            txt_ids=token_positions(1, 1, prompts.embedding.shape[1], latent.device),
+            img_ids=token_positions(height, width, 1, latent.device),
         ).sample
         return output.transpose(1, 2).unflatten(2, (height, width))
 
@@ -151,6 +151,6 @@ class Flux2(FlowTransformer):
         return {"prompt_embeds": prompts.embedding, **negative}
 
 
-def image_positions(height: int, width: int, length: int, device: torch.device) -> Tensor:
+def token_positions(height: int, width: int, length: int, device: torch.device) -> Tensor:
     """List the position (0, row, column, index in the text) of each token, as the pipeline does."""
     return torch.cartesian_prod(*(torch.arange(size, device=device) for size in (1, height, width, length)))

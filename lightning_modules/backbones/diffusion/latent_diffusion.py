@@ -16,7 +16,7 @@ class LatentDiffusion(Protocol):
     """A latent text-to-image model built from a diffusers pipeline.
 
     `TextToImage` implements this protocol for Stable Diffusion and SDXL. Every other model family is a subclass of
-    `TextToImage`. Such a subclass defines the parts and classes of its pipeline, the methods `embedded` and `forward`,
+    `TextToImage`. Such a subclass defines the parts and classes of its pipeline, the methods `embed` and `forward`,
     and its default LoRA targets, and is exported by the `__init__.py` of this package.
     """
 
@@ -31,6 +31,8 @@ class LatentDiffusion(Protocol):
     prediction: NetworkPrediction
     """Predicted quantity: epsilon, v_prediction or sample for diffusion, and flow (e - z) for flow matching."""
     parts: Sequence[str]
+    clip_skip: int | None
+    """Number of last layers of the text encoders that prompts skip; None skips no layer."""
 
     @property
     def prompt_fields(self) -> tuple[str, ...]:

@@ -23,8 +23,8 @@ HUB_NAME = r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?"
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 """Parts that no method of this project uses. A safety checker would bias comparisons, as it blackens some images."""
 WEIGHTS = {"diffusers": "diffusion_pytorch_model.safetensors", "transformers": "model.safetensors"}
-FULL_PRECISION = ("vae",)
 MOST_TOKENS = 4096
+FULL_PRECISION = ("vae",)
 """Parts that are always loaded in float32. The autoencoder of SDXL would overflow in half precision."""
 
 
@@ -262,15 +262,18 @@ def _load(
     return found
 
 
-def clip_tokenizers(name_or_path: str, local_files_only: bool = False) -> tuple[str, list[Any]]:
-    """Load only the tokenizers of a pipeline's CLIP text encoders, without loading any neural network.
+def tokenizers_of(
+    name_or_path: str, local_files_only: bool = False, encoders: tuple[str, ...] = ("CLIPTextModel",)
+) -> tuple[str, dict[str, Any]]:
+    """Load only the tokenizers of a pipeline's text encoders, without loading any neural network.
 
     Args:
         name_or_path: local folder written by `save_pretrained`, or name of a pipeline on the Hugging Face Hub.
         local_files_only: never download files; a pipeline given by name must be in the Hugging Face cache.
+        encoders: beginnings of the names of classes of text encoders; the tokenizers of others are not loaded.
 
     Returns:
-        The diffusers class of the pipeline, and the tokenizers in the order of the text encoders.
+        The diffusers class of the pipeline, and the tokenizers by their names, in the order of the text encoders.
     """
     folder = Path(name_or_path).expanduser()
     if not folder.is_dir():
@@ -280,10 +283,10 @@ def clip_tokenizers(name_or_path: str, local_files_only: bool = False) -> tuple[
         folder = Path(snapshot_download(name_or_path, allow_patterns=files, local_files_only=local_files_only))
     index = _index(str(folder), True)
     classes = _classes(str(folder), index)
-    encoders = [name for name, (_, kind) in classes.items() if kind.startswith("CLIPTextModel")]
-    names = sorted(name.replace("text_encoder", "tokenizer") for name in encoders)
+    chosen = [name for name, (_, kind) in classes.items() if kind.startswith(encoders)]
+    names = sorted(name.replace("text_encoder", "tokenizer") for name in chosen)
     found = _load(folder, {name: classes[name] for name in names if name in classes}, None, {}, None)
-    return str(index.get("_class_name")), [*found.values()]
+    return str(index.get("_class_name")), found
 
 
 def _check_whole(name_or_path: str, pipeline: Any) -> None:

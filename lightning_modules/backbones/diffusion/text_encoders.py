@@ -2,13 +2,14 @@
 
 import inspect
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from datamodules.arguments import within
 from lightning_modules.backbones.diffusion.pipelines import quiet_transformers
 
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
@@ -70,23 +71,43 @@ def quiet_truncation(pipeline: Any) -> Iterator[None]:
         logger.removeFilter(keeps)
 
 
-def tokens_of(pipeline: Any, texts: Sequence[str]) -> Iterator[tuple[str, int, list[int]]]:
+def tokens_of(
+    pipeline: type, tokenizers: Mapping[str, Any], texts: Sequence[str]
+) -> Iterator[tuple[str, int, list[int]]]:
     """Count the tokens of texts, for each CLIP, BERT or T5 tokenizer of a pipeline.
+
+    Args:
+        pipeline: class of the pipeline.
+        tokenizers: tokenizers by their names. Other parts of the pipeline are ignored.
+        texts: the texts.
 
     Yields:
         The name of the tokenizer, the number of tokens that its text encoder reads, and the number of tokens of each
         text.
     """
-    longest = inspect.signature(type(pipeline).__call__).parameters.get("max_sequence_length")
-    for name in ("tokenizer", "tokenizer_2", "tokenizer_3"):
-        tokenizer: Any = getattr(pipeline, name, None)
-        if not type(tokenizer).__name__.startswith(("CLIP", "Bert", "T5")):
+    longest = inspect.signature(pipeline.__call__).parameters.get("max_sequence_length")
+    for name, tokenizer in tokenizers.items():
+        if not (name.startswith("tokenizer") and type(tokenizer).__name__.startswith(("CLIP", "Bert", "T5"))):
             continue  # the texts of language models are parts of longer instructions
         reads = tokenizer.model_max_length
         if longest is not None and type(tokenizer).__name__.startswith("T5"):
             reads = longest.default
         with quiet_transformers():
             yield name, reads, [len(each) for each in tokenizer(list(texts), truncation=False)["input_ids"]]
+
+
+def skip_last_layers(encoders: Sequence[Any], clip_skip: int, is_xl: bool) -> None:
+    """Check the number of last layers that prompts skip, and let diffusers find the layers after them.
+
+    Args:
+        encoders: CLIP text encoders of a pipeline.
+        clip_skip: number of layers.
+        is_xl: whether the pipeline is an SDXL pipeline, which never reads the last layer.
+    """
+    within(1, min(each.config.num_hidden_layers for each in encoders) - is_xl, clip_skip=clip_skip)
+    for each in encoders:
+        if not hasattr(each, "text_model"):  # diffusers 0.42 reads this attribute, which transformers 5 has removed
+            vars(each)["text_model"] = each  # not a submodule
 
 
 class TextEncoders(nn.Module):
@@ -102,6 +123,8 @@ class TextEncoders(nn.Module):
     text_encoders: nn.ModuleList
     _known: tuple[dict[str, Prompts], Prompts] | None = None
     _further: tuple[str, ...] = ()
+    trains_text: bool = False
+    """Whether the text encoders have adapters, such that embeddings have gradients in training."""
 
     def embed(self, texts: list[str], device: torch.device) -> Prompts:
         """Embed B texts, each truncated or padded to the same length; the text encoders are on `device`."""
@@ -115,21 +138,21 @@ class TextEncoders(nn.Module):
         """Embed n empty prompts, as the pipeline does for guidance; the text encoders are on `device`."""
         return self.embedded_negative([""] * n, device)
 
-    @torch.no_grad()
     def encode_prompts(self, texts: Sequence[str]) -> Prompts:
         """Embed B texts, each truncated or padded to the encoder's length; the result is on the network's device."""
         if self._known is None:
-            return self.embed(list(texts), self._encoding_device()).to(self._network_device())
+            with self._gradients():
+                return self.embed(list(texts), self._encoding_device()).to(self._network_device())
         unknown = [text for text in texts if text not in self._known[0]]
         if unknown:
             raise ValueError(f"the text encoders were freed after caching, and cannot embed the prompt {unknown[0]!r}")
         return concatenate_prompts([self._known[0][text] for text in texts]).to(self._network_device())
 
-    @torch.no_grad()
     def empty_prompts(self, n: int) -> Prompts:
         """Embed n empty prompts, as the pipeline does for guidance; the embeddings are on the network's device."""
         if self._known is None:
-            return self.embedded_empty(n, self._encoding_device()).to(self._network_device())
+            with self._gradients():
+                return self.embedded_empty(n, self._encoding_device()).to(self._network_device())
         return self._known[1].rows([0] * n).to(self._network_device())
 
     @torch.no_grad()
@@ -174,6 +197,9 @@ class TextEncoders(nn.Module):
                 setattr(self.pipeline, name, None)
         self.__dict__.pop("text_encoders", None)
         self.text_encoders = nn.ModuleList()
+
+    def _gradients(self) -> torch.set_grad_enabled:
+        return torch.set_grad_enabled(self.trains_text and torch.is_grad_enabled())
 
     def _encoding_device(self) -> torch.device:
         return next(self.text_encoders.parameters()).device

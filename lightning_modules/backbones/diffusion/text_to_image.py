@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from datamodules.arguments import one_of, only_with
 from lightning_modules.backbones.adaptation import Adapters, Precision, Tuning, adapt, frozen
+from lightning_modules.backbones.attention_backends import check_attention_backend, set_attention_backend
 from lightning_modules.backbones.diffusion.autoencoder_latents import AutoencoderLatents
 from lightning_modules.backbones.diffusion.guidance import PipelineSampling
 from lightning_modules.backbones.diffusion.pipelines import check_schedule, diffusers_pipeline
-from lightning_modules.backbones.diffusion.text_encoders import ENCODERS, Prompts, TextEncoders
+from lightning_modules.backbones.diffusion.text_encoders import ENCODERS, Prompts, TextEncoders, skip_last_layers
 from lightning_modules.backbones.lora_file import load_lora
 from lightning_modules.backbones.quantization import (
     Quantization,
@@ -32,6 +33,7 @@ from lightning_modules.backbones.quantization import (
     quantization_config,
     store_in_float8,
 )
+from lightning_modules.backbones.weight_copies import offload_blocks
 
 Sampler = Literal[
     "DDIMScheduler",
@@ -57,6 +59,10 @@ class Weights:
             None does not quantise weights.
         lora: `.safetensors` file of a LoRA, with the names of diffusers or kohya, at which training of the adapters
             starts; None starts at adapters that do not change the output. It is allowed only if `tuning` is lora.
+        offload_blocks: keep the frozen weights of the network's blocks on the CPU, and copy those of one layer at a
+            time to the GPU; training needs tuning lora and gradient checkpointing.
+        attention_backend: implementation of attention, by the name that diffusers gives it, such as native, flash or
+            sage; None uses PyTorch's. Only for networks for which diffusers has a choice.
     """
 
     config: str | None = None
@@ -65,6 +71,26 @@ class Weights:
     dtype: Precision | None = None
     quantization: Quantization | None = None
     lora: str | None = None
+    offload_blocks: bool = False
+    attention_backend: str | None = None
+
+    def check(self, tuning: Tuning, adapters: Adapters, gradient_checkpointing: bool) -> None:
+        """Reject options that do not work together, before any weights are loaded."""
+        for_lora = tuning == "lora" and adapters.kind == "lora"
+        only_with("tuning lora and adapters.kind lora", for_lora, Weights, **{"weights.lora": self.lora})
+        check_attention_backend(self.attention_backend)
+        if not self.offload_blocks:
+            return
+        for key, value, needed in (
+            ("tuning", tuning, ("lora", "frozen")),
+            ("gradient_checkpointing", gradient_checkpointing, (True,) if tuning == "lora" else (True, False)),
+            ("adapters.dora", adapters.dora, (False,)),
+            ("weights.quantization", self.quantization, (None, "float8")),
+        ):
+            if value not in needed:
+                raise ValueError(
+                    f"{key} must be {' or '.join(map(str, needed))} with weights.offload_blocks, got {value}"
+                )
 
 
 class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
@@ -88,6 +114,11 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
             noise levels.
         sampler_spacing: timestep spacing of `sampler`, such as trailing for SDXL-Lightning; None uses the spacing of
             the pipeline's scheduler.
+        text_adapters: settings of adapters of the text encoders, which are trained with those of the U-Net; None leaves
+            the text encoders as they are.
+        clip_skip: number of last layers of the CLIP text encoders that prompts skip, as in the pipeline's argument; 1
+            is called `clip skip 2` by programs that count from 1. None skips no layer. As in the pipeline, negative and
+            empty prompts skip no layer. Only for Stable Diffusion and SDXL.
     """
 
     parts: Sequence[str] = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -122,12 +153,23 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
         prediction_types: Sequence[str] = ("epsilon", "v_prediction"),
         sampler: Sampler | None = None,
         sampler_spacing: Spacing | None = None,
+        text_adapters: Adapters | None = None,
+        clip_skip: int | None = None,
     ) -> None:
         super().__init__()
+        only_with("Stable Diffusion and SDXL", type(self).embed is TextToImage.embed, TextToImage, clip_skip=clip_skip)
         only_with("a sampler", sampler is not None, TextToImage, sampler_spacing=sampler_spacing)
         one_of((None, *get_args(Spacing)), sampler_spacing=sampler_spacing)
         adapters.check_tuning(tuning)
-        check_quantization(weights.quantization, tuning, Path(pipeline).expanduser() / self.parts[0])
+        weights.check(tuning, adapters, gradient_checkpointing)
+        if text_adapters is not None:
+            kinds = (tuning, adapters.kind, text_adapters.kind)
+            if kinds != ("lora",) * 3 or offload_text_encoders:
+                raise ValueError(
+                    "text_adapters need tuning lora, adapters of kind lora and offload_text_encoders false, "
+                    f"got {', '.join(kinds)} and {offload_text_encoders}"
+                )
+        check_quantization(weights.quantization, tuning, Path(pipeline).expanduser() / self.parts[0], adapters)
         self.pipeline = diffusers_pipeline(
             pipeline, self.parts, weights.config, weights.variant, weights.dtype, weights.local_files_only,
             self.pipeline_class, self.part_classes, families(),
@@ -152,16 +194,27 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
             gradient_checkpointing,
             None if tuning == "full" else weights.dtype,
         )
+        set_attention_backend(self.network, weights.attention_backend)
         if weights.quantization == "float8":
             store_in_float8(self.network, adapters, weights.dtype)
+        if weights.offload_blocks:
+            offload_blocks(self.network)
         if weights.lora is not None:
-            only_with("tuning lora", tuning == "lora", Weights, **{"weights.lora": weights.lora})
             load_lora(self.network, self.pipeline, self.parts[0], weights.lora)
-        encoders = (getattr(self.pipeline, name, None) for name in ENCODERS)
-        self.text_encoders = nn.ModuleList(frozen(encoder) for encoder in encoders if encoder is not None)
+        self.is_xl = getattr(self.network.config, "addition_embed_type", None) == "text_time"
+        found = (getattr(self.pipeline, name, None) for name in ENCODERS)
+        encoders = [encoder for encoder in found if encoder is not None]
+        if text_adapters is not None:
+            self.trains_text = True
+            encoders = [
+                _adapt_text_encoder(each, text_adapters, gradient_checkpointing, self.is_xl) for each in encoders
+            ]
+        self.text_encoders = nn.ModuleList(encoders if self.trains_text else map(frozen, encoders))
+        if clip_skip is not None:
+            skip_last_layers([*self.text_encoders], clip_skip, self.is_xl)
+        self.clip_skip = clip_skip
         if offload_text_encoders:
             self.offload_text_encoders()
-        self.is_xl = getattr(self.network.config, "addition_embed_type", None) == "text_time"
         saving_what_is_trained(self)
         self.prepare_parts()
 
@@ -192,8 +245,15 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
         return n, self.latent_channels, (height or size) // scale, (width or size) // scale
 
     def embed(self, texts: list[str], device: torch.device) -> Prompts:
+        return self._embed(texts, device, self.clip_skip)
+
+    def embedded_negative(self, texts: list[str], device: torch.device) -> Prompts:
+        return self.embed(texts, device) if self.clip_skip is None else self._embed(texts, device, None)
+
+    def _embed(self, texts: list[str], device: torch.device, clip_skip: int | None) -> Prompts:
+        skip = {} if clip_skip is None else {"clip_skip": clip_skip}
         found = self.pipeline.encode_prompt(
-            prompt=texts, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
+            prompt=texts, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False, **skip
         )
         return Prompts(found[0], found[2] if self.is_xl else None)
 
@@ -273,6 +333,16 @@ def _check(name: str, network: Any, channels: int, tuning: Tuning) -> Any:
     if tuning == "full" and is_quantized(network):
         raise ValueError(f"tuning: {name} has quantised weights; set tuning to lora, got full")
     return network.float() if tuning == "full" else network
+
+
+def _adapt_text_encoder(encoder: Any, adapters: Adapters, gradient_checkpointing: bool, is_xl: bool) -> Any:
+    """Add adapters to the layers of a CLIP text encoder that have an effect: SDXL ignores the last one of the first."""
+    unread = (
+        f".layers.{encoder.config.num_hidden_layers - 1}." if is_xl and not hasattr(encoder, "text_projection") else " "
+    )
+    wanted = tuple(f".{target}" for target in adapters.targets or ("q_proj", "k_proj", "v_proj", "out_proj"))
+    targets = [name for name, _ in encoder.named_modules() if name.endswith(wanted) and unread not in name]
+    return adapt(encoder, "lora", None, replace(adapters, targets=targets or adapters.targets), gradient_checkpointing)
 
 
 def saving_what_is_trained(module: nn.Module) -> None:

@@ -62,6 +62,7 @@ class CaptionDropout:
         for each in self.probabilities:
             within(0, 1, "[)", caption_dropout=each)
         self._empty: Prompts | None = None
+        self._trained: Any = None
         self._regions: list[Region] = []
 
     @property
@@ -81,12 +82,15 @@ class CaptionDropout:
         """Embed the empty prompt; this method must be called before training."""
         if self.active:
             self._empty = network.empty_prompts(1)
+            self._trained = network if network.trains_text else None
             self._regions = encoder_regions(network) if self.by_encoder else []
 
     def __call__(self, prompts: Prompts) -> Prompts:
         """Drop randomly chosen captions of a training batch."""
         if self._empty is None:
             return prompts
+        if self._trained is not None:  # the embedding changes in each step
+            self._empty = self._trained.empty_prompts(1)
         device, count = prompts.embedding.device, len(prompts.embedding)
         chosen = [sample_rows(torch.rand, (count,), device) < each for each in self.probabilities]
         if not self.by_encoder:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from datamodules.distributed.collectives import broadcast, run_seed
 from datamodules.files.module_hash import hash_of_module, hash_of_tensors
@@ -15,6 +15,7 @@ from datamodules.jobs.resumable_map import ResumableMap
 from datamodules.jobs.stores import png_files
 from datamodules.prompts.class_images import ClassImages
 from datamodules.randomness.generators import generator_of, sample_like
+from lightning_modules.backbones.adapters import adapter_names
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from lightning_modules.tasks.writers import levels_of
 
@@ -46,15 +47,14 @@ def generate_class_images(network: TextToImage, images: ClassImages, trained_ste
             f"model is already fine-tuned: restore the images, or start a new run"
         )
     size = images.image_shape[1]
-    # The hash of the model excludes the weights of adapters, because adapters have no effect before training.
-    frozen = {name: each for name, each in network.network.state_dict().items() if "lora_" not in name}
+    text = network.text_encoders
     settings = {
         "prompt": images.prompt,
         "image_size": size,
         "seed": run_seed(),
-        "network": hash_of_tensors(frozen),
+        "network": hash_of_tensors(_frozen(network.network)),
         "vae": hash_of_module(network.vae),
-        "text_encoders": hash_of_module(network.text_encoders),
+        "text_encoders": hash_of_tensors(_frozen(text)) if network.trains_text else hash_of_module(text),
         "scheduler": type(network.scheduler).__name__,
         **sampling,
     }
@@ -73,3 +73,9 @@ def generate_class_images(network: TextToImage, images: ClassImages, trained_ste
     # A comparison trains several runs at once with the same class images: all but the first wait for them.
     with ResumableMap(store, settings, file, remedy, name="class images", patience=math.inf) as job:
         job.run(images.keys, compute)
+
+
+def _frozen(network: nn.Module) -> dict[str, Any]:
+    """Return the weights to hash: all but those of adapters, which have no effect before training."""
+    added = adapter_names(network)
+    return {name: each for name, each in network.state_dict().items() if name not in added}

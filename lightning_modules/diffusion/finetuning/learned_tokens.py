@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from datamodules.arguments import one_of, within
-from lightning_modules.backbones.diffusion.pipelines import clip_tokenizers
+from lightning_modules.backbones.diffusion.pipelines import tokenizers_of
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 
 Property = Literal["object", "style"]
@@ -118,11 +118,11 @@ def check_pipeline_files(network: Mapping[str, Any], placeholder: str, initializ
     """
     try:
         weights = network["weights"]
-        name, tokenizers = clip_tokenizers(weights["config"] or network["pipeline"], weights["local_files_only"])
+        name, tokenizers = tokenizers_of(weights["config"] or network["pipeline"], weights["local_files_only"])
     except (OSError, ValueError, ImportError, KeyError):
         return
     check_pipeline_class(name)
-    check_tokens(tokenizers, placeholder, initializer, count)
+    check_tokens([*tokenizers.values()], placeholder, initializer, count)
 
 
 def add_tokens(network: TextToImage, placeholder: str, initializer: str, count: int) -> list[ExtendedEmbedding]:

@@ -19,7 +19,7 @@ from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage, families
 from lightning_modules.diffusion.finetuning.caption_dropout import CaptionDropout
 from lightning_modules.diffusion.finetuning.checkpoints import ChecksCheckpoints
-from lightning_modules.diffusion.finetuning.data_checks import check_sharding
+from lightning_modules.diffusion.finetuning.data_checks import check_sharding, describe_cut_captions
 from lightning_modules.diffusion.finetuning.exported_network import ExportsNetwork
 from lightning_modules.diffusion.finetuning.objectives import (
     FlowMatching,
@@ -107,8 +107,10 @@ class DiffusionFineTuning(FineTuningSteps, ExportsNetwork, ChecksCheckpoints, Me
             raise ValueError("caption_dropout and cache_dir need a text-to-image model, got PixelSpace")
         if not trainable_parameters(network):
             raise ValueError("network has no trainable parameters: its tuning must be full or lora")
-        if loss is not None and loss.dpo_beta is not None and cache_dir is not None:
-            raise ValueError(f"cache_dir must be null with loss.dpo_beta, got {cache_dir}")
+        preference = loss is not None and loss.dpo_beta is not None
+        if cache_dir is not None and (preference or getattr(network, "trains_text", False)):
+            method = "loss.dpo_beta" if preference else "text_adapters, because embeddings change in training"
+            raise ValueError(f"cache_dir must be null with {method}, got {cache_dir}")
         self.network = network
         self.caption_dropout = caption_dropout
         self.average_decay = average_decay
@@ -135,6 +137,13 @@ class DiffusionFineTuning(FineTuningSteps, ExportsNetwork, ChecksCheckpoints, Me
             with suppress(OSError, ValueError):  # the pipeline is not on this machine
                 model = family_of(arguments["pipeline"], families(), local_files_only=True)
         return inspect.getdoc(FlowObjective) if model and issubclass(model, FlowTransformer) else None
+
+    @classmethod
+    def describe_captions(cls, data: Any, settings: Mapping[str, Any]) -> list[list[str]]:
+        """Describe captions that a text encoder of a text-to-image model cuts, in rows of a fact and its value."""
+        network = settings.get("network") or {}
+        arguments = network.get("init_args") or {}
+        return describe_cut_captions(data, arguments) if "pipeline" in arguments else []
 
     def configure_model(self) -> None:
         """Shard the trained network over ranks, block by block, if the strategy is `ModelParallelStrategy`."""

@@ -28,7 +28,7 @@ from lightning_modules.sde.discrete import (
 from lightning_modules.sde.flow_shift import scheduler_shift, shift_time
 
 Density = Literal["uniform", "logit_normal", "mode"]
-Weighting = Literal["none", "sigma_sqrt", "cosmap"]
+Weighting = Literal["none", "sigma_sqrt", "cosmap", "sigma_squared"]
 GOLDEN = 2654435769  # 2^32 times the fractional part of the golden ratio
 
 
@@ -47,7 +47,7 @@ class LossOptions:
             training. It is close to d^2 for small errors, and to 2 c |d| for large errors. None trains with d^2.
         dpo_beta: beta of Diffusion-DPO, which trains adapters to prefer the images `data.images.data_dir` to those in
             `data.images.condition_dir`. A larger beta keeps the model closer to the model without adapters. There are
-            no other loss weights. None trains on single images.
+            no other loss weights, except those of datasets. None trains on single images.
     """
 
     noise_offset: float = 0.0
@@ -220,8 +220,9 @@ class FlowMatching:
         shift: a, parameter of the shift, which maps t to a t / (1 + (a - 1) t); 1 leaves t unchanged. None uses the
             shift of the pipeline's scheduler, which depends on the resolution for FLUX.1, FLUX.2, Chroma and
             Qwen-Image.
-        weighting: loss weight as a function of time t: `none` weights all times equally, `sigma_sqrt` is 1 / t^2, and
-            `cosmap` is 2 / (pi (1 - 2 t + 2 t^2)).
+        weighting: loss weight as a function of time t: `none` weights all times equally, `sigma_sqrt` is 1 / t^2,
+            `cosmap` is 2 / (pi (1 - 2 t + 2 t^2)), and `sigma_squared` is t^2, for the squared error of the clean
+            latents (`precondition_outputs` in the scripts of diffusers).
     """
 
     density: Density = "logit_normal"
@@ -312,6 +313,8 @@ class FlowObjective(Objective):
         """Multiply the errors, `[B]`, by the loss weights of their times t; times below 1 / T count as 1 / T."""
         if self.settings.weighting == "none":
             return error
+        if self.settings.weighting == "sigma_squared":
+            return error * t.square()
         return error * compute_loss_weighting_for_sd3(self.settings.weighting, t.clamp(min=1 / self.steps))
 
 

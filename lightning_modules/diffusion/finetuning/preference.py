@@ -24,6 +24,7 @@ from torch import Tensor
 from datamodules.batches import CaptionedImageBatch
 from datamodules.randomness.shared_batches import sample_rows_like
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage
+from lightning_modules.diffusion.finetuning.weighting import mean_over_images
 
 
 def dpo_loss(margin: Tensor, beta: float) -> Tensor:
@@ -51,6 +52,8 @@ def check_reference(network: Any) -> None:
     """Reject a model whose network without adapters is not the reference network."""
     if not isinstance(network, TextToImage) or not getattr(network.network, "peft_config", None):
         raise ValueError("loss.dpo_beta needs a text-to-image model with tuning: lora, whose base is the reference")
+    if network.trains_text:
+        raise ValueError("text_adapters must be null with loss.dpo_beta: the reference has the same embeddings")
 
 
 def preference_losses(module: Any, batch: CaptionedImageBatch) -> dict[str, Tensor]:
@@ -84,5 +87,5 @@ def preference_losses(module: Any, batch: CaptionedImageBatch) -> dict[str, Tens
     own = errors()
     margin = (reference[0] - reference[1]) - (own[0] - own[1])
     accuracy = (margin.detach() > 0).to(margin).mean()
-    loss = dpo_loss(margin, module.objective.options.dpo_beta).mean()
+    loss = mean_over_images(dpo_loss(margin, module.objective.options.dpo_beta), batch)
     return {"loss": loss, "preference_accuracy": accuracy, "error": own[0].detach().mean()}

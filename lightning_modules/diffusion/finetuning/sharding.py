@@ -7,6 +7,8 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 
+from lightning_modules.backbones.weight_copies import network_blocks
+
 
 def share_out(network: nn.Module, mesh: DeviceMesh) -> None:
     """Shard every parameter over ranks; each block gathers its parameters for its forward and backward passes.
@@ -22,16 +24,6 @@ def share_out(network: nn.Module, mesh: DeviceMesh) -> None:
         fully_shard(block, mesh=mesh, reshard_after_forward=True)
     # All weights are sharded outside a forward pass, so they can be swapped with averages between validation batches.
     fully_shard(network, mesh=mesh, reshard_after_forward=True)
-
-
-def network_blocks(network: nn.Module) -> list[nn.Module]:
-    """List the blocks of a diffusers network.
-
-    The blocks are the elements of the network's module lists. In a U-Net, the middle block is also included.
-    """
-    lists = (child for child in network.children() if isinstance(child, nn.ModuleList))
-    middle = getattr(network, "mid_block", None)
-    return [block for each in lists for block in each] + ([] if middle is None else [middle])
 
 
 def refuse_to_go_on(shared_out: bool, stage: Any) -> None:

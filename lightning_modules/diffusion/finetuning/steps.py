@@ -20,6 +20,7 @@ from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToI
 from lightning_modules.backbones.quantization import prepare_for_ddp
 from lightning_modules.diffusion.finetuning.data_checks import check_data, warn_of_long_captions
 from lightning_modules.diffusion.finetuning.preference import preference_losses
+from lightning_modules.diffusion.finetuning.weighting import mean_over_images
 from lightning_modules.interfaces import FixedImageShape, ImageColumn
 from lightning_modules.optim.optimizers import optimizer_config, trainable_parameters
 from lightning_modules.training.evaluation_mode import evaluate_without_gradients
@@ -106,7 +107,7 @@ class FineTuningSteps:
         if prompts is not None and self.dropout is not None:
             prompts = self.dropout(prompts)
         error = self.objective.batch_errors(self.model_of(batch, draw), batch, latent, prompts, noise, t)
-        return self.objective.weight_errors(error, t).mean(), error.detach().mean()
+        return mean_over_images(self.objective.weight_errors(error, t), batch), error.detach().mean()
 
     def configure_optimizers(self: Any) -> Any:
         configured = optimizer_config(self.optimizer, self.lr_scheduler, trainable_parameters(self.trained))

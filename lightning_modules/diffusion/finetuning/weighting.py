@@ -1,7 +1,8 @@
-"""Loss weights for diffusion models. The weights depend on the signal-to-noise ratio at the timestep."""
+"""Loss weights for diffusion models, which depend on the signal-to-noise ratio at the timestep or on the dataset."""
 
 from torch import Tensor
 
+from datamodules.batches import CaptionedImageBatch
 from lightning_modules.sde.discrete import Prediction
 
 
@@ -20,3 +21,9 @@ def min_snr_weight(abar: Tensor, gamma: float, prediction: Prediction) -> Tensor
     if prediction == "v_prediction":
         return clipped / (ratio + 1)
     return clipped
+
+
+def mean_over_images(loss: Tensor, batch: CaptionedImageBatch) -> Tensor:
+    """Compute the mean of w_i l_i over a batch of images with losses l, `[B]`; w are the weights of their datasets."""
+    weight = batch.get("image_weight")
+    return loss.mean() if weight is None else (weight.to(loss) * loss).mean()

@@ -12,7 +12,8 @@ in which all pixels have a true normal.
 
 The median is computed from a histogram, which is summed over ranks. It is accurate to the bin width of 0.01 degrees.
 
-Source: StableNormal's authors' code, which reads 8-bit images and computes the root mean square for each image.
+Source: code of Ye et al., StableNormal, arXiv 2406.16864, which reads 8-bit images and computes the root mean
+square for each image.
 """
 
 from typing import Any

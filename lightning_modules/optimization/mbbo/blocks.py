@@ -16,6 +16,7 @@ from datamodules.distributed.collectives import all_reduce_sum
 from datamodules.randomness.generators import generator_of
 from lightning_modules.distributed.independent import Hosted
 from lightning_modules.interfaces import Table
+from lightning_modules.linear_algebra import project_onto_ball
 
 SLACK = 1e-6
 """Relative tolerance when testing whether eigenvalues satisfy their lower bound."""
@@ -55,11 +56,6 @@ def with_eigenvalues_above(matrix: Tensor, least: float) -> Tensor:
         values, vectors = torch.linalg.eigh(symmetric[outside])
         symmetric[outside] = (vectors * values.clamp(min=least)[:, None]) @ vectors.mT
     return symmetric
-
-
-def project_onto_ball(vector: Tensor, radius: float) -> Tensor:
-    """Project vectors `[k, D]` onto the ball around 0 with a given radius."""
-    return vector * (radius / vector.norm(dim=1, keepdim=True).clamp(min=radius))
 
 
 def sampled_blocks(seed: int, first: int, count: int, blocks: int, sampled: int, purpose: int = 0) -> Tensor:

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_modules.linear_algebra import project_onto_ball
+
 CANDIDATES = 64
 """Number of parts into which each round divides the search interval; nine rounds reach rounding precision."""
 
@@ -29,7 +31,7 @@ def project_points(x: Any, radius: float) -> Any:
             return x * (radius / np.maximum(np.sqrt(np.einsum("...d,...d->...", x, x)), radius))[..., None]
         norm = math.sqrt(squared_norm(x))
         return x if norm <= radius else x * (radius / norm)
-    return x * (radius / x.norm(dim=-1, keepdim=True).clamp(min=radius))
+    return project_onto_ball(x, radius)
 
 
 def project_in_norm(x: Any, h: Any, radius: float) -> Any:

@@ -15,6 +15,7 @@ from datamodules.randomness.shared_batches import sample_rows, shared_sample
 from lightning_modules.backbones.normalized import Normalized
 from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import TrainingImageSource, TrainingSamples, require_data
+from lightning_modules.linear_algebra import cholesky_factor
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.optim.optimizers import adam, constant, optimizer_config, trainable_parameters
@@ -23,7 +24,6 @@ from lightning_modules.probabilistic.scale_mixture_nngp.posterior import (
     FixedScale,
     InverseGamma,
     Scale,
-    cholesky_factor,
     inducing_divergence,
     marginals,
     projection,

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.arguments import at_least, positive
+from lightning_modules.linear_algebra import cholesky_factor
 from lightning_modules.probabilistic.scale_mixture_nngp.architectures import Positive
 
 
@@ -49,16 +50,6 @@ class Seen(NamedTuple):
     """Quadratic form y^T K^-1 y, a scalar."""
     log_det: Tensor
     """Log determinant log det K, a scalar."""
-
-
-def cholesky_factor(kernel: Tensor, jitter: Tensor) -> Tensor:
-    """Compute the lower Cholesky factor of K + jitter I without a host synchronisation.
-
-    The result is NaN if the factorisation fails.
-    """
-    identity = torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)
-    factor, failed = torch.linalg.cholesky_ex(kernel + jitter * identity)
-    return factor.masked_fill(failed > 0, math.nan)
 
 
 def factorise_kernel(kernel: Tensor, target: Tensor, jitter: Tensor) -> Seen:

@@ -13,6 +13,7 @@ from datamodules.distributed.collectives import run_seed
 from datamodules.randomness.generators import drawing, generator_of
 from lightning_modules.full_precision import require_double
 from lightning_modules.interfaces import Table, TrainingRows, require_data
+from lightning_modules.linear_algebra import project_onto_ball
 from lightning_modules.method_module import MethodModule
 from lightning_modules.metrics.collected import Collected
 from lightning_modules.metrics.wasserstein import MOST_POINTS, wasserstein
@@ -27,11 +28,6 @@ from lightning_modules.training.requirements import require_all_rows
 STEPS = torch.cat([torch.arange(100), torch.logspace(2, 7, 101, dtype=torch.float64).round()]).double()
 """Numbers of steps for which the kernel limit is evaluated."""
 MOST_ROWS = 5_000
-
-
-def project_onto_ball(points: Tensor, radius: float) -> Tensor:
-    """Project points `[B, d]` onto the ball around 0 with a given radius."""
-    return points * (radius / points.norm(dim=1, keepdim=True).clamp(min=radius))
 
 
 def rms(difference: Tensor) -> Tensor:

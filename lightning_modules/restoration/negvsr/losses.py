@@ -47,7 +47,7 @@ def negative_distance(negative: Tensor, positive: Tensor, detach_positive: bool 
     return (negative - (positive.detach() if detach_positive else positive)).abs().mean()
 
 
-def discriminator_loss(score: Tensor, real: bool) -> Tensor:
+def real_or_fake_loss(score: Tensor, real: bool) -> Tensor:
     """Compute the mean binary cross-entropy of discriminator logits for the target "real" or "fake"."""
     return F.softplus(-score if real else score).mean()
 
@@ -58,7 +58,7 @@ def adversarial(discriminator: nn.Module, clip: Tensor) -> Tensor:
     The parameters of the discriminator receive no gradients.
     """
     with temporarily_frozen(discriminator):
-        return discriminator_loss(discriminator(clip.flatten(0, 1)), real=True)
+        return real_or_fake_loss(discriminator(clip.flatten(0, 1)), real=True)
 
 
 def discriminating(discriminator: nn.Module, clean: Tensor, made: Tensor) -> Tensor:
@@ -66,6 +66,6 @@ def discriminating(discriminator: nn.Module, clean: Tensor, made: Tensor) -> Ten
 
     Frames of clean clips have the target "real", and generated frames the target "fake".
     """
-    return discriminator_loss(discriminator(clean.flatten(0, 1)), True) + discriminator_loss(
+    return real_or_fake_loss(discriminator(clean.flatten(0, 1)), True) + real_or_fake_loss(
         discriminator(made.detach().flatten(0, 1)), False
     )

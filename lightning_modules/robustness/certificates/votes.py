@@ -238,6 +238,8 @@ class VoteCounter:
         self.after_batch = after_batch
         self.num_draws = 0
         """Number of samples evaluated so far, summed over the `world_size` ranks."""
+        # On a CPU, fresh memory for the activations of more samples costs more than calls of the network.
+        self._at_once = min(batch_size, BLOCK) if device.type == "cpu" else batch_size
         self._waiting: list[_InProgress] = []
         self._kinds: tuple[int, int] | None = None
         # The same function object is used for all images, so that a mode can cache results for it.
@@ -315,7 +317,8 @@ class VoteCounter:
         if own:
             image = _join([part.item.image.image.expand(part.stop - part.start, -1, -1, -1) for _, part in own])
             noise = _join([piece for _, part in own for piece in self._noise(part)])
-            logits = self.smoothed.smoothed_logits(image, noise, self.sigma)
+            pieces = zip(image.split(self._at_once), noise.split(self._at_once), strict=True)
+            logits = torch.cat([self.smoothed.smoothed_logits(*piece, self.sigma) for piece in pieces], dim=1)
             place = torch.arange(len(parts), device=self.device)
             place = _join([place[number].expand(part.stop - part.start) for number, part in own])
             _count_samples(counts, place, logits, self.mode.soft)
@@ -396,7 +399,7 @@ def certify(
         images: `[N, C, H, W]` in [0, 1].
         sigma: standard deviation of the noise, in pixel units.
         mode: rule that chooses the number of noise samples per image.
-        batch_size: number of noisy images per forward pass.
+        batch_size: number of noisy images per batch; a CPU evaluates at most 100 at once.
         labels: labels `[N]`; only the mode `Curve` needs them.
         generator: generator that seeds the noise; None uses PyTorch's global generator.
 

@@ -11,6 +11,7 @@ from datamodules.prompts.buckets import Buckets, CoveringCrop
 from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.prompts.captioned_set import ShuffledTags
 from datamodules.prompts.folder_sets import CaptionedFolder
+from datamodules.prompts.several_sets import SeveralSets, WeightedSet
 from lightning_modules.backbones.diffusion.cached_latents import cache_latents
 from lightning_modules.backbones.diffusion.hunyuan_dit import HunyuanDiT
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage, Weights
@@ -96,15 +97,20 @@ def test_latents_of_another_autoencoder_are_not_taken(text_to_image: Path, tmp_p
 
 
 @pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("several", [False, True])
 def test_latents_of_buckets_mirror_images_and_masks_are_those_of_the_images(
-    masked: bool, xl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    masked: bool, several: bool, xl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = TextToImage(str(xl))
     for number, size in enumerate([(32, 16), (16, 16), (16, 32), (40, 21), (18, 17)]):
         save(tmp_path / "images" / f"{number}.png", photograph(*size, number))
         save(tmp_path / "masks" / f"{number}.png", photograph(*size, number + 9))
     masks = {"mask_dir": str(tmp_path / "masks")} if masked else {}
-    images = CaptionedFolder(str(tmp_path / "images"), image_size=16, prompt="a", buckets=Buckets(4), **masks)
+    images: Any = CaptionedFolder(str(tmp_path / "images"), image_size=16, prompt="a", buckets=Buckets(4), **masks)
+    count = 5
+    if several:  # share a size with the other set
+        square, count = CaptionedFolder(str(tmp_path / "images"), image_size=16, prompt="b"), 15
+        images = SeveralSets([WeightedSet(square, repeats=2, prefix="c "), WeightedSet(images, weight=0.5)])
     options: Any = {"batch_size": 2, "num_workers": 0, "augmentation": Augmentation(flip=True), "seed": 1}
     plain, data = (CaptionedImages(images, **grouped(CaptionedImages, options)) for _ in range(2))
     for one in (plain, data):
@@ -121,6 +127,10 @@ def test_latents_of_buckets_mirror_images_and_masks_are_those_of_the_images(
             assert whole["index"].tolist() == found["index"].tolist()
             torch.testing.assert_close(found["moments"], network.moments(whole["image"]), atol=1e-5, rtol=1e-4)
             torch.testing.assert_close(found["size_conditions"], whole["size_conditions"])
+            torch.testing.assert_close(found["embedding"], network.encode_prompts(whole["caption"]).embedding)
+            assert (found.get("image_weight") is None) is not several
+            if several:
+                assert found["image_weight"].tolist() == whole["image_weight"].tolist()
             assert ("loss_mask" in found) is masked
             if masked:
                 size = found["moments"].shape[-2:]
@@ -130,4 +140,4 @@ def test_latents_of_buckets_mirror_images_and_masks_are_those_of_the_images(
             mirrored = data.train_set.flip_mask(request)
             assert mirrored is not None
             turned += mirrored.tolist()
-    assert 0 < sum(turned) < len(turned) == 15
+    assert 0 < sum(turned) < len(turned) == 3 * count

@@ -1,3 +1,4 @@
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -6,6 +7,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor
 
+from lightning_modules.backbones.diffusion.hunyuan_dit import HunyuanDiT
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage, Weights
 from tests.tiny_pipelines import save_inpainting, save_text_to_image
 
@@ -44,6 +46,38 @@ def test_sdxl_has_two_encoders_and_looks_at_sizes(xl: Path) -> None:
     timestep = torch.tensor([3, 500])
     direct = alone.unet(noise(), timestep, encoder_hidden_states=prompts.embedding, added_cond_kwargs=added).sample
     assert torch.equal(model(noise(), timestep, prompts), direct)
+
+
+@pytest.mark.parametrize(("kind", "skip"), [("text_to_image", 1), ("text_to_image", 2), ("xl", 1)])
+def test_prompts_skip_the_last_layers_as_in_diffusers(kind: str, skip: int, request: pytest.FixtureRequest) -> None:
+    folder, texts, xl = str(request.getfixturevalue(kind)), ["a cat", "dog"], kind == "xl"
+    model, plain = TextToImage(folder, clip_skip=skip), TextToImage(folder)
+    alone: Any = (StableDiffusionXLPipeline if xl else StableDiffusionPipeline).from_pretrained(folder)
+    short = copy.deepcopy(alone.text_encoder)
+    prompts, negative = model.encode_prompts(texts), model.negative_prompts("fox", 2)
+    if not xl:
+        vars(alone.text_encoder).setdefault("text_model", alone.text_encoder)  # as diffusers 0.42 expects
+        inner = getattr(short, "text_model", short)
+        inner.encoder.layers = inner.encoder.layers[: 2 - skip]
+        ids = alone.tokenizer(texts, padding="max_length", return_tensors="pt").input_ids
+        torch.testing.assert_close(prompts.embedding, short(ids).last_hidden_state)
+    given: dict[str, Any] = {"num_images_per_prompt": 1, "do_classifier_free_guidance": True, "clip_skip": skip}
+    encoded = alone.encode_prompt(prompt=texts, device="cpu", negative_prompt=["fox"] * 2, **given)
+    assert torch.equal(prompts.embedding, encoded[0])
+    assert torch.equal(negative.embedding, encoded[1])
+    assert not torch.allclose(prompts.embedding, plain.encode_prompts(texts).embedding)
+    assert torch.equal(model.empty_prompts(1).embedding, plain.empty_prompts(1).embedding)
+    options: dict[str, Any] = {"num_inference_steps": 2, "guidance_scale": 2.0}
+    expected = alone(texts, latents=noise(), output_type="pt", clip_skip=skip, **options).images
+    torch.testing.assert_close(model.generate(prompts, noise(), **options), expected)
+    most = 1 if xl else 2
+    with pytest.raises(ValueError, match=rf"clip_skip must be in \[1, {most}\], got {most + 1}"):
+        TextToImage(folder, clip_skip=most + 1)
+
+
+def test_a_family_without_clip_alone_skips_no_layers(hunyuan_dit: Path) -> None:
+    with pytest.raises(ValueError, match=r"clip_skip is used only with Stable Diffusion and SDXL: leave it at None"):
+        HunyuanDiT(str(hunyuan_dit), clip_skip=1)
 
 
 def test_another_scheduler_of_the_same_levels_samples(xl: Path) -> None:

@@ -90,6 +90,10 @@ def test_rows_of_several_batches_are_cut_to_one_size() -> None:
     assert list(found) == ["image"]
     assert torch.equal(found["image"].values, torch.cat([wide[:1, :, :, 1:7], tall[:, :, 2:6]]))
     assert (found["image"].captions, found["image"].marked) == (["a", "c"], [True, False])
+    padded = concatenate_rows([{"image": ImageColumn(wide)}, {"image": ImageColumn(tall)}], whole=True)["image"].values
+    assert torch.equal(padded[:2, :, 2:6], wide)
+    assert torch.equal(padded[2:, :, :, 1:7], tall)
+    assert padded.sum().item() == pytest.approx((wide.sum() + tall.sum() + 2 * 32 + 16).item())
 
 
 def test_images_may_be_side_by_side_with_a_row_for_each_name() -> None:

@@ -1,11 +1,13 @@
 """The page of suspected labels shows every image next to its labels, worst first, and loads no files or scripts."""
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 import train
 from callbacks.labels.report_page import suspicious_rows, write_page
@@ -90,9 +92,12 @@ def test_cleaned_labels_train_another_run(labels: Path) -> None:
     table.loc[0, "action"], table.loc[1, ["action", "label"]] = "drop", ["relabel", 1 - table.loc[1, "given"]]
     names = table.set_index("given")["given_name"].to_dict()
     table.assign(label_name=table["label"].map(names)).to_csv(path, index=False)
-    line = ["fit", "--config", str(labels / "run" / "config.yaml"), "--config", str(path.with_suffix(".yaml"))]
+    moved = shutil.copytree(labels / "run", labels / "another name \u00e9")  # the layer names the table beside it
+    line = ["fit", "--config", str(moved / "config.yaml"), "--config", str(moved / "cleaned_labels.yaml")]
     assert train.main([*line, "--trainer.callbacks", "null", "--run_directory", str(labels / "again")]) == 0
     path.write_bytes(written)
+    settings = yaml.safe_load((labels / "again" / "config.yaml").read_text(encoding="utf-8"))["data"]["init_args"]
+    assert settings["label_noise"]["init_args"]["path"] == str(moved / "cleaned_labels.csv")
     used = pd.read_csv(labels / "again" / "labels.csv").set_index("index")
     relabelled = table.loc[1]
     assert used.loc[relabelled["index"], "label"] == relabelled["label"] != relabelled["given"]

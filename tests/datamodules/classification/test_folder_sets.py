@@ -6,20 +6,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from torch import Tensor
 
 from callbacks.predictions import WritePredictions
+from datamodules.augmentation.crop_and_flip import Augmentation
 from datamodules.classification.digits import Digits
 from datamodules.classification.folder_sets import ClassFolders, Faces, ImageFolder, NewImages, UnlabelledFolder
 from datamodules.classification.image_sets import ImageFiles
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.corruptions.label_noise import FromCSV, Symmetric
-from datamodules.files.image_files import (
-    Crop,
-    files_by_class,
-)
+from datamodules.files.image_files import Crop, UnreadableImage, files_by_class
 from datamodules.loading import Loading
 from lightning_modules.baselines import CrossEntropy
 from lightning_modules.networks.convnet import ConvNet
@@ -164,6 +163,28 @@ def test_a_folder_is_predicted_with_the_files_names_and_the_classes_that_folders
     fetched = NewImages(str(tmp_path / "new"), images).fetch(torch.arange(4), None) / 255
     expected = module(fetched).softmax(dim=1).detach().numpy()
     np.testing.assert_allclose(table.filter(like="probability_"), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_images_of_more_than_eight_bits_keep_their_depth_if_white_is_known(name: str, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for level, kind in ((1000, "cat"), (1003, "dog")):  # both are 62 of 255 at a white of 4095
+            values = np.full((10, 12), level, dtype=np.uint16)
+            path = tmp_path / split / kind / name
+            path.parent.mkdir(parents=True)
+            tifffile.imwrite(path, values / np.float32(2)) if name == "a.tif" else Image.fromarray(values).save(path)
+    white = 4095 / 2 if name == "a.tif" else 4095
+    expected = torch.tensor([1000, 1003]) / 4095
+    options: dict[str, Any] = {"batch_size": 2, "num_workers": 0, "augmentation": Augmentation(flip=True)}
+    data = loaded(ImageFolder, str(tmp_path), image_size=8, resize=8, data_range=white, **options)
+    module = trained(data, tmp_path / "run")
+    index, seen = joined(module.trained, "index"), joined(module.trained, "image")
+    torch.testing.assert_close(seen, expected[index].view(-1, 1, 1, 1).expand(-1, 3, 8, 8))
+    new = NewImages(str(tmp_path / "test"), data.images)
+    torch.testing.assert_close(new.fetch(torch.arange(2), None)[:, 2, 1, 4] / new.data_range, expected)
+    if name == "a.tif":
+        with pytest.raises(UnreadableImage, match="floating-point numbers; set data_range of the dataset, or write"):
+            ImageFolder(str(tmp_path), image_size=8).test().fetch(torch.arange(2), None)
 
 
 def test_test_images_are_predicted_with_their_labels(tmp_path: Path) -> None:

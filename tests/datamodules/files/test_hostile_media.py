@@ -20,7 +20,7 @@ from datamodules.editing.folder_sets import MaskedPhotographs
 from datamodules.files.array_pickle import read_pickled_arrays, read_torch_arrays
 from datamodules.files.audio_files import UnreadableRecording, read_recording
 from datamodules.files.bayer import read_raw
-from datamodules.files.image_files import Crop, UnreadableImage, read_crop
+from datamodules.files.image_files import Crop, UnreadableImage, WholeImage, read_crop
 from datamodules.files.mat_files import read_mat
 from datamodules.files.pixels import read_pixels
 from datamodules.files.video_files import UnreadableVideo, facts_of
@@ -53,7 +53,7 @@ IMAGES: dict[str, Callable[[Path], object]] = {
     "crop": lambda path: read_crop(path, Crop(8, 8), None),
     "pixels": read_pixels,
     "mask": read_mask,
-    "image": lambda path: read_image(path, 8, 3),
+    "image": lambda path: read_image(path, WholeImage(8), 3),
     "resized mask": lambda path: read_resized_mask(path, 8),
     "slice": read_slice,
     "size": size_of,

@@ -53,6 +53,8 @@ def test_batches_are_those_of_the_folder(kind: str, folder: Path, tmp_path: Path
     options: dict[str, Any] = {"image_size": 16, "resize": 20, "buckets": Buckets(8)}
     own, expected = HuggingFaceCaptions(name, **options), CaptionedFolder(str(folder), **options)
     assert own.has_captions()
+    source: Any = own.training().source
+    assert [*source.source.encoded()] == [file.read_bytes() for file in sorted(folder.glob("*.png"))]
     batches: list[list[Any]] = []
     for images in (own, expected):
         data = CaptionedImages(images, batch_size=2, loading=Loading(num_workers=0, seed=0))

@@ -50,6 +50,8 @@ def test_images_and_captions_of_all_shards_are_read_by_position(kind: str, tmp_p
     assert image.shape == (4, 3, 8, 16) or image.shape == (4, 3, 16, 16)
     assert image[:, 1, 4, 4].tolist() == [10 * number for number in row.tolist()]
     assert captioned.source.size_conditions(row, None)[:, :2].tolist() == [[30, 40]] * 4  # type: ignore[attr-defined]
+    encoded = captioned.source.source.encoded()  # type: ignore[attr-defined]
+    assert [*encoded] == [image for _, image, _ in SAMPLES]
     one = CaptionedShards(str(tmp_path), image_size=16, prompt="a photo of sks").training()
     assert one.captions == ["a photo of sks"] * 7
 

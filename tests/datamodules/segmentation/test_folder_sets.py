@@ -8,6 +8,7 @@ from PIL import Image
 
 from callbacks.predictions import WritePredictions
 from datamodules.corruptions.mask_noise import ErosionDilation
+from datamodules.files.image_files import WholeImage
 from datamodules.loading import Loading
 from datamodules.segmentation.folder_sets import MaskFolders, read_image, read_square_mask
 from datamodules.segmentation.labelled_masks import LabelledMasks
@@ -69,13 +70,15 @@ def test_pseudo_labels_of_an_earlier_run_are_found_by_name(folders: Path) -> Non
 
 def test_colours_and_sixteen_bits(tmp_path: Path) -> None:
     save(tmp_path / "colour.png", np.full((9, 9, 3), (10, 20, 30), dtype=np.uint8))
-    assert read_image(tmp_path / "colour.png", 4, 3)[:, 2, 2].tolist() == [10, 20, 30]
+    assert read_image(tmp_path / "colour.png", WholeImage(4), 3)[:, 2, 2].tolist() == [10, 20, 30]
     save(tmp_path / "deep.png", np.full((9, 9), 65535 // 5, dtype=np.uint16))
-    assert read_image(tmp_path / "deep.png", 4, 1).unique().tolist() == [51]
+    assert read_image(tmp_path / "deep.png", WholeImage(4), 1).unique().tolist() == [51]
+    [level] = read_image(tmp_path / "deep.png", WholeImage(4, data_range=65535), 1).unique().tolist()
+    assert level == pytest.approx(0.2)
     save(tmp_path / "empty.png", np.zeros((9, 9), dtype=np.uint8))
     assert not read_square_mask(tmp_path / "empty.png", 4).any()
     Image.new("RGBA", (4, 4), (255, 255, 255, 0)).save(tmp_path / "transparent.png")
-    assert (read_image(tmp_path / "transparent.png", 4, 3) == 255).all()
+    assert (read_image(tmp_path / "transparent.png", WholeImage(4), 3) == 255).all()
     half = Image.new("RGBA", (4, 4), (255, 255, 255, 0))
     half.paste((255, 255, 255, 255), (0, 0, 4, 2))
     half.save(tmp_path / "half.png")
@@ -96,7 +99,7 @@ def test_what_is_missing_is_said(folders: Path) -> None:
         read.training()
     (folders / "images" / "p9.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"p9.png cannot be read as an image"):
-        read_image(folders / "images" / "p9.png", 16, 1)
+        read_image(folders / "images" / "p9.png", WholeImage(16), 1)
     with pytest.raises(FileNotFoundError, match="images does not exist; it must contain the images to train on"):
         MaskFolders(str(folders / "test_images"), 16).training()
 
@@ -131,6 +134,16 @@ def test_masks_of_new_images_have_their_names(folders: Path) -> None:
     assert category_mask(written / "first.png").tolist() == expected.tolist()
     one = MaskFolders(str(folders), 16).new_images(str(folders / "new" / "first.png"))
     assert one.names == ["first"]
+
+
+def test_new_images_of_sixteen_bits_keep_levels_that_eight_bits_lose(folders: Path) -> None:
+    for number, level in enumerate((20000, 20001)):
+        save(folders / "deep" / f"{number}.png", np.full((20, 30), level, dtype=np.uint16))
+    images = MaskFolders(str(folders), 16, data_range=40000)
+    data = LabelledMasks(images, loading=Loading(num_workers=0), predict_dir=str(folders / "deep"))
+    data.setup("predict")
+    batch = data.finish(next(iter(data.predict_dataloader())))
+    assert batch["image"][:, 0, 3, 5].tolist() == pytest.approx([0.5, 0.500025], rel=0, abs=1e-7)
 
 
 def test_new_images_need_a_set_that_reads_files(tmp_path: Path) -> None:

@@ -136,3 +136,14 @@ def test_class_images_add_their_own_weighted_loss() -> None:
     second = module.training_step({"image": prior, **count}, 0)["loss"]
     torch.testing.assert_close(loss, first + 0.3 * second)
     assert "train/prior" in logged or not logged
+
+
+def test_a_step_weighs_each_image_by_the_weight_of_its_set(text_to_image: Path) -> None:
+    module = tuning(TextToImage(str(text_to_image), tuning="lora"))
+    batch = {"image": images(0, 3, 3, 16, 16), "caption": CAPTIONS}
+    losses = [loss_of_a_step(module, batch | {"image_weight": weight}).item() for weight in torch.eye(3)]
+    weight = torch.tensor([0.5, 2.0, 1.0])
+    assert loss_of_a_step(module, batch | {"image_weight": weight}).item() == pytest.approx(
+        float(weight @ torch.tensor(losses))
+    )
+    assert loss_of_a_step(module, batch).item() == pytest.approx(sum(losses), rel=1e-5)

@@ -15,6 +15,7 @@ from lightning_modules.diffusion.finetuning import DiffusionFineTuning
 from lightning_modules.optim.schedules import WarmupConstant
 from tests.diffusion.finetuning.models import captioned, pixel_space, trainer, tuning
 
+KINDS: tuple[Any, ...] = ("loha", "lokr", "oft")
 DORA: dict[str, Any] = {"adapters": Adapters(2, alpha=3, rslora=True, dora=True)}
 
 
@@ -44,11 +45,13 @@ def fitted(
     "options",
     [
         (DORA, {}),
+        *(({"adapters": Adapters(2, kind=kind)}, {}) for kind in KINDS),
+        ({"text_adapters": Adapters(2)}, {"caption_dropout": 0.5}),
         ({}, {"average_on_cpu": True}),
         ({}, {"average_decay": 0.0}),
         ({"weights": Weights(quantization="int8")}, {"average_on_cpu": True}),
     ],
-    ids=["dora", "average_on_cpu", "no_average", "int8"],
+    ids=["dora", *KINDS, "text", "average_on_cpu", "no_average", "int8"],
 )
 def test_a_run_resumes_exactly(options: Any, text_to_image: Path, tmp_path: Path) -> None:
     if "weights" in options[0]:

@@ -73,6 +73,7 @@ def test_weights_are_those_of_the_equations() -> None:
 
     assert weights("none") == [1, 1, 1]
     assert weights("sigma_sqrt") == pytest.approx([1e6, 16, 1])
+    assert weights("sigma_squared") == [0, 1 / 16, 1]
     assert weights("cosmap") == pytest.approx([2 / math.pi / (1 - 2e-3 + 2e-6), 2 / math.pi / 0.625, 2 / math.pi])
 
 

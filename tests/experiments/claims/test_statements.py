@@ -137,7 +137,9 @@ def test_a_claim_that_holds(config: Config, fit: list[str], tmp_path: Path, caps
     assert (out / "summary.csv").exists()
     assert (out / "comparison.png").exists()
     assert "**holds**" in (out / "claims.md").read_text()
-    assert commands.run("claim", [str(path), "--output", str(out), "--format", "latex"], fit) == 0
+    line = [str(path), "--output", str(out), "--format", "latex", "--figure_format", "pdf"]
+    assert commands.run("claim", line, fit) == 0
+    assert (out / "comparison.pdf").read_bytes().startswith(b"%PDF")
     shown = capsys.readouterr()
     assert shown.out.startswith("% claims\n\\begin{tabular}{lrrrrrrr}\n\\toprule\nclaim & metric &")
     assert "already finished" in shown.err
@@ -295,6 +297,31 @@ def test_what_can_not_be_built_is_said_before_anything_runs(
     assert commands.run("claim", [str(path), "--output", str(tmp_path / "out")]) == 2
     assert "demo_baseline cannot be run: noise_rate must be in [0, 1), got 1.4\n" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_defaults_hold_for_the_claims_below_them_up_to_the_next(config: Config) -> None:
+    folder = config("demo").parent
+    config("demo_baseline")
+    claim = "- {name: %s, method: demo.yaml, baseline: demo_baseline.yaml, margin: 1%s}\n"
+    common = "- defaults: {paper: %s, metric: test/%s, direction: higher, seeds: %s}\n"
+    lower, only_a_figure = ", direction: lower", "- {method: demo.yaml, figure: {image: a}}\n"
+    (path := folder / "claim.yaml").write_text(
+        common % ("A", "psnr", "[0, 1]") + claim % ("one", "") + only_a_figure + claim % ("two", lower)
+        + common % ("B", "ssim", "[2, 3]") + claim % ("three", "")
+    )  # fmt: skip
+    assert [(each.paper, each.metric, each.direction, each.seeds) for each in load_claims(path)] == [
+        ("A", "test/psnr", "higher", (0, 1)),
+        ("A", "test/psnr", "lower", (0, 1)),
+        ("B", "test/ssim", "higher", (2, 3)),
+    ]
+    for text, said in (
+        ("- defaults: {seed: 1}\n" + claim % ("one", ""), "claim.yaml, claim 1: unknown key seed; did you mean seeds?"),
+        ("- defaults: [0, 1]\n" + claim % ("one", ""), r"claim.yaml: defaults must be a mapping.* got \[0, 1\]"),
+        ("- defaults: {margin: 1}\n", "claim.yaml contains no claim"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=said):
+            load_claims(path)
 
 
 @pytest.mark.parametrize("margin", ["5e-2", 0, 1, -0.05])

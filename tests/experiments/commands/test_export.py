@@ -14,8 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -308,7 +310,7 @@ def test_a_served_export_answers_an_image_of_any_size_like_the_run(
     [found] = session.run(None, {"image": given["image"]})
     torch.testing.assert_close(torch.from_numpy(found), expected, rtol=0, atol=1e-3)
 
-    [script] = re.findall("```python\n([^`]*?http.server.*?)```", (ROOT / "docs" / "runs.md").read_text(), re.DOTALL)
+    [script] = re.findall("```python\n([^`]*?http.server.*?)```", (ROOT / "docs" / "export.md").read_text(), re.DOTALL)
     assert sum(map(bool, script.split("\n"))) <= 25
     before, port = script.replace("8000", "0").replace(").serve_forever()", ")").rsplit("ThreadingHTTPServer", 1)
     exec(f"{before}server = ThreadingHTTPServer{port}", given)
@@ -328,6 +330,34 @@ def test_a_served_export_answers_an_image_of_any_size_like_the_run(
         server.server_close()
 
 
+@pytest.mark.nightly
+def test_the_program_of_a_segmenter_takes_an_image_of_any_size_like_the_run(tmp_path: Path) -> None:
+    for name, size in (("a", (30, 40)), ("b", (50, 24))):
+        grey = photograph(*size).convert("L")
+        for split in ("", "test_"):
+            save(tmp_path / f"{split}images" / f"{name}.png", grey)
+            save(tmp_path / f"{split}masks" / f"{name}.png", grey.point(lambda v: v > 99, "1"))
+    settings = f"""--data.images datamodules.segmentation.folder_sets.MaskFolders --data.images.data_dir {tmp_path}
+        --data.images.image_size 16 --data.images.training_masks masks --data.mask_noise null --data.batch_size 2
+        --checkpoint.monitor null --checkpoint.also_test_best false --model.num_classes 2
+        --model.network.num_classes 2"""
+    line = ["fit", "--config", "configs/adele/demo_baseline.yaml", *QUICK, *settings.split()]
+    run, picture = tmp_path / "run", tmp_path / "test_images" / "b.png"
+    assert train.main([*line, "--run_directory", str(run)]) == 0
+    assert train.main(["export", str(run), "--preprocess", "--output", str(tmp_path / "out")]) == 0
+    assert train.main(["predict", "--resume", str(run), "--data.predict_dir", str(picture)]) == 0
+    program = torch.export.load(tmp_path / "out" / "model.pt2").module()
+    image = torch.from_numpy(np.asarray(Image.open(picture), np.float32))[None, None] / 255
+    expected = np.asarray(Image.open(run / "predictions" / "b.png"))
+    assert expected.shape == (16, 16)
+    assert np.mean(program(image)[0].argmax(0).numpy() == expected) > 0.98  # ties of the rounding to 8 bits
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["preprocessing"] == {
+        **{"image_shape": [1, 16, 16], "resize": [16, 16]},
+        **{"interpolation": "bilinear", "built_in": True},
+    }
+
+
 def test_what_cannot_be_exported_says_so_in_one_sentence(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -342,6 +372,10 @@ def test_what_cannot_be_exported_says_so_in_one_sentence(
     assert "ELR cannot process images of 3 x 8 x 8: give --image_shape" in error(elr, "--image_shape", "3", "8", "8")
     assert "may have at most 268435456 values" in error(elr, "--image_shape", "1", "1000000", "1000000")
     assert "--preprocess needs a program: give --format torch" in error(elr, "--format", "safetensors", "--preprocess")
+    for config in ("adele/demo", "noise2score/demo"):
+        assert "of a classifier, or of a segmenter with files of one size (MaskFolders), without --image_shape" in (
+            error(str(run_of(runs, config)), "--preprocess")
+        )
     assert "does not exist" in error(str(tmp_path / "nowhere"))
     assert "best.ckpt" in error(str(run_of(runs, "score_sde/demo")), "--checkpoint", "best")
 

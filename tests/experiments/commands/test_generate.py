@@ -99,19 +99,24 @@ def test_a_run_generates_the_same_images_on_two_processes(
     assert json.loads(said["settings"])["model"].endswith("ScoreSDE")
 
 
-def test_a_pipeline_generates_what_diffusers_alone_generates(text_to_image: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("skip", [None, 1])
+def test_a_pipeline_generates_what_diffusers_alone_generates(
+    skip: int | None, text_to_image: Path, tmp_path: Path
+) -> None:
     from diffusers import StableDiffusionPipeline
 
     (tmp_path / "prompts.txt").write_text("a çat\n\ndog\n", encoding="utf-8")
     line = ["--pipeline", text_to_image, "--prompts", tmp_path / "prompts.txt", "--n", "2", "--seed", "3", *CPU]
     line += ["--steps", "2", "--guidance", "4", "--negative_prompt", "grey", "--output", tmp_path / "out"]
+    line += [] if skip is None else ["--clip_skip", str(skip)]
     assert generate(*line) == 0
-    alone = StableDiffusionPipeline.from_pretrained(text_to_image, safety_checker=None)
+    alone: Any = StableDiffusionPipeline.from_pretrained(text_to_image, safety_checker=None)
     alone.set_progress_bar_config(disable=True)
+    vars(alone.text_encoder).setdefault("text_model", alone.text_encoder)  # as diffusers 0.42 expects
     for number, (seed, prompt) in enumerate([(3, "a çat"), (4, "a çat"), (5, "dog"), (6, "dog")]):
         expected = alone(
             prompt, num_inference_steps=2, guidance_scale=4.0, negative_prompt="grey",
-            generator=torch.Generator().manual_seed(seed),
+            generator=torch.Generator().manual_seed(seed), clip_skip=skip,
         ).images[0]  # fmt: skip
         path = tmp_path / f"out/images/{number:06d}.png"
         np.testing.assert_array_equal(np.asarray(Image.open(path)), np.asarray(expected))
@@ -185,6 +190,7 @@ def test_a_trained_classifier_guides_a_trained_score_model(base: Base, tmp_path:
         (["--prompts", "a", "--classes", "1"], "give --prompts or --classes, not both"),
         (["--dtype", "float16"], "--dtype: only for --pipeline; a run has its own settings"),
         (["--strength", "0.5"], "--strength needs --image"),
+        (["--clip_skip", "1"], "--clip_skip: not an option of ScoreSDE; its own arguments can follow `--`"),
         (["--checkpoint", "worst"], "worst.ckpt does not exist"),
         (["--", "--model.no_such_key", "1"], "no_such_key"),
         (["--", "--model.sampler.num_steps", "two"], "num_steps"),

@@ -89,7 +89,9 @@ def test_every_label_is_audited_and_failed_folds_are_repeated(
     assert cleaned["label_name"].tolist() == [NAMES[k] for k in cleaned["label"]]
     assert set(cleaned["action"][np.arange(30) % 7 == 3]) <= {"relabel", "drop"}
     layer = parse_yaml(Path("audit/cleaned_labels.yaml").read_text(), Path("layer"))
-    noise = FromCSV(**layer["data"]["init_args"]["label_noise"]["init_args"])
+    arguments = layer["data"]["init_args"]["label_noise"]["init_args"]
+    assert arguments["path"] == "$FOLDER/cleaned_labels.csv"
+    noise = FromCSV(**arguments | {"path": "audit/cleaned_labels.csv"})
     assert noise.apply(label, 3, None, cleaned["name"].tolist(), NAMES).tolist() == cleaned["label"].tolist()
 
 
@@ -117,7 +119,17 @@ def test_injected_label_noise_is_found_as_well_as_by_cleanlab(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     config, out = str(ROOT / "configs/elr/demo.yaml"), str(tmp_path / "audit")
-    line = ["label_report", config, "--folds", "3", "--output", out, "--", "--trainer.max_epochs", "40"]
+    line = [
+        "label_report",
+        config,
+        "--folds",
+        "3",
+        "--output",
+        out,
+        "--",
+        "--trainer.max_epochs",
+        "80",
+    ]  # 40 are too few: the networks confuse classes
     assert train.main(line) == 0
     said = dict(each.rsplit(" ", 1) for each in capsys.readouterr().out.splitlines() if each.startswith("label"))
     assert float(said["label_precision"]) > 0.9
@@ -127,6 +139,7 @@ def test_injected_label_noise_is_found_as_well_as_by_cleanlab(
     table = pd.read_csv(f"{out}/label_report.csv")
     assert sorted(table["row"]) == list(range(1300))
     assert np.load(f"{out}/label_probabilities.npy").shape == (1300, 10)
-    assert float(said["labels_wrong_low"]) < float((table["given"] != table["clean_label"]).mean())
+    wrong = float((table["given"] != table["clean_label"]).mean())
+    assert abs(float(said["labels_wrong_estimate"]) - wrong) < 0.04  # the interval has only the sampling error
     layer = ["--config", f"{out}/cleaned_labels.yaml", "--trainer.fast_dev_run", "true"]
     assert train.main(["fit", "--config", config, *layer]) == 0

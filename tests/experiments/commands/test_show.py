@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.datamodules.image_folders import photograph, save
 from train import main
 
 OWN = "tests.callbacks.data_preview.own_data.OwnData"
@@ -43,13 +44,36 @@ def test_a_method_that_is_not_trained_shows_its_test_data(tmp_path: Path, capsys
     assert "stated std 0.09804, Gaussian(grey_levels=25)" in said
 
 
+def test_several_sets_of_images_are_shown_with_a_report(
+    text_to_image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Run the command in the header of the configuration."""
+    config = str(Path("configs/own_data/several_sets.yaml").resolve())
+    monkeypatch.chdir(tmp_path)
+    for number, size in enumerate(((80, 40), (40, 40))):
+        save(Path("my_subject", f"{number}.png"), photograph(*size, number))
+        Path("my_subject", f"{number}.txt").write_text("cat" * (1 + 4 * number))
+    save(Path("my_class", "0.png"), photograph(40, 40, 1))
+    assert main(["show", config, "--", "--model.network.pipeline", str(text_to_image)]) == 0
+    said = capsys.readouterr().out
+    assert "training: size: set of 11 samples, 11 read in batches of " in said  # 2 * 4 + 2 + 1
+    assert "training: 512 x 512 pixels: 2 of 5 images, 5 of 11 samples of an epoch\n" in said
+    assert f"training: duplicates: 1 of 3: {tmp_path}/my_class/0.png = {tmp_path}/my_subject/1.png\n" in said
+    (cut,) = [line for line in said.splitlines() if line.startswith("training: cut captions: ")]
+    assert cut.startswith("training: cut captions: 2 of 5 captions have more than the 16 tokens")
+    assert "cut captions" in Path("runs/show/own_data/several_sets/samples.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["no.yaml"], "--config no.yaml does not exist"),
         (["configs/elr/demo.yaml", "--", "--data.batch_size", "zero"], "data.batch_size: "),
         (["configs/elr/demo.yaml", "--", "--data", OWN, "--data.size", "0"], "OwnData has no sample for training or"),
-        (["configs/own_data/white_noise.yaml"], "PairFolders needs clean_dir, noisy_dir or both"),
+        (
+            ["configs/own_data/white_noise.yaml"],
+            "PairFolders needs noisy_dir, clean_dir or both: set for example --data.training.noisy_dir MY_IMAGES",
+        ),
         (
             ["configs/elr/demo.yaml", "--splits", "prediction", "--", "--data", OWN],
             "OwnData has no sample for prediction",

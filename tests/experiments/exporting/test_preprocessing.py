@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.files.image_files import Crop, Interpolation, ResizedCrop, read_crop
+from datamodules.files.image_files import Crop, Interpolation, ResizedCrop, WholeImage, read_crop
+from datamodules.segmentation.folder_sets import read_image
 from experiments.exporting.preprocessing import preprocessing, resize_and_crop, section, timm_keys
 
 
@@ -54,3 +55,33 @@ def test_a_program_resizes_and_crops_like_the_reader(
     differs = np.abs(found.round().numpy() - read_crop(tmp_path / "picture.png", crop, None).astype(int))
     assert differs.max() <= 1
     assert (differs > 0).mean() < 0.05
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("white", [None, 60000])
+def test_a_segmenters_images_are_resized_to_a_square_like_those_of_mask_folders(
+    channels: int, white: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crop, path = WholeImage(16, data_range=white), tmp_path / "picture.png"
+    pixels = np.random.default_rng(0).integers(
+        0, white or 256, (40, 23), dtype=np.uint8 if white is None else np.uint16
+    )
+    Image.fromarray(pixels).save(path)
+    expected = read_image(path, crop, channels) / (255 if white is None else 1)
+    image = torch.from_numpy(pixels.astype(np.float32) / (white or 255)).expand(1, channels, -1, -1)
+    found = resize_and_crop(image, crop)[0]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1.01 / 255 if white is None else 1e-5)
+    keys = preprocessing((channels, 16, 16), crop)
+    assert keys.get("data_range") == white
+    assert keys["resize"] == [16, 16]
+    assert timm_keys(keys) == {}
+    said = "\n\n".join(section(keys))
+    assert "Whole images were resized to 16 x 16 pixels (bilinear), regardless of their aspect ratio" in said
+    if white is not None:
+        assert "more than 8 bits: read all of them, and divide by 60000, the value of white" in said
+        assert "```" not in said  # the lines would read 8 bits
+        return
+    monkeypatch.chdir(tmp_path)
+    given: dict[str, Any] = {}
+    exec(re.search("```python\n(.*?)```", said, re.DOTALL)[1].replace("picture.jpg", "picture.png"), given)  # type: ignore[index]
+    np.testing.assert_allclose(given["image"][0], expected, rtol=0, atol=1e-6)

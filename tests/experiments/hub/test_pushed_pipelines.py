@@ -21,7 +21,7 @@ def tuned(home: Path, text_to_image: Path) -> Path:
     return fitted(home, text_to_image, "lora", "tuned")
 
 
-def fitted(home: Path, pipeline: Path, config_name: str, run_name: str) -> Path:
+def fitted(home: Path, pipeline: Path, config_name: str, run_name: str, **more: Any) -> Path:
     for number in range(3):
         save(home / "my_subject" / f"{number}.png", photograph(20, 20, number))
     before, run = os.getcwd(), home / "runs" / run_name
@@ -34,7 +34,7 @@ def fitted(home: Path, pipeline: Path, config_name: str, run_name: str) -> Path:
             "--model.sampling.steps": 2, "--data.images.data_dir": home / "my_subject",
             "--data.images.image_size": 16, "--data.images.prompt": "a cat", "--data.validation_fraction": 0,
             "--data.loading.num_workers": 0, "--data.batch_size": 3, "--trainer.max_steps": 2,
-            "--trainer.precision": "32", "--trainer.accelerator": "cpu", "--trainer.callbacks": "null",
+            "--trainer.precision": "32", "--trainer.accelerator": "cpu", "--trainer.callbacks": "null", **more,
         }  # fmt: skip
         assert train.main(["fit", *(str(each) for pair in settings.items() for each in pair), *QUIET]) == 0
     finally:
@@ -102,7 +102,7 @@ def test_a_run_without_adapters_has_none_to_merge(
     own_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert push(own_run, "--output", tmp_path / "x", "--merged") == 2
-    assert "--merged needs a run with LoRA, but " in capsys.readouterr().err
+    assert "--merged needs a run with adapters, but " in capsys.readouterr().err
 
 
 @pytest.mark.nightly
@@ -127,3 +127,23 @@ def test_a_merged_network_is_pushed_as_it_is_and_its_card_says_how_diffusers_loa
     changed = {name for name, value in state.items() if not torch.allclose(value.float(), before[name], **half)}
     assert changed
     assert all("attn" in name for name in changed)
+
+
+@pytest.mark.nightly
+def test_adapters_for_peft_and_merged_weights_draw_the_same_without_this_project(
+    home: Path, text_to_image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = fitted(home, text_to_image, "lora", "lokr", **{"--model.network.adapters.kind": "lokr"})
+    base = "somebody/sd-tiny"
+    for folder, options in (("lokr", ()), ("whole", ("--merged",))):
+        assert push(run, "--output", tmp_path / folder, "--base_model", base, *options) == 0
+    card = ModelCard.load(tmp_path / "lokr" / "README.md")
+    assert card.data.base_model_relation == "adapter"
+    code = card.text.partition("Without noiseworks:")[2].partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    exec(code.replace(base, str(text_to_image)), found)
+    expected = drawn(found["pipeline"])
+    assert (expected - drawn(DiffusionPipeline.from_pretrained(text_to_image))).abs().max() > 1e-3
+    whole = DiffusionPipeline.from_pretrained(tmp_path / "whole" / "pipeline")
+    torch.testing.assert_close(drawn(whole), expected, atol=1e-5, rtol=0)

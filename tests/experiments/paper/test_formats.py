@@ -36,7 +36,8 @@ e & - \\
         ("$x^2~#", r"\$x\textasciicircum{}2\textasciitilde{}\#"),
         ("a\n\n% b", r"a \% b"),
         ("1e-05 -.5 top-1 lr-SGD", r"1e-05 $-$.5 top-1 lr-SGD"),
-        ("p < 0.05 > \"", r"p \textless{} 0.05 \textgreater{} \textquotedbl{}"),
+        ("p < 0.05 > \"", r"p \textless{} 0.05 \textgreater{} ''"),
+        ("demo.yaml --model.lr 1", "demo.yaml -{}-model.lr 1"),
         ("*", "{*}"),
     ],
 )  # fmt: skip

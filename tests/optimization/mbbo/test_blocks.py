@@ -18,7 +18,6 @@ from lightning_modules.optimization.mbbo.blocks import (
     Rates,
     course_tables,
     msvr,
-    project_onto_ball,
     solve_systems,
     storm,
     tracking_errors,
@@ -51,16 +50,6 @@ def test_the_projection_of_matrices_is_the_nearest_one_of_its_set() -> None:
         other = other @ other.mT + 0.3 * torch.eye(5)
         mixed = 0.9 * projected + 0.1 * other
         assert torch.all((projected - matrix).norm(dim=(1, 2)) <= (mixed - matrix).norm(dim=(1, 2)))
-
-
-@pytest.mark.parametrize("radius", [0.5, 100.0])
-def test_the_projection_onto_a_ball(radius: float) -> None:
-    vector = numbers(6, 3)
-    projected = project_onto_ball(vector, radius)
-    assert projected.norm(dim=1).max() <= radius * (1 + 1e-15)
-    inside = vector.norm(dim=1) <= radius
-    assert torch.equal(projected[inside], vector[inside])
-    torch.testing.assert_close(torch.nn.functional.normalize(projected), torch.nn.functional.normalize(vector))
 
 
 M, N, D = 6, 3, 4

@@ -186,3 +186,11 @@ def test_thresholds_go_to_where_k_items_are_above() -> None:
     assert ((score > now.value[:, None]).sum(1) - 3).abs().max() <= 1
     torch.testing.assert_close(past.value, now.value, rtol=0, atol=1e-3)
     assert now.curvature.min() >= 1e-4
+
+
+def test_a_threshold_moves_by_a_hundredth_of_its_tracked_slope() -> None:
+    """At threshold 0, the slope is 3 / 12 - 6 / 12: six of the twelve scores are above it, and three should be."""
+    score = torch.linspace(-1, 1, TABLE_ITEMS).double().expand(TABLE_USERS, -1)
+    now, past = levels().move_thresholds(torch.arange(TABLE_USERS), score, None, 3, TABLE_ITEMS, TABLE_USERS)
+    for moved in (now.value, past.value):  # the weight of a batch in the tracker is .9
+        torch.testing.assert_close(moved, torch.full_like(moved, 0.01 * 0.9 * 0.25), rtol=1e-12, atol=0)

@@ -6,8 +6,8 @@ import torch
 from datamodules.loading import Loading
 from datamodules.tables.noised_points import Atoms, NoisedPoints, UniformCube
 from datamodules.tables.tables import Tables
+from lightning_modules.linear_algebra import project_onto_ball
 from lightning_modules.probabilistic.score_estimation import ScoreEstimation
-from lightning_modules.probabilistic.score_estimation.module import project_onto_ball
 from tests.trainers import quiet
 
 

@@ -7,8 +7,8 @@ from lightning_modules.restoration.negvsr.losses import (
     adversarial,
     average_pool_clips,
     discriminating,
-    discriminator_loss,
     negative_distance,
+    real_or_fake_loss,
 )
 
 
@@ -41,7 +41,7 @@ def test_judgements_are_cross_entropies() -> None:
     score = torch.randn(2, 1, 4, 4, dtype=torch.float64)
     for real in (True, False):
         expected = F.binary_cross_entropy_with_logits(score, torch.full_like(score, float(real)))
-        torch.testing.assert_close(discriminator_loss(score, real), expected)
+        torch.testing.assert_close(real_or_fake_loss(score, real), expected)
 
 
 def test_each_network_gets_the_gradient_of_its_own_term() -> None:

@@ -275,7 +275,7 @@ def test_batches_are_full_until_the_last_images() -> None:
     for done, _ in enumerate(counter.certify(source()), start=1):
         assert taken <= done + 10  # few requests are pending, so that an interruption loses little
     assert sizes[0] == 1  # the shape of the logits
-    assert all(size == 500 for size in sizes[1:-2])
+    assert set(sizes[1:-2]) == {100}  # on a CPU, a network sees one block of samples at a time
 
 
 def test_tensors_are_certified_without_a_trainer() -> None:
