@@ -167,7 +167,7 @@ def write_image_table(path: Path, store: BlockStore, negative_prompt: str | None
         for at, each in enumerate(block):
             files = {f"{files.folder.name}_file": f"{files.folder.name}/{each.name}.png" for files in store.files[1:]}
             seed, place = store.seed_and_place(key, at)
-            texts = {"file": f"{IMAGES}/{each.name}.png", **files}
+            texts: dict[str, str | None] = {"file": f"{IMAGES}/{each.name}.png", **files}
             texts |= {"prompt": each.prompt, "negative_prompt": negative_prompt}
             numbers = {"prompt_index": each.prompt_index, "class": each.label, "seed": seed, "place_in_batch": place}
             rows.append(json.dumps({**texts, **numbers}))
@@ -196,11 +196,11 @@ def rows_of(
     for request in requests:
         of_prompt.setdefault(request.prompt_index, []).append(request)
     rows = list(of_prompt.values())[:ROWS]
-    kinds = ["improved" if folder == IMAGES else folder for folder in reversed(folders)]
+    kinds = ["improved" if folder == IMAGES else folder for folder in reversed([*folders])]
     pairs = f"{', '.join(kinds)}: " if len(kinds) > 1 else ""
     copies = range(min(len(rows[0]), COLUMNS // len(folders)))
     images = [
-        [pixels_of(path(row[copy].name)) for copy in copies for path in reversed(folders.values())] for row in rows
+        [pixels_of(path(row[copy].name)) for copy in copies for path in reversed([*folders.values()])] for row in rows
     ]
     names = [f"{kind if pairs else 'image'} {copy}" for copy in copies for kind in kinds]
     return torch.stack([torch.stack(row) for row in images]), [pairs + (row[0].prompt or "") for row in rows], names
