@@ -152,11 +152,10 @@ def each_on_its_rows(
         functions: dict that maps keys to functions. A function is called with the b images that have its key, `[b, C,
             H, W]`, and with their positions in the batch, `[b]`, and returns the changed images.
     """
-    result = torch.empty_like(image)
-    for number in sorted(set(operation.tolist())):
+    result = image.clone()
+    for number in sorted(functions.keys() & operation.tolist()):
         rows = (operation == number).nonzero()[:, 0].to(image.device, non_blocking=True)
-        own = image.index_select(0, rows)
-        result.index_copy_(0, rows, functions[number](own, rows) if number in functions else own)
+        result.index_copy_(0, rows, functions[number](image.index_select(0, rows), rows))
     return result
 
 
