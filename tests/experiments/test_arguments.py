@@ -49,7 +49,9 @@ import callbacks.certification, callbacks.generation, callbacks.labels
 for package in (callbacks.certification, callbacks.generation, callbacks.labels):
     assert not hasattr(package, "Nothing")
     assert package.__all__
-assert "lightning" not in sys.modules
+from callbacks.generation import generated_folder, image_generators, launched
+assert launched.fabric_of("cpu", 1).is_global_zero
+assert not {"lightning", "torchmetrics", "pandas", "matplotlib"} & {*sys.modules}
 """
 
 
