@@ -41,11 +41,12 @@ def execute(run: BuiltRun) -> dict[str, float]:
     add_usage = measure()
     try:
         with run.parsed.imports():
-            return {"fit": fit, "test": test, "validate": validate, "predict": predict}[run.parsed.subcommand](run)
-    finally:
+            found = {"fit": fit, "test": test, "validate": validate, "predict": predict}[run.parsed.subcommand](run)
         own = run.parsed.subcommand == "fit" or (run.parsed.subcommand == "test" and run.parsed.resumed is None)
         if own and run.trainer.is_global_zero and (run.parsed.folder.path / "config.yaml").is_file():
             add_usage(run.parsed.folder.path)
+        return found
+    finally:
         run.parsed.folder.held.close()
 
 

@@ -163,12 +163,7 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
         adapters.check_tuning(tuning)
         weights.check(tuning, adapters, gradient_checkpointing)
         if text_adapters is not None:
-            kinds = (tuning, adapters.kind, text_adapters.kind)
-            if kinds != ("lora",) * 3 or offload_text_encoders:
-                raise ValueError(
-                    "text_adapters need tuning lora, adapters of kind lora and offload_text_encoders false, "
-                    f"got {', '.join(kinds)} and {offload_text_encoders}"
-                )
+            _check_text_adapters((tuning, adapters.kind, text_adapters.kind), offload_text_encoders)
         check_quantization(weights.quantization, tuning, Path(pipeline).expanduser() / self.parts[0], adapters)
         self.pipeline = diffusers_pipeline(
             pipeline, self.parts, weights.config, weights.variant, weights.dtype, weights.local_files_only,
@@ -206,9 +201,8 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
         encoders = [encoder for encoder in found if encoder is not None]
         if text_adapters is not None:
             self.trains_text = True
-            encoders = [
-                _adapt_text_encoder(each, text_adapters, gradient_checkpointing, self.is_xl) for each in encoders
-            ]
+            more = (text_adapters, gradient_checkpointing, self.is_xl)
+            encoders = [_adapt_text_encoder(each, *more) for each in encoders]
         self.text_encoders = nn.ModuleList(encoders if self.trains_text else map(frozen, encoders))
         if clip_skip is not None:
             skip_last_layers([*self.text_encoders], clip_skip, self.is_xl)
@@ -333,6 +327,14 @@ def _check(name: str, network: Any, channels: int, tuning: Tuning) -> Any:
     if tuning == "full" and is_quantized(network):
         raise ValueError(f"tuning: {name} has quantised weights; set tuning to lora, got full")
     return network.float() if tuning == "full" else network
+
+
+def _check_text_adapters(kinds: tuple[str, ...], offload_text_encoders: bool) -> None:
+    if kinds != ("lora",) * 3 or offload_text_encoders:
+        raise ValueError(
+            "text_adapters need tuning lora, adapters of kind lora and offload_text_encoders false, "
+            f"got {', '.join(kinds)} and {offload_text_encoders}"
+        )
 
 
 def _adapt_text_encoder(encoder: Any, adapters: Adapters, gradient_checkpointing: bool, is_xl: bool) -> Any:
