@@ -583,6 +583,7 @@ METHODS = {
         {
             **DIGITS_WITH_VALIDATION,
             "model.class_path": "lightning_modules.robustness.adversarial_training.AdversarialTraining",
+            "model.init_args.q": LEFT_OUT,
             "model.init_args.binary": LEFT_OUT,
             "model.init_args.soft_labels": LEFT_OUT,
             "model.init_args.epsilon": 0.1,
