@@ -103,7 +103,9 @@ def test_every_link_of_a_page_leads_somewhere() -> None:
 
 
 def test_pictures_are_small_and_shown(generated: dict[Path, str]) -> None:
-    shown = "".join(generated.values()) + "".join((DOCS / name).read_text() for name in ("data.md", "runs.md", "sweeps.md"))
+    shown = "".join(generated.values()) + "".join(
+        (DOCS / name).read_text() for name in ("data.md", "runs.md", "sweeps.md")
+    )
     for picture in DOCS.glob("images/*"):
         assert picture.stat().st_size <= pictures.MAX_BYTES, picture.name
         assert f"images/{picture.name})" in shown
