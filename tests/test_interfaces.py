@@ -75,16 +75,19 @@ PROTOCOLS = {
 }
 
 
+IMPORTS = [
+    (owner(name).removeprefix("lightning_modules."), {alias.name for alias in node.names})
+    for name, tree in TREES.items()
+    for node in ast.walk(tree)
+    if isinstance(node, ast.ImportFrom) and node.module == interfaces.__name__
+]
+"""The packages and methods that import something from `interfaces.py`, with the names of what they import."""
+
+
 def users_of(protocol: str) -> set[str]:
     """Return the packages and methods that import a protocol, or use it through a function of `interfaces.py`."""
-    through = {"NamedClasses": "class_names"}.get(protocol)
-    found = set()
-    for name, tree in TREES.items():
-        for node in ast.walk(tree):
-            ours = isinstance(node, ast.ImportFrom) and node.module == interfaces.__name__
-            if ours and {alias.name for alias in node.names} & {protocol, through}:
-                found.add(owner(name).removeprefix("lightning_modules."))
-    return found
+    wanted = {protocol, {"NamedClasses": "class_names"}.get(protocol)}
+    return {package for package, names in IMPORTS if names & wanted}
 
 
 def test_the_list_of_protocols_has_their_members_and_users() -> None:

@@ -73,7 +73,7 @@ def train_and_die(directory: Path, config: Path, at: int | None) -> int:
 
 
 def left(directory: Path) -> dict[str, bytes]:
-    """Read all files of a run, except event files and checkpoints, which contain the run directory's name, and times."""
+    """Read all files of a run, except event files and checkpoints, with the run directory's name, and times."""
     files = [path for path in directory.rglob("*") if path.is_file() and path.name not in (".lock", "usage.csv")]
     kept = [path for path in files if not {"tensorboard", "checkpoints"} & {*path.relative_to(directory).parts}]
     return {str(path.relative_to(directory)): path.read_bytes() for path in kept}
