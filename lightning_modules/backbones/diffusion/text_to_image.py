@@ -172,11 +172,7 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
         )  # fmt: skip
         self.pipeline.set_progress_bar_config(disable=True)
         if sampler is not None:
-            import diffusers
-
-            one_of(get_args(Sampler), sampler=sampler)
-            spaced = {} if sampler_spacing is None else {"timestep_spacing": sampler_spacing}
-            self.pipeline.scheduler = getattr(diffusers, sampler).from_config(self.pipeline.scheduler.config, **spaced)
+            self.pipeline.scheduler = _other_sampler(self.pipeline.scheduler, sampler, sampler_spacing)
         self.scheduler = self.pipeline.scheduler
         self.prediction = check_schedule(self.scheduler, prediction_types)
         self.vae: Any = frozen(self.pipeline.vae)
@@ -197,8 +193,7 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
         if weights.lora is not None:
             load_lora(self.network, self.pipeline, self.parts[0], weights.lora)
         self.is_xl = getattr(self.network.config, "addition_embed_type", None) == "text_time"
-        found = (getattr(self.pipeline, name, None) for name in ENCODERS)
-        encoders = [encoder for encoder in found if encoder is not None]
+        encoders = [each for name in ENCODERS if (each := getattr(self.pipeline, name, None)) is not None]
         if text_adapters is not None:
             self.trains_text = True
             more = (text_adapters, gradient_checkpointing, self.is_xl)
@@ -327,6 +322,15 @@ def _check(name: str, network: Any, channels: int, tuning: Tuning) -> Any:
     if tuning == "full" and is_quantized(network):
         raise ValueError(f"tuning: {name} has quantised weights; set tuning to lora, got full")
     return network.float() if tuning == "full" else network
+
+
+def _other_sampler(scheduler: Any, sampler: Sampler, spacing: Spacing | None) -> Any:
+    """Return a scheduler of another class with the settings of a given one."""
+    import diffusers
+
+    one_of(get_args(Sampler), sampler=sampler)
+    spaced = {} if spacing is None else {"timestep_spacing": spacing}
+    return getattr(diffusers, sampler).from_config(scheduler.config, **spaced)
 
 
 def _check_text_adapters(kinds: tuple[str, ...], offload_text_encoders: bool) -> None:
