@@ -63,7 +63,7 @@ ELR_PLUS = ("elr_plus/demo.yaml", ("--trainer.accumulate_grad_batches", "1"))
     ("config", "more", "begins", "resumes"),
     [
         pytest.param(*ELR, False, True, id="elr with averaged weights, saved within epochs"),
-        pytest.param(*ELR_PLUS, False, False, id="elr+ with mixup, saved after epochs"),
+        pytest.param(*ELR_PLUS, False, False, id="elr+ with mixup, saved after epochs", marks=pytest.mark.nightly),
         pytest.param(*ELR, True, True, id="elr in a user's process", marks=pytest.mark.nightly),
     ],
 )

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch.distributed as dist
+from lightning.pytorch import utilities
 
 from datamodules.distributed.collectives import rank
 from datamodules.jobs import resumable_map
@@ -84,7 +85,7 @@ def test_a_batch_is_filled_where_it_lacks_results(tmp_path: Path) -> None:
 def test_progress_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr(resumable_map, "SECONDS_BETWEEN_REPORTS", -1.0)
-    monkeypatch.setattr(resumable_map, "rank_zero_info", said.append)
+    monkeypatch.setattr(utilities, "rank_zero_info", said.append)
     run(tmp_path)
     assert said == [f"tables: {done} of 5 done" for done in range(1, 6)]
 

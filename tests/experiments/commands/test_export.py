@@ -161,6 +161,7 @@ def exported(runs: Path, chosen: str, *configs: str, more: tuple[Path, ...] = ()
     return printed, folders
 
 
+@pytest.mark.nightly
 def test_programs_agree_and_weights_load_in_a_process_without_this_project(
     runs: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -287,6 +288,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.nightly
 def test_a_served_export_answers_an_image_of_any_size_like_the_run(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
