@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 
 PROGRAM = "noiseworks" if Path(sys.argv[0]).stem == "noiseworks" else "train.py"
 """Name of the program that the user called: the installed command, or the script in a checkout."""
+COMMAND = PROGRAM if PROGRAM == "noiseworks" else f"python {PROGRAM}"
+"""How the user calls the program, for commands that are printed."""
 
 
 class ArgumentParser(argparse.ArgumentParser):

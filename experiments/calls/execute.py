@@ -43,7 +43,7 @@ def execute(run: BuiltRun) -> dict[str, float]:
         with run.parsed.imports():
             found = {"fit": fit, "test": test, "validate": validate, "predict": predict}[run.parsed.subcommand](run)
         own = run.parsed.subcommand == "fit" or (run.parsed.subcommand == "test" and run.parsed.resumed is None)
-        if own and run.trainer.is_global_zero and (run.parsed.folder.path / "config.yaml").is_file():
+        if found and own and run.trainer.is_global_zero and (run.parsed.folder.path / "config.yaml").is_file():
             add_usage(run.parsed.folder.path)
         return found
     finally:

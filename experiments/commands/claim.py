@@ -52,7 +52,7 @@ from functools import partial
 from pathlib import Path
 
 from datamodules.files.whole_files import owned_path
-from experiments.arguments import PROGRAM, add_figure_format
+from experiments.arguments import COMMAND, add_figure_format
 from experiments.claims.statements import ABOVE, check_metrics, commands_of, plan_claims, select_claims, try_metrics
 from experiments.claims.verdicts import Row, decide, verdict_cells, write_claim_tables, write_claims
 from experiments.compare import show, write_comparison
@@ -90,9 +90,8 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
         The exit status. It is 0 if all claims hold, 1 if a claim does not hold or did not run, and 130 after Ctrl-C.
     """
     if options.show:
-        program = "noiseworks" if PROGRAM == "noiseworks" else f"python {PROGRAM}"
         for claims in select_claims(options.claims).values():
-            print(*commands_of(claims, program), sep="\n")
+            print(*commands_of(claims, COMMAND), sep="\n")
         return 0
     console = terminal(stderr=options.format is not None)
     places = plan_claims(options.claims, options.output)

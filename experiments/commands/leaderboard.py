@@ -32,7 +32,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules.files.whole_files import owned_path, write_text
-from experiments.arguments import PROGRAM, ArgumentParser
+from experiments.arguments import COMMAND, ArgumentParser
 from experiments.compare import collect
 from experiments.config_files import PROJECT
 from experiments.launching.launchers import add_arguments, launcher
@@ -68,11 +68,10 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
     board = load_board(options.field, options.size)
     output = options.output or Path("runs/leaderboards", board.field, board.size)
     plan = Plan(board, output)
-    program = "noiseworks" if PROGRAM == "noiseworks" else f"python {PROGRAM}"
     if options.show:
         known, _ = recorded(PROJECT / "docs/leaderboards.csv", board)
         chosen = {f"{row['row']}, {row['column']}": shlex.split(row["settings"]) for row in known}
-        print(*(f"# {title}\n{command}" for title, command in plan.commands(program, chosen)), sep="\n")
+        print(*(f"# {title}\n{command}" for title, command in plan.commands(COMMAND, chosen)), sep="\n")
         return 0
     console = terminal(stderr=options.format is not None)
     trials = [run for entry in board.entries for run in plan.trials(entry)]
@@ -89,7 +88,7 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
                 check(each)
             failures += run_all(runs, launcher=engine, console=console, locks=locks, run_command=run_command,
                                 look_at=lambda run: check_metrics(board, run))  # fmt: skip
-            rows = board_rows(plan, program)
+            rows = board_rows(plan, COMMAND)
             write_text(output / "leaderboard.csv", rows_text(rows))
             drawn = draw_board(board, runs, output / "leaderboard.png")
         if options.record:

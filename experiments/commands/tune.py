@@ -27,7 +27,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.arguments import PROGRAM, ArgumentParser, positive_number, seed
+from experiments.arguments import COMMAND, ArgumentParser, positive_number, seed
 from experiments.claims.arms import arm
 from experiments.launching.launchers import add_arguments, launcher
 from experiments.launching.preflight import PREFLIGHT, metrics_of_short_run, preflight
@@ -186,7 +186,6 @@ def show(study: Study, best: Sequence[Trial], options: Namespace, console: Conso
     layers = study.write_layers(str(options.config))
     for path in [study.path, study.folder / "study.png"]:
         console.print(str(path), markup=False, soft_wrap=True)
-    program = [PROGRAM] if PROGRAM == "noiseworks" else ["python", PROGRAM]
     layer = ["--config", str(layers[0]), "--seed_everything", str(study.seed), "--test_after_fit", "true"]
-    command = [*program, "fit", *options.config.arguments, *options.overrides, *layer]
+    command = [*COMMAND.split(), "fit", *options.config.arguments, *options.overrides, *layer]
     console.print(shlex.join(command), markup=False, soft_wrap=True)

@@ -33,7 +33,7 @@ def measure() -> Callable[[Path], None]:
         unit = 1 if sys.platform == "darwin" else 1024  # of the peak of the resident memory
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0
-        rows = [[row[name] for name in COLUMNS] for row in read_csv(directory / FILE)]
+        rows = [[row.get(name, "") for name in COLUMNS] for row in read_csv(directory / FILE)]
         own = [str(each) for each in (*spent, peak // MEBIBYTE, gpu // MEBIBYTE)]
         write_results(directory / FILE, COLUMNS, [*rows, own])
 

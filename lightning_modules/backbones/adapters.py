@@ -68,7 +68,6 @@ def check_adapters(network: nn.Module, checkpoint: Mapping[str, Any]) -> None:
         has, other = ("has", "full") if saved else ("has no", "lora")
         raise ValueError(f"tuning: the checkpoint {has} adapters, but tuning is {other}")
     for key, value in (own or {}).items():
-        if (
-            wanted := (saved or {}).get(key, "lora")
-        ) != value:  # older versions had only LoRA, and did not save its kind
+        wanted = (saved or {}).get(key, "lora")  # older versions had only LoRA, and did not save its kind
+        if wanted != value:
             raise ValueError(f"adapters.{NAMES[key]} must be {wanted}, as in the checkpoint, got {value}")

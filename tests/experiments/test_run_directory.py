@@ -95,9 +95,7 @@ def killed(*args: object) -> None:
 
 
 def contents(directory: Path) -> dict[Path, bytes]:
-    written = (
-        path for path in directory.rglob("*") if path.is_file() and path.name not in ("traceback.txt", "usage.csv")
-    )
+    written = (path for path in directory.rglob("*") if path.is_file() and path.name != "traceback.txt")
     return {path: path.read_bytes() for path in written if "tensorboard" not in path.parts}
 
 

@@ -58,9 +58,7 @@ def save_model(model: LatentDiffusion | PixelSpace, folder: Path, writes: bool, 
             # Older versions of transformers have this prefix, and newer ones remove it.
             named = {f"text_model.{key.removeprefix('text_model.')}": value.cpu() for key, value in layers.items()}
             given[f"{name}_lora_layers"] = convert_state_dict_to_diffusers(named)
-        if any(
-            weights_are_insufficient(part) for part in parts.values()
-        ):  # diffusers reads the settings of all or none
+        if any(map(weights_are_insufficient, parts.values())):  # diffusers reads the settings of all or none
             given |= {f"{name}_lora_adapter_metadata": lora_metadata(part) for name, part in parts.items()}
         model.pipeline.save_lora_weights(str(folder), **given)
         return
