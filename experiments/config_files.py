@@ -28,8 +28,37 @@ Dumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(v
 
 
 def load_yaml(text: str) -> Any:
-    """Parse a YAML text into plain values."""
-    return yaml.load(text, Loader=LOADER)
+    """Parse a YAML text into plain values. A key that occurs twice in a mapping is an error, as in YAML 1.2."""
+    loader = LOADER(text)
+    try:
+        root = loader.get_single_node()
+        _check_keys(root)
+        return None if root is None else loader.construct_document(root)
+    finally:
+        loader.dispose()
+
+
+def _check_keys(root: yaml.Node | None) -> None:
+    """Raise an error if a key occurs twice in a mapping."""
+    waiting: list[Any] = [root]
+    checked = set()
+    while waiting:
+        node = waiting.pop()
+        if not isinstance(node, yaml.CollectionNode) or id(node) in checked:
+            continue
+        checked.add(id(node))  # an alias is the node that it refers to
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+            continue
+        lines: dict[Any, int] = {}
+        for key, value in node.value:
+            waiting.append(value)
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            line = key.start_mark.line + 1
+            if first := lines.get(key.value):
+                raise yaml.YAMLError(f"the key {key.value} occurs twice in one mapping, in lines {first} and {line}")
+            lines[key.value] = line
 
 
 def dump_yaml(values: Any) -> str:

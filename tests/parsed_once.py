@@ -98,7 +98,7 @@ def found_once(find: Callable[..., Any]) -> Callable[..., Any]:
 
 
 METHODS = {name: kept(getattr(ArgumentParser, name)) for name in ("parse_object", "get_defaults")}
-FINDING = {module: found_once(getattr(module, FIND)) for module in MODULES if hasattr(module, FIND)}
+FINDING = {module: found_once(getattr(module, FIND)) for module in MODULES if FIND in vars(module)}
 
 
 @contextlib.contextmanager
