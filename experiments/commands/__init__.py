@@ -56,7 +56,7 @@ def parse(name: str, argv: Sequence[str]) -> Namespace:
 
 
 def run(name: str, argv: Sequence[str], *more: Any) -> int:
-    """Run a command, and return its exit status: 2 for invalid input, which is reported in one sentence.
+    """Run a command, and return its exit status: 2 for an error, which is reported in one sentence, and 130 for Ctrl-C.
 
     `more` are additional arguments for the `run` function of the command.
     """
@@ -67,6 +67,9 @@ def run(name: str, argv: Sequence[str], *more: Any) -> int:
     command = _import(name)
     try:
         return command.run(parse(name, argv), *more)
+    except KeyboardInterrupt as interrupt:
+        print(f"interrupted: {interrupt}repeat the command to continue", file=sys.stderr)
+        return 130
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -45,7 +45,6 @@ claim does not hold, if a published number is not reached, or if a run failed.
 """
 
 import resource
-import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from functools import partial
@@ -87,7 +86,7 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
         run_command: command that runs `train.py`, to which `fit ...` or `test ...` is appended.
 
     Returns:
-        The exit status. It is 0 if all claims hold, 1 if a claim does not hold or did not run, and 130 after Ctrl-C.
+        The exit status. It is 0 if all claims hold, and 1 if a claim does not hold or did not run.
     """
     if options.show:
         for claims in select_claims(options.claims).values():
@@ -103,47 +102,37 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
         try_metrics(places, partial(metrics_of_short_run, engine=engine))
     failures: list[Failure] = []
     verdicts, every = [], list[Row]()
-    try:
-        above = [options.output or ABOVE] if len(places) > 1 else []
-        with lock([*above, *(each.output for each in places)]) as locks:
-            batches: list[tuple[list[Run], Path | None]] = [([run for each in places for run in each.compared], None)]
-            batches += [
-                (each.runs_of(claim), each.cpu_seconds(claim))
-                for each in places
-                for claim in each.claims
-                if claim.published is not None
-            ]
-            for own, cpu_seconds in batches:
-                begun = _children()
-                try:
-                    failures += run_all(own, launcher=engine, console=console, locks=locks, run_command=run_command,
-                                        look_at=lambda run: check_metrics(run, places))  # fmt: skip
-                finally:
-                    if cpu_seconds and cpu_seconds.parent.is_dir() and (used := _children() - begun) > 0:
-                        with cpu_seconds.open("a", encoding="utf-8") as file:
-                            file.write(f"{used:.1f}\n")
-            for each in places:
-                if each.compared:
-                    found = write_comparison(
-                        each.compared, each.output, paired=False, figure_format=options.figure_format
-                    )
-                    show(found, each.output, console)
-                decided, rows = decide(each, failures)
-                write_claim_tables(rows, each.output)
-                verdicts += decided
-                every += rows
-            for folder in above:
-                write_claim_tables(every, folder)
-        if options.record:
-            with owned_path(options.record, GRACE_SECONDS, "choose another --record"):
-                write_claims(options.record, latest([*read_csv(options.record), *every], ["claim"]))
-    except KeyboardInterrupt:
-        done = sum(run.finished for run in runs)
-        print(f"interrupted: {done} of {len(runs)} runs are finished; repeat the command to continue", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    above = [options.output or ABOVE] if len(places) > 1 else []
+    with lock([*above, *(each.output for each in places)]) as locks:
+        batches: list[tuple[list[Run], Path | None]] = [([run for each in places for run in each.compared], None)]
+        batches += [
+            (each.runs_of(claim), each.cpu_seconds(claim))
+            for each in places
+            for claim in each.claims
+            if claim.published is not None
+        ]
+        for own, cpu_seconds in batches:
+            begun = _children()
+            try:
+                failures += run_all(own, launcher=engine, console=console, locks=locks, run_command=run_command,
+                                    look_at=lambda run: check_metrics(run, places))  # fmt: skip
+            finally:
+                if cpu_seconds and cpu_seconds.parent.is_dir() and (used := _children() - begun) > 0:
+                    with cpu_seconds.open("a", encoding="utf-8") as file:
+                        file.write(f"{used:.1f}\n")
+        for each in places:
+            if each.compared:
+                found = write_comparison(each.compared, each.output, paired=False, figure_format=options.figure_format)
+                show(found, each.output, console)
+            decided, rows = decide(each, failures)
+            write_claim_tables(rows, each.output)
+            verdicts += decided
+            every += rows
+        for folder in above:
+            write_claim_tables(every, folder)
+    if options.record:
+        with owned_path(options.record, GRACE_SECONDS, "choose another --record"):
+            write_claims(options.record, latest([*read_csv(options.record), *every], ["claim"]))
     print_failures(failures, console)
     print_table(TextTable("claims", *verdict_cells(every)), console, options.format)
     return 1 if any(each.fails for each in verdicts) else 0

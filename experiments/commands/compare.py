@@ -36,7 +36,6 @@ exponents.csv and exponents.png; and with --average, average.csv. The directory 
 """
 
 import math
-import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -91,7 +90,7 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN, preflight_comman
             command if `run_command` is the default, and otherwise no command.
 
     Returns:
-        The exit status. It is 0 for success, 1 if a run failed, and 130 after Ctrl-C.
+        The exit status. It is 0 for success, and 1 if a run failed.
     """
     console = terminal(stderr=options.format is not None)
     repeated = next((seed for i, seed in enumerate(options.seeds) if seed in options.seeds[:i]), None)
@@ -108,28 +107,20 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN, preflight_comman
         preflight(runs, preflight_command or PREFLIGHT, engine)
     if options.metrics:
         chosen(collect(runs, options.metrics), options.metrics)
-    try:
-        with lock([output]) as locks:
-            failures = run_all(runs, launcher=engine, console=console, locks=locks, run_command=run_command)
-            show(
-                write_comparison(runs, output, options.metrics, fit, options.figure_format),
-                output,
-                console,
-                options.format,
-            )
-            if means := summarise(averages(collect(runs), experiments, parts)):
-                rows = [(each.config, each.mean, each.std, each.seeds) for each in means]
-                write_results(output / "average.csv", ["setting", "mean", "std", "seeds"], rows)
-                shown = [[each.config or "as configured", str(each)] for each in means]
-                average = TextTable("average of configs", ["setting", "mean ± std"], shown)
-                print_table(average, console, None if options.format == "csv" else options.format)
-    except KeyboardInterrupt:
-        done = sum(run.finished for run in runs)
-        print(f"interrupted: {done} of {len(runs)} runs are finished; repeat the command to continue", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    with lock([output]) as locks:
+        failures = run_all(runs, launcher=engine, console=console, locks=locks, run_command=run_command)
+        show(
+            write_comparison(runs, output, options.metrics, fit, options.figure_format),
+            output,
+            console,
+            options.format,
+        )
+        if means := summarise(averages(collect(runs), experiments, parts)):
+            rows = [(each.config, each.mean, each.std, each.seeds) for each in means]
+            write_results(output / "average.csv", ["setting", "mean", "std", "seeds"], rows)
+            shown = [[each.config or "as configured", str(each)] for each in means]
+            average = TextTable("average of configs", ["setting", "mean ± std"], shown)
+            print_table(average, console, None if options.format == "csv" else options.format)
     print_failures(failures, console)
     return 1 if failures else 0
 

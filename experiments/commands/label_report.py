@@ -102,13 +102,8 @@ def train_folds(options: Namespace, runs: Sequence[Run], run_command: Sequence[s
     engine = launcher(options, [run.experiment for run in runs], options.output / "slurm")
     if run_command is TRAIN:
         preflight(runs, engine=engine)
-    try:
-        with lock([options.output]) as locks:
-            failures = run_all(runs, launcher=engine, console=console, locks=locks, run_command=run_command)
-    except KeyboardInterrupt:
-        done = sum(run.finished for run in runs)
-        print(f"interrupted: {done} of {len(runs)} folds are finished; repeat the command to continue", file=sys.stderr)
-        return 130
+    with lock([options.output]) as locks:
+        failures = run_all(runs, launcher=engine, console=console, locks=locks, run_command=run_command)
     print_failures(failures, console)
     if failures:
         print(f"{len(failures)} of {len(runs)} folds failed: repeat the command to continue", file=sys.stderr)

@@ -26,7 +26,6 @@ The output directory contains leaderboard.csv, leaderboard.png and the runs.
 """
 
 import shlex
-import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,7 +62,7 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
         run_command: command that runs `train.py`, to which `fit ...` or `test ...` is appended.
 
     Returns:
-        The exit status. It is 0 for success, 1 if a run failed, and 130 after Ctrl-C.
+        The exit status. It is 0 for success, and 1 if a run failed.
     """
     board = load_board(options.field, options.size)
     output = options.output or Path("runs/leaderboards", board.field, board.size)
@@ -81,29 +80,22 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN) -> int:
     engine = launcher(options, [run.experiment for run in unsearched], output / "slurm")
     if run_command is TRAIN:
         preflight([*trials, *unsearched], engine=engine)
-    try:
-        with lock([output]) as locks:
-            failures = run_all(trials, launcher=engine, console=console, locks=locks, run_command=run_command)
-            for each in (runs := plan.runs()):
-                check(each)
-            failures += run_all(runs, launcher=engine, console=console, locks=locks, run_command=run_command,
-                                look_at=lambda run: check_metrics(board, run))  # fmt: skip
-            rows = board_rows(plan, COMMAND)
-            write_text(output / "leaderboard.csv", rows_text(rows))
-            drawn = draw_board(board, runs, output / "leaderboard.png")
-        if options.record:
-            from experiments.pictures import shrink
+    with lock([output]) as locks:
+        failures = run_all(trials, launcher=engine, console=console, locks=locks, run_command=run_command)
+        for each in (runs := plan.runs()):
+            check(each)
+        failures += run_all(runs, launcher=engine, console=console, locks=locks, run_command=run_command,
+                            look_at=lambda run: check_metrics(board, run))  # fmt: skip
+        rows = board_rows(plan, COMMAND)
+        write_text(output / "leaderboard.csv", rows_text(rows))
+        drawn = draw_board(board, runs, output / "leaderboard.png")
+    if options.record:
+        from experiments.pictures import shrink
 
-            with owned_path(options.record, GRACE_SECONDS, "choose another --record"):
-                write_text(options.record, rows_text([*recorded(options.record, board)[1], *rows]))
-            if drawn:
-                shrink(output / "leaderboard.png", options.record.parent / "images" / picture(board))
-    except KeyboardInterrupt:
-        print("interrupted: repeat the command to continue", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        with owned_path(options.record, GRACE_SECONDS, "choose another --record"):
+            write_text(options.record, rows_text([*recorded(options.record, board)[1], *rows]))
+        if drawn:
+            shrink(output / "leaderboard.png", options.record.parent / "images" / picture(board))
     print_failures(failures, console)
     for table in board_tables(rows):
         print_table(table, console, options.format)

@@ -18,7 +18,6 @@ The output directory contains trials.csv, study.png, a run directory for each tr
 
 import math
 import shlex
-import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -63,7 +62,7 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN, preflight_comman
             default command if `run_command` is the default, and otherwise no command.
 
     Returns:
-        The exit status. It is 0 if a trial is complete, 1 if none is, and 130 after Ctrl-C.
+        The exit status. It is 0 if a trial is complete, and 1 if none is.
     """
     if find_spec("optuna") is None:
         raise ValueError("tune needs optuna: pip install 'noiseworks[tune]'")
@@ -85,29 +84,22 @@ def run(options: Namespace, run_command: Sequence[str] = TRAIN, preflight_comman
             if each.name not in known and misspelt(each.name, known):
                 raise ValueError(f"--metric: nothing logs {each.name}{choose_from(each.name, known)}")
     console = terminal()
-    try:
-        with lock([output]) as locks:
-            study = Study(output, searches, metrics, options.seed)
-            plan = Plan(study, experiment, not options.no_pruning and len(metrics) == 1)
-            kept = [plan.run_of(each) for each in study.trials]
-            for own in kept:
-                check(own)
-            running = [kept[each.number] for each in study.of_state("running")]
-            left = len(running) + trials - len(study.trials)
-            if ended := len(kept) - len(running):
-                console.print(f"{ended} of {trials} trials have ended before and are kept")
-            failures = run_all(
-                running, launcher=engine, console=console, locks=locks, run_command=run_command, look_at=plan.end,
-                later=plan.runs(trials), total=left, most=options.jobs or math.inf, failed=plan.fail,
-            )  # fmt: skip
-            if best := study.best():
-                show(study, best, options, console)
-    except KeyboardInterrupt:
-        print("interrupted: repeat the command to continue", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    with lock([output]) as locks:
+        study = Study(output, searches, metrics, options.seed)
+        plan = Plan(study, experiment, not options.no_pruning and len(metrics) == 1)
+        kept = [plan.run_of(each) for each in study.trials]
+        for own in kept:
+            check(own)
+        running = [kept[each.number] for each in study.of_state("running")]
+        left = len(running) + trials - len(study.trials)
+        if ended := len(kept) - len(running):
+            console.print(f"{ended} of {trials} trials have ended before and are kept")
+        failures = run_all(
+            running, launcher=engine, console=console, locks=locks, run_command=run_command, look_at=plan.end,
+            later=plan.runs(trials), total=left, most=options.jobs or math.inf, failed=plan.fail,
+        )  # fmt: skip
+        if best := study.best():
+            show(study, best, options, console)
     print_failures(failures, console)
     return 0 if best else 1
 

@@ -188,7 +188,8 @@ def run_all(
         failed: function that is called with each failure.
 
     Returns:
-        The failed runs. A failed run does not stop other runs. Ctrl-C and SIGTERM terminate all runs.
+        The failed runs. A failed run does not stop other runs. Ctrl-C and SIGTERM terminate all runs, and raise
+        KeyboardInterrupt with the number of finished runs.
     """
     total = len(runs) if total is None else total
     begun = [run for run in runs if not run.finished]
@@ -263,6 +264,9 @@ def run_all(
                 progress.refresh()
                 if children and (not unstarted or len(children) == room):
                     launcher.wait(POLL_SECONDS)
+        except KeyboardInterrupt:
+            done = total - unstarted - len(children) - len(failures)
+            raise KeyboardInterrupt(f"{done} of {total} runs are finished; ") from None
         finally:
             _terminate(children, console)
     return failures

@@ -249,7 +249,7 @@ def test_a_metric_that_is_not_there_is_said_after_the_first_run(
     config("demo_baseline", start=0.5)
     path = stated(folder / "claim.yaml", metric="test/acuracy")
     for _ in range(2):
-        assert commands.run("claim", [str(path), "--output", str(tmp_path / "out")], fit) == 1
+        assert commands.run("claim", [str(path), "--output", str(tmp_path / "out")], fit) == 2
         told = "has no metric test/acuracy; did you mean test/accuracy? The metrics are test/accuracy, test/memorized"
         assert told in capsys.readouterr().err
         assert len(list(tmp_path.rglob("test_metrics.csv"))) == 1

@@ -130,7 +130,7 @@ def test_a_metric_that_the_runs_lack_is_named(
     config: Config, fit: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = published(config("demo", start=0.5).with_name("claim.yaml"), metric="test/acuracy")
-    assert commands.run("claim", [str(file), "--output", str(tmp_path / "out")], fit) == 1
+    assert commands.run("claim", [str(file), "--output", str(tmp_path / "out")], fit) == 2
     assert "no metric test/acuracy; did you mean test/accuracy?" in capsys.readouterr().err
 
 

@@ -108,7 +108,7 @@ def test_a_metric_that_no_trial_logs_ends_the_study(
         "--output",
         str(tmp_path / "tune"),
     ]
-    assert commands.run("tune", arguments, fit) == 1
+    assert commands.run("tune", arguments, fit) == 2
     assert "--metric val/acc: trial 0 did not log it; did you mean val/accuracy?" in capsys.readouterr().err
 
 

@@ -174,7 +174,7 @@ def test_a_directory_in_use_is_refused(
     out = tmp_path / "out"
     arguments = [str(config("a", start=0.9)), "--seeds", "0", "--output", str(out)]
     with run_queue.lock([out]):
-        assert commands.run("compare", arguments, fit) == 1
+        assert commands.run("compare", arguments, fit) == 2
     assert f"{out} is in use" in capsys.readouterr().err
     assert commands.run("compare", arguments, fit) == 0
 
@@ -194,7 +194,7 @@ def test_a_run_that_outlives_its_comparison_keeps_others_out(
     process.kill()
     process.wait()
     monkeypatch.setattr(run_queue, "GRACE_SECONDS", 0.2)
-    assert commands.run("compare", arguments, fit) == 1
+    assert commands.run("compare", arguments, fit) == 2
     assert f"{out} is in use" in capsys.readouterr().err
     wait_until(lambda: ["a", "0", "finished", "25"] in journal())
     assert commands.run("compare", arguments, fit) == 0
