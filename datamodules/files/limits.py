@@ -1,7 +1,7 @@
 """Checks of untrusted files: type of file, size in memory, and range of numbers."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +12,21 @@ DEFLATE_LIMIT = 1040
 """Largest expansion factor of deflate compression."""
 
 
+class StatFile(Protocol):
+    """A `pathlib.Path`, or a file on a server with these methods of it."""
+
+    def exists(self) -> bool: ...
+    def is_file(self) -> bool: ...
+    def stat(self) -> Any: ...
+
+
 def sentence(error: BaseException) -> str:
     """Format the error message of a library as one line of at most 400 characters."""
     said = " ".join(str(error).split()) or type(error).__name__
     return said if len(said) <= 400 else f"{said[:400]} ..."
 
 
-def check_is_file(path: Path) -> None:
+def check_is_file(path: StatFile) -> None:
     """Reject a path that is not a regular file."""
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
@@ -26,7 +34,7 @@ def check_is_file(path: Path) -> None:
         raise ValueError(f"{path} is not a regular file")
 
 
-def check_unpacked(path: Path, size: int) -> None:
+def check_unpacked(path: StatFile, size: int) -> None:
     """Reject a file whose unpacked size exceeds both 1 GiB and 100 times the size of the file.
 
     Args:

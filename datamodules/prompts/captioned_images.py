@@ -13,6 +13,7 @@ from datamodules.arguments import within
 from datamodules.augmentation.crop_and_flip import Augmentation
 from datamodules.loading import Loading
 from datamodules.loading.global_batches import GlobalBatches
+from datamodules.loading.lanes import order_in_lanes
 from datamodules.loading.one_size_batches import BucketBatches, OneSizeBatches, check_buckets
 from datamodules.loading.seeded_batches import SeededBatches
 from datamodules.prompts.captioned_set import CaptionedRows, CaptionedSet, ShuffledTags, captions_of
@@ -142,6 +143,13 @@ class CaptionedImages(SeededBatches):
             return super().training_batches(epoch, rank, world_size)
         names = self.bucket_names(self.train_set)
         return BucketBatches(bucket, self.batch_size, names, rank, world_size, self.seed, epoch, self._resumed)
+
+    def draw_epoch(self, random: np.random.Generator) -> np.ndarray:
+        assert self.train_set is not None
+        captioned = self.train_set.captioned
+        if captioned.lanes is None or captioned.number is None:
+            return super().draw_epoch(random)
+        return order_in_lanes(captioned.number[self.train_set.row.numpy()], captioned.lanes, random)
 
     def evaluation_loader(self, samples: Any) -> DataLoader:
         bucket = samples.bucket

@@ -32,7 +32,10 @@ class Captioned:
         captions: one caption per image, `[N]`. None if the images have no captions.
         repeats: number of times that each image occurs in an epoch of training, `[N]`. None means once.
         weight: factor of the loss of each image, `[N]`. None means 1.
-        number: number of each image, `[N]`, the same for an image that occurs in several sizes. None means 0 ... N - 1.
+        number: number of each image, `[N]`, the same for an image that occurs in several sizes, or for all images of a
+            row group of streamed shards. Images with the same number are held out together. None means 0 ... N - 1.
+        lanes: for streamed shards, number of row groups from which consecutive images of an epoch are. None means that
+            the images are shuffled completely.
     """
 
     source: ImageSource
@@ -40,6 +43,7 @@ class Captioned:
     repeats: Tensor | None = None
     weight: Tensor | None = None
     number: NDArray[np.int64] | None = None
+    lanes: int | None = None
 
     def repeat(self, row: Tensor) -> Tensor:
         """Return the rows of an epoch of training, in which the images `row`, `[n]`, occur several times."""

@@ -15,10 +15,10 @@ MOST_NAMES = 3
 def report_images(samples: CaptionedRows) -> list[list[str]]:
     """Describe the images of a split in rows of a fact and its value. All files are read, to find equal ones.
 
-    The result is empty if the images are not in files.
+    The result is empty if the images are not in files, or are streamed.
     """
     captioned, source = samples.captioned, samples.captioned.source
-    if not isinstance(source, CroppedImages):
+    if not isinstance(source, CroppedImages) or captioned.lanes is not None:
         return []
     row, count = np.unique(samples.row.numpy(), return_counts=True)
     names = source.names or list(map(str, range(len(source.label))))

@@ -71,7 +71,11 @@ class SeveralSets(CaptionedSet):
         captions: list[str] = []
         without = [number for number, each in enumerate(read) if each.captions is None]
         for number, (each, own) in enumerate(zip(self.sets, read, strict=True)):
-            if not isinstance(own.source, CroppedImages) or isinstance(own.source, JoinedImages):
+            if (
+                not isinstance(own.source, CroppedImages)
+                or isinstance(own.source, JoinedImages)
+                or own.lanes is not None
+            ):
                 raise ValueError(
                     f"sets.{number}.images must be CaptionedFolder, CaptionedShards or HuggingFaceCaptions, got "
                     f"{type(each.images).__name__}"

@@ -66,7 +66,7 @@ class ImagesInShards(EncodedImages):
             For each image, in any order: its position in `shard`, its name for error messages, and its encoded bytes.
         """
 
-    def _locate(self, row: NDArray[np.int64]) -> Iterator[tuple[int, str, bytes]]:
+    def locate(self, row: NDArray[np.int64]) -> Iterator[tuple[int, str, bytes]]:
         shard = np.searchsorted(self.first_row, row, side="right") - 1
         return self.encode(shard, row - self.first_row[shard])
 
@@ -80,7 +80,7 @@ class ImagesInShards(EncodedImages):
         return [(height, width) for each in found for height, width in each.tolist()]
 
     def encoded(self) -> Iterator[bytes]:
-        return (content for row in range(len(self.label)) for *_, content in self._locate(np.array([row])))
+        return (content for row in range(len(self.label)) for *_, content in self.locate(np.array([row])))
 
     def _sizes_in(self, shard: int) -> NDArray[np.int64]:
         key = self.identity(shard)
@@ -89,7 +89,7 @@ class ImagesInShards(EncodedImages):
             sizes = np.empty((last - first, 2), dtype=np.int64)
             for start in range(first, last, ROWS_AT_ONCE):
                 row = np.arange(start, min(start + ROWS_AT_ONCE, last))
-                for position, name, content in self._locate(row):
+                for position, name, content in self.locate(row):
                     sizes[start - first + position] = size_in_header(name, content)
             _SIZES[key] = sizes
         return _SIZES[key]
@@ -97,7 +97,7 @@ class ImagesInShards(EncodedImages):
     def read(self, row: Tensor, uniform: Tensor | None, crop: Crop) -> Tensor:
         batch = torch.empty(len(row), 3, *crop.shape, dtype=torch.uint8)
         numbers = None if uniform is None else uniform.tolist()
-        for position, name, content in self._locate(row.numpy()):
+        for position, name, content in self.locate(row.numpy()):
             own = None if numbers is None else numbers[position]
             batch[position] = torch.from_numpy(read_crop(name, crop, own, content)).permute(2, 0, 1)
         return batch
@@ -155,34 +155,46 @@ class ImagesInParquet(ImagesInShards):
         shards: shard names, relative to the data directory and without suffix.
         files: the shards.
         crop: crop of each image.
+        most_groups: largest number of row groups that are kept in memory.
     """
 
-    def __init__(self, shards: Sequence[str], files: Sequence[ParquetShard], crop: Crop) -> None:
+    def __init__(self, shards: Sequence[str], files: Sequence[ParquetShard], crop: Crop, most_groups: int = 1) -> None:
         super().__init__(shards, [file.labels() for file in files], crop)
         self.files = [(file.path, file.image_key, file.label_key, file.captioned) for file in files]
         self.groups = [file.first_row for file in files]
-        self._last: tuple[tuple[int, int], Any] | None = None
+        self.most_groups = most_groups
+        self._kept: dict[tuple[int, int], Any] = {}
 
     def sample_names(self, shard: int) -> list[str]:
         return [str(row) for row in range(self.groups[shard][-1])]
 
     def identity(self, shard: int) -> tuple[Any, ...]:
         path, image_key, *_ = self.files[shard]
-        return *identity_of(path), image_key
+        own = identity_of(path) if isinstance(path, Path) else (path.url,)
+        return *own, image_key
 
     def encode(self, shard: NDArray[np.int64], place: NDArray[np.int64]) -> Iterator[tuple[int, str, bytes]]:
         pairs = zip(shard.tolist(), place.tolist(), strict=True)
         group = [(number, int(np.searchsorted(self.groups[number], at, side="right")) - 1) for number, at in pairs]
-        for position in sorted(range(len(group)), key=group.__getitem__):  # each row group is read once per batch
+        last = {each: position for position, each in enumerate(group)}
+        # Each row group is read once per batch: first those in memory, which are freed first, and at last those that
+        # occur last, which the next batch may need.
+        for position in sorted(range(len(group)), key=lambda at: (group[at] not in self._kept, last[group[at]])):
             (number, part), at = group[position], int(place[position])
-            if self._last is None or self._last[0] != (number, part):
-                self._last = None  # free the last group before reading the next one
-                self._last = (number, part), ParquetShard(*self.files[number]).group(part)
+            images = self._read_group(number, part)
             name = f"{self.files[number][0]}: row {at}"
-            content = self._last[1][at - int(self.groups[number][part])].as_py()
+            content = images[at - int(self.groups[number][part])].as_py()
             if content is None:
                 raise UnreadableImage(f"{name} has no image; replace or remove it")
             yield position, name, content
+
+    def _read_group(self, number: int, part: int) -> Any:
+        """Return the encoded images of a row group, and keep them until `most_groups` others have been read."""
+        if (number, part) not in self._kept:
+            if len(self._kept) == self.most_groups:  # free a group before reading the next one
+                del self._kept[next(iter(self._kept))]
+            self._kept[number, part] = ParquetShard(*self.files[number]).group(part)
+        return self._kept[number, part]
 
 
 def identity_of(path: Path) -> tuple[str, int, int]:
@@ -342,7 +354,7 @@ class ImageShards(NamedSplits):
 
 def copy_encoded(shard: ParquetShard, file: Path) -> ShardIndex:
     """Copy the encoded images of a parquet shard into one file, and return their byte positions in this file."""
-    rank_zero_info(f"ImageShards: copying {len(shard)} images of {shard.path.name} to {file}")
+    rank_zero_info(f"ImageShards: copying {len(shard)} images of {shard.path} to {file}")
     sizes = []
     with whole_file(file) as partial, partial.open("wb") as stream:
         for encoded in shard.images():

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.classification.image_shards.remote_files import RemoteFile
 from datamodules.files.limits import check_is_file, check_unpacked, sentence
 
 ROWS_AT_ONCE = 64
@@ -17,13 +18,13 @@ class ParquetShard:
     """A parquet file of labelled images, read at most one row group at a time.
 
     Args:
-        path: the file.
+        path: the file; a file on a server is a `RemoteFile`.
         image_key: column of encoded images: bytes, or a struct with `bytes`, as written by `datasets`.
         label_key: column of integer labels or of captions; None for images without captions.
         captioned: whether the column `label_key` contains captions instead of labels.
     """
 
-    def __init__(self, path: Path, image_key: str, label_key: str | None, captioned: bool = False) -> None:
+    def __init__(self, path: Path | RemoteFile, image_key: str, label_key: str | None, captioned: bool = False) -> None:
         import pyarrow.parquet
 
         check_is_file(path)
@@ -33,7 +34,8 @@ class ParquetShard:
         self.captioned = captioned
         try:
             # Arrow's threads would not survive the fork that starts the DataLoader workers.
-            self.file = pyarrow.parquet.ParquetFile(path, pre_buffer=False)
+            opened = path.open() if isinstance(path, RemoteFile) else path
+            self.file = pyarrow.parquet.ParquetFile(opened, pre_buffer=False)
             described = self.file.metadata
             if described.num_rows > (stored := path.stat().st_size):
                 raise ValueError(f"it declares {described.num_rows} images, but has only {stored} bytes")

@@ -84,6 +84,10 @@ def cache_latents(network: LatentDiffusion, data: CaptionedImages, folder: str, 
     if data.tags is not None:
         raise ValueError("with cache_dir, captions are embedded once: data.tags must be null, or cache_dir null")
     sets = [one for one in (data.train_set, data.validation_set) if one is not None]
+    if any(one.captioned.lanes is not None for one in sets):
+        raise ValueError(
+            "with cache_dir, all images are read before training: set cache_dir to null for StreamedShards"
+        )
     _cache_set(network, sets, data.augmentation.flip, folder, device)
     if data.prior_set is not None:
         _cache_set(network, [data.prior_set], data.augmentation.flip, folder, device)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,10 @@ def test_random_crops_are_rejected(text_to_image: Path, tmp_path: Path) -> None:
             "",
             torch.device("cpu"),
         )
+    assert data.train_set is not None
+    data.augmentation, data.train_set.captioned = Augmentation(), replace(data.train_set.captioned, lanes=2)
+    with pytest.raises(ValueError, match="set cache_dir to null for StreamedShards"):
+        cache_latents(TextToImage(str(text_to_image)), data, "", torch.device("cpu"))
 
 
 def test_latents_of_another_autoencoder_are_not_taken(text_to_image: Path, tmp_path: Path) -> None:
