@@ -22,18 +22,6 @@ def test_classes_are_gaussians_with_opposite_means_of_length_one() -> None:
     assert 0.45 < float(part.label.double().mean()) < 0.55
 
 
-def test_images_follow_the_seed_and_differ_between_splits() -> None:
-    images = TwoGaussians(20, 9)
-    assert torch.equal(images.training().image, TwoGaussians(20, 9).training().image)
-    parts = [
-        images.training(),
-        images.test(),
-        TwoGaussians(20, 9, seed=1).training(),
-        TwoGaussians(20, 9, seed=1).test(),
-    ]
-    assert len({tuple(part.image.flatten().tolist()) for part in parts}) == 4
-
-
 def test_a_linear_model_learns_early_and_memorises_later() -> None:
     """Section 3 of the paper: the first gradient points along v, and gradient descent finally fits every false label.
 

@@ -10,9 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 
-from callbacks.guards import SeedEveryBatch
 from datamodules.classification.cached_features import source_fingerprint
 from datamodules.classification.cifar import CIFAR10
 from datamodules.classification.folder_sets import ImageFolder
@@ -31,10 +29,8 @@ from tests.datamodules.classification.image_shards.shards import (
     write_shards,
     write_tar,
 )
-from tests.datamodules.classification.patterns import on_process
 from tests.datamodules.image_folders import shades
 from tests.datamodules.recorder import Recorder, joined, trained
-from tests.trainers import quiet
 
 KINDS = ("tar", "parquet", "cached tar", "cached parquet")
 SIZES = {"image_size": 8, "resize": 10}
@@ -80,38 +76,6 @@ def test_two_epochs_are_those_of_the_same_images_in_folders(kind: str, num_worke
     same(ours.evaluated, theirs.evaluated)
     red, clean = joined(ours.trained, "image")[:, 0, 0, 0] * 255, joined(ours.trained, "clean_label")
     torch.testing.assert_close(red, 10.0 * clean)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_run_that_is_resumed_within_an_epoch_trains_on_what_was_left(kind: str, tmp_path: Path) -> None:
-    def fitted(checkpoint: Path | None = None) -> Recorder:
-        saves = ModelCheckpoint(tmp_path / "saved", filename="{step}", every_n_train_steps=5, save_top_k=-1)
-        data = LabelledImages(images(tmp_path / "shards", kind), batch_size=4, loading=Loading(seed=3, num_workers=0))
-        watching = [SeedEveryBatch(3)] if checkpoint else [SeedEveryBatch(3), saves]
-        trainer = quiet(max_epochs=3, callbacks=watching, enable_checkpointing=checkpoint is None)
-        trainer.fit(module := Recorder(), data, ckpt_path=checkpoint)
-        return module
-
-    whole = fitted()
-    same(fitted(tmp_path / "saved" / "step=5.ckpt").trained, whole.trained[5:])
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_two_ranks_share_each_batch_of_one(kind: str, tmp_path: Path) -> None:
-    source = images(tmp_path / "shards", kind)
-
-    def of_rank(rank: int, world_size: int) -> list[dict[str, Any]]:
-        data = LabelledImages(source, batch_size=5, loading=Loading(seed=3, num_workers=0))
-        data.trainer = on_process(rank, world_size, tmp_path / "run")  # type: ignore[assignment]
-        data.setup("fit")
-        return list(data.train_dataloader())
-
-    one, first, second = of_rank(0, 1), of_rank(0, 2), of_rank(1, 2)
-    for whole, even, odd in zip(one, first, second, strict=True):
-        for key in ("index", "label", "image"):
-            together = torch.empty_like(whole[key])
-            together[0::2], together[1::2] = even[key], odd[key]
-            assert torch.equal(together, whole[key])
 
 
 def test_names_are_those_of_the_members_and_a_table_of_labels_goes_by_them(tmp_path: Path) -> None:
