@@ -1,6 +1,5 @@
 """Pictures that compare runs: the settings of figures, and the numbers of the drawn lines."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -41,17 +40,10 @@ def test_every_picture_says_in_a_sentence_what_to_see_and_has_at_most_five_lines
         assert not [words for words in picture.axes.values() if "_" in words or "/" in words], picture.name
 
 
-@pytest.mark.parametrize(
-    ("figure", "said"),
-    [
-        ("x", "claim 1: figure must be a mapping with the keys image, file, see, lines, compare, axes, rows, got 'x'"),
-        ({"image": "a", "file": "b", "sea": "c"}, "claim 1: figure has the unknown key sea; did you mean see?"),
-        ({"image": "a", "file": "b"}, "claim 1: figure lacks the key see"),
-    ],
-)
-def test_a_wrong_figure_is_named(figure: object, said: str, tmp_path: Path) -> None:
+def test_a_wrong_figure_is_named(tmp_path: Path) -> None:
     (tmp_path / "demo.yaml").write_text("model: {}")
-    with pytest.raises(ValueError, match=re.escape(said)):
+    figure = {"image": "a", "file": "b", "sea": "c"}
+    with pytest.raises(ValueError, match=r"claim 1: figure has the unknown key sea; did you mean see\?"):
         pictures._picture({"method": "demo.yaml", "figure": figure}, Path(), "claim 1", tmp_path)
 
 
@@ -105,29 +97,6 @@ def test_certified_accuracy_is_the_share_of_right_images_at_least_as_far(tmp_pat
     table = pictures._certify(file)
     for radius, share in ((0.0, 0.5), (0.4, 0.5), (0.6, 0.25), (0.95, 0.25), (1.04, 0.0)):
         assert table["certified accuracy"][(table["radius"] - radius).abs().argmin()] == share
-
-
-@pytest.mark.parametrize(("size", "together"), [((200, 50), (200, 2 * 50 + 2 * 32)), ((50, 200), (100, 200 + 32))])
-def test_wide_figures_are_stacked_and_tall_ones_stand_side_by_side(
-    size: tuple[int, int], together: tuple[int, int], tmp_path: Path
-) -> None:
-    for name in ("a", "b"):
-        Image.new("RGB", size, "green").save(tmp_path / f"{name}.png")
-    files = {name: [tmp_path / f"{name}.png"] for name in ("a", "b")}
-    with Image.open(pictures._put_together(files, picture("a.png"), tmp_path / "x.png")) as whole:
-        assert whole.size == together
-    with pytest.raises(FileNotFoundError, match=r"c.png does not exist; the picture x needs it"):
-        pictures._put_together({"c": [tmp_path / "c.png"]}, picture("c.png"), tmp_path / "x.png")
-
-
-def test_the_upper_part_of_a_figure_is_kept(tmp_path: Path) -> None:
-    whole = Image.new("RGB", (40, 100), "green")
-    whole.paste("red", (0, 30, 40, 100))
-    whole.save(tmp_path / "a.png")
-    asked = picture("a.png", rows={"height": "30 %"})
-    with Image.open(pictures._put_together({"": [tmp_path / "a.png"]}, asked, tmp_path / "x.png")) as kept:
-        assert kept.size == (40, 30)
-        assert kept.getcolors() == [(1200, (0, 128, 0))]
 
 
 def test_tested_configurations_are_put_together(tmp_path: Path) -> None:

@@ -154,22 +154,6 @@ def test_training_images_that_are_read_to_judge_labels_are_whole_and_in_order(tm
     assert joined(read, "index").tolist() == list(range(40))
 
 
-def test_the_test_set_is_dealt_out_without_duplicates(tmp_path: Path) -> None:
-    batches = []
-    for rank in range(3):
-        data = ready(patterns(batch_size=5), "test")
-        data.trainer = on_process(rank, 3, tmp_path)
-        batches += [*data.test_dataloader()]
-    assert [batch["global_batch_size"] for batch in batches] == [
-        7
-    ] * 3  # five, plus two samples that three processes cannot share
-    index = joined(batches, "index")
-    assert sorted(index.tolist()) == list(range(7))
-    assert torch.equal(joined(batches, "label"), Patterns().test().label[index])
-    data = ready(patterns(batch_size=5), "predict")
-    assert joined([*data.predict_dataloader()], "index").tolist() == list(range(7))
-
-
 def test_processes_share_the_machines_cores(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -15,9 +15,6 @@ from lightning_modules.diffusion.finetuning import DiffusionFineTuning
     ("network", "expected"),
     [
         ("TextToImage", "text-to-image"),
-        ("text_to_image.TextToImage", "text-to-image"),
-        ("PixArtSigma", "text-to-image"),
-        ("QwenImage", "text-to-image"),
         ("text_to_image_pipeline", "text-to-image"),
         ("pixel_space.PixelSpace", "unconditional-image-generation"),
         ("pixel_space.pixel_pipeline", "unconditional-image-generation"),

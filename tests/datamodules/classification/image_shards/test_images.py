@@ -11,8 +11,6 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from datamodules.classification.cached_features import source_fingerprint
-from datamodules.classification.cifar import CIFAR10
 from datamodules.classification.folder_sets import ImageFolder
 from datamodules.classification.image_sets import ImageSet
 from datamodules.classification.image_shards import ImageShards
@@ -185,15 +183,6 @@ def test_an_unreadable_image_is_named_by_shard_and_sample(kind: str, num_workers
     assert re.fullmatch(said, str(raised.value)), str(raised.value)
 
 
-def test_labels_and_positions_alone_are_held(tmp_path: Path) -> None:
-    """For each sample, only some tens of bytes are in memory, for images of any size."""
-    write_tar(tmp_path / "train.tar", tar_members([(f"{n:06}", bytes(5000), n % 3) for n in range(2000)]))
-    source = ImageShards(3, str(tmp_path)).training()
-    assert isinstance(source, ImagesByOffset)
-    held = sum(array.nbytes for array in source.index[0]) + source.label.nbytes + source.first_row.nbytes
-    assert held < 60 * 2000
-
-
 @pytest.mark.parametrize("kind", KINDS[2:])
 def test_a_damaged_shard_is_raised_where_all_processes_read(kind: str, tmp_path: Path) -> None:
     """Every process raises the error, not only the one that prepares the data while the others wait."""
@@ -203,38 +192,3 @@ def test_a_damaged_shard_is_raised_where_all_processes_read(kind: str, tmp_path:
     source.fetch_missing()
     with pytest.raises(ValueError, match=r"train-001\.\S+ cannot be read as a \w+ shard of labelled images"):
         source.training()
-
-
-@pytest.mark.data
-@pytest.mark.skipif("NOISEWORKS_DATA" not in os.environ, reason="needs NOISEWORKS_DATA with cifar10 in parquet")
-@pytest.mark.parametrize("cached", [False, True])
-def test_a_set_of_the_hub_is_that_which_its_own_class_reads(cached: bool, tmp_path: Path) -> None:
-    shards = ImageShards(
-        10,
-        train="cifar10/plain_text/test-*",
-        image_key="img",
-        image_size=32,
-        resize=32,
-        min_area=None,
-        cache_dir=str(tmp_path) if cached else None,
-    )
-    source, theirs = shards.training(), CIFAR10().test()
-    assert torch.equal(source.label, theirs.label)
-    row = torch.arange(0, 10_000, 37)
-    assert torch.equal(source.fetch(row, None), theirs.fetch(row, None))
-
-
-def test_features_are_kept_for_the_images_and_not_for_where_they_are_read(tmp_path: Path) -> None:
-    one, other = (images(tmp_path, kind).training() for kind in ("parquet", "cached parquet"))
-    assert source_fingerprint(one) == source_fingerprint(other)
-    assert source_fingerprint(one) != source_fingerprint(images(tmp_path, "parquet").test())
-
-
-def test_prediction_on_a_folder_takes_the_size_of_the_shards(tmp_path: Path) -> None:
-    data = LabelledImages(
-        images(tmp_path / "shards", "tar"), predict_dir=str(tmp_path / "new"), loading=Loading(num_workers=0)
-    )
-    shades(tmp_path, "new", ["a"])
-    data.setup("predict")
-    [batch] = data.predict_dataloader()
-    assert batch["image"].shape == (4, 3, 8, 8)

@@ -47,14 +47,6 @@ def test_no_class_weights_are_drawn_from_the_numbers_that_flip_labels(monkeypatc
     assert len(set(states)) == len(states) == 1 + 4
 
 
-def test_scores_do_not_depend_on_the_order_of_summation() -> None:
-    random = np.random.default_rng(5)
-    image, weight = torch.from_numpy(random.random((4, 5_000))), random.standard_normal((5_000, 10))
-    order = random.permutation(5_000)
-    np.testing.assert_array_equal(class_scores(image, weight), class_scores(image[:, order], weight[order]))
-    np.testing.assert_allclose(class_scores(image, weight), 255 * image.numpy() @ weight, rtol=1e-4, atol=0.5)
-
-
 def test_wrong_classes_follow_the_softmax_without_the_true_class() -> None:
     scores = torch.from_numpy(np.random.default_rng(6).normal(0, 2, size=(8, 5)))
     probability = wrong_class_probability(scores.numpy(), true_class=2)
