@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
@@ -52,32 +51,6 @@ NAMES = ("own", "other")
 
 def picture(source: str, **settings: Any) -> Picture:
     return Picture("x", (Arm(Path("configs/x/demo.yaml")),), source, **settings)
-
-
-def test_a_colour_is_a_run_and_a_line_style_a_text(tmp_path: Path, drawn: list[Figure]) -> None:
-    rows = ["0,clean,.5,1", "0,flipped,.5,1", "1,clean,.9,1", "1,flipped,.1,1"]
-    files = {}
-    for line, scale in (("method", 1.0), ("baseline", 0.5)):
-        files[line] = [tmp_path / f"{line}_{seed}.csv" for seed in (0, 1)]
-        for seed, file in enumerate(files[line]):
-            own = [row.split(",") for row in rows]
-            text = [f"{x},{name},{scale * float(y) + seed},{z}" for x, name, y, z in own]
-            file.write_text("\n".join(["step,samples,weight,other", *text]))
-    axes = {"step": "step", "weight": "mean weight"}
-    pictures._draw_tables(files, picture("weights.csv", axes=axes), tmp_path / "x.png")
-    [ax] = drawn[0].axes
-    lines = {
-        (line.get_color(), line.get_linestyle()): line.get_ydata().tolist()
-        for line in ax.lines
-        if len(line.get_xdata())
-    }
-    expected = {("C0", "-"): [1, 1.4], ("C0", ":"): [1, 0.6], ("C1", "-"): [0.75, 0.95], ("C1", ":"): [0.75, 0.55]}
-    assert lines.keys() == expected.keys()
-    for key, values in expected.items():
-        np.testing.assert_allclose(lines[key], values)
-    names = [text.get_text() for text in drawn[0].legends[0].get_texts()]
-    assert sorted(names) == ["baseline", "clean", "flipped", "method"]
-    assert (ax.get_title(loc="left"), ax.get_xlabel()) == ("mean weight", "step")
 
 
 def test_rows_are_selected_and_a_log_scale_is_named(tmp_path: Path, drawn: list[Figure]) -> None:

@@ -46,14 +46,6 @@ def test_frequencies_of_given_labels_are_the_transition_matrix(noise: LabelNoise
     assert abs((found.diag() - expected.diag()).mean()) <= 3 * mean_error
 
 
-@pytest.mark.parametrize("count", [1, 10, 45_000, 50_001])
-@pytest.mark.parametrize("noise_rate", [0.0, 0.2, 1 / 3, 0.8])
-def test_symmetric_noise_draws_exactly_the_stated_number_of_labels_anew(count: int, noise_rate: float) -> None:
-    label = np.random.default_rng(3).integers(1_000, size=count)
-    noisy = Symmetric(noise_rate, include_true_class=False, seed=0).apply(label, 1_000)
-    assert (noisy.numpy() != label).sum() == math.ceil(noise_rate * count)
-
-
 @pytest.mark.parametrize("count", [100, 45_000, 50_000, 1_281_167, 100_000_000])
 def test_a_rate_in_percent_takes_its_exact_share_rounded_up(count: int) -> None:
     rates = range(100)
