@@ -75,3 +75,13 @@ def test_the_bar_shows_loss_validation_and_the_time_left_of_all_epochs(
     shown = bar.get_metrics(model.trainer, model)
     assert shown["val/accuracy on given labels"] == 0.25
     assert 0 < float(str(shown["loss"])) < 1
+
+
+def test_time_left_counts_what_this_process_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    throughput, trainer = Throughput(), Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    throughput._started, throughput._done_before = 100.0, 0.5
+    monkeypatch.setattr("experiments.throughput.time.monotonic", lambda: 110.0)
+    monkeypatch.setattr("experiments.throughput.share_done", lambda trainer: 0.6)
+    assert throughput.seconds_left(trainer) == pytest.approx(40.0)
+    throughput._done_before = 0.6
+    assert throughput.seconds_left(trainer) is None
