@@ -18,7 +18,6 @@ from tests.command import ROOT
 
 METHODS = find_methods()
 ROWS = read_abstracts(ROOT / "docs/abstracts.csv")
-PAGE = (ROOT / "docs/abstracts.md").read_text()
 SAME_PAPER = {"elr_plus": "elr"}
 OF_OTHER_PAPERS = {
     *("adversarial_training", "consistency", "denoised_classifier", "denoised_smoothing"),
@@ -86,12 +85,6 @@ def holds(row: Row, measured: dict[str, Row]) -> bool:
     if row["evidence"] != "claim":
         return row["evidence"] != "fails"
     return {measured[name]["verdict"] for name in parts(row["reference"])} == {"holds"}
-
-
-def test_a_command_for_a_gpu_says_what_its_result_is_compared_with() -> None:
-    for row in ROWS:
-        if row["evidence"] == "gpu" and len(parts(row["reference"])) == 1:
-            assert row["note"] or row["reference"].startswith(("pytest", "compare")), row
 
 
 def test_every_class_and_configuration_exists() -> None:
@@ -164,18 +157,6 @@ def test_every_command_of_a_trainer_parses() -> None:
         name, *argv = shlex.split(re.sub(r" (--ckpt_path \S+|--test_after_fit true)", "", command))
         if name in TRAINER_COMMANDS:
             experiments().parsed(*(str(ROOT / each) if each.startswith("configs/") else each for each in argv))
-
-
-def test_the_page_counts_its_rows_and_takes_numbers_from_the_claims() -> None:
-    own = [row for row in ROWS if row["sentence"] != EXTRA]
-    sentences = {(row["paper"], row["sentence"]) for row in own}
-    assert f"of 45 papers make {len(own)} claims in {len(sentences)} sentences" in PAGE
-    counted = re.findall(r"^\| ([^|]+) \| (\d+) \| (\d+) \|$", PAGE, re.MULTILINE)
-    assert {text for text, _, _ in counted} == set(KINDS.values())
-    assert [sum(int(each[place]) for each in counted) for place in (1, 2)] == [len(own), len(sentences)]
-    assert PAGE.count("**not shown yet**") == len([row for row in ROWS if row["evidence"] == "not shown"])
-    assert "holds: *ELR stays accurate*, accuracy 0.953" in PAGE
-    assert "**does not hold here**: *VAE term improves pseudo labels*" in PAGE
 
 
 def row(**changed: str) -> dict[str, str]:

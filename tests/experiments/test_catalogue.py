@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from experiments import catalogue, commands
-from experiments.catalogue import Paper, find_methods, needs, parse_source
+from experiments.catalogue import Paper, find_methods
 
 PROJECT = Path(catalogue.__file__).parents[1]
 
@@ -31,7 +31,7 @@ class Variant(Consistency):
     """Another.
 
     Source: Cohen, Rosenfeld and Kolter, Certified Adversarial Robustness via Randomized Smoothing, ICML 2019,
-    arXiv 1902.02918.
+    arXiv 1902.02918; Lecuyer et al., Certified Robustness with Differential Privacy, S&P 2019; code of 2020.
     """
 '''
 
@@ -129,55 +129,6 @@ def test_a_broken_config_is_named(project: Path, capsys: pytest.CaptureFixture[s
     error = capsys.readouterr().err
     assert "configs/tract/broken.yaml is not valid YAML" in error
     assert error.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("source", "paper"),
-    [
-        (
-            "Liu, Niles-Weed, Razavian and Fernandez-Granda, Early-Learning Regularization Prevents Memorization of\n"
-            "Noisy Labels, NeurIPS 2020, arXiv 2007.00151. Equations 7 and 9, with the clamp of the code of 2021.",
-            "Liu, Niles-Weed, Razavian and Fernandez-Granda | Early-Learning Regularization Prevents Memorization of "
-            "Noisy Labels | NeurIPS 2020 | 2007.00151",
-        ),
-        (
-            "Song et al., Score-Based Generative Modeling through SDEs, ICLR 2021, arXiv:2011.13456v2.",
-            "Song et al. | Score-Based Generative Modeling through SDEs | ICLR 2021 | 2011.13456",
-        ),
-        (
-            "A. Granziol, S. Zohren, and S. Roberts, Learning Rates as a Function of Batch Size: A Random Matrix, "
-            "Theory Approach, JMLR 23(173), 2022, arXiv 2006.09092.",
-            "A. Granziol, S. Zohren, and S. Roberts | Learning Rates as a Function of Batch Size: A Random Matrix, "
-            "Theory Approach | JMLR 23(173) 2022 | 2006.09092",
-        ),
-        (
-            "Chen, Papandreou and Adam, Rethinking Atrous Convolution for Segmentation, 2017, arXiv 1706.05587.",
-            "Chen, Papandreou and Adam | Rethinking Atrous Convolution for Segmentation | 2017 | 1706.05587",
-        ),
-        ("Cohen, Learning and Noise, ICML 2019.", "Cohen | Learning and Noise | ICML 2019 | "),
-        (
-            "Polyak, Juditsky, Acceleration of Stochastic Approximation by Means, SIAM Journal on Control 1992.",
-            "Polyak, Juditsky | Acceleration of Stochastic Approximation by Means | SIAM Journal on Control 1992 | ",
-        ),
-        (
-            "Lee and Kim, A Title of Several Plain Words, arXiv 2406.14568.",
-            "Lee and Kim | A Title of Several Plain Words |  | 2406.14568",
-        ),
-    ],
-)
-def test_sources_as_people_write_them(source: str, paper: str) -> None:
-    found = parse_source(f"A method.\n\nSource: {source}\n\nMore text, NeurIPS 1999, arXiv 1111.11111.")
-    assert found == Paper(*paper.split(" | "))
-
-
-def test_a_docstring_without_a_source_has_no_paper() -> None:
-    assert parse_source("A method. The Source: of all.\n") is None
-    assert str(Paper()) == "-"
-
-
-def test_needs_are_read_from_the_top_alone() -> None:
-    assert needs("# title\n#needs: a\n\n# Needs: b\nmodel: 1\n# needs: c\n") == "a; b"
-    assert needs("model: 1\n") == ""
 
 
 def test_every_method_of_the_project_names_its_paper() -> None:

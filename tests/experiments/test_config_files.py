@@ -8,7 +8,7 @@ import yaml
 
 import train
 from experiments.calls.parse import parse
-from experiments.config_files import dump_yaml, flatten_settings, load_yaml, mapping_of, settings_of, with_base
+from experiments.config_files import dump_yaml, load_yaml, mapping_of
 from experiments.load_run import load_run
 from experiments.run_request import Run, load_experiments, request
 from tests.command import ROOT
@@ -117,16 +117,6 @@ def test_a_changed_base_is_another_run(folder: Path) -> None:
     before = request(run())
     (folder / "elr/demo.yaml").write_text(demo.replace("strength: 3.0", "strength: 2.0"))
     assert request(run()) != before
-
-
-def test_settings_are_those_of_the_base_with_what_the_file_changes(folder: Path) -> None:
-    settings = settings_of(folder / "elr/weak.yaml")
-    demo = flatten_settings(yaml.safe_load(DEMO.read_text()))
-    assert settings == {**demo, "model.strength": 0.5, "trainer.max_epochs": 1}
-    assert with_base(folder / "plain/baseline.yaml") == [
-        folder / "plain/../elr/demo.yaml",
-        folder / "plain/baseline.yaml",
-    ]
 
 
 def test_experiments_are_called_by_their_method_and_those_of_one_method_by_their_file(folder: Path) -> None:

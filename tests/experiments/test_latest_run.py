@@ -66,14 +66,6 @@ def test_a_run_goes_on_by_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "strength: 2.0" in (run / "config.yaml").read_text()
 
 
-def test_no_run_is_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert train.main(["fit", "--resume", "latest"]) == 1
-    assert capsys.readouterr().err == "error: --resume latest: there is no run in runs; give the run directory\n"
-
-
 @pytest.mark.parametrize("of", ["--model.help=lightning_modules.noisy_labels.elr.ELR", "--help"])
 def test_help_names_no_classes_of_other_packages(of: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

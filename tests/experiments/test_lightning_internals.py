@@ -6,30 +6,9 @@ import pkgutil
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.demos.boring_classes import BoringModel
 
-from experiments.calls.parse import Grammar, parse
-from experiments.lightning_internals import (
-    FitLoop,
-    checkpoint_path,
-    handle_signals,
-    import_verdicts,
-    loaded_checkpoint,
-    logged_of_epoch,
-    may_go_on_from_here,
-    restoring,
-    running_means,
-    set_import_verdicts,
-    signal_handling,
-    steps_trained,
-    subcommand_parser,
-    take_given_checkpoint_alone,
-    typed_arguments,
-)
 from tests.command import ROOT
 
 LOOP = "lightning.pytorch.loops.fit_loop._FitLoop"
@@ -136,83 +115,6 @@ def test_a_private_function_is_there_and_takes_what_it_took(name: str, arguments
 @pytest.mark.parametrize(("name", "kind"), ATTRIBUTES.items(), ids=ATTRIBUTES)
 def test_a_private_attribute_is_there(name: str, kind: type) -> None:
     assert isinstance(pkgutil.resolve_name(name), kind)
-
-
-def test_a_trainer_keeps_its_parts_where_they_were() -> None:
-    trainer: Any = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-    assert issubclass(FitLoop, type(trainer.fit_loop))
-    assert trainer.fit_loop._loaded_from_state_dict is False
-    assert trainer.fit_loop._data_fetcher is None
-    connector = restoring(trainer)
-    assert checkpoint_path(connector) is None
-    assert loaded_checkpoint(connector) == {}
-    for step in ("resume_start", "restore_datamodule", "restore_model", "restore_callbacks", "restore_training_state"):
-        assert callable(getattr(connector, step)), step
-    assert callable(connector.restore_optimizers)
-    own = signal_handling(trainer)
-    handle_signals(trainer, own)
-    take_given_checkpoint_alone(trainer)
-    assert connector._parse_ckpt_path("fit", "given", model_provided=True, model_connected=True) == "given"
-
-
-class Logs(BoringModel):
-    """Logs one epoch metric."""
-
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        output = super().training_step(batch, batch_idx)
-        self.log("loss", output["loss"], on_step=False, on_epoch=True)
-        return output
-
-
-class Watches(Callback):
-    """Reads metrics after batches and at the end of the epoch."""
-
-    def __init__(self) -> None:
-        self.after_batches: list[Any] = []
-        self.at_the_end: Any = None
-
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        [mean] = running_means(trainer).values()
-        assert mean.is_tensor
-        assert mean.meta.is_mean_reduction
-        assert mean.meta.on_epoch
-        count = int(mean.cumulated_batch_size)
-        self.after_batches.append((may_go_on_from_here(trainer), logged_of_epoch(trainer), count, bool(mean.value)))
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.at_the_end = steps_trained(trainer), list(logged_of_epoch(trainer) or ())
-
-
-def test_training_counts_and_keeps_its_means_where_it_did(tmp_path: Path) -> None:
-    watches = Watches()
-    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        limit_train_batches=4,
-        limit_val_batches=0,
-        accumulate_grad_batches=2,
-        default_root_dir=tmp_path,
-        enable_model_summary=False,
-        callbacks=[watches],
-        **quiet,
-    )
-    trainer.fit(Logs())
-    # not during gradient accumulation, and not after the last batch
-    assert watches.after_batches == [(place == 1, None, place + 1, True) for place in range(4)]
-    assert watches.at_the_end == (2, ["loss"])
-
-
-def test_a_parser_keeps_its_arguments_and_verdicts_where_they_were() -> None:
-    parsed = parse(["fit", "--config", str(ROOT / "configs/elr/demo.yaml")])
-    types = dict(typed_arguments(subcommand_parser(parsed.grammar, "fit")))
-    assert types["model"] in (LightningModule, LightningModule | None)
-    assert {"data", "guards.finite_loss", "trainer.callbacks"} <= types.keys()
-    assert dict(typed_arguments(subcommand_parser(Grammar("fit"), "fit"))).keys() == types.keys()
-    before = import_verdicts()
-    assert before["os"] is not None  # denied by default, like all verdicts of jsonargparse
-    set_import_verdicts(before)
-    assert import_verdicts() is before
 
 
 def private_names(path: Path) -> Iterator[str]:

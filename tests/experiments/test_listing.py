@@ -15,7 +15,6 @@ import train
 from experiments.calls.build import build
 from experiments.calls.execute import execute
 from experiments.calls.parse import parse
-from experiments.commands import runs
 from experiments.listing import last_metrics, read_run, run_directories
 from tests.command import ROOT
 
@@ -82,23 +81,6 @@ def test_each_run_has_its_state_epoch_metrics_and_the_command_that_continues_it(
     assert train.main(["runs", str(folder), "--sort", "test/acuracy"]) == 2
     assert "--sort must be date, duration, epoch or a metric (" in capsys.readouterr().err
     assert train.main(["runs", str(folder / "none")]) == 2
-
-
-def test_many_runs_are_a_table_with_the_same_cells_and_without_frames(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = listed(capsys, folder)
-    monkeypatch.setattr(runs, "MOST_IN_FRAMES", 3)
-    assert train.main(["runs", str(folder)]) == 0
-    title, header, *lines = capsys.readouterr().out.splitlines()
-    assert title == "4 runs"
-    starts = [header.index(name) for name in rows["killed"]]
-    for line, row in zip(lines, rows.values(), strict=True):
-        found = [line[a:b].rstrip() for a, b in zip(starts, [*starts[1:], None], strict=True)]
-        value = row["test/accuracy"]
-        assert found == [*row.values()] or found == [
-            f"{float(value):.4g}" if cell == value else cell for cell in row.values()
-        ]
 
 
 def test_a_run_is_shown_with_its_changes_and_a_page_has_curves(

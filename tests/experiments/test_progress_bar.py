@@ -8,7 +8,6 @@ from lightning.pytorch.loggers import CSVLogger
 from rich.console import Console
 from torch.utils.data import DataLoader
 
-import train
 from experiments.progress_bar import WholeRun
 from experiments.throughput import Throughput, share_done
 
@@ -86,21 +85,3 @@ def test_time_left_counts_what_this_process_did(monkeypatch: pytest.MonkeyPatch)
     assert throughput.seconds_left(trainer) == pytest.approx(40.0)
     throughput._done_before = 0.6
     assert throughput.seconds_left(trainer) is None
-
-
-def test_the_last_lines_of_fit_are_the_final_metrics(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fit = ("fit", "--config", "configs/elr/demo.yaml", "--trainer.max_epochs", "1", "--trainer.enable_model_summary")
-    assert train.main([*fit, "false", "--run_directory", str(tmp_path / "run"), "--test_after_fit", "true"]) == 0
-    lines = [re.split(r"  +", line) for line in capsys.readouterr().out.splitlines()[-11:]]
-    names = [line[0] for line in lines]
-    assert names[:2] == ["early_learning/ended", "train/fit_given"]
-    assert names[-4:] == ["test/accuracy", "test/cross_entropy", "test/memorized", "test/recovered"]  # best epoch
-    notes = {line[0]: line[2:] for line in lines}
-    assert notes["val/accuracy"] == ["on the given labels, some of which may be false"]
-    assert notes["test/accuracy"] == []
-
-
-@pytest.mark.parametrize(("limits", "last"), [({"max_epochs": -1, "max_steps": 4}, ""), ({"max_epochs": 3}, "/2")])
-def test_a_run_without_a_last_epoch_shows_none(limits: dict[str, int], last: str, tmp_path: Path) -> None:
-    model, _ = fitted(tmp_path, bar=WholeRun(), **limits)
-    assert re.findall(r"Epoch 0(\S*)", model.seen[0]) == [last]

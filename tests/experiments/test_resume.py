@@ -113,11 +113,6 @@ def test_a_run_ended_by_sigterm_is_not_taken_for_complete(tmp_path: Path) -> Non
     assert not (tmp_path / "test_metrics.csv").exists()
 
 
-def test_resuming_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert train.main(["fit", "--resume", str(tmp_path)]) == 1
-    assert "config.yaml does not exist" in capsys.readouterr().err
-
-
 class Stopped(Exception):
     """Imitates a kill."""
 

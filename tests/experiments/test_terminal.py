@@ -6,7 +6,6 @@ import pytest
 from rich.console import Console
 
 import train
-from experiments import results
 from experiments.calls import build, execute
 from experiments.progress_bar import WholeRun
 
@@ -26,17 +25,3 @@ def test_the_progress_bar_is_for_terminals(
     said = [f"--trainer.enable_progress_bar={each}" for each in given]
     assert train.main([*FIT, *said, "--run_directory", str(tmp_path / "run")]) == 0
     assert [type(bar) for bar in bars] == [WholeRun if shown else type(None)]
-
-
-def test_no_colour_with_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    written = []
-    for name in ("COLUMNS", "NO_COLOR"):  # first without the variable, then with it
-        monkeypatch.setenv(name, "80")
-        console = results.terminal()
-        with console.capture() as capture:
-            console.print("[red]failed[/red]")
-        written.append(capture.get())
-    assert written == ["\x1b[31mfailed\x1b[0m\n", "failed\n"]

@@ -70,10 +70,3 @@ def test_a_text_that_is_read_is_one_that_is_said(text: str) -> None:
 )
 def test_the_sentence_is_what_it_was(name: str, sentence: str) -> None:
     assert sentence in readable(error(name))
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_an_error_is_a_text_alone(name: str) -> None:
-    """If errors stored the argument or the errors of all alternatives, `readable_errors` need not parse their texts."""
-    assert error(name).argument_name is None
-    assert vars(error(name)).keys() <= {"argument_name", "message", "default_config_file", "subcommand_parser"}

@@ -14,7 +14,7 @@ from torch import nn
 
 from callbacks.shifted_accuracy import ShiftedAccuracy
 from datamodules.classification.cached_features import CachedFeatures
-from datamodules.classification.cifar import CIFAR10, decode_parquet
+from datamodules.classification.cifar import CIFAR10
 from datamodules.classification.clothing1m import Clothing1M
 from datamodules.classification.domain_net import DomainNet
 from datamodules.classification.folder_sets import ImageFolder, NewImages
@@ -30,7 +30,7 @@ from datamodules.loading import Loading
 from tests.datamodules.classification.patterns import Patterns, loaded, ready
 from tests.datamodules.classification.shifted import SMALL, Unused, paint
 from tests.datamodules.classification.test_cached_features import Encoder
-from tests.datamodules.classification.test_cifar import encoded, write_parquet_layout, write_torchvision_layout
+from tests.datamodules.classification.test_cifar import write_parquet_layout, write_torchvision_layout
 from tests.datamodules.classification.test_clothing1m import folder_of_clothing
 from tests.datamodules.classification.test_domain_net import folder_of_domains
 from tests.datamodules.classification.test_folder_sets import folder_of_classes
@@ -110,21 +110,9 @@ def rename_column(path: Path) -> None:
     pd.read_parquet(path).rename(columns={"img": "image"}).to_parquet(path)
 
 
-def replace_image(path: Path) -> None:
-    table = pd.read_parquet(path)
-    table["img"] = [{"bytes": one["bytes"][:50], "path": None} for one in table["img"]]
-    table.to_parquet(path)
-
-
 def enlarge_labels(path: Path) -> None:
     table = pd.read_parquet(path)
     table["label"] = np.full(len(table), 2**63, dtype=np.uint64)
-    table.to_parquet(path)
-
-
-def enlarge_a_label(path: Path) -> None:
-    table = pd.read_parquet(path)
-    table.loc[3, "label"] = 10
     table.to_parquet(path)
 
 
@@ -132,22 +120,9 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-def images_of_several_sizes(root: Path) -> object:
-    images = [encoded(np.zeros((3, 32, width), dtype=np.uint8)) for width in (32, 31)]
-    (file := root / "tables" / "train-0.parquet").parent.mkdir()
-    pd.DataFrame({"img": images, "label": [0, 1]}).to_parquet(file)
-    return decode_parquet([file], "img", "label")
-
-
 def cut_labels(root: Path) -> None:
     labels = root / "annotations" / "noisy_label_kv.txt"
     labels.write_text("\n".join(labels.read_text().splitlines()[:50]))
-
-
-def images_beside_classes(root: Path) -> None:
-    for folder in (root / "val").iterdir():
-        next(folder.iterdir()).rename(root / "val" / f"{folder.name}.png")
-        folder.rmdir()
 
 
 def shifted(data: Called, stage: str = "fit") -> Called:
@@ -284,8 +259,3 @@ def without_tests(root: Path) -> None:
 def without_classes(root: Path) -> None:
     shutil.rmtree(root / "train")
     save(root / "train" / "image.png", photograph(8, 8))
-
-
-def a_file(root: Path) -> None:
-    shutil.rmtree(root)
-    root.touch()

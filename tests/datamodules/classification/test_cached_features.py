@@ -183,15 +183,6 @@ def test_missing_data_are_fetched_as_without_a_cache(tmp_path: Path) -> None:
     assert fetched == ["digits"]
 
 
-def test_shifted_sets_are_checked_before_training_without_their_features(tmp_path: Path) -> None:
-    encoder = Encoder()
-    data = LabelledImages(cached(tmp_path, encoder, TuningDigits()))
-    quiet(max_epochs=1, limit_train_batches=1, callbacks=[ShiftedAccuracy()]).fit(head(), datamodule=data)
-    assert encoder._seen == 400
-    data.check_shifted_tests()
-    assert len(arrays(tmp_path)) == 1
-
-
 def test_a_replaced_file_is_seen_wherever_it_is(tmp_path: Path) -> None:
     names = [f"{number:03}.png" for number in range(200)]
     for number, name in enumerate(names):

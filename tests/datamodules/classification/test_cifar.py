@@ -1,6 +1,5 @@
 import hashlib
 import io
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,7 @@ import torch
 from PIL import Image
 
 from datamodules.classification.cifar import CIFAR, CIFAR10, CIFAR100
-from datamodules.classification.labelled_images import LabelledImages
-from datamodules.classification.selection.split import Split
 from datamodules.corruptions.label_noise import AsymmetricCIFAR10
-from datamodules.loading import Loading
 
 SETS: dict[type[CIFAR], tuple[int, str]] = {CIFAR10: (10, "labels"), CIFAR100: (100, "fine_labels")}
 PER_CLASS = 2
@@ -128,21 +124,3 @@ def test_nothing_is_downloaded_that_is_there_or_not_asked_for(tmp_path: Path, mo
     CIFAR10(str(tmp_path / "new"), download=True).fetch_missing()
     assert asked == [(tmp_path / "new", True)]
     assert (tmp_path / "new").is_dir()
-
-
-@pytest.mark.data
-@pytest.mark.skipif("NOISEWORKS_DATA" not in os.environ, reason="needs NOISEWORKS_DATA with cifar10 in parquet")
-def test_the_real_parquet_files() -> None:
-    images = CIFAR10(str(Path(os.environ["NOISEWORKS_DATA"], "cifar10")))
-    data = LabelledImages(
-        images, label_noise=AsymmetricCIFAR10(0.4), split=Split(validation_fraction=0.1), loading=Loading(seed=0)
-    )
-    data.setup("fit")
-    data.setup("test")
-    assert (len(data.train_set), len(data.validation_set), len(data.test_set)) == (45_000, 5_000, 10_000)
-    for part, per_class in ((data.train_set, 4500), (data.validation_set, 500), (data.test_set, 1000)):
-        assert part.clean_label.bincount().tolist() == [per_class] * 10
-    wrong = torch.cat([part.label != part.clean_label for part in (data.train_set, data.validation_set)])
-    assert int(wrong.sum()) == 5 * 2000  # exactly 40 % of five classes of 5,000
-    mean = data.train_set.source.fetch(torch.arange(5000), None).double().mean(dim=(0, 2, 3)) / 255
-    torch.testing.assert_close(mean, torch.tensor([0.4914, 0.4822, 0.4465], dtype=torch.float64), atol=0.01, rtol=0)

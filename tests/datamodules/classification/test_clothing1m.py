@@ -48,11 +48,6 @@ def test_clothing1m_reads_its_lists(clothing: Path) -> None:
     assert len(data.class_names) == 14
 
 
-def test_the_folder_of_images_may_be_given_for_clothing1m(clothing: Path) -> None:
-    data = loaded(Clothing1M, str(clothing / "images"), image_size=8, resize=8)
-    assert data.images.validation().fetch(torch.tensor([0, 1]), None).shape == (2, 3, 8, 8)
-
-
 def test_an_epoch_is_balanced_over_the_noisy_labels_and_drawn_anew(clothing: Path) -> None:
     data = loaded(
         Clothing1M, str(clothing), batch_size=8, batches_per_epoch=7, image_size=8, resize=8, passes_per_epoch=2, seed=5

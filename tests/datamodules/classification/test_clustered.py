@@ -47,16 +47,6 @@ def test_centres_of_a_kind_are_equally_far_from_each_other_whatever_the_seed(see
     np.testing.assert_allclose(squared, expected, atol=1e-10)
 
 
-def test_a_hyperplane_parts_samples_of_no_class_from_all_others_by_default() -> None:
-    data = Clustered().prepare(1, torch.device("cpu"))
-    samples = data.draw("train")
-    clusters = Clusters(data.offset, data.rare_offset, data.scale, 1)
-    direction = (clusters.common - clusters.foreign).sum(axis=0)
-    position = samples.value @ direction / np.linalg.norm(direction)
-    centre = (clusters.rare.mean(axis=0) + clusters.foreign.mean(axis=0)) / 2 @ direction / np.linalg.norm(direction)
-    assert ((position < centre) == samples.foreign).mean() > 0.97
-
-
 def test_no_test_sample_is_a_training_sample() -> None:
     data = Clustered(num_clean=300, num_foreign=0, num_test=300)
     training, test = ({bytes(each.numpy()) for each in part.image} for part in (data.training(), data.test()))

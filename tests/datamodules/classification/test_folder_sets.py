@@ -1,5 +1,3 @@
-import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +13,9 @@ from callbacks.predictions import WritePredictions
 from datamodules.augmentation.crop_and_flip import Augmentation
 from datamodules.classification.digits import Digits
 from datamodules.classification.folder_sets import ClassFolders, Faces, ImageFolder, NewImages, UnlabelledFolder
-from datamodules.classification.image_sets import ImageFiles
 from datamodules.classification.labelled_images import LabelledImages
-from datamodules.corruptions.label_noise import FromCSV, Symmetric
-from datamodules.files.image_files import Crop, UnreadableImage, files_by_class
+from datamodules.corruptions.label_noise import FromCSV
+from datamodules.files.image_files import UnreadableImage
 from datamodules.loading import Loading
 from lightning_modules.baselines import CrossEntropy
 from lightning_modules.networks.convnet import ConvNet
@@ -26,26 +23,6 @@ from tests.datamodules.classification.patterns import loaded, ready
 from tests.datamodules.image_folders import photograph, save, shades
 from tests.datamodules.recorder import in_order, joined, trained
 from tests.trainers import quiet
-
-
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_damaged_file_is_one_sentence_from_a_worker_too(tmp_path: Path, num_workers: int) -> None:
-    shades(tmp_path, "train", ["a", "b"])
-    shades(tmp_path, "test", ["a", "b"])
-    damaged = tmp_path / "train" / "b" / "3.png"
-    damaged.write_bytes(damaged.read_bytes()[:40])
-    data = ready(loaded(ImageFolder, str(tmp_path), batch_size=4, image_size=8, resize=8, num_workers=num_workers))
-    with pytest.raises(ValueError, match="cannot be read") as raised:
-        list(data.train_dataloader())
-    assert re.fullmatch(rf"{damaged} cannot be read as an image \(.+\); replace or remove it", str(raised.value))
-
-
-def test_a_file_name_in_any_bytes_is_found_again(tmp_path: Path) -> None:
-    name = os.fsdecode(b"caf\xe9\xf0\x9f\x98\x80.png")
-    save(tmp_path / "k" / name, Image.new("RGB", (8, 8), (1, 2, 3)))
-    names, label = files_by_class(tmp_path, ["k"])
-    batch = ImageFiles(tmp_path, names, label, Crop(8, 8)).fetch(torch.tensor([0]), None)
-    assert batch[0, :, 0, 0].tolist() == [1, 2, 3]
 
 
 def folder_of_classes(tmp_path: Path) -> Path:
@@ -74,17 +51,6 @@ def test_a_users_folders_are_trained_validated_and_tested_on(own_images: Path, t
     assert "epoch" not in module.trained[0]
 
 
-def test_without_a_test_folder_the_validation_folder_tests(tmp_path: Path) -> None:
-    shades(tmp_path, "train", ["a", "b"])
-    shades(tmp_path, "val", ["a", "b"], per_class=1)
-    data = loaded(ImageFolder, str(tmp_path), batch_size=4, image_size=8, resize=8, validation_fraction=0.25)
-    data.setup("fit")
-    data.setup("test")
-    assert data.num_train_samples == 6
-    assert (len(data.validation_set), len(data.test_set)) == (2, 2)
-    assert ImageFolder(str(tmp_path)).validation() is None
-
-
 def test_workers_deliver_the_same_images_in_every_epoch(own_images: Path, tmp_path: Path) -> None:
     """Requests contain the epoch, so persistent workers use new crops in each epoch, for any number of workers."""
     for position, path in enumerate(sorted((own_images / "train").rglob("*.png"))):
@@ -100,18 +66,6 @@ def test_workers_deliver_the_same_images_in_every_epoch(own_images: Path, tmp_pa
     alone, with_workers = images(0), images(2)
     assert torch.equal(alone, with_workers)
     assert not torch.isclose(alone[0], alone[1]).all(dim=1).any()
-
-
-def test_a_users_labels_come_by_position_and_their_table_names_the_files(own_images: Path, tmp_path: Path) -> None:
-    sizes = {"batch_size": 5, "image_size": 8, "resize": 8, "num_workers": 0}
-    data = loaded(ImageFolder, str(own_images), label_noise=Symmetric(0.5, seed=3), **sizes)
-    trained(data, tmp_path)
-    table = (tmp_path / "labels.csv").read_text().splitlines()
-    assert table[0] == "index,label,clean_label,split,name"
-    assert [row.split(",")[-1] for row in table[1:4]] == ["cat/0.png", "cat/1.png", "cat/2.png"]
-    again = ready(loaded(ImageFolder, str(own_images), label_noise=FromCSV(str(tmp_path / "labels.csv")), **sizes))
-    assert torch.equal(again.train_set.label, data.train_set.label)
-    assert (again.train_set.label != again.train_set.clean_label).any()
 
 
 def test_a_few_files_of_a_folder_are_labelled_by_name(own_images: Path, tmp_path: Path) -> None:
@@ -185,15 +139,6 @@ def test_images_of_more_than_eight_bits_keep_their_depth_if_white_is_known(name:
     if name == "a.tif":
         with pytest.raises(UnreadableImage, match="floating-point numbers; set data_range of the dataset, or write"):
             ImageFolder(str(tmp_path), image_size=8).test().fetch(torch.arange(2), None)
-
-
-def test_test_images_are_predicted_with_their_labels(tmp_path: Path) -> None:
-    trainer = quiet(default_root_dir=tmp_path, callbacks=[WritePredictions("csv")])
-    data = LabelledImages(Digits(), batch_size=100)
-    trainer.predict(CrossEntropy(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)), 10), data)
-    table = pd.read_csv(tmp_path / "predictions.csv")
-    assert table["label"].tolist() == Digits().test().label.tolist()
-    assert "name" not in table
 
 
 def test_grey_is_that_of_pillow(tmp_path: Path) -> None:

@@ -5,24 +5,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from jsonargparse import ArgumentParser
 from torch import nn
 
 from datamodules.augmentation.crop_and_flip import Augmentation, crop_and_flip
 from datamodules.classification.cached_features import CachedFeatures
-from datamodules.classification.cifar import CIFAR10
-from datamodules.classification.clothing1m import Clothing1M
 from datamodules.classification.clustered import Clustered
 from datamodules.classification.digits import Digits
-from datamodules.classification.folder_sets import ImageFolder
 from datamodules.classification.image_sets import ImageSet, ImagesInMemory
-from datamodules.classification.imagenet import ImageNet
 from datamodules.classification.labelled_images import LabelledImages
-from datamodules.classification.mnist import MNIST
 from datamodules.classification.ood_images import OtherDigits
 from datamodules.classification.selection.epoch_order import repeated_augmentation
 from datamodules.classification.selection.split import Split
-from datamodules.classification.webvision import WebVision
 from datamodules.corruptions.label_noise import InstanceDependent, Symmetric
 from datamodules.corruptions.label_noise.open_set import OpenSetLabelNoise
 from datamodules.loading import Loading
@@ -161,22 +154,6 @@ def test_training_images_that_are_read_to_judge_labels_are_whole_and_in_order(tm
     assert joined(read, "index").tolist() == list(range(40))
 
 
-def test_the_test_set_is_dealt_out_without_duplicates(tmp_path: Path) -> None:
-    batches = []
-    for rank in range(3):
-        data = ready(patterns(batch_size=5), "test")
-        data.trainer = on_process(rank, 3, tmp_path)
-        batches += [*data.test_dataloader()]
-    assert [batch["global_batch_size"] for batch in batches] == [
-        7
-    ] * 3  # five, plus two samples that three processes cannot share
-    index = joined(batches, "index")
-    assert sorted(index.tolist()) == list(range(7))
-    assert torch.equal(joined(batches, "label"), Patterns().test().label[index])
-    data = ready(patterns(batch_size=5), "predict")
-    assert joined([*data.predict_dataloader()], "index").tolist() == list(range(7))
-
-
 def test_processes_share_the_machines_cores(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -190,19 +167,6 @@ def test_processes_share_the_machines_cores(
     assert (loader.num_workers, loader.prefetch_factor, loader.persistent_workers) == (3, 3, True)
     data.train_dataloader()
     assert caplog.text.count("data.loading.num_workers is not set: 3 DataLoader workers for each rank") == 1
-
-
-DATA_SETS = [CachedFeatures, CIFAR10, Clothing1M, Digits, ImageFolder, ImageNet, LabelledImages, MNIST, WebVision]
-
-
-@pytest.mark.parametrize("kind", DATA_SETS, ids=lambda kind: kind.__name__)
-def test_help_documents_every_argument(kind: type) -> None:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(kind, "data")
-    documented = {action.dest: action.help for action in parser._actions if action.dest.startswith("data.")}
-    undocumented = [name for name, text in documented.items() if not text or not str(text).strip()]
-    assert documented
-    assert undocumented == []
 
 
 def everything_drawn(images: ImageSet, seed: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from datamodules.classification.image_sets import ImagesInMemory, NoisyImages, UnequalClasses
-from datamodules.classification.mnist import MNIST, JoinedMedMNIST, MedMNIST
+from datamodules.classification.mnist import JoinedMedMNIST, MedMNIST
 from datamodules.corruptions.image_noise import SmoothMask
 
 
@@ -85,13 +85,3 @@ def test_classes_of_joined_sets_follow_each_other(tmp_path: Path) -> None:
     assert joined.validation().label[-3:].tolist() == [2, 4, 3]
     with pytest.raises(ValueError, match="sets must name at least one MedMNIST set"):
         JoinedMedMNIST({}, folder)
-
-
-@pytest.mark.data
-def test_pneumonia_as_it_comes() -> None:
-    images = MedMNIST("pneumoniamnist", 2)
-    training = images.training()
-    assert training.image.shape == (4708, 1, 28, 28)
-    assert training.label.bincount().tolist() == [1214, 3494]
-    assert [len(images.validation().label), len(images.test().label)] == [524, 624]
-    assert MNIST().training().image.shape == (60000, 1, 28, 28)

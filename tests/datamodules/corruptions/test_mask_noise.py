@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jsonargparse import ArgumentParser
 from scipy.ndimage import binary_dilation, binary_erosion
 from torch import Tensor
 
@@ -94,19 +93,6 @@ def test_ignored_pixels_stay_and_categories_come_from_their_image(kind: Any, see
     assert set(given_mask.unique().tolist()) <= {0, 1, 2, 255}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_seed_is_needed_and_arguments_are_documented(kind: Any) -> None:
-    with pytest.raises(ValueError, match=f"seed of {kind.__name__} is not set"):
-        kind().apply(blobs(0), 3)
-    with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
-        kind(seed=-1)
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(kind, "noise")
-    documented = {action.dest: action.help for action in parser._actions if action.dest.startswith("noise.")}
-    assert "noise.seed" in documented
-    assert all(documented.values())
-
-
 def test_the_numbers_are_not_those_of_augmentation() -> None:
     index = torch.arange(5)
     own = [uniform_of_each(0, kind.__name__, None, 5, 2) for kind in KINDS]
@@ -115,12 +101,6 @@ def test_the_numbers_are_not_those_of_augmentation() -> None:
 
 
 # erosion and dilation by pixels
-
-
-@pytest.mark.parametrize(("mode", "sides"), [("erode", (14, 6)), ("dilate", (26, 18))])
-def test_a_rectangle_loses_or_gains_its_border(mode: Any, sides: tuple[int, int]) -> None:
-    mask = rectangle(20, 12)
-    assert torch.equal(ErosionDilation(3, 3, mode, seed=0).apply(mask, 2), rectangle(*sides))
 
 
 @settings(max_examples=20, deadline=None)
@@ -199,16 +179,6 @@ def test_proportional_noise_equals_an_independent_computation(seed: int, times: 
             assert np.array_equal(after, expected)
 
 
-@pytest.mark.parametrize("mode", ["erode", "dilate"])
-def test_the_error_is_in_proportion_to_an_object(mode: Any) -> None:
-    """A square of n pixels becomes a square of side sqrt(n) (1 -+ 2 k / sqrt(1000)), rounded to pixels."""
-    for side in (30, 60, 120):
-        mask = rectangle(side, side, size=256)
-        pixels = int(OverUnderSegmentation(3, 3, mode, seed=0).apply(mask, 2).sum())
-        relative = 1 + (1 if mode == "dilate" else -1) * 6 / math.sqrt(1000)
-        assert math.sqrt(pixels) == pytest.approx(side * relative, abs=side / math.sqrt(1000) + 1)
-
-
 def test_iterations_of_the_authors_and_the_share_of_images_that_change() -> None:
     mask = rectangle(32, 32).expand(300, 64, 64)
     given_masks = OverUnderSegmentation(noise_level=0.6, seed=0).apply(mask, 2)
@@ -227,11 +197,6 @@ def test_categories_change_in_the_order_that_is_given() -> None:
     only = OverUnderSegmentation(4, 4, "dilate", order=[2], seed=0).apply(mask, 3)
     assert torch.equal(only == 1, mask == 1)
     assert torch.equal(OverUnderSegmentation(4, 4, "dilate", order=[], seed=0).apply(mask, 3), mask)
-    with pytest.raises(ValueError, match="order has class 3, but there are only 3 classes, including background"):
-        OverUnderSegmentation(order=[1, 3], seed=0).apply(mask, 3)
-    for wrong in ([0, 1], [1, 1]):
-        with pytest.raises(ValueError, match="order must list distinct classes from 1 on"):
-            OverUnderSegmentation(order=wrong)
 
 
 # rotation, scale and shift
@@ -295,8 +260,6 @@ def test_statistics_are_pooled_shares() -> None:
     assert found.lost.tolist() == pytest.approx([1 / 2, 0, 1 / 2, nan], nan_ok=True)
     assert found.false.tolist() == pytest.approx([1 / 2, 1 / 3, 0, nan], nan_ok=True)
     assert found.iou.tolist() == pytest.approx([1 / 3, 2 / 3, 1 / 2, nan], nan_ok=True)
-    with pytest.raises(ValueError, match="clean and given must have the same shape"):
-        mask_noise_statistics(clean, noisy[:, :1], 4)
 
 
 def test_statistics_of_many_masks_are_those_of_all_and_need_the_memory_of_a_few() -> None:
@@ -309,11 +272,3 @@ def test_statistics_of_many_masks_are_those_of_all_and_need_the_memory_of_a_few(
     for k in range(3):
         true, labelled = (clean == k) & known, (noisy == k) & known
         assert found.iou[k] == (true & labelled).sum().double() / (true | labelled).sum()
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_more_severity_changes_more(kind: Any) -> None:
-    mask = blobs(0, 40)
-    mild, severe = ((1, 1), (4, 4)) if kind is not Affine else ((5, 0.05, 1), (45, 0.4, 6))
-    shares = [mask_noise_statistics(mask, kind(*level, seed=0).apply(mask, 3), 3).changed for level in (mild, severe)]
-    assert 0 < shares[0] < shares[1]

@@ -64,15 +64,7 @@ def test_prompts_that_do_not_fit_are_named(folder: Path) -> None:
     refused("[]", "prompts.json is not of the form")
     refused(json.dumps({"one": ["a"], "two": ["a"], "three": ["a"]}), "prompts for three, which is not an image")
     refused(json.dumps({"one": ["a"]}), "no prompts for the image two")
-    for wrong in (
-        "a",
-        [],
-        [1],
-        {"source": "a"},
-        {"edits": []},
-        {"edits": ["a"], "source": 1},
-        {"edits": ["a"], "b": 1},
-    ):
+    for wrong in ("a", [1], {"edits": []}, {"edits": ["a"], "b": 1}):
         refused(json.dumps({"one": ["a"], "two": wrong}), "two is not of the form")
     refused(
         json.dumps({"one": {"source": "a", "edits": ["a"]}, "two": ["a"]}), "some images have a source, but two has"
@@ -115,5 +107,3 @@ def test_a_folder_that_is_not_whole_is_refused(folder: Path, tmp_path: Path) -> 
     refused(FileNotFoundError, "no mask of one in .*masks; expected images/<name>.png")
     with pytest.raises(FileNotFoundError, match="no images in"):
         MaskedPhotographs(str(tmp_path), image_size=16).test(0, with_prompts=False)
-    with pytest.raises(ValueError, match="image_size must be a multiple of 8, got 20"):
-        MaskedPhotographs(str(folder), image_size=20)

@@ -30,9 +30,3 @@ def test_a_pdf_has_the_width_of_a_column_and_embedded_truetype_fonts(tmp_path: P
     assert top.y0 > bottom.y1
     assert figure.get_supxlabel().count("\n") == 1
     assert all(ax.title.get_fontsize() <= 8 for ax in figure.axes)
-
-
-def test_a_png_keeps_its_size(tmp_path: Path) -> None:
-    figure = two_panels()
-    save_in_format(figure, tmp_path / "a.png")
-    assert tuple(figure.get_size_inches()) == (8, 3)

@@ -1,4 +1,3 @@
-import os
 from pathlib import Path
 
 import pytest
@@ -41,12 +40,3 @@ def test_files_that_do_not_fit_are_named(cells: str, graph: str, message: str, t
     written(tmp_path, cells, graph)
     with pytest.raises(ValueError, match=message):
         Sachs(str(tmp_path)).training()
-
-
-@pytest.mark.data
-def test_the_published_cells_and_graph() -> None:
-    if "NOISEWORKS_DATA" not in os.environ:
-        pytest.skip("NOISEWORKS_DATA is not set")
-    rows = Sachs().training()
-    assert rows.columns["features"].shape == (853, 11)
-    assert int(rows.truth["w_true"].sum()) == 17

@@ -7,12 +7,10 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch.distributed as dist
-from lightning.pytorch import utilities
 
 from datamodules.distributed.collectives import rank
-from datamodules.jobs import resumable_map
 from datamodules.jobs.resumable_map import ResumableMap
-from datamodules.jobs.stores import csv_files, png_files
+from datamodules.jobs.stores import csv_files
 from tests.two_processes import in_two_processes
 
 KEYS = ["a", "b", "c", "d", "e"]
@@ -82,14 +80,6 @@ def test_a_batch_is_filled_where_it_lacks_results(tmp_path: Path) -> None:
     assert asked == [[0, 1], [1, 2]]
 
 
-def test_progress_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(resumable_map, "SECONDS_BETWEEN_REPORTS", -1.0)
-    monkeypatch.setattr(utilities, "rank_zero_info", said.append)
-    run(tmp_path)
-    assert said == [f"tables: {done} of 5 done" for done in range(1, 6)]
-
-
 def of_two(folder: Path, way: str) -> Any:
     dist.init_process_group("gloo")
     try:
@@ -130,8 +120,3 @@ def test_an_error_in_a_batch_ends_the_rank_that_waits(tmp_path: Path) -> None:
     first, other = in_two_processes(of_two, tmp_path, "batch")
     assert other.startswith("ZeroDivisionError")
     assert first == f"PeerFailure: rank 1 failed: {other}"
-
-
-def test_results_may_lie_in_folders_below(tmp_path: Path) -> None:
-    store = png_files(tmp_path / "images")
-    assert store.path("set/name") == tmp_path / "images" / "set" / "name.png"

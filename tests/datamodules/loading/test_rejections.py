@@ -7,18 +7,13 @@ from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.loading.global_batches import GlobalBatches
 from datamodules.loading.node_shards import NodeShards
-from datamodules.loading.one_size_batches import OneSizeBatches
 from tests.datamodules.loading.test_node_shards import LABEL
-from tests.datamodules.loading.test_one_size_batches import SIZES
-from tests.datamodules.loading.test_whole_images import images
 from tests.rejections import Row, rejections
 
 # fmt: off
 REJECTED: list[Row] = [
     ("GlobalBatches world_size 1", lambda _: GlobalBatches(num_samples=50, batch_size=3, world_size=4), ValueError,
      r"batch_size 3 \(over all ranks\) is below the number of ranks, 4"),
-    ("GlobalBatches world_size 2", lambda _: GlobalBatches(num_samples=3, batch_size=8, world_size=4), ValueError,
-     "3 samples cannot be split over 4 ranks: .* at most 3"),
     ("GlobalBatches shuffle", lambda _: GlobalBatches(num_samples=5, batch_size=8, shuffle=True), ValueError,
      "batch_size is 8, more than the 5 samples"),
     ("LabelledImages batch_size 4",
@@ -29,9 +24,6 @@ REJECTED: list[Row] = [
      batches_per_epoch=3), ValueError, "batches_per_epoch, repeats and loading.passes_per_epoch must not be set"),
     ("NodeShards", lambda _: NodeShards(200, 1.0, 1).draw(LABEL, 10, 0), ValueError,
      r"shards.nodes 200 and alpha 1.0 leave node \d+ none of the 600 samples"),
-    ("OneSizeBatches", lambda _: OneSizeBatches(SIZES, 1, 0, 5), ValueError, "4 images cannot be split over 5 ranks"),
-    ("whole images without training", lambda _: images(None).setup("fit"), ValueError, "data.training"),
-    ("whole images without test", lambda _: images(None).setup("test"), ValueError, "data.test"),
 ]
 # fmt: on
 

@@ -56,8 +56,3 @@ def test_a_crop_has_the_ratio_of_its_bucket_and_lies_in_the_image(source: tuple[
         assert corner == pytest.approx((left * wide / width, top * tall / height))
     assert crop.corner(width, height, (0.0, 0.0)) == (0, 0)
     assert crop.corner(width, height, (0.999999, 0.999999)) == (wide - 320, tall - 192)
-
-
-def test_sizes_that_do_not_fit_are_rejected() -> None:
-    with pytest.raises(ValueError, match=r"image_size must be a multiple of buckets\.multiple, 64, got 500"):
-        Buckets().sizes(500)

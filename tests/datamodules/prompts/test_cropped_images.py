@@ -1,4 +1,3 @@
-import os
 from pathlib import Path
 
 import numpy as np
@@ -100,23 +99,3 @@ def test_masks_that_do_not_fit_and_files_that_are_no_images_are_named(tmp_path: 
     (tmp_path / "c.jpg").write_text("no image")
     with pytest.raises(UnreadableImage, match=r"c\.jpg cannot be read as an image"):
         CaptionedFolder(str(tmp_path), image_size=16, prompt="a").has_captions()
-
-
-@pytest.mark.data
-@pytest.mark.skipif("NOISEWORKS_DATA" not in os.environ, reason="needs NOISEWORKS_DATA with CBSD68")
-def test_buckets_keep_nine_tenths_of_real_photographs() -> None:
-    folder = Path(os.environ["NOISEWORKS_DATA"], "CBSD68")
-    square, bucketed = (source_of(folder, image_size=256, buckets=each) for each in (None, Buckets(64)))
-    kept = []
-    for source in (square, bucketed):
-        parts = []
-        for (height, width), number in zip(source.size.tolist(), source.bucket, strict=True):
-            left, top, right, bottom = source.crops[number].box(width, height, None)
-            parts.append((right - left) * (bottom - top) / (width * height))
-        kept.append(np.mean(parts))
-    assert kept[0] == pytest.approx(321 / 481, abs=0.005)
-    assert kept[1] == pytest.approx(481 / 321 * 192 / 320, abs=0.005)
-    assert sorted({bucketed.bucket_sizes[number] for number in bucketed.bucket}) == [(192, 320), (320, 192)]
-    for number in np.unique(bucketed.bucket):
-        row = torch.from_numpy(np.flatnonzero(bucketed.bucket == number))
-        assert bucketed.fetch(row, None).shape[2:] == bucketed.bucket_sizes[number]

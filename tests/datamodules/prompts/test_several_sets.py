@@ -120,10 +120,6 @@ def test_sets_that_do_not_fit_together_are_rejected(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=message):
             SeveralSets(sets).training()
     assert SeveralSets([WeightedSet(bare), WeightedSet(bare)]).training().captions is None
-    with pytest.raises(ValueError, match="repeats must be at least 1, got 0"):
-        WeightedSet(bare, repeats=0)
-    with pytest.raises(ValueError, match="num_sets must be at least 1, got 0"):
-        SeveralSets([])
     two = SeveralSets([WeightedSet(with_texts), WeightedSet(CaptionedFolder(str(cats), 24, buckets=Buckets(12)))])
     with pytest.raises(ValueError, match=r"multiples of 8: change data\.images\.sets\.1\.images\.buckets\.multiple"):
         CaptionedImages(two).check_sizes(8)

@@ -139,8 +139,3 @@ def test_captions_are_not_needed_for_one_prompt_or_an_unconditional_model(damage
     plain = CaptionedShards(str(tmp_path), image_size=16, caption_column=None)
     assert not plain.has_captions()
     assert plain.training().source.fetch(torch.tensor([1, 0]), None).shape == (2, 3, 16, 16)
-
-
-def test_a_size_out_of_range_is_rejected(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="resize must be at least image_size, 512, got 256"):
-        CaptionedShards(str(tmp_path), resize=256)

@@ -1,4 +1,3 @@
-import os
 from pathlib import Path
 
 import numpy as np
@@ -111,11 +110,3 @@ def test_folders_of_both_sizes_are_matched_and_one_alone_is_reduced(tmp_path: Pa
     np.testing.assert_array_equal(both.noisy[0].transpose(1, 2, 0), np.array(Image.open(tmp_path / "LR" / "a.png")))
     alone = ScaledFolders(str(tmp_path / "GT"), colour=False).images("training")
     np.testing.assert_array_equal(alone.noisy[1], downsample_bicubic(alone.clean[1], 4))
-
-
-@pytest.mark.data
-@pytest.mark.skipif("NOISEWORKS_DATA" not in os.environ, reason="needs NOISEWORKS_DATA with remote_sensing/aid")
-def test_the_small_image_of_an_aid_pair_is_its_large_one_reduced() -> None:
-    folder = Path(os.environ["NOISEWORKS_DATA"], "remote_sensing", "aid")
-    large, small = (np.array(Image.open(folder / f"airport_285_{kind}.png")) for kind in ("GT", "LR"))
-    np.testing.assert_array_equal(downsample_bicubic(large.transpose(2, 0, 1), 4).transpose(1, 2, 0), small)

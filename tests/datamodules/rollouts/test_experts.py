@@ -85,16 +85,10 @@ def test_a_file_that_is_missing_or_does_not_fit_is_named(tmp_path: Path) -> None
     ("content", "message"),
     [
         (b"text", "expert is not a readable weights file"),
-        (b"", "expert is not a readable weights file"),
         ([1], "must contain a dictionary of tensors, got a list"),
-        ({"linear1.weight": 3, "linear1.bias": 3}, r"must contain floating-point tensors linear1\.weight"),
         (
             {"linear1.weight": torch.zeros(8), "linear1.bias": torch.zeros(8)},
             r"linear1 of \[8\] and \[8\], which does not",
-        ),
-        (
-            {"linear1.weight": torch.zeros(8, 5), "linear1.bias": torch.zeros(7)},
-            r"linear1 of \[8, 5\] and \[7\], which",
         ),
         (
             {

@@ -136,33 +136,6 @@ def test_masks_of_new_images_have_their_names(folders: Path) -> None:
     assert one.names == ["first"]
 
 
-def test_new_images_of_sixteen_bits_keep_levels_that_eight_bits_lose(folders: Path) -> None:
-    for number, level in enumerate((20000, 20001)):
-        save(folders / "deep" / f"{number}.png", np.full((20, 30), level, dtype=np.uint16))
-    images = MaskFolders(str(folders), 16, data_range=40000)
-    data = LabelledMasks(images, loading=Loading(num_workers=0), predict_dir=str(folders / "deep"))
-    data.setup("predict")
-    batch = data.finish(next(iter(data.predict_dataloader())))
-    assert batch["image"][:, 0, 3, 5].tolist() == pytest.approx([0.5, 0.500025], rel=0, abs=1e-7)
-
-
 def test_new_images_need_a_set_that_reads_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"such as MaskFolders, but data\.images is a Shapes"):
         LabelledMasks(Shapes(), predict_dir=str(tmp_path)).setup("predict")
-
-
-@pytest.mark.parametrize("damaged", [["b"], ["a", "b"]])
-def test_damaged_new_images_are_named_at_the_end(folders: Path, damaged: list[str]) -> None:
-    for name in "ab":
-        save(folders / "new" / f"{name}.png", np.full((20, 20), 100, dtype=np.uint8))
-    for name in damaged:
-        (folders / "new" / f"{name}.png").write_bytes(b"no image")
-    data = LabelledMasks(
-        MaskFolders(str(folders), 16), batch_size=1, loading=Loading(num_workers=0), predict_dir=str(folders / "new")
-    )
-    trainer = quiet(default_root_dir=folders / "run", callbacks=[WritePredictions()])
-    module = SegmentationCrossEntropy(torch.nn.Conv2d(1, 2, 1), num_classes=2)
-    with pytest.raises(ValueError, match=rf"except {len(damaged)}: .*b\.png cannot be read"):
-        trainer.predict(module, data, return_predictions=False)
-    written = [path.stem for path in (folders / "run").rglob("*.png")]
-    assert written == [name for name in "ab" if name not in damaged]

@@ -80,15 +80,6 @@ def test_the_patients_are_the_authors() -> None:
     assert set(VALIDATION) & set(TEST) == {27}
 
 
-def test_data_are_looked_for_in_a_subfolder_of_the_common_folder(
-    folders: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    common = tmp_path_factory.mktemp("data")
-    (common / "segthor").symlink_to(folders)
-    monkeypatch.setenv("NOISEWORKS_DATA", str(common))
-    check_sources(SegTHOR(**SMALL))
-
-
 @pytest.mark.parametrize("precision", ["32-true", "64-true"])
 def test_the_network_gets_each_slice_standardised(folders: Path, precision: Any) -> None:
     blank = slice_of(3, 1)[1]
@@ -173,7 +164,6 @@ def test_missing_slices_are_named(folders: Path, tmp_path_factory: pytest.TempPa
         (lambda path: np.save(path, np.full((32, 32), 5)), ValueError, "a pixel of category 5, but num_classes 5"),
         (lambda path: np.save(path, np.full((32, 32), 0.5)), ValueError, "must contain class indices, whole numbers"),
         (lambda path: np.save(path, np.ones((32, 31))), ValueError, r"is \[32, 32\] and its mask \[32, 31\]"),
-        (lambda path: np.save(path, np.array([None]), allow_pickle=True), UnreadableImage, "cannot be read as a slice"),
     ],
 )
 def test_damaged_masks_are_named(

@@ -10,9 +10,3 @@ def test_the_bridge_of_h_0_7_is_narrower_than_the_brownian_one() -> None:
     for hurst, expected in ((0.7, 0.618), (0.5, 0.745)):
         truth = BridgePaths(hurst, "II", sigma=0.5, num_times=101).test().truth
         assert float(truth["exact_std"][50]) == pytest.approx(expected, abs=5e-4)
-
-
-def test_a_pull_makes_the_bridge_narrower() -> None:
-    std = [BridgePaths(0.7, theta=theta, num_times=21).test().truth["exact_std"] for theta in (0.0, 1.0, 2.0)]
-    assert (std[0][1:-1] > std[1][1:-1]).all()
-    assert (std[1][1:-1] > std[2][1:-1]).all()

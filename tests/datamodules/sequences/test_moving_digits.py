@@ -1,6 +1,5 @@
 """Moving digits: compared with a loop over frames, random numbers, rejections; and on MNIST, if available."""
 
-import os
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ from PIL import Image
 from datamodules.classification.cifar import CIFAR10
 from datamodules.classification.digits import Digits
 from datamodules.classification.image_sets import ImageSet
-from datamodules.classification.mnist import MNIST
 from datamodules.sequences.moving_digits import MovingDigits, bouncing_places, paste_digits
 
 
@@ -100,15 +98,3 @@ def stands_still(images: ImageSet, size: int) -> int:
 
 def test_digits_are_those_of_the_set_enlarged() -> None:
     assert stands_still(Digits(), 16) <= 1
-
-
-@pytest.mark.data
-def test_digits_of_mnist() -> None:
-    images = MNIST(os.environ["NOISEWORKS_DATA"])
-    assert stands_still(images, 32) <= 1
-    law = MovingDigits(images, num_digits=1, seed=0)
-    assert len(law.training()) == 60_000
-    videos = law.training().fetch(torch.arange(16), 0)
-    assert videos.shape == (16, 25, 1, 64, 64)
-    mass = videos.sum(dim=(2, 3, 4), dtype=torch.int64)
-    assert (mass == mass[:, :1]).all()  # each digit keeps its shape

@@ -37,19 +37,6 @@ def test_two_halfspaces_differ_on_the_angle_over_pi_of_normal_points(angle: floa
     assert differ.double().mean().item() == pytest.approx(angle / math.pi, abs=2e-3)
 
 
-@pytest.mark.parametrize("marginal", LAWS)
-def test_disagreement_is_bounded_by_a_band_and_a_tail_on_any_sample(marginal: str) -> None:
-    rows = Halfspaces(ConstantFlips(), 3, 5000, marginal, seed=3).training()  # type: ignore[arg-type]
-    w_true, x = rows.truth["w_true"], rows.columns["features"]
-    w = torch.nn.functional.normalize(w_true + torch.tensor([0.1, 0.2, 0.3]).double(), dim=0)
-    v = torch.nn.functional.normalize(w_true - (w_true @ w) * w, dim=0)
-    tangent = torch.tan(torch.acos(w_true @ w))
-    differ = ((x @ w).sign() != rows.columns["clean_target"]).double().mean()
-    for t in (0.01, 0.1, 0.3, 1.0):
-        bound = ((x @ w).abs() <= t).double().mean() + ((x @ v).abs() >= t / tangent).double().mean()
-        assert differ <= bound
-
-
 def test_nothing_lies_in_the_gap_and_splits_share_the_truth_alone() -> None:
     table = Halfspaces(ConstantFlips(), 3, 1001, "gap", test_samples=100, seed=4)
     parts = [table.training(), table.validation(), table.test()]

@@ -1,4 +1,3 @@
-import os
 from pathlib import Path
 
 import pytest
@@ -28,21 +27,3 @@ def test_two_labels_become_signs_and_rows_are_dense_in_batches_alone(labels: tup
     data = Tables(table, batch_size=2)
     assert data.row_shapes == {"features": (4,), "target": ()}
     assert data.training_rows["features"].shape == (3, 4)
-
-
-@pytest.mark.data
-@pytest.mark.parametrize(
-    ("file", "width", "positive", "rows"),
-    [
-        ("a8a.bz2", 123, 5506, 22_696),
-        ("w8a.bz2", 300, 1479, 49_749),
-        ("mushrooms.bz2", 112, 4208, 8124),
-        ("ijcnn1.val.bz2", 22, 1438, 14_990),
-    ],
-)
-def test_libsvms_own_files(file: str, width: int, positive: int, rows: int) -> None:
-    if not os.environ.get("NOISEWORKS_DATA"):
-        pytest.skip("NOISEWORKS_DATA is not set")
-    table = SVMLight(file, width).training()
-    assert table.sparse["features"].shape == (rows, width)
-    assert (table.columns["target"] == 1).sum() == positive

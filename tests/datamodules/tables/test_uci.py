@@ -1,10 +1,6 @@
-import os
 from pathlib import Path
 
-import pytest
-import torch
-
-from datamodules.tables.uci import NUM_FEATURES, UCI
+from datamodules.tables.uci import UCI
 
 ROWS = "".join(f" {i}\t{i * i}  5 {i % 3} \n" for i in range(20))
 
@@ -23,26 +19,3 @@ def test_columns_are_those_that_the_index_files_name(tmp_path: Path) -> None:
     assert target[4] == 1
     assert table.row_shapes == {"features": (2,), "target": ()}
     assert len(table.training()) == 16
-
-
-@pytest.mark.data
-@pytest.mark.parametrize(
-    ("name", "rows"),
-    [
-        ("bostonHousing", 506),
-        ("concrete", 1030),
-        ("energy", 768),
-        ("kin8nm", 8192),
-        ("power-plant", 9568),
-        ("wine-quality-red", 1599),
-        ("yacht", 308),
-    ],
-)
-def test_the_distributed_sets(name: str, rows: int) -> None:
-    if "NOISEWORKS_DATA" not in os.environ:
-        pytest.skip("NOISEWORKS_DATA is not set")
-    table = UCI(name)
-    train, test, validation = table.training(), table.test(), table.validation()
-    assert len(train) + len(test) + len(validation) == rows
-    assert train.columns["features"].shape[1] == NUM_FEATURES[name]
-    assert all(torch.isfinite(column).all() for column in test.columns.values())

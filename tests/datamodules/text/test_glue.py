@@ -101,16 +101,6 @@ def test_damage_is_named(old: str, new: str, message: str, tmp_path: Path) -> No
         Glue("rte", str(tmp_path)).training()
 
 
-def test_files_without_rows_or_in_another_encoding_are_named(tmp_path: Path) -> None:
-    path = save_rte(tmp_path) / "RTE" / "train.tsv"
-    path.write_text("index\tsentence1\tsentence2\tlabel\n")
-    with pytest.raises(ValueError, match=r"train.tsv has no rows"):
-        Glue("rte", str(tmp_path)).training()
-    path.write_bytes("index\tsentence1\tsentence2\tlabel\n0\tcafé\tb\tentailment\n".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"train.tsv is not in UTF-8"):
-        Glue("rte", str(tmp_path)).training()
-
-
 def test_what_is_missing_or_unknown_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         FileNotFoundError, match=r"GLUE: .*RTE/train_tenth.tsv is missing; expected RTE/train_tenth.tsv"

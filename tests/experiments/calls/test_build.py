@@ -4,10 +4,8 @@ import copy
 import re
 from pathlib import Path
 
-import pytest
 from lightning.pytorch import LightningDataModule
 
-import train
 from datamodules.loading import Loading
 from datamodules.loading.seeded_batches import SeededBatches
 from experiments.calls.build import build, changeable, complete_settings, differing
@@ -78,11 +76,3 @@ def test_the_seed_of_a_run_and_an_option_join_what_the_file_sets_of_loading(tmp_
     parsed = parse(["fit", "--config", "configs/elr/demo.yaml", *own])
     complete_settings(parsed, runs=False)
     assert parsed.settings.data.init_args.seed == 7
-
-
-def test_help_describes_each_argument_of_loading(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        train.main(["fit", "--data.help", "LabelledImages"])
-    said = " ".join(capsys.readouterr().out.split())
-    assert "--data.loading.num_workers NUM_WORKERS number of DataLoader workers, at most 64 or 4 per core" in said
-    assert "--data.split.folds FOLDS number of folds of the training images, stratified by given label." in said

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import yaml
 
 import train
 from experiments.calls.build import build
@@ -38,22 +37,11 @@ def test_guards_come_first_and_one_is_switched_off_by_its_name(tmp_path: Path) -
     ]
 
 
-def test_monna_compares_with_what_diverges() -> None:
-    """Plain averaging, the baseline of MoNNA, diverges under attack; its runs must continue nevertheless."""
-    settings = yaml.safe_load((ROOT / "configs/monna/demo.yaml").read_text())
-    assert settings["guards"] == {"finite_loss": None}
-
-
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (
-            "guards: [callbacks.guards.SanityChecks]",
-            "guards is ['callbacks.guards.SanityChecks'], but must be",
-        ),
         ("trainer: null", "trainer is None, but must be a mapping of its arguments"),
         ("guards: {finite_los: null}", "option 'guards.finite_los'; did you mean guards.finite_loss?"),
-        ("guards.finite_los: null", "option 'guards.finite_los'; did you mean guards.finite_loss?"),
         ("guards: {sanity_checks: false}", "guards.sanity_checks: Expected one of lightning.pytorch.callbacks"),
     ],
 )

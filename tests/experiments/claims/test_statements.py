@@ -109,13 +109,6 @@ def test_p_is_students_tail_of_the_paired_differences(pairs: list[tuple[float, f
     assert p == pytest.approx(student.sf(statistic, len(gains) - 1), rel=1e-6, abs=1e-12)
 
 
-def test_the_reason_states_both_conditions() -> None:
-    reason = decide_claim(a_claim("lower", 0.2), [0.8, 0.8], [0.9, 0.9])[1]
-    assert reason == "difference -0.1 misses the margin (0.2 lower), paired p = 0"
-    reason = decide_claim(a_claim("higher", 0.05), [0.95, 0.85], [0.8, 0.8])[1]
-    assert reason == "difference +0.1 reaches the margin (0.05 higher), paired p = 0.15"
-
-
 def test_a_claim_that_holds(config: Config, fit: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = config("demo", start=0.9).parent
     config("demo_baseline", start=0.5, best_epoch=0.7)
@@ -258,21 +251,12 @@ def test_a_metric_that_is_not_there_is_said_after_the_first_run(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"claimed": "no"}, "claimed must be true or false, got 'no'"),
         ({"margins": 0.1}, "unknown key margins; did you mean margin? The keys are paper"),
         ({"paper": None}, "paper is missing"),
-        ({"seeds": None}, "seeds is missing"),
-        ({"paper": "  "}, "paper must be a text"),
-        ({"metric": 3}, "metric must be a text, got 3"),
         ({"direction": "up"}, "direction must be higher or lower, got 'up'"),
         ({"margin": "much"}, "margin must be a number, got 'much'"),
-        ({"margin": True}, "margin must be a number"),
         ({"margin": float("nan")}, "margin must be a number"),
-        ({"seeds": [0, 2**32]}, "seeds must be"),
-        ({"seeds": [0]}, "seeds must be a list of at least 2 different whole numbers, got [0]"),
         ({"seeds": [0, 0]}, "seeds must be a list of at least 2 different"),
-        ({"seeds": [0, 0.5]}, "seeds must be"),
-        ({"seeds": 2}, "seeds must be"),
         ({"method": "none.yaml"}, "method names"),
         ({"baseline": "demo.yaml"}, "method and baseline must be two different configs"),
     ],

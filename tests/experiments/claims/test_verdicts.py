@@ -126,31 +126,17 @@ def test_a_number_that_is_not_reached_stays_and_the_status_says_so(
     assert commands.run("claim", [str(file), "--output", str(tmp_path / "out")], fit) == 0
 
 
-def test_a_metric_that_the_runs_lack_is_named(
-    config: Config, fit: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = published(config("demo", start=0.5).with_name("claim.yaml"), metric="test/acuracy")
-    assert commands.run("claim", [str(file), "--output", str(tmp_path / "out")], fit) == 2
-    assert "no metric test/acuracy; did you mean test/accuracy?" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"published": "much"}, "published must be a number, got 'much'"),
         ({"margin": -0.1}, "margin must be at least 0, got -0.1"),
         ({"published": None}, "unknown key vary"),
-        ({"direction": "up"}, "direction must be higher or lower or equal, got 'up'"),
-        ({"seeds": []}, "seeds must be a list of different whole numbers, got []"),
         ({"method": {"config": "demo.yaml", "seed_everything": 1}}, "--seed_everything cannot be overridden"),
         ({"method": {"config": "demo.yaml", "command": "predict"}}, "command must be one of fit, test, got 'predict'"),
         ({"method": {"confg": "demo.yaml"}}, "method must be a configuration or a mapping {config: FILE, key: value}"),
         ({"method": {"config": "demo.yaml", "--x": 1}}, "method: --x is not a dotted key such as model.optimizer.lr"),
         ({"vary": {"model.start": [1, 2]}}, "vary must be a mapping of one key to a list of at least 3 positive"),
-        ({"vary": {"model.start": [0, 1, 2]}}, "positive numbers"),
-        ({"vary": ["model.start"]}, "positive numbers, got ['model.start']"),
         ({"vary": {"seed_everything": [1, 2, 3]}}, "cannot set seed_everything"),
-        ({"vary": {"model.start": [1, 2, 2]}}, "has 2 twice"),
         ({"baseline": "demo.yaml"}, "unknown key baseline"),
     ],
 )

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import resource
-import shlex
 import subprocess
 import sys
 import threading
@@ -24,7 +23,6 @@ from torch import Tensor
 import train
 from datamodules.classification.digits import Digits
 from datamodules.classification.folder_sets import NewImages
-from experiments import commands
 from experiments.load_run import load_run
 from experiments.saving.environment import environment
 from tests.command import ROOT
@@ -380,16 +378,3 @@ def test_what_cannot_be_exported_says_so_in_one_sentence(
         )
     assert "does not exist" in error(str(tmp_path / "nowhere"))
     assert "best.ckpt" in error(str(run_of(runs, "score_sde/demo")), "--checkpoint", "best")
-
-
-def test_an_existing_folder_is_not_overwritten(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "mine").mkdir()
-    assert train.main(["export", str(run_of(runs, "elr/demo")), "--output", str(tmp_path / "mine")]) == 2
-    assert "exists already, and is never overwritten: remove it, or choose another --output" in capsys.readouterr().err
-    assert list((tmp_path / "mine").iterdir()) == []
-
-
-def test_the_documented_commands_are_valid() -> None:
-    for page in ("README.md", "docs/export.md"):
-        [command] = re.findall(r"^python train\.py export (.*?)\s*(?:#.*)?$", Path(page).read_text(), re.MULTILINE)
-        assert commands.parse("export", shlex.split(command)).format == "torch"

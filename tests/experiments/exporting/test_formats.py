@@ -65,7 +65,6 @@ def test_diffusers_alone_loads_adapters_under_names_of_kohya(
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        ("text_to_image", {"tuning": "full"}, "this run has no adapters of kind lora"),
         (
             "text_to_image",
             {"tuning": "lora", "adapters": Adapters(kind="oft")},

@@ -106,11 +106,3 @@ def test_what_is_no_function_of_tensors_is_rejected_in_one_sentence(
     with pytest.raises(ValueError, match=message) as found:
         trace(Network(), exported(function), SIZES)
     assert "\n" not in str(found.value)
-
-
-def test_difference_is_relative_to_large_values_and_infinite_for_what_is_not_finite() -> None:
-    expected = torch.tensor([100.0, -0.5])
-    assert difference(torch.tensor([100.0, -0.4]), expected) == pytest.approx(1e-3)
-    assert difference(torch.tensor([0.1]), torch.tensor([0.3])) == pytest.approx(0.2)
-    assert difference(torch.tensor([100.0, torch.nan]), expected) == float("inf")
-    assert difference(torch.tensor([100.0]), expected) == float("inf")

@@ -2,22 +2,17 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from experiments.hub.model_card import CardOptions, method_of, model_card, task
 from experiments.hub.pushed_folder import EMBEDDINGS, Pushed
-from lightning_modules.diffusion.finetuning import DiffusionFineTuning
 
 
 @pytest.mark.parametrize(
     ("network", "expected"),
     [
         ("TextToImage", "text-to-image"),
-        ("text_to_image.TextToImage", "text-to-image"),
-        ("PixArtSigma", "text-to-image"),
-        ("QwenImage", "text-to-image"),
         ("text_to_image_pipeline", "text-to-image"),
         ("pixel_space.PixelSpace", "unconditional-image-generation"),
         ("pixel_space.pixel_pipeline", "unconditional-image-generation"),
@@ -31,20 +26,6 @@ def test_every_family_of_pipelines_is_text_to_image(network: str, expected: str)
         "data": {"class_path": "datamodules.prompts.captioned_images.CaptionedImages"},
     }
     assert task(settings, method_of(method)) == expected
-
-
-@pytest.mark.parametrize(
-    ("network", "flows"),
-    [("StableDiffusion3", True), ("z_image.ZImage", True), ("TextToImage", False), ("pixel_space.PixelSpace", False)],
-)
-def test_the_card_has_the_loss_of_the_model(network: str, flows: bool, tmp_path: Path) -> None:
-    method = "lightning_modules.diffusion.finetuning.DiffusionFineTuning"
-    path = f"lightning_modules.backbones.diffusion.{network}"
-    settings: Any = {"model": {"class_path": method, "init_args": {"network": {"class_path": path}}}}
-    options = CardOptions("me/mine", docstring=DiffusionFineTuning.loss_docstring(settings["model"]["init_args"]))
-    card = model_card(Pushed(settings, {}, "last", method, 3, None, ()), tmp_path, options)
-    assert ("|f(z_t, t, c) - (e - z)|^2" in card) == ("arxiv.org/abs/2403.03206" in card) == flows
-    assert ("sqrt(1 - abar_t) e" in card) == ("arxiv.org/abs/2303.09556" in card) == (not flows)
 
 
 FINETUNING = "lightning_modules.diffusion.finetuning"

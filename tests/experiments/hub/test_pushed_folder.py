@@ -111,7 +111,6 @@ def test_local_paths_become_names(path: str, name: str) -> None:
     [
         (["RUN"], "give OWNER/NAME to upload the run, or --output FOLDER"),
         (["RUN", "cats"], "the repository must be OWNER/NAME, got 'cats'"),
-        (["RUN", "me/ca ts"], "ca ts"),
         (["RUN", "--output", "new", "--private"], "--private and --revision need OWNER/NAME"),
         (["RUN", "--output", "."], ". exists already, and is never overwritten: remove it, or choose another --output"),
         (["RUN", "--output", "new", "--checkpoint", "best"], "best.ckpt does not exist"),

@@ -89,12 +89,8 @@ def test_a_job_whose_time_is_over_saves_and_comes_again(
     ("gpus", "more", "said"),
     [
         (2, ["--jobs", "3"], "3 runs at a time need 3 GPUs with 1 each, but this machine has 2: reduce --jobs"),
-        (2, ["--jobs", "2", "--gpus_per_job", "2"], "2 runs at a time need 4 GPUs with 2 each, but this machine has 2"),
-        (2, ["--gpus_per_job", "4"], "1 runs at a time need 4 GPUs"),
         (0, ["--gpus_per_job", "1"], "--gpus_per_job 1: this machine has no GPU"),
         (2, ["--gpus_per_job", "1.5"], "'1.5' is neither a whole number nor a fraction below 1 such as 0.5"),
-        (2, ["--gpus_per_job", "-1"], "--gpus_per_job"),
-        (2, ["--launcher", "flux"], "invalid choice: 'flux'"),
         (2, ["--slurm", "partition=gpu"], "--slurm needs --launcher slurm, got local"),
         (2, ["--launcher", "slurm", "--slurm", "partition"], "'partition' is not of the form NAME=VALUE"),
         (2, ["--launcher", "slurm"], "srun is not installed"),

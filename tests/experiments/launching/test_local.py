@@ -66,10 +66,6 @@ def test_what_is_asked_before_the_runs_imports_for_them_and_locks_reach_them_all
     engine.close()
 
 
-def test_nothing_is_asked_where_runs_are_fresh_processes(tmp_path: Path) -> None:
-    assert local.Local(no_fork=True).ask(tmp_path / "a.py", [], "", 1) is None
-
-
 @pytest.mark.parametrize("no_fork", [[], ["--no_fork"]])
 def test_each_of_the_runs_beside_each_other_has_gpus_of_its_own(
     no_fork: list[str],

@@ -129,14 +129,6 @@ def test_one_failed_run_does_not_lose_the_others(
     assert f"b, seed 2 failed (ended without test_metrics.csv); its log is {out}/b/seed_2/log.txt" in printed
 
 
-def test_a_run_that_is_killed_is_said_to_be(config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    suicide = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
-    arguments = [str(config("a", start=0.9)), "--seeds", "0", "--output", str(tmp_path / "out")]
-    assert commands.run("compare", arguments, suicide) == 1
-    assert "killed by SIGKILL" in capsys.readouterr().out
-    assert (tmp_path / "out/summary.csv").read_text() == ",".join(compare.COLUMNS) + "\n"
-
-
 def test_a_config_that_changes_while_runs_wait_is_not_mixed_in(
     config: Config, fit: list[str], journal: Journal, tmp_path: Path
 ) -> None:
@@ -161,22 +153,6 @@ def test_a_run_that_no_signal_ends_is_named_and_left(
     run_queue._terminate([run_queue.Child(run, stuck, 0, False) for run in runs], Console())
     assert sent == [signal.SIGTERM] * 2 + [signal.SIGKILL] * 2
     assert "a, seed 1 has not ended after SIGKILL and may wait for a disk: end it by hand" in capsys.readouterr().out
-
-
-def test_a_directory_in_use_is_refused(
-    config: Config,
-    fit: list[str],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(run_queue, "GRACE_SECONDS", 0.2)
-    out = tmp_path / "out"
-    arguments = [str(config("a", start=0.9)), "--seeds", "0", "--output", str(out)]
-    with run_queue.lock([out]):
-        assert commands.run("compare", arguments, fit) == 2
-    assert f"{out} is in use" in capsys.readouterr().err
-    assert commands.run("compare", arguments, fit) == 0
 
 
 def test_a_run_that_outlives_its_comparison_keeps_others_out(

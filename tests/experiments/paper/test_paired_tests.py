@@ -3,7 +3,7 @@ import math
 import pytest
 from scipy.stats import ttest_rel
 
-from experiments.paper.paired_tests import emphasise, find_best, paired_differences
+from experiments.paper.paired_tests import find_best, paired_differences
 from experiments.results import Result, summarise
 
 
@@ -56,19 +56,3 @@ def test_the_best_is_found_in_the_direction_of_the_metric_in_each_group() -> Non
     ]
     best = find_best(summarise(found), [["a", "b", "survivors"], ["c", "d"]])
     assert best == {("b", "test/accuracy"), ("a", "test/loss")}
-
-
-def test_cells_are_bold_if_best_and_marked_if_the_difference_is_significant() -> None:
-    found = [*runs("a", 0.50, 0.60, 0.55), *runs("b", 0.70, 0.81, 0.74), *runs("c", 0.4, 0.8, 0.6)]
-    summaries = summarise(found)
-    cells = emphasise(summaries, paired_differences(found, [["a", "b", "c"]]), [["a", "b", "c"]])
-    assert [(cells[each].best, cells[each].marked) for each in summaries] == [
-        (False, False),
-        (True, True),
-        (False, False),
-    ]
-    assert (
-        ttest_rel((0.70, 0.81, 0.74), (0.50, 0.60, 0.55)).pvalue
-        < 0.05
-        < ttest_rel((0.4, 0.8, 0.6), (0.5, 0.6, 0.55)).pvalue
-    )

@@ -21,7 +21,6 @@ QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summa
 DEMO = ("fit", "--config", "configs/elr/demo_baseline.yaml", "--trainer.max_epochs", "3", *QUIET)
 ELR = ("fit", "--config", "configs/elr/demo.yaml", *QUIET)
 LORA = ("fit", "--config", "configs/finetuning/lora.yaml")
-SPARSE = ("fit", "--config", "configs/nm_sparsity/demo_mlp.yaml")
 LATIN = os.fsdecode(b"caf\xe9")
 """A name that is not valid UTF-8."""
 
@@ -178,18 +177,11 @@ def test_of_alternative_classes_the_one_that_was_meant_gives_the_reason(
         (("fit", "configs/elr/demo.yaml"), "put --config before a configuration: --config configs/elr/demo.yaml"),
         ((*ELR, "--model.optimizer", "torch.optim.Adm"), "no class torch.optim.Adm; did you mean torch.optim.Adam?"),
         ((*ELR, "--model.lamda", "3"), "Option 'lamda' is not accepted; did you mean strength?"),
-        ((*ELR, "--model.beta", "3"), "Option 'beta' is not accepted; did you mean momentum?"),
-        ((*ELR, "--model.foo", "3"), "Option 'foo' is not accepted. It accepts network"),
         (
             (*ELR, "--data.shifted_tests", "[]"),
             "'shifted_tests' is not accepted; since version 0.2 it is ood_test_sets",
         ),
-        (
-            (*LORA, "--model.network.lora_rank", "8"),
-            "'lora_rank' is not accepted; since version 0.2 it is adapt",
-        ),
         ((*LORA, "--model.network.dtype", "bfloat16"), "not accepted; since version 0.2 it is weights.dtype"),
-        ((*SPARSE, "--model.way", "ste"), "'way' is not accepted; since version 0.2 it is flow.way"),
         ((*ELR, "--trainer.logger", "MLFlowLogger"), "`pip install -U 'mlflow>=1.0.0'`"),
     ],
 )

@@ -68,8 +68,3 @@ def test_where_a_seed_has_no_value_the_others_are_left_out() -> None:
 def test_what_cannot_be_fitted_is_refused(x: list[float], y: list[float], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         fitted_exponent(x, y)
-
-
-def test_a_confidence_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="confidence must be in"):
-        fitted_exponent(X, X, confidence=95)

@@ -56,19 +56,6 @@ def test_a_heat_map_has_the_mean_of_each_combination_in_ascending_order(
     assert ax.images[0].norm(4.0) == pytest.approx(2 / 3)
 
 
-def test_numbers_of_a_heat_map_fit_its_cells_and_colours_span_decades(
-    config: Config, drawn: list[Any], tmp_path: Path
-) -> None:
-    keys = [variation("model.a=1,2"), variation("model.b=1,2")]
-    experiments = vary_experiments(load_experiments([config("c", a=1, b=1)]), keys)
-    means = {("1", "1"): 3.54e-5, ("1", "2"): 0.0975, ("2", "1"): 84_670.0, ("2", "2"): 31.1}
-    found = [Result(each.title, "test/risk", 0, means[tuple(dict(each.setting).values())]) for each in experiments]  # type: ignore[index]
-    figures.draw_heat_maps(found, experiments, tmp_path / "map.png")
-    assert [text.get_text() for text in drawn[0].texts] == ["3.5e-5", "0.0975", "84.7k", "31.1"]
-    low, high = math.log(3.54e-5), math.log(84_670.0)
-    assert drawn[0].images[0].norm(31.1) == pytest.approx((math.log(31.1) - low) / (high - low))
-
-
 def test_the_best_config_of_each_combination_is_shown_where_all_have_a_value(
     config: Config, drawn: list[Any], tmp_path: Path
 ) -> None:
@@ -104,10 +91,3 @@ def test_lines_have_the_numbers_of_a_key_as_axis_and_crosses_where_seeds_diverge
     [cross] = [line for line in ax.lines if line.get_marker() == "x"]
     assert cross.get_xdata() == [10]
     assert [text.get_text() for text in ax.texts] == ["1/2"]
-
-
-def test_values_that_are_no_numbers_stand_beside_each_other(config: Config, drawn: list[Any], tmp_path: Path) -> None:
-    experiments = vary_experiments(load_experiments([config("c", flag=True)]), [variation("model.flag=true,false")])
-    figures.draw_lines(results(experiments, lambda flag: 1.0), experiments, tmp_path / "lines.png")
-    assert [label.get_text() for label in drawn[0].get_xticklabels()] == ["true", "false"]
-    assert drawn[0].get_xscale() == "linear"

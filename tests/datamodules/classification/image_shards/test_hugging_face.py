@@ -4,10 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from datamodules.classification.folder_sets import ImageFolder
 from datamodules.classification.image_shards import HuggingFaceImages
@@ -134,17 +132,6 @@ def test_what_does_not_match_is_named(options: dict[str, Any], message: str, fol
     path = saved(folder, tmp_path / "saved")
     with pytest.raises(ValueError, match=message):
         HuggingFaceImages(str(path), **{"num_classes": 2, **options}).training()
-
-
-def test_a_missing_image_is_named(tmp_path: Path) -> None:
-    picture = Image.fromarray(np.zeros((8, 8, 3), np.uint8))
-    data = datasets.Dataset.from_dict(
-        {"image": [picture, None], "label": [0, 0]},
-        features=datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")}),
-    )
-    data.save_to_disk(str(tmp_path / "saved"))
-    with pytest.raises(ValueError, match="saved, split train: row 1 has no image"):
-        HuggingFaceImages(str(tmp_path / "saved"), 1, image_size=8).training().fetch(torch.tensor([1]), None)
 
 
 def test_a_damaged_saved_dataset_is_one_sentence(folder: Path, tmp_path: Path) -> None:

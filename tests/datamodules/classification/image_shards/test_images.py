@@ -10,11 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 
-from callbacks.guards import SeedEveryBatch
-from datamodules.classification.cached_features import source_fingerprint
-from datamodules.classification.cifar import CIFAR10
 from datamodules.classification.folder_sets import ImageFolder
 from datamodules.classification.image_sets import ImageSet
 from datamodules.classification.image_shards import ImageShards
@@ -31,10 +27,8 @@ from tests.datamodules.classification.image_shards.shards import (
     write_shards,
     write_tar,
 )
-from tests.datamodules.classification.patterns import on_process
 from tests.datamodules.image_folders import shades
 from tests.datamodules.recorder import Recorder, joined, trained
-from tests.trainers import quiet
 
 KINDS = ("tar", "parquet", "cached tar", "cached parquet")
 SIZES = {"image_size": 8, "resize": 10}
@@ -80,38 +74,6 @@ def test_two_epochs_are_those_of_the_same_images_in_folders(kind: str, num_worke
     same(ours.evaluated, theirs.evaluated)
     red, clean = joined(ours.trained, "image")[:, 0, 0, 0] * 255, joined(ours.trained, "clean_label")
     torch.testing.assert_close(red, 10.0 * clean)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_run_that_is_resumed_within_an_epoch_trains_on_what_was_left(kind: str, tmp_path: Path) -> None:
-    def fitted(checkpoint: Path | None = None) -> Recorder:
-        saves = ModelCheckpoint(tmp_path / "saved", filename="{step}", every_n_train_steps=5, save_top_k=-1)
-        data = LabelledImages(images(tmp_path / "shards", kind), batch_size=4, loading=Loading(seed=3, num_workers=0))
-        watching = [SeedEveryBatch(3)] if checkpoint else [SeedEveryBatch(3), saves]
-        trainer = quiet(max_epochs=3, callbacks=watching, enable_checkpointing=checkpoint is None)
-        trainer.fit(module := Recorder(), data, ckpt_path=checkpoint)
-        return module
-
-    whole = fitted()
-    same(fitted(tmp_path / "saved" / "step=5.ckpt").trained, whole.trained[5:])
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_two_ranks_share_each_batch_of_one(kind: str, tmp_path: Path) -> None:
-    source = images(tmp_path / "shards", kind)
-
-    def of_rank(rank: int, world_size: int) -> list[dict[str, Any]]:
-        data = LabelledImages(source, batch_size=5, loading=Loading(seed=3, num_workers=0))
-        data.trainer = on_process(rank, world_size, tmp_path / "run")  # type: ignore[assignment]
-        data.setup("fit")
-        return list(data.train_dataloader())
-
-    one, first, second = of_rank(0, 1), of_rank(0, 2), of_rank(1, 2)
-    for whole, even, odd in zip(one, first, second, strict=True):
-        for key in ("index", "label", "image"):
-            together = torch.empty_like(whole[key])
-            together[0::2], together[1::2] = even[key], odd[key]
-            assert torch.equal(together, whole[key])
 
 
 def test_names_are_those_of_the_members_and_a_table_of_labels_goes_by_them(tmp_path: Path) -> None:
@@ -221,15 +183,6 @@ def test_an_unreadable_image_is_named_by_shard_and_sample(kind: str, num_workers
     assert re.fullmatch(said, str(raised.value)), str(raised.value)
 
 
-def test_labels_and_positions_alone_are_held(tmp_path: Path) -> None:
-    """For each sample, only some tens of bytes are in memory, for images of any size."""
-    write_tar(tmp_path / "train.tar", tar_members([(f"{n:06}", bytes(5000), n % 3) for n in range(2000)]))
-    source = ImageShards(3, str(tmp_path)).training()
-    assert isinstance(source, ImagesByOffset)
-    held = sum(array.nbytes for array in source.index[0]) + source.label.nbytes + source.first_row.nbytes
-    assert held < 60 * 2000
-
-
 @pytest.mark.parametrize("kind", KINDS[2:])
 def test_a_damaged_shard_is_raised_where_all_processes_read(kind: str, tmp_path: Path) -> None:
     """Every process raises the error, not only the one that prepares the data while the others wait."""
@@ -239,38 +192,3 @@ def test_a_damaged_shard_is_raised_where_all_processes_read(kind: str, tmp_path:
     source.fetch_missing()
     with pytest.raises(ValueError, match=r"train-001\.\S+ cannot be read as a \w+ shard of labelled images"):
         source.training()
-
-
-@pytest.mark.data
-@pytest.mark.skipif("NOISEWORKS_DATA" not in os.environ, reason="needs NOISEWORKS_DATA with cifar10 in parquet")
-@pytest.mark.parametrize("cached", [False, True])
-def test_a_set_of_the_hub_is_that_which_its_own_class_reads(cached: bool, tmp_path: Path) -> None:
-    shards = ImageShards(
-        10,
-        train="cifar10/plain_text/test-*",
-        image_key="img",
-        image_size=32,
-        resize=32,
-        min_area=None,
-        cache_dir=str(tmp_path) if cached else None,
-    )
-    source, theirs = shards.training(), CIFAR10().test()
-    assert torch.equal(source.label, theirs.label)
-    row = torch.arange(0, 10_000, 37)
-    assert torch.equal(source.fetch(row, None), theirs.fetch(row, None))
-
-
-def test_features_are_kept_for_the_images_and_not_for_where_they_are_read(tmp_path: Path) -> None:
-    one, other = (images(tmp_path, kind).training() for kind in ("parquet", "cached parquet"))
-    assert source_fingerprint(one) == source_fingerprint(other)
-    assert source_fingerprint(one) != source_fingerprint(images(tmp_path, "parquet").test())
-
-
-def test_prediction_on_a_folder_takes_the_size_of_the_shards(tmp_path: Path) -> None:
-    data = LabelledImages(
-        images(tmp_path / "shards", "tar"), predict_dir=str(tmp_path / "new"), loading=Loading(num_workers=0)
-    )
-    shades(tmp_path, "new", ["a"])
-    data.setup("predict")
-    [batch] = data.predict_dataloader()
-    assert batch["image"].shape == (4, 3, 8, 8)

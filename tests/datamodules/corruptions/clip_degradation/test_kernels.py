@@ -46,16 +46,6 @@ def test_kernels_of_gaussian_kind(made: torch.Tensor, form) -> None:
         np.testing.assert_allclose(made[frame], expected(frame, form), rtol=1e-9, atol=1e-15)
 
 
-def test_families_are_one_where_they_should_be() -> None:
-    one = torch.ones(2, dtype=torch.float64)
-    made = kernels.generalized_gaussian_kernels(SIZE, SIGMA_X, SIGMA_Y, ROTATION, one)
-    torch.testing.assert_close(made, kernels.gaussian(SIZE, SIGMA_X, SIGMA_Y, ROTATION))
-    turned = kernels.gaussian(SIZE, SIGMA_X, SIGMA_X, ROTATION)
-    torch.testing.assert_close(turned, kernels.gaussian(SIZE, SIGMA_X, SIGMA_X, 0 * ROTATION))
-    quarter = kernels.gaussian(SIZE, SIGMA_X, SIGMA_Y, 0 * ROTATION + math.pi / 2)
-    torch.testing.assert_close(quarter, kernels.gaussian(SIZE, SIGMA_Y, SIGMA_X, 0 * ROTATION))
-
-
 @pytest.mark.parametrize("size", [7, 21])
 def test_sinc_filters(size: int) -> None:
     cutoff = torch.tensor([math.pi / 5, math.pi], dtype=torch.float64)

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from datamodules.corruptions.clip_degradation.resizing import RandomResize, ResizeToEnd, resampling, resize_frames
+from datamodules.corruptions.clip_degradation.resizing import RandomResize, resampling, resize_frames
 
 IMAGE = torch.rand(2, 3, 12, 17, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
@@ -48,7 +48,3 @@ def test_frames_get_the_even_size_of_the_first_one_and_keep_what_is_smooth() -> 
     assert len(sizes) > 20
     kept = RandomResize(up=0, down=0, step=0).apply(ramp, np.random.default_rng(0), (4, 4))
     torch.testing.assert_close(kept, ramp)
-
-
-def test_the_end_has_its_size() -> None:
-    assert ResizeToEnd().apply(IMAGE, np.random.default_rng(0), (4, 6)).shape == (2, 3, 4, 6)

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from jsonargparse import ArgumentParser
 
 from datamodules.corruptions.image_noise import (
     CounterRNG,
@@ -9,15 +8,6 @@ from datamodules.corruptions.image_noise import (
     ImageNoise,
     Poisson,
 )
-
-
-def test_a_config_gives_one_level_or_a_range() -> None:
-    parser = ArgumentParser()
-    parser.add_argument("--noise", type=ImageNoise)
-    package = "datamodules.corruptions.image_noise"
-    for text, level in (("25", 25.0), ("[5, 50]", (5, 50))):
-        built = parser.instantiate(parser.parse_args([f"--noise={package}.Gaussian", f"--noise.grey_levels={text}"]))
-        assert built.noise == Gaussian(level)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("noise", [Gaussian((5, 55)), Poisson((0.005, 0.1)), Gamma((40, 120))])

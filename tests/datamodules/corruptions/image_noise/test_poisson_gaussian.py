@@ -104,13 +104,3 @@ def test_a_gain_and_an_offset_only_change_the_units() -> None:
     torch.testing.assert_close(invert_stabilization(d, 0.02, variance), 0.02 * invert_stabilization(d, 1.0, 4.0) + 0.3)
     low = torch.linspace(0, 3, 100, dtype=torch.float64)
     assert (invert_stabilization(low, 1.0, 4.0).diff() >= 0).all()
-
-
-def test_monte_carlo_of_a_stabilised_image() -> None:
-    """Counts from 2.5 to 90: the stabilised noise of a ramp has standard deviation 1, and its inverse no bias."""
-    noise = PoissonGaussian(0.01, 0.01)
-    clean = torch.linspace(0.025, 0.9, 50, dtype=torch.float64)[:, None, None, None].expand(50, 1, 200, 200)
-    stable = stabilize_variance(noise.sample(clean, CounterRNG(1, 0, torch.arange(50))), 0.01, 0.01**2)
-    torch.testing.assert_close(stable.std(dim=(1, 2, 3)), torch.ones(50, dtype=torch.float64), atol=0.05, rtol=0)
-    back = invert_stabilization(stable.mean(dim=(1, 2, 3)), 0.01, 0.01**2)
-    torch.testing.assert_close(back, clean[:, 0, 0, 0], atol=2e-3, rtol=0)

@@ -1,20 +1,15 @@
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datamodules.classification.cifar import CIFAR100
 from datamodules.classification.digits import Digits
 from datamodules.classification.image_sets import UNKNOWN, ImageSet, ImagesInMemory, OtherImages
-from datamodules.classification.imagenet import ImageNet32
 from datamodules.classification.labelled_images import LabelledImages
 from datamodules.classification.ood_images import OtherDigits
 from datamodules.corruptions.label_noise import Symmetric
 from datamodules.corruptions.label_noise.open_set import OpenSetLabelNoise, replacements
 from datamodules.loading import Loading
-from tests.datamodules.classification.test_imagenet import write_batches
 
 
 @settings(deadline=None, max_examples=30)
@@ -97,18 +92,3 @@ def test_digits_from_the_web_are_partly_other_digits_whose_labels_are_wrong() ->
     assert pixels <= later
     batch = next(iter(data.training_images_dataloader()))
     assert torch.equal(batch["clean_label"], true[batch["index"]])
-
-
-def test_cifar_takes_foreign_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_batches(tmp_path / "imagenet32", "npz")
-    stored = ImagesInMemory(torch.zeros(100, 3, 32, 32, dtype=torch.uint8), torch.arange(100))
-    monkeypatch.setattr(CIFAR100, "_read", lambda self, split: stored)
-    data = LabelledImages(
-        OpenSetLabelNoise(CIFAR100(), ImageNet32(str(tmp_path), num_files=1), 0.3),
-        batch_size=9,
-        loading=Loading(seed=2),
-    )
-    data.setup("fit")
-    replaced = data.train_set.source.fetch(torch.arange(100), None).flatten(1).any(dim=1)
-    assert torch.equal(data.train_set.clean_label == UNKNOWN, replaced)
-    assert 10 < replaced.sum() < 50

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from datamodules.corruptions.label_noise import FromCSV, InstanceDependent
-from tests.datamodules.corruptions.label_noise.examples import RATE, images
+from tests.datamodules.corruptions.label_noise.examples import RATE
 from tests.rejections import Row, rejections
 
 
@@ -26,40 +26,21 @@ REJECTED: list[Row] = [
     ("InstanceDependent seed 1",
      lambda _: InstanceDependent(RATE, seed=0).apply(np.zeros(50, dtype=np.int64), 10, None), ValueError,
      r"image .* 50 labels, got none"),
-    ("InstanceDependent seed 2",
-     lambda _: InstanceDependent(RATE, seed=0).apply(np.zeros(50, dtype=np.int64), 10, images(49)), ValueError,
-     r"image .* 50 labels, got 49"),
     ("from table 1", lambda root: from_table(root, ""), ValueError,
      r"cannot be read \(No columns to parse from file\): expected a CSV file in UTF-8 whose first row"),
-    ("from table 2", lambda root: from_table(root, "index,label\n0,1\n1,0,1\n"), ValueError,
-     r"cannot be read \(.*line 3, saw 3\): expected a CSV file in UTF-8"),
     ("from table 3", lambda root: from_table(root, "index,label,label\n0,1,0\n1,0,0\n"), ValueError,
      "has the column label twice"),
-    ("from table 4", lambda root: from_table(root, "index,class\n0,1\n"), ValueError,
-     r"index,label\[,clean_label\], but lacks label: got index,class"),
     ("from table 4b", lambda root: from_table(root, "filename,label\na.png,1\n"), ValueError,
      r"columns name \(or index\),label\[,clean_label\], but lacks name \(or index\): got filename,label"),
-    ("from table 5", lambda root: from_table(root, "index,label\n0,cat\n1,0\n"), ValueError,
-     "label of .* is 'cat', which is not the number or the name of a class"),
-    ("from table 6", lambda root: from_table(root, "index,label\n0,1\n1\n"), ValueError,
-     "label of .* is '', which is not the number or the name of a class"),
     ("from table 7", lambda root: from_table(root, "index,label\n0,1\n0,1\n"), ValueError, "index 0 occurs twice"),
-    ("from table 8", lambda root: from_table(root, "index,label\n1,1\n"), ValueError,
-     "has labels for 1 of 2 samples: index 0 is missing"),
     ("from table 9", lambda root: from_table(root, "index,label\n0,1\n2,1\n"), ValueError,
      "index in .* must be in 0 ... 1, got '2'"),
-    ("from table 10", lambda root: from_table(root, "index,label\n0,1\nb,1\n"), ValueError,
-     "index in .* must be in 0 ... 1, got 'b'"),
     ("from table 11", lambda root: from_table(root, "name,label\na.png,1\n"), ValueError,
      "labels files by name, but the samples of this dataset have no names"),
-    ("from table 12", lambda root: from_table(root, "index,label\n0,1\n1,7\n"), ValueError,
-     "label of .* must be in 0 ... 1, got 7"),
     ("FromCSV", lambda _: FromCSV("nowhere.csv").apply(np.array([0, 1]), 2), FileNotFoundError,
      r"nowhere.csv was not found: expected a CSV file"),
     ("separated by 1", lambda root: separated_by(root, ";"), ValueError,
      "separates its columns by semicolons, but a table of labels must use commas"),
-    ("separated by 2", lambda root: separated_by(root, "\t"), ValueError,
-     "separates its columns by a tab, but a table of labels must use commas"),
 ]
 # fmt: on
 
