@@ -4,8 +4,7 @@ The class proportions of a node are sampled from a Dirichlet distribution. With 
 classes. With a large concentration, all nodes have nearly the same class proportions.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -88,25 +87,25 @@ class NodeBatches(GlobalBatches):
 
     def __iter__(self) -> Iterator[Request]:
         epoch, batches, nodes = self.epoch, len(self), len(self.shards)
+        start = self._start(epoch * batches)
+        own = block(nodes, self.rank, self.world_size)
+        samples = torch.stack([self._samples(node, start, self._start((epoch + 1) * batches)) for node in own])
         first = self.resumed[1] if epoch == self.resumed[0] else 0
-        order = lru_cache(2 * nodes)(self._order_of)  # consecutive batches use the same order
-        for batch_number in range(epoch * batches + first, (epoch + 1) * batches):
-            size = batch_number + 1 if self.growing else self.batch_size // nodes
-            start = batch_number * (batch_number + 1) // 2 if self.growing else batch_number * size
-            own = [self._draw(node, start, size, order) for node in block(nodes, self.rank, self.world_size)]
-            yield Request(torch.cat(own), batch_number, nodes * size)
+        for number in range(epoch * batches + first, (epoch + 1) * batches):
+            of_batch = samples[:, self._start(number) - start : self._start(number + 1) - start]
+            yield Request(of_batch.flatten(), number, nodes * of_batch.shape[1])
 
-    def _order_of(self, node: int, number: int) -> np.ndarray:
-        """Return the random order of a node's samples in pass `number` over its shard."""
-        return np.random.default_rng([self.seed, 6, node, number]).permutation(len(self.shards[node]))
+    def _start(self, batch: int) -> int:
+        """Return the number of samples of each node before the training batch with the index `batch`."""
+        return batch * (batch + 1) // 2 if self.growing else batch * (self.batch_size // len(self.shards))
 
-    def _draw(self, node: int, start: int, size: int, order: Callable[[int, int], np.ndarray]) -> Tensor:
-        """Take `size` samples of a node, starting at position `start` of its concatenated random orders."""
+    def _samples(self, node: int, start: int, stop: int) -> Tensor:
+        """Return the samples of a node at the positions from `start` to `stop` of its concatenated random orders."""
         shard = self.shards[node]
-        first, last = start // len(shard), (start + size - 1) // len(shard)
-        orders = [order(node, number) for number in range(first, last + 1)]
-        place = start - first * len(shard)
-        return shard[torch.from_numpy(np.concatenate(orders)[place : place + size])]
+        passes = range(start // len(shard), -(-stop // len(shard)))
+        order = [np.random.default_rng([self.seed, 6, node, each]).permutation(len(shard)) for each in passes]
+        place = start - passes.start * len(shard)
+        return shard[torch.from_numpy(np.concatenate(order)[place : place + stop - start])]
 
 
 class NodeShards:

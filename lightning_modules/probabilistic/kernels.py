@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Moments = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+Moments = Callable[..., tuple[Tensor, ...]]
 AT_ONCE = 2**15
 """Number of values computed at once on the CPU, chosen so that intermediate results fit in the cache."""
 
@@ -33,23 +33,23 @@ def in_parts(moments: Moments) -> Moments:
     """
 
     @wraps(moments)
-    def of_parts(first: Tensor, second: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
+    def of_parts(first: Tensor, second: Tensor, covariance: Tensor, slopes: bool = True) -> tuple[Tensor, ...]:
         tracked = torch.is_grad_enabled() and any(each.requires_grad for each in (first, second, covariance))
         if tracked or covariance.device.type != "cpu" or covariance.numel() <= AT_ONCE:
-            return moments(first, second, covariance)
-        given = torch.broadcast_tensors(first, second, covariance)
-        results = [covariance.new_empty(given[2].shape) for _ in range(2)]
-        rows = max(1, AT_ONCE * len(given[2]) // given[2].numel())
-        for start in range(0, len(given[2]), rows):
-            parts = moments(*(each[start : start + rows] for each in given))
+            return moments(first, second, covariance, slopes)
+        given = [each[(None,) * (covariance.ndim - each.ndim)] for each in (first, second, covariance)]
+        results = [torch.empty_like(covariance) for _ in range(1 + slopes)]
+        rows = max(1, AT_ONCE * len(covariance) // covariance.numel())
+        for start in range(0, len(covariance), rows):
+            parts = moments(*(each[start : start + rows] if len(each) > 1 else each for each in given), slopes)
             for whole, part in zip(results, parts, strict=True):
                 whole[start : start + rows] = part
-        return results[0], results[1]
+        return tuple(results)
 
     return of_parts
 
 
-def apply_function(name: Literal["arccos", "sqrt"], x: Tensor) -> Tensor:
+def apply_function(name: Literal["arccos", "arcsin", "sqrt"], x: Tensor) -> Tensor:
     """Apply a function to each value; on the CPU and without gradients, by NumPy, which takes less time."""
     if x.device.type != "cpu" or x.requires_grad or x.dtype not in (torch.float32, torch.float64):
         return getattr(torch, name)(x)
@@ -57,19 +57,20 @@ def apply_function(name: Literal["arccos", "sqrt"], x: Tensor) -> Tensor:
 
 
 @in_parts
-def relu_moments(first: Tensor, second: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
+def relu_moments(first: Tensor, second: Tensor, covariance: Tensor, slopes: bool = True) -> tuple[Tensor, ...]:
     """Compute E[relu(u) relu(v)] and E[relu'(u) relu'(v)] for pairs (u, v).
 
     Args:
         first: variances a of u, `[N, 1]`, positive.
         second: variances b of v, `[M]`, positive.
         covariance: covariances c of u and v, `[N, M]`.
+        slopes: whether to return the second expectation.
 
     Returns:
-        Both expectations, with the broadcast shape of the arguments. For pairs of equal or opposite inputs, no gradient
-        flows through the cosine, because the gradient does not exist if the cosine is 1 or -1.
+        One or both expectations, `[N, M]`. For pairs of equal or opposite inputs, no gradient flows through the cosine,
+        because the gradient does not exist if the cosine is 1 or -1.
     """
-    product = apply_function("sqrt", first * second)
+    product = first.sqrt() * second.sqrt()
     cosine = covariance / product
     # Angles near 0 and pi are inaccurate. If the cosine is within 4 eps of 1 or -1, the angle is set to 0 or pi.
     rounded = 3.5 * torch.finfo(cosine.dtype).eps - 1
@@ -79,13 +80,16 @@ def relu_moments(first: Tensor, second: Tensor, covariance: Tensor) -> tuple[Ten
     derivative = apply_function("arccos", opposite).mul_(1 / (2 * math.pi))
     sine = apply_function("sqrt", (opposite * opposite).neg_().add_(1))
     value = (sine * (1 / (2 * math.pi))).addcmul_(derivative, opposite, value=-1)
-    return value.mul_(product), derivative
+    return (value.mul_(product), derivative)[: 1 + slopes]
 
 
 @in_parts
-def erf_moments(first: Tensor, second: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
+def erf_moments(first: Tensor, second: Tensor, covariance: Tensor, slopes: bool = True) -> tuple[Tensor, ...]:
     """Compute E[erf(u) erf(v)] and E[erf'(u) erf'(v)] for pairs (u, v); for the arguments, see `relu_moments`."""
-    square = (1 + 2 * first) * (1 + 2 * second)
-    sine = (covariance / square.sqrt()).mul_(2).clamp_(-1, 1)
-    root = (square - (covariance * covariance).mul_(4)).clamp_(min=1).sqrt()
-    return sine.arcsin().mul_(2 / math.pi), 4 / math.pi / root
+    first, second = 1 + 2 * first, 1 + 2 * second
+    sine = (covariance / (first.sqrt() * second.sqrt())).mul_(2).clamp_(-1, 1)
+    value = apply_function("arcsin", sine).mul_(2 / math.pi)
+    if not slopes:
+        return (value,)
+    root = apply_function("sqrt", (first * second - (covariance * covariance).mul_(4)).clamp_(min=1))
+    return value, 4 / math.pi / root

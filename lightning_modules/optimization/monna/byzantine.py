@@ -3,9 +3,10 @@
 This vector depends on the vectors of the honest nodes.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,31 +33,34 @@ class Round(NamedTuple):
     None unless the attack `flips_labels`."""
 
 
-def line_maximum(function: Callable[[Tensor], Tensor], like: Tensor, evaluations: int = EVALUATIONS) -> Tensor:
+def line_maximum(function: Callable[[Any], Any], zero: Any, evaluations: int = EVALUATIONS) -> Any:
     """Return the approximate maximiser x >= 0 of a function.
 
     The search starts at x = 0 with a step of 1, and doubles the step as long as the value increases. After that, each
     evaluation multiplies the step by 0.8, and the evaluations try points above and below the best x in turn. The search
-    stops after a given number of evaluations. The search does not synchronise the host with the device.
+    stops after a given number of evaluations. With tensors, it does not synchronise the host with the device.
 
     Args:
-        function: function to maximise, which maps a float64 scalar tensor to a scalar tensor.
-        like: tensor whose device is used for the search.
+        function: function to maximise, which maps a scalar to a scalar.
+        zero: the number 0, which determines the type of all numbers: a float64 tensor on any device, or a Python
+            number, which takes less time on the CPU.
         evaluations: number of evaluations of the function.
     """
-    best = torch.zeros((), dtype=torch.float64, device=like.device)
-    step, rises = torch.ones_like(best), torch.ones_like(best, dtype=torch.bool)
+    tensors = isinstance(zero, Tensor)
+    library: Any = torch if tensors else math
+    where: Any = torch.where if tensors else lambda condition, yes, no: yes if condition else no
+    best, step, rises = zero, zero + 1, zero == 0
     highest, x = function(best), best + step
     for _ in range(evaluations - 1):
         value = function(x)
         better = value > highest
-        highest, best = torch.where(better, value, highest), torch.where(better, x, best)
+        highest, best = where(better, value, highest), where(better, x, best)
         rises = rises & better
-        step = torch.where(rises, 2 * step, 0.8 * step)
+        step = where(rises, 2 * step, 0.8 * step)
         # The step is halved until x - step is nonnegative.
-        halvings = torch.log2(step / x).ceil().clamp(min=0)
-        back = (x - step * torch.exp2(-halvings)).clamp(min=0)
-        x = torch.where(rises, best + step, torch.where(x < best, x + step, back))
+        halvings = library.ceil(library.log2(step / (x + 1e-300)))
+        back = x - step * 0.5 ** where(halvings > 0, halvings, 0)
+        x = where(rises, best + step, where(x < best, x + step, where(back > 0, back, zero)))
     return best
 
 
@@ -67,7 +71,8 @@ def most_harmful(situation: Round, direction: Tensor) -> Tensor:
     the honest vectors.
     """
     mean = situation.honest.mean(dim=0)
-    eta = line_maximum(situation.rule.harm_along(situation.honest, situation.byzantine, direction), mean)
+    zero = 0.0 if mean.is_cpu else mean.new_zeros((), dtype=torch.float64)
+    eta = line_maximum(situation.rule.harm_along(situation.honest, situation.byzantine, direction), zero)
     return mean + eta * direction
 
 
@@ -109,7 +114,9 @@ class ALittleIsEnough(ByzantineAttack):
     """
 
     def forward(self, situation: Round) -> Tensor:
-        return most_harmful(situation, situation.honest.std(dim=0))
+        honest = situation.honest
+        variance = (honest - honest.mean(dim=0)).square().sum(dim=0) / (len(honest) - 1)  # on the CPU faster than `var`
+        return most_harmful(situation, variance.sqrt())
 
 
 class FallOfEmpires(ByzantineAttack):

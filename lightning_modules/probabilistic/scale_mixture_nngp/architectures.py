@@ -52,7 +52,7 @@ class Pairs(NamedTuple):
 
 def dense(pairs: Pairs, weight: Tensor, bias: Tensor) -> Pairs:
     """Apply a dense layer with the given standard deviations of the weights and of the biases."""
-    first, second, covariance = (weight**2 * k + bias**2 for k in pairs[:3])
+    first, second, covariance = ((weight**2 * k).add_(bias**2) for k in pairs[:3])
     tangent = None if pairs.tangent is None else weight**2 * pairs.tangent + covariance
     return Pairs(first, second, covariance, tangent)
 
@@ -63,9 +63,9 @@ def activate(pairs: Pairs, name: ActivationName) -> Pairs:
     The variances are exact, because the angle between an input and itself is set to 0.
     """
     moments = MOMENTS[name]
-    covariance, derivative = moments(*pairs[:3])
-    first, second = (moments(k, k, k)[0] for k in pairs[:2])
-    return Pairs(first, second, covariance, None if pairs.tangent is None else pairs.tangent * derivative)
+    covariance, *slopes = moments(*pairs[:3], slopes=pairs.tangent is not None)
+    first, second = (moments(k, k, k, slopes=False)[0] for k in pairs[:2])
+    return Pairs(first, second, covariance, None if pairs.tangent is None else pairs.tangent * slopes[0])
 
 
 def window_mean(k: Tensor, stride: int) -> Tensor:
@@ -217,8 +217,7 @@ class NetworkKernel(nn.Module):
         """
         x, y = self._take(x), self._take(y)
         product = x @ y.T if x.ndim == 2 else torch.einsum("nchw,mchw->nmhw", x, y)
-        product = product / x.shape[1]
-        return self._last(x.square().mean(1)[:, None], y.square().mean(1)[None], product)
+        return self._last(x.square().mean(1)[:, None], y.square().mean(1)[None], product.div_(x.shape[1]))
 
     def diagonal(self, x: Tensor) -> Tensor:
         """Compute k(x, x) for each input, `[N]`."""

@@ -60,9 +60,10 @@ def test_the_line_search_is_a_plain_one_that_waits_for_nothing(peak: float, skew
     def on_device(x: Tensor) -> Tensor:
         return torch.where(x > peak, -skew * (x - peak), x - peak)
 
-    found = line_maximum(on_device, torch.zeros(1))
-    assert float(found) == pytest.approx(plain_search(plain), rel=1e-12, abs=1e-15)
-    assert line_maximum(on_device, torch.zeros(1, device="meta")).device.type == "meta"
+    zero, found = torch.zeros((), dtype=torch.float64), pytest.approx(plain_search(plain), rel=1e-12, abs=1e-15)
+    assert float(line_maximum(on_device, zero)) == found
+    assert line_maximum(plain, 0.0) == found
+    assert line_maximum(on_device, zero.to("meta")).device.type == "meta"
 
 
 @pytest.mark.parametrize("rule", [NNA, TrimmedMean(), Average()], ids=lambda rule: type(rule).__name__)
@@ -120,8 +121,8 @@ def test_mimic_follows_the_direction_of_most_variance_and_copies_who_is_farthest
 def test_the_harm_along_a_direction_is_that_of_the_vector_that_is_sent(eta: float, spread: float) -> None:
     honest = 1 + spread * numbers(9, 40)
     mean, direction = honest.mean(dim=0), numbers(40, seed=1) * spread
-    harm = NNA.harm_along(honest, 3, direction)(torch.tensor(eta, dtype=torch.float64))
+    harm = NNA.harm_along(honest, 3, direction)(eta)
     sent = torch.cat([honest, (mean + eta * direction)[None]])
     heard = torch.tensor([[*range(9), 9, 9, 9]] * 9)
     expected = (NNA(honest, sent, heard, 3).mean(dim=0) - mean).square().sum()
-    torch.testing.assert_close(harm, expected, rtol=1e-9, atol=1e-14 * spread**2)
+    assert harm == pytest.approx(float(expected), rel=1e-9, abs=1e-14 * spread**2)
