@@ -105,7 +105,8 @@ def test_overall_shares_are_logged_and_the_figure_is_drawn(uninterrupted: Run) -
 
 def test_an_epoch_costs_no_more_than_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The table is written as a whole once, then appended to; the figure of the last epoch is drawn once."""
-    whole, drawn = [], []
+    whole: list[str] = []
+    drawn: list[Path] = []
     monkeypatch.setattr(history, "write_text", lambda path, text: (whole.append(text), path.write_text(text)))
     monkeypatch.setattr(watch, "save_figure", lambda figure, path: drawn.append(path))
     trainer_in(tmp_path, EarlyLearning(draw_every_n_epochs=2), max_epochs=4).fit(Scripted())
