@@ -101,7 +101,10 @@ def _parsers_are_built_once() -> Iterator[None]:
         yield
 
 
-READING = ("parsing", "test_command_line", "test_config_files", "test_hostile", "test_strangers", "test_texts_of")
+READING = (
+    "parsing",
+    *(f"test_{each}" for each in ("command_line", "config_files", "hostile", "strangers", "sweep_speed", "texts_of")),
+)
 """Tests of reading settings; settings are parsed again in each of them."""
 
 

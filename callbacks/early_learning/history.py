@@ -2,6 +2,7 @@
 
 import csv
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from callbacks.early_learning.counts import ROWS, category_shares, label_fit
 from callbacks.early_learning.curve import detect_end
+from datamodules.files.whole_files import naming, write_text
 
 STATE = ("per_pixel", "epochs", "counts", "records", "ended_at", "curves")
 
@@ -33,6 +35,8 @@ class CategoryHistory:
         """Epoch at which early learning ended, `[K]`; -1 if it has not ended."""
         self.curves = torch.full((num_classes, 5), torch.nan, dtype=torch.float64)
         """Last fit of each category, `[K, 5]`: a, b, c, first record and number of records; NaN without a fit."""
+        self.written = 0
+        """Number of epochs in the table that this process has written."""
 
     def append(self, epoch: int, counts: Tensor, cut: bool) -> None:
         """Add an epoch.
@@ -68,21 +72,28 @@ class CategoryHistory:
                 ended.append(category)
         return ended
 
-    def table(self) -> str:
-        """Return CSV text with one row for each category in each epoch. Unknown fractions are empty cells."""
-        epoch, ended_at = np.repeat(self.epochs, self.num_classes), np.tile(self.ended_at, len(self.epochs))
-        shares = category_shares(self.counts, self.per_pixel)
+    def write(self, path: Path) -> None:
+        """Write one row for each category in each epoch as CSV. Unknown fractions are empty cells.
+
+        The first call of a process writes the whole file; later calls append the new epochs, as no row ever changes.
+        """
+        new, counts = self.epochs[self.written :], self.counts[self.written :]
+        epoch, ended_at = np.repeat(new, self.num_classes), np.tile(self.ended_at, len(new))
         columns = {
             "epoch": epoch,
-            "category": np.tile(np.arange(self.num_classes), len(self.epochs)),
-            **{name: share.flatten().numpy() for name, share in shares.items()},
+            "category": np.tile(np.arange(self.num_classes), len(new)),
+            **{name: share.flatten().numpy() for name, share in category_shares(counts, self.per_pixel).items()},
             "ended": ((ended_at >= 0) & (ended_at <= epoch)).astype(int),
         }
-        writer = csv.writer(text := io.StringIO())
-        writer.writerow(columns)
         cells = [["" if value != value else value for value in column.tolist()] for column in columns.values()]
-        writer.writerows(zip(*cells, strict=True))
-        return text.getvalue()
+        rows = io.StringIO()
+        csv.writer(rows).writerows([*([] if self.written else [columns]), *zip(*cells, strict=True)])
+        if self.written:
+            with naming(path), path.open("a", newline="", encoding="utf-8") as file:
+                file.write(rows.getvalue())
+        else:
+            write_text(path, rows.getvalue())
+        self.written = len(self.epochs)
 
     def state_dict(self) -> dict[str, Any]:
         return {key: getattr(self, key) for key in STATE}

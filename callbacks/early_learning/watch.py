@@ -20,7 +20,7 @@ from callbacks.early_learning.counts import ROWS, RunningCounts, count_categorie
 from callbacks.early_learning.figure import draw_early_learning
 from callbacks.early_learning.history import CategoryHistory
 from datamodules.arguments import at_least, one_of, within
-from datamodules.files.whole_files import save_figure, write_text
+from datamodules.files.whole_files import save_figure
 from lightning_modules.interfaces import Classifier, EarlyLearningFollower, LabelCorrector, class_names, require
 from lightning_modules.training.logging import log_same
 from lightning_modules.training.run_length import num_epochs
@@ -99,7 +99,6 @@ class EarlyLearning(Callback):
         self.background = background
         self.draw_every_n_epochs = draw_every_n_epochs
         self.log_categories = log_categories
-        self._directory: Path | None = None
         self._start(num_classes=0)
 
     def _start(self, num_classes: int) -> None:
@@ -122,6 +121,7 @@ class EarlyLearning(Callback):
             self._start(num_classes)
         directory = trainer.log_dir if trainer.loggers else None  # a broadcast, so every rank must read it
         self._directory = Path(directory) if directory else None
+        self.history.written = self._drawn = 0  # epochs in the table and in the figure of this process
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.interval is not None and trainer.num_training_batches == float("inf"):
@@ -130,8 +130,7 @@ class EarlyLearning(Callback):
             )
         self.running.to(pl_module.device)
         if self.running.epoch is not None and self.running.epoch < trainer.current_epoch:
-            # A checkpoint written after an epoch's last batch resumes in the next epoch, so the hook at the end of the
-            # former epoch is never called.
+            # A checkpoint of an epoch's last batch resumes in the next epoch, without the hook at the former's end.
             self._close_epoch(trainer, pl_module, self.running.epoch)
 
     def on_train_batch_end(
@@ -202,7 +201,7 @@ class EarlyLearning(Callback):
         categories = [category for category in found if history.ended_at[category] < 0]
         history.ended_at[categories] = epoch
         if trainer.is_global_zero and self._directory is not None:
-            write_text(self._directory / "early_learning.csv", history.table())
+            history.write(self._directory / "early_learning.csv")
             if (epoch + 1) % self.draw_every_n_epochs == 0:
                 self._draw(trainer)
         if categories and isinstance(pl_module, LabelCorrector):
@@ -218,13 +217,13 @@ class EarlyLearning(Callback):
         return 1.0 if self.interval is None else self.interval / trainer.num_training_batches
 
     def _draw(self, trainer: Trainer) -> None:
-        if self._directory is None or not self.history.epochs:
+        if self._directory is None or self._drawn == len(self.history.epochs):
             return
+        self._drawn = len(self.history.epochs)
         history, per_record = self.history, self._epochs_per_record(trainer)
         fit_epochs = history.epochs if self.interval is None else [i * per_record for i in range(len(history.records))]
         names = class_names(trainer) or [str(k) for k in range(history.num_classes)]
-        figure = draw_early_learning(history, fit_epochs, names)
-        save_figure(figure, self._directory / "figures" / "early_learning.png")
+        save_figure(draw_early_learning(history, fit_epochs, names), self._directory / "figures" / "early_learning.png")
 
 
 def counts_of(logits: Tensor, given: Tensor, batch: Mapping[str, Tensor]) -> Tensor:

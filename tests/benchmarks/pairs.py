@@ -27,14 +27,20 @@ def paired_ratio(
     rounds: int = 7,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """Return the median over rounds of (time of ours) / (time of theirs), after one uncounted warm-up round."""
-    ratios = [seconds(ours, clock) / seconds(theirs, clock) for _ in range(rounds + 1)]
+    """Return the median over rounds of (time of ours) / (time of theirs), after one uncounted warm-up round.
+
+    The two take turns in being first, because the second may find memory and caches as the first has left them.
+    """
+    ratios = []
+    for number in range(rounds + 1):
+        spent = {work: seconds(work, clock) for work in ((ours, theirs) if number % 2 else (theirs, ours))}
+        ratios.append(spent[ours] / spent[theirs])
     return statistics.median(ratios[1:])
 
 
 def medians(works: Mapping[str, Callable[[], float]], rounds: int = 7) -> dict[str, float]:
-    """Return the median of each function's result, run alternately in each round, after one uncounted warm-up round."""
-    found = [{name: work() for name, work in works.items()} for _ in range(rounds + 1)][1:]
+    """Return the median of each function's result, in rounds of alternating order, after one uncounted warm-up."""
+    found = [{name: works[name]() for name in list(works)[:: (-1) ** number]} for number in range(rounds + 1)][1:]
     return {name: statistics.median(each[name] for each in found) for name in works}
 
 

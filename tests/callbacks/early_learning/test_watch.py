@@ -12,7 +12,7 @@ from matplotlib.image import imread
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from callbacks.early_learning import EarlyLearning
+from callbacks.early_learning import EarlyLearning, history, watch
 from tests.callbacks.early_learning.scripted import (
     CLEAN,
     GIVEN,
@@ -101,6 +101,18 @@ def test_overall_shares_are_logged_and_the_figure_is_drawn(uninterrupted: Run) -
     image = imread(uninterrupted.directory / "figures" / "early_learning.png")
     assert min(image.shape[:2]) > 300
     assert image[..., :3].std() > 0.05
+
+
+def test_an_epoch_costs_no_more_than_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table is written as a whole once, then appended to; the figure of the last epoch is drawn once."""
+    whole: list[str] = []
+    drawn: list[Path] = []
+    monkeypatch.setattr(history, "write_text", lambda path, text: (whole.append(text), path.write_text(text)))
+    monkeypatch.setattr(watch, "save_figure", lambda figure, path: drawn.append(path))
+    trainer_in(tmp_path, EarlyLearning(draw_every_n_epochs=2), max_epochs=4).fit(Scripted())
+    assert [text.count("\n") for text in whole] == [1 + NUM_CLASSES]
+    assert len(table(tmp_path)) == 4 * NUM_CLASSES
+    assert len(drawn) == 2
 
 
 @pytest.mark.usefixtures("no_pictures")
