@@ -65,7 +65,7 @@ def count_gradient(loss: Any, by_inputs: Any, by_outputs: Any) -> None:
 
 
 class OutputLossSteps:
-    """Mixin that defines the test steps, and that records the mean training loss and its gradient norm for each epoch.
+    """Mixin with the validation and test steps. It records the mean training loss and its gradient norm for each epoch.
 
     The loss and the gradient norm are computed on the whole training set, before training and at the end of each epoch.
     A module with this mixin must have the attributes `network`, `loss` and `course`.
@@ -111,10 +111,22 @@ class OutputLossSteps:
         value, total = sum_over_processes(value, total)
         return value, nn.utils.get_total_norm(total), samples
 
+    def validation_step(self: Any, batch: Any, batch_idx: int) -> None:
+        self._measure(batch, "val")
+
     def test_step(self: Any, batch: Any, batch_idx: int) -> None:
+        self._measure(batch, "test")
+
+    def _measure(self: Any, batch: Any, stage: str) -> None:
+        """Log the mean loss and, if targets are classes, the accuracy."""
         inputs, target = inputs_and_target(batch)
-        loss = loss_weight(batch) * self.loss.evaluation_loss(self.outputs(inputs), target) / len(target)
-        self.log("test/loss", loss, on_epoch=True, batch_size=global_batch_size(batch), sync_dist=True)
+        outputs = self.outputs(inputs)
+        measures = {"loss": self.loss.evaluation_loss(outputs, target) / len(target)}
+        if not target.is_floating_point():
+            measures["accuracy"] = (outputs.argmax(dim=1) == target).to(outputs).mean()
+        for name, value in measures.items():
+            value, size = loss_weight(batch) * value, global_batch_size(batch)
+            self.log(f"{stage}/{name}", value, on_step=False, on_epoch=True, batch_size=size, sync_dist=True)
 
     def on_test_epoch_end(self: Any) -> None:
         """Log the loss and gradient norm on the training set after training, and the gradient norm before training."""

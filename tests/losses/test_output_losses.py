@@ -1,5 +1,6 @@
 """Counting of gradients with respect to the outputs, and the loss over the whole training set after each epoch."""
 
+import math
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from torch import nn
 
 from datamodules.classification.digits import Digits
 from datamodules.classification.labelled_images import LabelledImages
+from datamodules.classification.selection.split import Split
 from lightning_modules.losses.output_losses import CountedLoss
 from lightning_modules.networks.mlp import MLP
 from lightning_modules.optimization.sso import Descent
@@ -44,3 +46,22 @@ def test_the_course_is_of_all_training_images_as_they_are() -> None:
     assert tested["test/training_loss"] == pytest.approx(loss.item(), abs=1e-12)
     assert tested["test/expensive_gradients"] == 8
     assert tested["test/loss"] > 0
+    unseen: Any = Digits(train_size=150).test()
+    image = unseen.fetch(torch.arange(len(unseen.label)), None).double() / unseen.data_range
+    right = module.double().network(image).argmax(dim=1) == unseen.label
+    assert tested["test/accuracy"] == pytest.approx(right.double().mean().item(), abs=1e-12)
+
+
+def test_validation_measures_the_loss_and_the_accuracy() -> None:
+    module = Descent(MLP(64, [], 10), nn.CrossEntropyLoss(reduction="sum"), lambda p: torch.optim.SGD(p, lr=0.0))
+    nn.init.zeros_(module.network.layers[-1].weight)
+    with torch.no_grad():
+        module.network.layers[-1].bias.copy_(torch.arange(10) == 3)
+    data = LabelledImages(Digits(train_size=100), batch_size=40, split=Split(validation_fraction=0.2))
+    trainer = quiet(max_epochs=1, precision="64-true")
+    trainer.fit(module, datamodule=data)
+    [batch] = trainer.datamodule.val_dataloader()
+    threes = (batch["label"] == 3).double().mean().item()
+    assert trainer.callback_metrics["val/accuracy"].item() == pytest.approx(threes, abs=1e-6)
+    normalizer = math.log(9 + math.e)
+    assert trainer.callback_metrics["val/loss"].item() == pytest.approx(normalizer - threes, abs=1e-6)
