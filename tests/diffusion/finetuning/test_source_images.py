@@ -12,8 +12,11 @@ from PIL import Image
 
 import train
 from datamodules.files.pixels import read_pixels
+from datamodules.prompts.captioned_images import CaptionedImages
+from datamodules.prompts.several_sets import SeveralSets, WeightedSet
 from lightning_modules.backbones.adaptation import Adapters
 from lightning_modules.backbones.diffusion.families import text_to_image_pipeline
+from lightning_modules.diffusion.finetuning.data_checks import require_conditions
 from lightning_modules.diffusion.finetuning.objectives import LossOptions
 from tests.datamodules.image_folders import photograph, save
 from tests.diffusion.finetuning.models import captioned, conditioned, trainer, tuning
@@ -106,6 +109,32 @@ def test_unsuitable_data_are_rejected_before_the_pipeline_is_loaded(
     save(tmp_path / "conditions" / "2.png", photograph(10, 30, 0))
     assert train.main(command(tmp_path / "kontext", tmp_path, *sources)) == 1
     assert "2.png has 10 x 30 pixels, and its image 2.png has 20 x 20: both must have" in capsys.readouterr().err
+
+
+def test_all_sets_of_a_run_need_condition_images(tmp_path: Path) -> None:
+    pairs, alone = conditioned(tmp_path / "pairs").images, captioned(tmp_path / "alone").images
+    data: Any = CaptionedImages(SeveralSets([WeightedSet(pairs), WeightedSet(pairs, repeats=2)]))
+    require_conditions(data, "none")
+    data.images = SeveralSets([WeightedSet(pairs), WeightedSet(alone)])
+    with pytest.raises(ValueError, match="none"):
+        require_conditions(data, "none")
+
+
+def test_an_exported_network_receives_the_latents_of_source_images(flux_kontext: Path) -> None:
+    module = lora(flux_kontext).eval()
+    exported = module.export_function()
+    assert list(exported.inputs) == ["x", "t", "source", "embedding", "pooled"]
+    torch.manual_seed(0)
+    x, source, prompts = (
+        torch.randn(2, 4, 8, 8),
+        torch.randn(2, 4, 8, 8),
+        module.network.encode_prompts(["a cat", "dog"]),
+    )
+    t = torch.tensor([100.0, 900.0])
+    with torch.no_grad():
+        found = exported.function(x, t, source, prompts.embedding, prompts.pooled)
+        assert torch.equal(found, module.network(x, t, prompts, source))
+        assert not torch.equal(found, module.network(x, t, prompts, x))
 
 
 def test_modules_reject_what_has_no_source(flux_kontext: Path, tmp_path: Path) -> None:
