@@ -262,7 +262,10 @@ class CaptionedImageBatch(TypedDict):
     image_weight: NotRequired[Tensor]
     """`[B]`: factor of the loss of each training image, if its dataset has a weight."""
     condition: NotRequired[Tensor]
-    """`[B, 3, H, W]`, float32 in [0, 1]: condition images of a ControlNet. Absent if the batch has `moments`."""
+    """`[B, 3, H, W]`, float32 in [0, 1]: condition images of a ControlNet, or source images to edit. Absent if the
+    batch has `moments`."""
+    source_moments: NotRequired[Tensor]
+    """`[B, 2, c, h, w]`, with `moments`: the same for the source images."""
     prior: NotRequired["CaptionedImageBatch"]
     """Class images for prior preservation, one for each image of the batch."""
     index: Tensor

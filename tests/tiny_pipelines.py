@@ -175,9 +175,9 @@ def save_stable_diffusion_3(folder: Path, t5: bool = True, dual: bool = False) -
 
 
 @saved
-def save_flux(folder: Path, guidance_embeds: bool = True) -> Any:
+def save_flux(folder: Path, guidance_embeds: bool = True, kontext: bool = False) -> Any:
     """Save a FLUX.1 pipeline for images of 16 x 16 pixels; its CLIP encoder reads prompts of 16 letters."""
-    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxKontextPipeline, FluxPipeline, FluxTransformer2DModel
 
     tokenizer = save_tokenizer(folder, VOCABULARY, 16)
     transformer = FluxTransformer2DModel(
@@ -185,7 +185,7 @@ def save_flux(folder: Path, guidance_embeds: bool = True) -> Any:
         joint_attention_dim=32, pooled_projection_dim=16, axes_dims_rope=(4, 4, 8), guidance_embeds=guidance_embeds,
     )  # fmt: skip
     randomize(0.1, transformer)
-    return FluxPipeline(
+    return (FluxKontextPipeline if kontext else FluxPipeline)(
         vae=autoencoder(scaling_factor=0.3611, shift_factor=0.1159), transformer=transformer,
         text_encoder=text_encoder(VOCABULARY, 16), tokenizer=tokenizer,
         text_encoder_2=t5_encoder(32), tokenizer_2=tokenizer,
@@ -470,6 +470,7 @@ PIPELINES: dict[str, Callable[[Path], Path]] = {
     "hunyuan_dit": save_hunyuan_dit,
     "stable_diffusion_3": save_stable_diffusion_3,
     "flux": save_flux,
+    "flux_kontext": functools.partial(save_flux, kontext=True),
     "flux2": save_flux2,
     "flux2_klein": functools.partial(save_flux2, klein=True),
     "chroma": save_chroma,

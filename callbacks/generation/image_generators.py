@@ -173,6 +173,12 @@ class ModuleGenerator:
             self._texts.negative_prompt = settings.negative_prompt
         if settings.image is not None:
             pixels = read_pixels(settings.image, channels=3)
+            (tall, wide), (height, width) = pixels.shape[1:], self.module.sample_size or pixels.shape[1:]
+            if abs(height * wide - tall * width) > max(height, width, tall, wide):
+                raise ValueError(
+                    f"--image has {wide} x {tall} pixels, and the generated images have {width} x {height}: crop it to "
+                    f"their aspect ratio, or set --height and --width"
+                )
             self._given["image_digest"] = hash_of_images({"image": Image.fromarray(pixels.transpose(1, 2, 0))})
             evaluated.condition = torch.from_numpy(pixels)[None].float() / 255
         elif isinstance(module, ConditionedGenerator):

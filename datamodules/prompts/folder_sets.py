@@ -37,8 +37,8 @@ class CaptionedFolder(CaptionedSet):
         buckets: aspect-ratio buckets. None crops all images to squares.
         mask_dir: folder of masks, in any image format. Each mask has the name and aspect ratio of its image. The loss
             has its full weight where a mask is white. None means no masks.
-        condition_dir: folder of condition images for a ControlNet. Each has the name and aspect ratio of its image.
-            None means no condition images.
+        condition_dir: folder of condition images of a ControlNet, of source images that a model edits, or of rejected
+            images (`loss.dpo_beta`). Each has the name and aspect ratio of its image. None means no such images.
     """
 
     def __init__(

@@ -47,7 +47,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--image",
         type=Path,
-        help="image for image-to-image or inpainting with a pipeline, or condition of a ControlNet",
+        help="image for image-to-image or inpainting with a pipeline, condition of a ControlNet, or source to edit",
     )
     parser.add_argument("--mask", type=Path, help="mask for inpainting, white where the image is replaced")
     parser.add_argument("--strength", type=float, help="how much the image changes, in (0, 1]")

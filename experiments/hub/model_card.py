@@ -160,6 +160,8 @@ def task(settings: Mapping[str, Any], method: Method | None) -> str | None:
     package = str(data.get("class_path") if isinstance(data, dict) else data).partition("datamodules.")[2].split(".")[0]
     if generates and package in ("classification", "prompts"):
         backbones = [path for path in _paths(settings.get("model")) if path.startswith(BACKBONES)]
+        if any(path.endswith(".FluxKontext") for path in backbones):
+            return "image-to-image"
         texts = any("pixel" not in path.removeprefix(BACKBONES).lower() for path in backbones)
         return "text-to-image" if texts else "unconditional-image-generation"
     return TASKS.get(package)

@@ -2,7 +2,7 @@
 
 from lightning_modules.backbones.diffusion.families import text_to_image_pipeline
 from lightning_modules.backbones.diffusion.flow_transformer import StableDiffusion3
-from lightning_modules.backbones.diffusion.flux import Chroma, Flux
+from lightning_modules.backbones.diffusion.flux import Chroma, Flux, FluxKontext
 from lightning_modules.backbones.diffusion.flux2 import Flux2
 from lightning_modules.backbones.diffusion.hunyuan_dit import HunyuanDiT
 from lightning_modules.backbones.diffusion.pipelines import diffusers_pipeline
@@ -16,6 +16,7 @@ __all__ = [
     "Chroma",
     "Flux",
     "Flux2",
+    "FluxKontext",
     "HunyuanDiT",
     "Lumina2",
     "PixArtSigma",

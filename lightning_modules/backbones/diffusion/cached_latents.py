@@ -133,7 +133,7 @@ def _cache_set(
 def _latents(
     network: LatentDiffusion, source: ImageSource, flip: bool, folder: str, device: torch.device
 ) -> tuple[dict[str, OneSizeArrays], int]:
-    """Compute the latent moments of images. If the images have masks, resize the masks to the size of the latents.
+    """Compute the latent moments of images and of their source images, and resize masks to the size of the latents.
 
     With `flip`, the moments and the masks of the mirrored images are also computed.
 
@@ -145,14 +145,14 @@ def _latents(
     masked = isinstance(source, CroppedImages) and source.masked
     which, place = np.empty(len(source.label), np.int64), np.empty(len(source.label), np.int64)
     counts: list[int] = []
-    found: dict[str, list[NDArray[Any]]] = {key: [] for key in ("moments", *(["loss_mask"] if masked else []))}
+    found: dict[str, list[NDArray[Any]]] = {}
     first = 0
     for part in parts:
         for rows, arrays in _latents_of_sizes(network, part, flip, masked, folder, device):
             which[first + rows], place[first + rows] = len(counts), np.arange(len(rows))
             counts.append(len(rows))
             for key, array in arrays.items():
-                found[key].append(array)
+                found.setdefault(key, []).append(array)
         first += len(part.label)
     if flip:
         which, place = np.concatenate([which, which]), np.concatenate([place, place + np.array(counts)[which]])
@@ -180,11 +180,18 @@ def _latents_of_sizes(
             turned = torch.from_numpy(index >= len(rows)).to(device).view(-1, 1, 1, 1)
             return torch.where(turned, image.flip(3), image)
 
-        def moments(start: int, stop: int, fetched: Any = fetched) -> NDArray[Any]:
-            return network.moments(fetched(source.fetch, start, stop) / source.data_range).float().cpu().numpy()
+        def moments(start: int, stop: int, fetched: Any = fetched, fetch: Any = source.fetch) -> NDArray[Any]:
+            return network.moments(fetched(fetch, start, stop) / source.data_range).float().cpu().numpy()
 
-        array = _array(folder, "latents", known | crop | _digest(network.vae), total, moments)
+        identity = known | crop | _digest(network.vae)
+        array = _array(folder, "latents", identity, total, moments)
         found = {"moments": array}
+        if network.takes_source:
+            assert cropped is not None
+            assert cropped.conditions is not None
+            identity = identity | {"images": source_fingerprint(cropped.conditions)}
+            compute = partial(moments, fetch=cropped.fetch_conditions)
+            found["source_moments"] = _array(folder, "latents", identity, total, compute)
         if masked and not masks:
             found["loss_mask"] = np.broadcast_to(np.float32(1), (total, 1, *array.shape[-2:]))
         elif masks:

@@ -1,4 +1,4 @@
-"""FLUX.1 and Chroma from diffusers, which are flow-matching transformers on packed latents.
+"""FLUX.1, FLUX.1 Kontext and Chroma from diffusers, which are flow-matching transformers on packed latents.
 
 Each image token consists of 2 x 2 latent pixels. The transformers also receive the positions of image and text tokens.
 FLUX.1-dev has distilled guidance: its transformer receives the guidance scale as an input. Chroma is a smaller variant
@@ -82,6 +82,50 @@ class Flux(PackedLatents):
     def for_pipeline(self, prompts: Prompts, empty: Prompts) -> dict[str, Any]:
         """Return prompts as keyword arguments of the pipeline. Empty prompts are not used by distilled guidance."""
         return {"prompt_embeds": prompts.embedding, "pooled_prompt_embeds": prompts.pooled}
+
+
+class FluxKontext(Flux):
+    """FLUX.1 Kontext, which edits a source image as the prompt says.
+
+    The tokens of z_t are followed by those of the source image's latents. The first coordinate of their positions is 1
+    instead of 0. The network's outputs for them are ignored.
+
+    Source: Black Forest Labs, FLUX.1 Kontext: Flow Matching for In-Context Image Generation and Editing in Latent
+    Space, 2025, arXiv 2506.15742.
+    """
+
+    part_classes: ClassVar[Mapping[str, str | tuple[str, ...]]] = {
+        **Flux.part_classes,
+        "_class_name": "FluxKontextPipeline",
+    }
+    takes_source = True
+
+    def forward(self, latent: Tensor, timestep: Tensor, prompts: Prompts, source: Tensor | None = None) -> Tensor:
+        """Predict the velocity e - z.
+
+        Args:
+            latent: z_t, `[B, c, h, w]`.
+            timestep: times T t, either `[B]` or one value for all images.
+            prompts: B prompts.
+            source: latents of the source images, `[B, c, h', w']`, or of one for all. None means no source image.
+        """
+        inputs = self.network_inputs(latent, timestep, prompts)
+        count = inputs["hidden_states"].shape[1]
+        if source is not None:
+            positions = image_positions(source.shape[2] // 2, source.shape[3] // 2, latent)
+            positions[:, 0] = 1
+            tokens = self.pack(source.to(latent.dtype)).expand(len(latent), -1, -1)
+            inputs["hidden_states"] = torch.cat([inputs["hidden_states"], tokens], dim=1)
+            inputs["img_ids"] = torch.cat([inputs["img_ids"], positions])
+        return self.network_output(self.network(**inputs).sample[:, :count], latent)
+
+    def generate(self, prompts: Prompts, noise: Tensor, *sampling: Any, **given: Any) -> Tensor:
+        """Generate images; `image` are the latents of their source images. See `PipelineSampling.generate`.
+
+        By default, the pipeline would enlarge all images to an area of 1024 x 1024 pixels.
+        """
+        area = noise[0, 0].numel() * self.latent_scale**2
+        return super().generate(prompts, noise, *sampling, max_area=area, **given)
 
 
 class Chroma(PackedLatents):

@@ -71,6 +71,8 @@ class PipelineSampling:
     negative_prompts: Callable[[str, int], Prompts]
     takes_negative_prompts: bool = True
     """Whether this model's guidance uses empty or negative prompts."""
+    takes_source: bool = False
+    """Whether the model edits a source image, whose latents are the argument `source` of `forward`."""
     negative_prompt: str = ""
     """Negative prompt for guidance in `generate`; an empty string means the empty prompt."""
 

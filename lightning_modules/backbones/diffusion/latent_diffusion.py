@@ -31,6 +31,8 @@ class LatentDiffusion(Protocol):
     prediction: NetworkPrediction
     """Predicted quantity: epsilon, v_prediction or sample for diffusion, and flow (e - z) for flow matching."""
     parts: Sequence[str]
+    takes_source: bool
+    """Whether the model edits a source image."""
     clip_skip: int | None
     """Number of last layers of the text encoders that prompts skip; None skips no layer."""
 

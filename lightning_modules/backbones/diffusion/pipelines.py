@@ -121,12 +121,13 @@ def diffusers_pipeline(
         raise ValueError(f"_class_name of {described} must be a single pipeline, but {named} downloads others")
     classes = _classes(described, index)
     libraries = {name: library for name, (library, _) in classes.items()}
-    _check_parts(described, libraries, parts, _advice(classes, families))
+    kinds = [str(named), *(kind for _, kind in classes.values())]
+    _check_parts(described, libraries, parts, _advice(kinds, families, part_classes))
     for name, expected in (part_classes or {}).items():
         allowed = (expected,) if isinstance(expected, str) else expected
         given = named if name == "_class_name" else classes[name][1]
         if given not in allowed:
-            advice = "" if name == "_class_name" else _advice(classes, families)
+            advice = _advice(kinds, families, part_classes)
             raise ValueError(f"{name} of {described} must be of class {allowed[0]}, got {given}{advice}")
     if any(library == "transformers" for name, library in libraries.items() if name not in UNUSED):
         need_transformers(f"the text encoder of {described}")
@@ -299,25 +300,30 @@ def _check_whole(name_or_path: str, pipeline: Any) -> None:
 
 
 def family_of(name_or_path: str, families: Mapping[str, Any], local_files_only: bool = False) -> Any:
-    """Return the model class in `families` for a pipeline; the class of the pipeline's network determines it."""
+    """Return the model class in `families` for the class of a pipeline or, if it is no key, of its network."""
     path = Path(name_or_path).expanduser()
     described = str(path) if path.is_dir() else name_or_path
-    classes = _classes(described, _index(described, local_files_only))
-    fitting = [families[named] for _, named in classes.values() if named in families]
+    index = _index(described, local_files_only)
+    classes = _classes(described, index)
+    kinds = [str(index.get("_class_name")), *(kind for _, kind in classes.values())]
+    fitting = [families[named] for named in kinds if named in families]
     if not fitting:
         networks = [f"{name} is a {classes[name][1]}" for name in ("unet", "transformer") if name in classes]
         has = f"its {' and its '.join(networks)}" if networks else "it has neither unet nor transformer"
-        raise ValueError(f"no model supports the pipeline {described}: {has}{_advice(classes, families)}")
+        raise ValueError(f"no model supports the pipeline {described}: {has}{_advice(kinds, families)}")
     return fitting[0]
 
 
-def _advice(classes: dict[str, tuple[str, str]], families: Mapping[str, type] | None) -> str:
-    """Return the end of an error message: it names the model that supports a pipeline, or else all families."""
+def _advice(kinds: Sequence[str], families: Mapping[str, Any] | None, own: Any = None) -> str:
+    """Return the end of an error message: it names the model that supports a pipeline, or else all families.
+
+    It is empty if the model with the part classes `own`, which rejects the pipeline, is the one for its network.
+    """
     if not families:
         return ""
-    fitting = [families[named] for _, named in classes.values() if named in families]
+    fitting = [families[named] for named in kinds if named in families]
     if fitting:
-        return f"; use {fitting[0].__name__} for this pipeline"
+        return "" if fitting[0].part_classes is own else f"; use {fitting[0].__name__} for this pipeline"
     current: dict[str, str] = {}
     for network, model in families.items():
         current.setdefault(model.__name__, network)

@@ -299,7 +299,7 @@ def families() -> dict[str, type[TextToImage]]:
     """Map the diffusers class of a denoising network to the model class for this family of networks.
 
     A family is a subclass of `TextToImage` with its own `part_classes`. All families of this project are imported in
-    the `__init__.py` of this package.
+    the `__init__.py` of this package. The key of a family whose network another family has is its pipeline's class.
     """
     found: dict[str, type[TextToImage]] = {}
     waiting: list[type[TextToImage]] = [TextToImage]
@@ -309,7 +309,8 @@ def families() -> dict[str, type[TextToImage]]:
         if "part_classes" in vars(model):
             names = model.part_classes[model.parts[0]]
             for name in (names,) if isinstance(names, str) else names:
-                found.setdefault(name, model)
+                if found.setdefault(name, model) is not model:
+                    found[str(model.part_classes["_class_name"])] = model
     return found
 
 

@@ -34,7 +34,7 @@ from lightning_modules.diffusion.finetuning.controlled_network import (
     controlled_pipeline,
     new_controlnet,
 )
-from lightning_modules.diffusion.finetuning.data_checks import reject_prior
+from lightning_modules.diffusion.finetuning.data_checks import reject_prior, require_conditions
 from lightning_modules.diffusion.finetuning.objectives import FlowMatching, LossOptions, training_objective
 from lightning_modules.diffusion.finetuning.steps import FineTuningSteps
 from lightning_modules.interfaces import ImageColumn
@@ -119,8 +119,7 @@ class ControlNet(FineTuningSteps, MethodModule):
         if network["weights"]["quantization"]:
             raise ValueError(QUANTIZED)
         reject_prior(data, "ControlNet")
-        if getattr(data.images, "condition_dir", None) is None:
-            raise ValueError(NO_CONDITIONS)
+        require_conditions(data, NO_CONDITIONS)
 
     def setup(self, stage: str) -> None:
         super().setup(stage)

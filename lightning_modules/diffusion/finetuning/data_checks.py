@@ -30,6 +30,8 @@ def check_data(network: TextToImage | PixelSpace, data: Any, needs_captions: boo
             if needs_captions:
                 data.require_captions("a text-to-image model")
             data.check_sizes(network.size_multiple)
+            if network.takes_source:
+                check_sources(data, type(network).__name__)
         elif data.bucketed or data.prior is not None:
             raise ValueError(
                 "images of several sizes, as with data.images.buckets, and data.prior are only for text-to-image "
@@ -87,6 +89,18 @@ def reject_prior(data: Any, method: str) -> None:
     """Reject class images; this check is for methods without prior preservation."""
     if getattr(data, "prior", None) is not None:
         raise ValueError(f"data.prior must be null: {method} does not use prior preservation")
+
+
+def check_sources(data: Any, model: str) -> None:
+    """Reject data without the source images that a model edits, and class images, which have none."""
+    require_conditions(data, f"{model} needs source images: set data.images.condition_dir to their folder")
+    reject_prior(data, model)
+
+
+def require_conditions(data: Any, message: str) -> None:
+    """Raise an error with the given message if a dataset has no condition images."""
+    if any(getattr(each, "condition_dir", None) is None for each in data.images.members("").values()):
+        raise ValueError(message)
 
 
 def check_sharding(module: Any) -> None:

@@ -35,6 +35,8 @@ class ExportsNetwork:
             "x": ExportedInput("B C H W", torch.randn, noisy),
             "t": ExportedInput("B", self._times, "times, as in the model's scheduler"),
         }
+        if self.edits:
+            inputs["source"] = ExportedInput("B C H W", torch.randn, "latents of source images")
         if not pixels:
             prompts = self.network.empty_prompts(1)
             for key in self.network.prompt_fields:
@@ -53,4 +55,7 @@ class ExportsNetwork:
     def _predict(self: Any, x: Tensor, t: Tensor, *prompts: Tensor) -> Tensor:
         if not prompts:
             return self.network(x, t, None)
-        return self.network(x, t, Prompts(**dict(zip(self.network.prompt_fields, prompts, strict=True))))
+        source = {}
+        if self.edits:
+            source["source"], *prompts = prompts  # type: ignore[assignment]
+        return self.network(x, t, Prompts(**dict(zip(self.network.prompt_fields, prompts, strict=True))), **source)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
 from torchmetrics import MeanMetric
 
 from datamodules.arguments import at_least, positive, within
@@ -19,7 +20,7 @@ from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage, families
 from lightning_modules.diffusion.finetuning.caption_dropout import CaptionDropout
 from lightning_modules.diffusion.finetuning.checkpoints import ChecksCheckpoints
-from lightning_modules.diffusion.finetuning.data_checks import check_sharding, describe_cut_captions
+from lightning_modules.diffusion.finetuning.data_checks import check_sharding, check_sources, describe_cut_captions
 from lightning_modules.diffusion.finetuning.exported_network import ExportsNetwork
 from lightning_modules.diffusion.finetuning.objectives import (
     FlowMatching,
@@ -126,16 +127,27 @@ class DiffusionFineTuning(FineTuningSteps, ExportsNetwork, ChecksCheckpoints, Me
         decay = partial(ramped_decay, decay=average_decay) if average_decay else None
         self.average = AveragedWeights(network, decay, average_on_cpu)
         self.losses = MeanMetric()
+        if self.edits:
+            self.condition: Tensor | None = None
+
+    @classmethod
+    def check_before_loading(cls, data: Any, settings: Mapping[str, Any]) -> None:
+        """Before the pipeline is loaded, reject missing source images, and condition images that have no use."""
+        model = _family(settings)
+        if model is None:
+            return
+        if model.takes_source:
+            check_sources(data, model.__name__)
+        elif (settings.get("loss") or {}).get("dpo_beta") is None and getattr(data.images, "condition_dir", None):
+            raise ValueError(
+                f"data.images.condition_dir is for models that edit images, such as FluxKontext, and for "
+                f"loss.dpo_beta: set it to null for {model.__name__}, got {data.images.condition_dir}"
+            )
 
     @classmethod
     def loss_docstring(cls, settings: Mapping[str, Any]) -> str | None:
         """Return the docstring of the flow-matching loss if the network is a flow-matching model, or else None."""
-        network = settings.get("network") or {}
-        arguments, name = network.get("init_args") or {}, str(network.get("class_path")).rpartition(".")[2]
-        model = {each.__name__: each for each in families().values()}.get(name)
-        if name == "text_to_image_pipeline":
-            with suppress(OSError, ValueError):  # the pipeline is not on this machine
-                model = family_of(arguments["pipeline"], families(), local_files_only=True)
+        model = _family(settings)
         return inspect.getdoc(FlowObjective) if model and issubclass(model, FlowTransformer) else None
 
     @classmethod
@@ -162,3 +174,14 @@ class DiffusionFineTuning(FineTuningSteps, ExportsNetwork, ChecksCheckpoints, Me
     def save_pipeline(self, folder: Path, writes: bool = True, merge: bool = False) -> None:
         with self.average.used_by(self.network):
             save_model(self.network, folder, writes, merge)
+
+
+def _family(settings: Mapping[str, Any]) -> type[TextToImage] | None:
+    """Return the model class of a run's network; None for pixel-space models and pipelines that are not on disk."""
+    network = settings.get("network") or {}
+    arguments, name = network.get("init_args") or {}, str(network.get("class_path")).rpartition(".")[2]
+    model = {each.__name__: each for each in families().values()}.get(name)
+    if name == "text_to_image_pipeline":
+        with suppress(OSError, ValueError):
+            model = family_of(arguments["pipeline"], families(), local_files_only=True)
+    return model

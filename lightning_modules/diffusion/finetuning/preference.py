@@ -52,6 +52,8 @@ def check_reference(network: Any) -> None:
     """Reject a model whose network without adapters is not the reference network."""
     if not isinstance(network, TextToImage) or not getattr(network.network, "peft_config", None):
         raise ValueError("loss.dpo_beta needs a text-to-image model with tuning: lora, whose base is the reference")
+    if network.takes_source:
+        raise ValueError("loss.dpo_beta must be null for models that edit the images in data.images.condition_dir")
     if network.trains_text:
         raise ValueError("text_adapters must be null with loss.dpo_beta: the reference has the same embeddings")
 

@@ -8,6 +8,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from datamodules.batches import CaptionedImageBatch
 from datamodules.distributed.collectives import run_seed
@@ -63,11 +64,30 @@ class FineTuningSteps:
 
     def model_of(self: Any, batch: CaptionedImageBatch, draw: Any) -> Any:
         """Return the model that predicts noise or another target for a batch; see `given_values` for `draw`."""
-        return self.network
+        return partial(self.network, source=self.source_of(batch)) if self.edits else self.network
 
     def sampling_inputs(self: Any, batch: CaptionedImageBatch | None, n: int) -> dict[str, Any]:
         """Return additional arguments of the model's `generate`, either for a batch's images or for n new images."""
-        return {}
+        if not self.edits:
+            return {}
+        if batch is not None:
+            return {"image": self.source_of(batch)}
+        if self.condition is None:
+            raise ValueError(f"{type(self.network).__name__} needs a source image: set the attribute `condition`")
+        size = self.sample_size or (self.network.image_size,) * 2
+        image = interpolate(self.condition.to(self.device), size, mode="bicubic", antialias=True).clamp(0, 1)
+        return {"image": self.source_of({"condition": image})}
+
+    @property
+    def edits(self: Any) -> bool:
+        """Whether the model edits source images, which are the condition images of a batch."""
+        return getattr(self.network, "takes_source", False)
+
+    @torch.no_grad()
+    def source_of(self: Any, batch: Any) -> Tensor:
+        """Return the latents of a batch's source images, without noise, as the pipeline computes them."""
+        moments = batch["source_moments"] if "source_moments" in batch else self.network.moments(batch["condition"])
+        return self.network.latent(moments)
 
     def given_values(self: Any, batch: CaptionedImageBatch, draw: Any) -> tuple[Tensor, Prompts | None]:
         """Return z, `[B, c, h, w]`, the images or latents of a batch, and the embedded prompts of the batch.
@@ -154,13 +174,14 @@ class FineTuningSteps:
             return self.network.generate(prompts, noise, **steps, generator=generator, **inputs)
 
     def image_columns(self: Any, batch: CaptionedImageBatch, outputs: Any) -> dict[str, Tensor | ImageColumn]:
-        """Show images next to samples for their captions."""
+        """Show images, with the source images of a model that edits, next to samples for their captions."""
         with self.average.used_by(self.trained):
             latent, prompts = self.given_values(batch, torch.zeros_like)
         image = batch["image"] if "image" in batch else self.network.decode(latent).clamp(0, 1)
         captions = batch.get("caption", ()) if isinstance(self.network, TextToImage) else ()
         sample = outputs["sample"] if outputs else self._sample_of(batch, latent, prompts)
-        return {"image": image, "sample": ImageColumn(sample, captions=captions)}
+        source = {"source": self.network.decode(self.source_of(batch)).clamp(0, 1)} if self.edits else {}
+        return {"image": image, **source, "sample": ImageColumn(sample, captions=captions)}
 
     def _sample_of(self: Any, batch: CaptionedImageBatch, latent: Tensor, prompts: Prompts | None) -> Tensor:
         """Sample one image for each caption of a batch; each image of the dataset has fixed initial noise."""

@@ -20,6 +20,8 @@ from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 
 CAPTIONS = ["a cat", "dog", "bird of prey"]
 """Captions of different lengths, so that the shorter ones are padded."""
+SOURCE = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+"""Source images of models that edit images."""
 QWEN_MEAN, QWEN_DEVIATION = (torch.tensor(v).view(1, 4, 1, 1) for v in ([-0.7, 0.1, 0.9, 0.0], [2.8, 1.4, 0.7, 1.0]))
 
 
@@ -85,6 +87,17 @@ def predicted_by_flux(alone: Any, noisy: Tensor, t: Tensor, captions: list[str])
         encoder_hidden_states=embedding, txt_ids=text_ids, img_ids=image_ids, joint_attention_kwargs={},
         return_dict=False,
     )[0]  # fmt: skip
+
+
+def predicted_by_flux_kontext(alone: Any, noisy: Tensor, t: Tensor, captions: list[str]) -> Tensor:
+    embedding, pooled, text_ids = alone.encode_prompt(captions, None)
+    sizes = 3, 4, 16, 16, torch.float32, torch.device("cpu"), None
+    tokens, source, ids, source_ids = alone.prepare_latents(2 * SOURCE - 1, *sizes, packed(noisy))
+    return alone.transformer(
+        hidden_states=torch.cat([tokens, source], dim=1), timestep=t, guidance=torch.full([3], 1.5),
+        pooled_projections=pooled, encoder_hidden_states=embedding, txt_ids=text_ids,
+        img_ids=torch.cat([ids, source_ids]), joint_attention_kwargs={}, return_dict=False,
+    )[0][:, : tokens.shape[1]]  # fmt: skip
 
 
 def predicted_by_chroma(alone: Any, noisy: Tensor, t: Tensor, captions: list[str]) -> Tensor:
@@ -218,6 +231,10 @@ class Family:
         latents = (self.start or self.pack)(latent)
         return alone(prompt=CAPTIONS[:2], latents=latents, generator=generator, **{**sizes, **self.given, **options})[0]
 
+    def source(self, model: TextToImage, argument: str, n: int = 2) -> dict[str, Tensor]:
+        """Return the latents of source images as an argument of `forward` or `generate`, if the model edits images."""
+        return {argument: model.encode(SOURCE[:n])} if model.takes_source else {}
+
     def loaded(self, folder: Path) -> Any:
         """Load the pipeline with diffusers alone, and freeze all parts except the transformer."""
         alone = self.pipeline.from_pretrained(folder)
@@ -242,6 +259,11 @@ FAMILIES = {
     "flux": Family(
         diffusion.Flux, diffusers.FluxPipeline, (256, 4), predicted_by_flux, options=WITH_GUIDANCE, pack=packed,
         shift=FLUX_SHIFT,
+    ),
+    "flux_kontext": Family(
+        diffusion.FluxKontext, diffusers.FluxKontextPipeline, (256, 4), predicted_by_flux_kontext,
+        options=WITH_GUIDANCE, pack=packed, shift=FLUX_SHIFT,
+        given={"guidance_scale": 2.0, "image": SOURCE[:2], "_auto_resize": False, "max_area": 256},
     ),
     "chroma": Family(
         diffusion.Chroma, diffusers.ChromaPipeline, (256, 4), predicted_by_chroma, pack=packed, shift=FLUX_SHIFT

@@ -45,7 +45,7 @@ def sampled(model: TextToImage, pipeline: Any, side: int) -> torch.Tensor:
     return pipeline(
         **model.for_pipeline(model.encode_prompts(["a cat"]), model.empty_prompts(1)), **model.for_guidance(2.0),
         latents=model.pack(noise(model, 1, side)), height=side, width=side, num_inference_steps=2, output_type="pt",
-        generator=torch.Generator().manual_seed(0),
+        generator=torch.Generator().manual_seed(0), **({"max_area": side**2} if model.takes_source else {}),
     ).images  # fmt: skip
 
 

@@ -4,6 +4,7 @@ import json
 import pkgutil
 import re
 import shutil
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from lightning_modules.backbones.diffusion.cached_latents import cache_latents
 from lightning_modules.backbones.diffusion.families import text_to_image_pipeline
 from lightning_modules.backbones.diffusion.pixart import PixArtSigma
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage, Weights, families
-from tests.backbones.diffusion.family_checks import CAPTIONS, FAMILIES, Family, exported, noise
-from tests.diffusion.finetuning.models import assert_gradients_equal, captioned, loss_of_a_step, tuning
+from tests.backbones.diffusion.family_checks import CAPTIONS, FAMILIES, SOURCE, Family, exported, noise
+from tests.diffusion.finetuning.models import assert_gradients_equal, captioned, conditioned, loss_of_a_step, tuning
 
 ROOT = Path(__file__).parents[3]
 
@@ -64,7 +65,7 @@ def test_it_generates_what_diffusers_alone_generates(family: Family, folder: Pat
     model = text_to_image_pipeline(str(folder))
     assert type(model) is family.model
     latent, prompts = noise(model, 2, family.side), model.encode_prompts(CAPTIONS[:2])
-    found = model.generate(prompts, latent, 2, 2.0, torch.Generator().manual_seed(1))
+    found = model.generate(prompts, latent, 2, 2.0, torch.Generator().manual_seed(1), **family.source(model, "image"))
     torch.testing.assert_close(found, family.images(family.loaded(folder), latent), rtol=1e-4, atol=1e-5)
     assert (model.image_size, model.size_multiple) == family.sizes
     assert not torch.equal(*prompts.embedding)
@@ -92,7 +93,7 @@ def test_a_step_of_the_sampler_is_eulers(family: Family, folder: Path) -> None:
     )
     t, later = model.scheduler.sigmas[:2]
     with torch.no_grad():
-        velocity = model(latent, model.scheduler.timesteps[0], prompts)
+        velocity = model(latent, model.scheduler.timesteps[0], prompts, **family.source(model, "source"))
     torch.testing.assert_close(found[0], family.pack(latent + (later - t) * velocity), rtol=1e-4, atol=1e-4)
     assert t > 0.99
 
@@ -100,7 +101,8 @@ def test_a_step_of_the_sampler_is_eulers(family: Family, folder: Path) -> None:
 def test_a_steps_loss_and_gradient_are_those_of_calls_as_the_pipeline_makes_them(family: Family, folder: Path) -> None:
     network, alone = family.model(str(folder), tuning="full", **family.options), family.loaded(folder)
     image = torch.rand(3, 3, family.side, family.side, generator=torch.Generator().manual_seed(0))
-    loss = loss_of_a_step(tuning(network), {"image": image, "caption": CAPTIONS})
+    source: Any = {"condition": SOURCE} if network.takes_source else {}
+    loss = loss_of_a_step(tuning(network), {"image": image, "caption": CAPTIONS, **source})
     alone.transformer.train()
     torch.manual_seed(5)
     expected = family.loss(alone, image, CAPTIONS, network.latent_shape(1, family.side, family.side)[1:])
@@ -115,14 +117,15 @@ def test_adapters_lower_the_loss_of_one_image_and_diffusers_alone_loads_them(
     torch.manual_seed(0)
     model = text_to_image_pipeline(str(folder), tuning="lora", adapters=Adapters(rank=2))
     latent, prompts = noise(model, 2, family.side), model.encode_prompts(CAPTIONS[:2])
-    before = model.generate(prompts, latent, 2, 2.0, torch.Generator().manual_seed(1))
+    given: Any = family.source(model, "image")
+    before = model.generate(prompts, latent, 2, 2.0, torch.Generator().manual_seed(1), **given)
     train_on_one_image(model, family)
     alone = family.loaded(folder)
     if family.merged:
         alone.transformer = type(alone.transformer).from_pretrained(exported(model, tmp_path) / "transformer")
     else:
         alone.load_lora_weights(exported(model, tmp_path))
-    found = model.generate(prompts, latent, 2, 2.0, torch.Generator().manual_seed(1))
+    found = model.generate(prompts, latent, 2, 2.0, torch.Generator().manual_seed(1), **given)
     torch.testing.assert_close(found, family.images(alone, latent), atol=1e-5, rtol=0)
     assert (found - before).abs().max() > 1e-3
 
@@ -134,13 +137,13 @@ def train_on_one_image(model: TextToImage, family: Family) -> None:
     shade = torch.rand(1, 3, family.side, family.side, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         latent = model.encode(shade).expand(many, -1, -1, -1)
-    e = noise(model, many, family.side, seed=2)
+    e, network = noise(model, many, family.side, seed=2), partial(model, **family.source(model, "source", 1))
     t = module.objective.held_out_times(torch.arange(many))
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.02)
     losses: list[float] = []
     for _ in range(family.steps):
         optimizer.zero_grad()
-        loss = module.objective.errors(model, latent, prompts, e, t).mean()
+        loss = module.objective.errors(network, latent, prompts, e, t).mean()
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
@@ -167,7 +170,8 @@ def test_half_precision_is_inside_and_float64_where_it_is_asked_for(family: Fami
 def test_what_is_cached_equals_what_is_computed(family: Family, folder: Path, tmp_path: Path) -> None:
     """The cached moments and embeddings, and the training loss, equal those computed from the images directly."""
     network = text_to_image_pipeline(str(folder), tuning="lora")
-    plain, data = (captioned(tmp_path / "images", family.side) for _ in range(2))
+    with_sources = partial(conditioned, first=4) if network.takes_source else captioned
+    plain, data = (with_sources(tmp_path / "images", family.side) for _ in range(2))
     for one in (plain, data):
         one.setup("fit")
     cache_latents(network, data, str(tmp_path / "cache"), torch.device("cpu"))
@@ -177,6 +181,9 @@ def test_what_is_cached_equals_what_is_computed(family: Family, folder: Path, tm
     whole, cached = plain.train_set[request], data.train_set[request]
     image = whole["image"].float() / 255
     torch.testing.assert_close(cached["moments"], network.moments(image), atol=1e-5, rtol=1e-4)
+    if network.takes_source:
+        whole["condition"] = whole["condition"].float() / 255
+        torch.testing.assert_close(cached["source_moments"], network.moments(whole["condition"]), atol=1e-5, rtol=1e-4)
     prompts = network.encode_prompts(whole["caption"])
     for name in network.prompt_fields:
         torch.testing.assert_close(cached[name], getattr(prompts, name), atol=1e-5, rtol=1e-4, msg=name)

@@ -44,6 +44,15 @@ def captioned(folder: Path, image_size: int = 16, **options: Any) -> CaptionedIm
     return CaptionedImages(images, **grouped(CaptionedImages, given))
 
 
+def conditioned(folder: Path, image_size: int = 16, first: int = 0, **options: Any) -> CaptionedImages:
+    """Write a dataset with condition images in a separate folder; with `first` 0, they are copies of its images."""
+    data, size = captioned(folder, image_size, **options), image_size + 4
+    for number in range(4):
+        save(folder.parent / "conditions" / f"{number}.png", photograph(size, size, first + number))
+    data.images = CaptionedFolder(str(folder), image_size, condition_dir=str(folder.parent / "conditions"))
+    return data
+
+
 def tuning(network: TextToImage | PixelSpace, rate: float = 0.1, **options: Any) -> DiffusionFineTuning:
     options = {"average_decay": 0.5, "sampling": Sampling(2), "optimizer": lambda p: SGD(p, lr=rate), **options}
     return DiffusionFineTuning(network, **options)

@@ -18,8 +18,6 @@ from torch.optim import SGD
 import train
 from datamodules.augmentation.crop_and_flip import Augmentation
 from datamodules.files.pixels import read_pixels
-from datamodules.prompts.captioned_images import CaptionedImages
-from datamodules.prompts.folder_sets import CaptionedFolder
 from lightning_modules.backbones.diffusion.families import text_to_image_pipeline
 from lightning_modules.backbones.diffusion.guidance import Sampling
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, TextToImage, Weights
@@ -32,7 +30,7 @@ from lightning_modules.diffusion.finetuning.controlled_network import (
 )
 from tests.backbones.diffusion.test_full_sizes import stable_diffusion_3_medium
 from tests.datamodules.image_folders import photograph, save
-from tests.diffusion.finetuning.models import assert_gradients_equal, captioned, loss_of_a_step, trainer
+from tests.diffusion.finetuning.models import assert_gradients_equal, captioned, conditioned, loss_of_a_step, trainer
 
 FAMILIES: dict[str, tuple[Any, str]] = {
     "text_to_image": (ControlNetModel, "StableDiffusionControlNetPipeline"),
@@ -49,15 +47,6 @@ def controlled(folder: Path, **options: Any) -> ControlNet:
         network.pipeline.default_sample_size = 8
     settings = {"sampling": Sampling(2, 2.0), **options}
     return ControlNet(network, optimizer=lambda p: SGD(p, lr=0.2), **settings)
-
-
-def conditioned(folder: Path, **options: Any) -> CaptionedImages:
-    """Write a dataset whose condition images are copies of its images, in a separate folder."""
-    data = captioned(folder, **options)
-    for number in range(4):
-        save(folder.parent / "conditions" / f"{number}.png", photograph(20, 20, number))
-    data.images = CaptionedFolder(str(folder), image_size=16, condition_dir=str(folder.parent / "conditions"))
-    return data
 
 
 def opened(module: ControlNet) -> ControlNet:

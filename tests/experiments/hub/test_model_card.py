@@ -13,12 +13,13 @@ from experiments.hub.pushed_folder import EMBEDDINGS, Pushed
     ("network", "expected"),
     [
         ("TextToImage", "text-to-image"),
+        ("FluxKontext", "image-to-image"),
         ("text_to_image_pipeline", "text-to-image"),
         ("pixel_space.PixelSpace", "unconditional-image-generation"),
         ("pixel_space.pixel_pipeline", "unconditional-image-generation"),
     ],
 )
-def test_every_family_of_pipelines_is_text_to_image(network: str, expected: str) -> None:
+def test_every_family_of_pipelines_has_the_task_of_its_pipelines(network: str, expected: str) -> None:
     method = "lightning_modules.diffusion.finetuning.DiffusionFineTuning"
     path = f"lightning_modules.backbones.diffusion.{network}"
     settings = {
