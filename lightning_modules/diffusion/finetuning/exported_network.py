@@ -28,11 +28,13 @@ class ExportsNetwork:
                 "quantization: a network with quantised weights cannot be exported; "
                 "`push RUN --merged --output FOLDER` writes its dequantised weights with the adapters merged"
             )
-        sizes = dict(zip("CHW", self.network.latent_shape(1)[1:], strict=True))
+        shape = self.network.latent_shape(1)[1:]
+        axes = "CTHW" if len(shape) == 4 else "CHW"
+        sizes, latent = dict(zip(axes, shape, strict=True)), f"B {' '.join(axes)}"
         pixels = isinstance(self.network, PixelSpace)
         noisy = "noisy images; a clean image is in [-1, 1]" if pixels else "noisy latents"
         inputs = {
-            "x": ExportedInput("B C H W", torch.randn, noisy),
+            "x": ExportedInput(latent, torch.randn, noisy),
             "t": ExportedInput("B", self._times, "times, as in the model's scheduler"),
         }
         if not pixels:
@@ -45,7 +47,7 @@ class ExportsNetwork:
                 )
         description = f"the model's prediction of type {self.network.prediction}"
         weights = self.average.used_by(self.network)
-        return Exported("network", self._predict, inputs, "prediction", "B C H W", description, sizes, weights)
+        return Exported("network", self._predict, inputs, "prediction", latent, description, sizes, weights)
 
     def _times(self: Any, n: int) -> Tensor:
         return self.objective.scheduler_times(self.objective.held_out_times(torch.arange(n)))
