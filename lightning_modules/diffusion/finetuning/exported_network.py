@@ -28,13 +28,15 @@ class ExportsNetwork:
                 "quantization: a network with quantised weights cannot be exported; "
                 "`push RUN --merged --output FOLDER` writes its dequantised weights with the adapters merged"
             )
-        shape = self.network.latent_shape(1)[1:]
-        axes = "CTHW" if len(shape) == 4 else "CHW"
-        sizes, latent = dict(zip(axes, shape, strict=True)), f"B {' '.join(axes)}"
+        if getattr(self.network, "frame_multiple", None) is not None:
+            raise ValueError(
+                "a model of clips cannot be exported; `push RUN --merged --output FOLDER` writes its pipeline"
+            )
+        sizes = dict(zip("CHW", self.network.latent_shape(1)[1:], strict=True))
         pixels = isinstance(self.network, PixelSpace)
         noisy = "noisy images; a clean image is in [-1, 1]" if pixels else "noisy latents"
         inputs = {
-            "x": ExportedInput(latent, torch.randn, noisy),
+            "x": ExportedInput("B C H W", torch.randn, noisy),
             "t": ExportedInput("B", self._times, "times, as in the model's scheduler"),
         }
         if not pixels:
@@ -47,7 +49,7 @@ class ExportsNetwork:
                 )
         description = f"the model's prediction of type {self.network.prediction}"
         weights = self.average.used_by(self.network)
-        return Exported("network", self._predict, inputs, "prediction", latent, description, sizes, weights)
+        return Exported("network", self._predict, inputs, "prediction", "B C H W", description, sizes, weights)
 
     def _times(self: Any, n: int) -> Tensor:
         return self.objective.scheduler_times(self.objective.held_out_times(torch.arange(n)))

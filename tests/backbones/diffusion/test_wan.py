@@ -8,9 +8,13 @@ import torch
 from diffusers import WanPipeline
 from torch import Tensor, nn
 
+from callbacks.generation.prompt_grid import PromptGrid
 from lightning_modules.backbones.adaptation import Adapters
 from lightning_modules.backbones.diffusion import Wan
+from lightning_modules.backbones.diffusion.families import text_to_image_pipeline
 from lightning_modules.backbones.diffusion.text_to_image import Weights
+from lightning_modules.diffusion.finetuning import ControlNet, TextualInversion
+from lightning_modules.diffusion.finetuning.objectives import LossOptions
 from tests.backbones.diffusion.family_checks import CAPTIONS, exported
 from tests.diffusion.finetuning.models import assert_gradients_equal, loss_of_a_step, tuning
 
@@ -133,3 +137,35 @@ def test_half_precision_is_inside_and_float64_where_it_is_asked_for(wan: Path) -
             assert model.network.condition_embedder.time_embedder.linear_1.weight.dtype == torch.float32
             assert model.generate(prompts, given, 1, 2.0).dtype == torch.float32
         assert model.decode(given).dtype == wanted
+
+
+def test_methods_for_images_are_rejected(wan: Path) -> None:
+    with pytest.raises(ValueError, match=r"generates clips, and not images: use lightning_modules.*wan\.Wan"):
+        text_to_image_pipeline(str(wan))
+    model = Wan(str(wan), tuning="lora")
+    module: Any = tuning(model)
+    with pytest.raises(ValueError, match=r"loss.dpo_beta must be null for Wan: it needs pairs of images"):
+        tuning(model, loss=LossOptions(dpo_beta=5000.0))
+    with pytest.raises(ValueError, match=r"a model of clips cannot be exported; `push RUN --merged"):
+        module.export_function()
+    with pytest.raises(TypeError, match=r"PromptGrid cannot show clips: leave it out; ImageGrid shows frames"):
+        PromptGrid().setup(module, module, "fit")
+    with pytest.raises(ValueError, match=r"to train a ControlNet, got Wan"):
+        ControlNet(Wan(str(wan)))
+    with pytest.raises(ValueError, match=r"textual inversion|TextualInversion"):
+        TextualInversion(Wan(str(wan)), "<new>", "a")
+
+
+def test_wan_2_2_is_rejected(wan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WanPipeline, "transformer_2", object(), raising=False)
+    with pytest.raises(ValueError, match=r"Wan 2.2 is not supported; use a pipeline of Wan 2.1"):
+        Wan(str(wan))
+
+
+def test_offset_noise_has_one_value_for_each_channel_of_a_clip() -> None:
+    torch.manual_seed(1)
+    plain = LossOptions().noise(noise(2))
+    torch.manual_seed(1)
+    offset = LossOptions(noise_offset=0.5).noise(noise(2)) - plain
+    assert offset.std(dim=(2, 3, 4)).max() < 1e-6
+    assert offset.mean(dim=(2, 3, 4)).std() > 0.1
