@@ -1,5 +1,7 @@
 """Wan matches plain diffusers: clips of the pipeline, a training step, adapters, caches and checks of clips."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -156,10 +158,17 @@ def test_methods_for_images_are_rejected(wan: Path) -> None:
         TextualInversion(Wan(str(wan)), "<new>", "a")
 
 
-def test_wan_2_2_is_rejected(wan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(WanPipeline, "transformer_2", object(), raising=False)
+@pytest.mark.parametrize(
+    "change", [{"expand_timesteps": True}, {"transformer_2": ["diffusers", "WanTransformer3DModel"]}]
+)
+def test_wan_2_2_is_rejected(change: dict[str, Any], wan: Path, tmp_path: Path) -> None:
+    """Its pipelines have another transformer for low noise, or a time for each token."""
+    folder = Path(shutil.copytree(wan, tmp_path / "other"))
+    shutil.copytree(wan / "transformer", folder / "transformer_2")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | change))
     with pytest.raises(ValueError, match=r"Wan 2.2 is not supported; use a pipeline of Wan 2.1"):
-        Wan(str(wan))
+        Wan(str(folder))
 
 
 def test_offset_noise_has_one_value_for_each_channel_of_a_clip() -> None:
