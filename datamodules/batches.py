@@ -236,14 +236,15 @@ class NormalMapBatch(TypedDict):
 
 
 class CaptionedImageBatch(TypedDict):
-    """Images with captions."""
+    """Images or clips with captions."""
 
     image: NotRequired[Tensor]
-    """`[B, C, H, W]`, float32 in [0, 1]. Absent if the batch has `moments`."""
+    """`[B, C, H, W]`, or clips `[B, T, C, H, W]`, float32 in [0, 1]. Absent if the batch has `moments`."""
     caption: NotRequired[list[str]]
     """Caption of each image, where known."""
     moments: NotRequired[Tensor]
-    """`[B, 2, c, h, w]`: mean and standard deviation of the autoencoder's latent distribution, before scaling."""
+    """`[B, 2, c, h, w]`, or `[B, 2, c, t, h, w]` for clips: mean and standard deviation of the autoencoder's latent
+    distribution, before scaling."""
     embedding: NotRequired[Tensor]
     """`[B, L, D]`, with `moments`: the text encoder's embedding of the caption."""
     pooled: NotRequired[Tensor]

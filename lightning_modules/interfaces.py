@@ -152,8 +152,9 @@ class SizedGenerator(Generator, Protocol):
     """A generator whose text-to-image model `network` can sample images of several sizes."""
 
     network: Any
-    sample_size: tuple[int, int] | None
-    """Height and width of the images of `sample`, in pixels; None means the size with which the network was trained."""
+    sample_size: tuple[int, ...] | None
+    """Height and width of the images of `sample`, in pixels, after the number of frames for clips; None means the size
+    with which the network was trained."""
 
 
 @runtime_checkable

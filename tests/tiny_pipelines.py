@@ -464,6 +464,30 @@ def save_dit(folder: Path, stochastic: bool = False) -> Any:
     return DiTPipeline(transformer=transformer, vae=autoencoder(), scheduler=scheduler)  # type: ignore[arg-type]
 
 
+@saved
+def save_wan(folder: Path) -> Any:
+    """Save a Wan pipeline for clips of 5 frames of 16 x 16 pixels; its UMT5 encoder reads prompts letter by letter."""
+    from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    transformer = WanTransformer3DModel(
+        patch_size=(1, 2, 2), in_channels=4, out_channels=4, num_layers=2, num_attention_heads=2, attention_head_dim=12,
+        text_dim=16, freq_dim=16, ffn_dim=16,
+    )  # fmt: skip
+    config = UMT5Config(vocab_size=2 + len(VOCABULARY), d_model=16, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    encoder = UMT5EncoderModel(config)
+    randomize(0.2, transformer, encoder)
+    vae = AutoencoderKLWan(
+        base_dim=4, z_dim=4, dim_mult=[1, 2, 2], num_res_blocks=1, temperal_downsample=[True, True],
+        latents_mean=[-0.7, 0.1, 0.9, 0.0], latents_std=[2.8, 1.4, 0.7, 1.0], scale_factor_spatial=4,
+    )  # fmt: skip
+    scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    return WanPipeline(
+        tokenizer=save_tokenizer(folder, VOCABULARY, 512), text_encoder=encoder, vae=vae, scheduler=scheduler,
+        transformer=transformer,
+    )  # fmt: skip
+
+
 PIPELINES: dict[str, Callable[[Path], Path]] = {
     "text_to_image": save_text_to_image,
     "xl": save_xl,
@@ -479,6 +503,7 @@ PIPELINES: dict[str, Callable[[Path], Path]] = {
     "sana": save_sana,
     "qwen_image": save_qwen_image,
     "z_image": save_z_image,
+    "wan": save_wan,
     "unconditional": save_unconditional,
 }
 """The pipelines that `tests/conftest.py` saves once per session, by the name of the fixture with the folder."""

@@ -18,13 +18,16 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
 
-def sampled_bytes(module: "LightningModule", n: int, seed: int | Sequence[int], **options: Any) -> Tensor:
+def sampled_bytes(
+    module: "LightningModule", n: int, seed: int | Sequence[int], clips: bool = False, **options: Any
+) -> Tensor:
     """Sample n images `[n, C, H, W]`, converted to uint8 by rounding down, as in the published protocol.
 
     Args:
         module: a `Generator`, in evaluation mode.
         n: number of images.
         seed: seed of all random numbers, or n seeds if the module is a `SeededRows`.
+        clips: whether the module samples clips `[n, T, C, H, W]`.
         options: further arguments of `sample`.
     """
     sampler: Any = module
@@ -35,8 +38,9 @@ def sampled_bytes(module: "LightningModule", n: int, seed: int | Sequence[int], 
         generators = [torch.Generator().manual_seed(each) for each in seeds]
         generator = generators[0] if len(generators) == 1 else generators
         images = sampler.sample(n, generator=generator, **options).float()
-    if images.ndim != 4 or len(images) != n:
-        raise ValueError(f"{name}.sample({n}) must return images [{n}, C, H, W], got {list(images.shape)}")
+    if images.ndim != 4 + clips or len(images) != n:
+        kind = f"clips [{n}, T, C, H, W]" if clips else f"images [{n}, C, H, W]"
+        raise ValueError(f"{name}.sample({n}) must return {kind}, got {list(images.shape)}")
     lowest, highest = torch.stack(images.aminmax()).tolist()
     if not (lowest >= -0.01 and highest <= 1.01):
         raise ValueError(f"{name}.sample must return images in [0, 1], got {lowest:g}...{highest:g}")

@@ -1,6 +1,6 @@
 """Generate a folder of images on any number of ranks. A call that was killed can be continued.
 
-images/000000.png ...   the images; their metadata contains prompt, seed, class and settings
+images/000000.png ...   the images, or clips as animated PNG; their metadata contains prompt, seed, class and settings
 standard/ or plain/     with pairs: the same images from plain initial noise; named after the kind of noise
 images.parquet          a table with one row per image: files, prompt, seed, class
 contact_sheet.png       the first images with their prompts
@@ -179,8 +179,11 @@ def write_image_table(path: Path, store: BlockStore, negative_prompt: str | None
 
 
 def pixels_of(path: Path) -> Tensor:
-    """Read an image for the sheet, uint8 `[C, H, W]`; a large one is averaged over squares of pixels."""
-    image = torch.from_numpy(read_pixels(path))
+    """Read an image, or the first frame of a clip, for the sheet, uint8 `[C, H, W]`.
+
+    A large image is averaged over squares of pixels.
+    """
+    image = torch.from_numpy(read_pixels(path, page=0))
     return F.avg_pool2d(image.float(), max(1, min(image.shape[1:]) // SIDE)).round().byte()
 
 

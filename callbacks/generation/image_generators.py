@@ -50,6 +50,7 @@ class Settings:
     steps: int | None = None
     guidance: float | None = None
     negative_prompt: str | None = None
+    frames: int | None = None
     height: int | None = None
     width: int | None = None
     image: Path | None = None
@@ -61,7 +62,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         within(1, MOST_STEPS, steps=self.steps)
-        within(1, LARGEST_SIDE, height=self.height, width=self.width)
+        within(1, LARGEST_SIDE, frames=self.frames, height=self.height, width=self.width)
         within(0, MOST_GUIDANCE, guidance=self.guidance)
         within(0, 1, "(]", strength=self.strength)
         if self.image is None and (self.mask is not None or self.strength is not None):
@@ -96,7 +97,7 @@ class ImageGenerator(Protocol):
         ...
 
     def images(self, block: Sequence[ImageRequest]) -> list[NDArray[np.uint8]]:
-        """Generate a block of images. The result has one array `[B, C, H, W]` for each folder."""
+        """Generate a block of images. The result has an array `[B, C, H, W]` or `[B, T, C, H, W]` for each folder."""
         ...
 
 
@@ -123,8 +124,8 @@ class ModuleGenerator:
         module: module with trained weights.
         settings: settings with which the module samples.
         configuration: configuration of the run, as JSON values.
-        trained_size: height and width of the training images, which are the default size of the images of a
-            text-to-image model.
+        trained_size: height and width of the training images, after the number of frames of clips. They are the default
+            size of the images of a text-to-image model.
     """
 
     def __init__(
@@ -132,7 +133,7 @@ class ModuleGenerator:
         module: "LightningModule",
         settings: Settings,
         configuration: Mapping[str, Any] | None = None,
-        trained_size: tuple[int, int] | None = None,
+        trained_size: tuple[int, ...] | None = None,
     ) -> None:
         self.configuration = configuration or {}
         evaluated: Any = module.eval().requires_grad_(False)
@@ -156,6 +157,8 @@ class ModuleGenerator:
         allowed |= {"pairs"} if improved else set()
         sized = isinstance(module, SizedGenerator) and isinstance(self._texts, TextToImage)
         allowed |= {"height", "width"} if sized else set()
+        self._clips = getattr(self._texts, "frame_multiple", None) is not None
+        allowed |= {"frames"} if self._clips else set()
         allowed |= {"image"} if isinstance(module, ConditionedGenerator) else set()
         reject(
             [key for key in self._given if key not in allowed],
@@ -190,13 +193,20 @@ class ModuleGenerator:
             self.starts = [self.module.start, self.module.plain_start]
         self.folders = [IMAGES, *self.starts[1:]]
 
-    def _set_size(self, settings: Settings, trained_size: tuple[int, int] | None) -> None:
+    def _set_size(self, settings: Settings, trained_size: tuple[int, ...] | None) -> None:
         network: Any = self.module.network
-        height, width = trained_size or (network.image_size, network.image_size)
+        *frames, height, width = trained_size or network.default_size
         size = {"height": settings.height or height, "width": settings.width or width}
         if wrong := {key: side for key, side in size.items() if side % network.size_multiple}:
             key, side = next(iter(wrong.items()))
             raise ValueError(f"--{key} must be a multiple of {network.size_multiple} for {self.name}, got {side}")
+        if self._clips:
+            size = {"frames": settings.frames or frames[0], **size}
+            if size["frames"] % network.frame_multiple != 1:
+                raise ValueError(
+                    f"--frames must be a multiple of {network.frame_multiple} plus 1 for {self.name}, "
+                    f"got {size['frames']}"
+                )
         self.module.sample_size = tuple(size.values())
         self._given |= size
 
@@ -238,7 +248,7 @@ class ModuleGenerator:
         for start in self.starts:
             if start is not None:
                 self.module.start = start
-            found.append(sampled_bytes(self.module, len(block), seeds, **options).cpu().numpy())
+            found.append(sampled_bytes(self.module, len(block), seeds, self._clips, **options).cpu().numpy())
         if self.starts[0] is not None:
             self.module.start = self.starts[0]
         return found
@@ -256,6 +266,7 @@ ARGUMENTS = {
     "steps": "num_inference_steps",
     "guidance": "guidance_scale",
     "negative_prompt": "negative_prompt",
+    "frames": "num_frames",
     "height": "height",
     "width": "width",
     "image": "image",
@@ -293,6 +304,8 @@ class PipelineGenerator:
         if (settings.height is None) != (settings.width is None):
             raise ValueError("--height and --width belong together: many pipelines ignore one without the other")
         self._fixed = {ARGUMENTS[key]: value for key, value in self._given.items()}
+        if "num_frames" in self._takes:
+            self._fixed["output_type"] = "pil"  # the default of pipelines for clips is "np"
         if settings.clip_skip is not None:
             parts = [pipeline.components.get(name) for name in ENCODERS]
             encoders = [each for each in parts if type(each).__name__.startswith("CLIP")]
@@ -359,17 +372,26 @@ class PipelineGenerator:
         scheduler = stepping_with(self.pipeline.components.get("scheduler"), generators)
         with scheduler, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(block[0].seed)  # for random numbers that the pipeline samples without the generators
-            images = getattr(self.pipeline(**self._call(block), generator=generator), "images", None)
+            found = self.pipeline(**self._call(block), generator=generator)
+        if isinstance(clips := getattr(found, "frames", None), list) and len(clips) == len(block):
+            return [np.stack([self._pixels(clip, self._fixed.get("num_frames")) for clip in clips])]
+        images = getattr(found, "images", None)
         if not isinstance(images, list) or len(images) != len(block) or not isinstance(images[0], Image.Image):
             raise ValueError(f"{type(self.pipeline).__name__} must generate a list of {len(block)} images")
+        return [self._pixels(images)]
+
+    def _pixels(self, images: list[Image.Image], count: int | None = None) -> NDArray[np.uint8]:
+        """Convert images, or the frames of a clip, to `[B, C, H, W]`, and reject a size that was not requested."""
+        if count is not None and len(images) != count:
+            raise ValueError(f"{self.name} rounds {count} frames to {len(images)}: give this number as --frames")
         size = (self._fixed.get("width", images[0].width), self._fixed.get("height", images[0].height))
         if images[0].size != size:
             made, asked = (f"{height} x {width}" for width, height in (images[0].size, size))
             raise ValueError(
                 f"{type(self.pipeline).__name__} rounds the size {asked} to {made}: give this --height and --width"
             )
-        pixels = [np.atleast_3d(each if each.mode == "L" else each.convert("RGB")) for each in images]
-        return [np.stack(pixels).transpose(0, 3, 1, 2)]
+        pixels = [np.atleast_3d(np.asarray(each if each.mode == "L" else each.convert("RGB"))) for each in images]
+        return np.stack(pixels).transpose(0, 3, 1, 2)
 
 
 def classes_of(pipeline: Any) -> int | None:

@@ -92,6 +92,8 @@ class PromptGrid(Callback):
                 f"PromptGrid cannot show {type(module).__name__}, which needs condition images: leave PromptGrid out; "
                 f"ImageGrid shows samples for held-out conditions"
             )
+        if getattr(text_model(module), "frame_multiple", None) is not None:
+            raise TypeError("PromptGrid cannot show clips: leave it out; ImageGrid shows frames of held-out clips")
         given = [self.prompts] if isinstance(self.prompts, str) else self.prompts
         self._texts = list(module.prompts) if given is None else [each.caption for each in read_prompts(given, 1)]
         if not self._texts:

@@ -63,7 +63,11 @@ class Augmentation:
         at_least(0, crop_padding=self.crop_padding)
 
     def apply(self, image: Tensor, seed: int, epoch: int, index: Tensor) -> Tensor:
-        """Augment images `[B, C, H, W]` of any dtype; the random numbers are a function of (seed, epoch, index)."""
+        """Augment images `[B, C, H, W]`, or clips `[B, T, C, H, W]`, whose frames are treated in the same way.
+
+        The random numbers are a function of (seed, epoch, index).
+        """
         if not (self.crop_padding or self.flip):
             return image
-        return crop_and_flip(image, sample_uniform(seed, epoch, index, count=3), self.crop_padding, self.flip)
+        uniform = sample_uniform(seed, epoch, index, count=3)
+        return crop_and_flip(image.flatten(1, -3), uniform, self.crop_padding, self.flip).view_as(image)

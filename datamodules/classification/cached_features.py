@@ -93,13 +93,17 @@ def source_fingerprint(source: ImageSource) -> str:
         digest.update(os.fsencode("\n".join(names)))
         if (root := getattr(source, "root", None)) is not None:
             for name in names:
-                status = os.stat(root / name)
-                digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
+                path = root / name
+                for file in sorted(path.iterdir()) if path.is_dir() else [path]:  # a folder has the frames of a clip
+                    status = os.stat(file)
+                    digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
     image = getattr(source, "image", None)
     if image is None:
         rows = torch.linspace(0, len(source.label) - 1, min(PROBED_IMAGES, len(source.label))).long()
-        image = source.fetch(rows, None)
-    digest.update(image.contiguous().numpy().data)
+        for row in rows.split(1):  # one at a time, because clips may be large
+            digest.update(source.fetch(row, None).contiguous().numpy().data)
+    else:
+        digest.update(image.contiguous().numpy().data)
     return digest.hexdigest()
 
 

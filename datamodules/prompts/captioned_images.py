@@ -74,8 +74,8 @@ class CaptionedImages(SeededBatches):
         return self.images.bucketed
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Shape C, H, W of an image."""
+    def image_shape(self) -> tuple[int, ...]:
+        """Shape C, H, W of an image, or T, C, H, W of a clip."""
         return self.images.image_shape
 
     def require_captions(self, needed_by: str) -> None:
@@ -175,16 +175,25 @@ class CaptionedImages(SeededBatches):
         assert bucket is not None
         check_buckets(bucket, self.bucket_names(self.train_set), world_size)
 
+    def _members(self) -> dict[str, CaptionedSet]:
+        """Return all datasets, class images included, by their keys in a configuration."""
+        prior = {} if self.prior is None else self.prior.members("data.prior")
+        return self.images.members("data.images") | prior
+
+    def check_frames(self, multiple: int | None, needed_by: str) -> None:
+        """Check that all samples are images, or clips of suitable lengths; see `CaptionedSet.check_frames`."""
+        for key, images in self._members().items():
+            images.check_frames(multiple, needed_by, key)
+
     def check_sizes(self, multiple: int) -> None:
         """Check that the height and width of every image are multiples of `multiple` pixels."""
-        prior = {} if self.prior is None else self.prior.members("data.prior")
-        for key, images in (self.images.members("data.images") | prior).items():
+        for key, images in self._members().items():
             if images.buckets is not None and images.buckets.multiple % multiple:
                 raise ValueError(
                     f"buckets.multiple is {images.buckets.multiple}, but height and width must be multiples of "
                     f"{multiple}: change {key}.buckets.multiple"
                 )
-            _, height, width = images.image_shape
+            *_, height, width = images.image_shape
             if height % multiple or width % multiple:
                 raise ValueError(
                     f"the data have images of {height} x {width} pixels, but height and width must be multiples of "

@@ -53,8 +53,10 @@ class Captioned:
 class CaptionedSet(FetchedSet, ABC):
     """A dataset of images with captions."""
 
-    image_shape: tuple[int, int, int]
-    """Shape C, H, W of the input images of the network."""
+    image_shape: tuple[int, ...]
+    """Shape C, H, W of the input images of the network, or T, C, H, W of clips."""
+    num_frames: int | None = None
+    """Number T of frames of a clip. None means images."""
     buckets: Buckets | None = None
     """Aspect-ratio buckets of the images."""
 
@@ -68,6 +70,23 @@ class CaptionedSet(FetchedSet, ABC):
         """Whether images may have different sizes, so that batches must have one size."""
         sets = self.members("").values()
         return any(each.buckets is not None for each in sets) or len({each.image_shape for each in sets}) > 1
+
+    def check_frames(self, multiple: int | None, needed_by: str, key: str) -> None:
+        """Check that the samples are images, or clips with a number of frames that an autoencoder can encode.
+
+        Args:
+            multiple: number that must divide the number of a clip's frames after the first. None requires images.
+            needed_by: name of the model, for the error message.
+            key: key of this dataset in a configuration.
+        """
+        count = self.num_frames
+        if multiple is None and count is not None:
+            raise ValueError(f"{key} has clips, but {needed_by} needs images: use a set of images, or Wan")
+        if multiple is not None and count is None:
+            clips = "datamodules.prompts.captioned_clips.CaptionedClips"
+            raise ValueError(f"{key} has images, but {needed_by} needs clips: use {clips}")
+        if multiple is not None and count is not None and count % multiple != 1:
+            raise ValueError(f"{key}.num_frames must be a multiple of {multiple} plus 1 for {needed_by}, got {count}")
 
     def members(self, key: str) -> dict[str, "CaptionedSet"]:
         """Return the datasets of which this one consists, by their keys in a configuration.

@@ -82,7 +82,7 @@ class CaptionedFolder(CaptionedSet):
 
     def training(self) -> Captioned:
         root, names = self._images()
-        captions = self._texts(root, names)
+        captions = read_captions(root, names, self.caption_column, self.prompt)
         crop = Crop(self.image_size, self.image_size)
         source = ImageFiles(root, names, torch.zeros(len(names), dtype=torch.int64), crop)
         masks = _of_same_names(self.mask_dir, source, "mask_dir", "mask")
@@ -90,44 +90,52 @@ class CaptionedFolder(CaptionedSet):
         cropped = CroppedImages(source, self.image_size, self.resize, self.buckets, masks, conditions)
         return Captioned(cropped, captions)
 
-    def _texts(self, root: Path, names: list[str]) -> list[str] | None:
-        if self.prompt is not None:
-            return [self.prompt.replace("{}", Path(name).stem.replace("_", " ")) for name in names]
-        captions = self._captions(root, names)
-        return None if captions is None else [captions[name] for name in names]
 
-    def _captions(self, root: Path, names: list[str]) -> dict[str, str] | None:
-        """Read the captions into a dict by file name, or return None if the folder has no captions."""
-        files = [
-            file for name in ("metadata.jsonl", "metadata.csv", "metadata.parquet") for file in sorted(root.rglob(name))
-        ]
-        found: dict[str, str] = {}
-        for file in files:
-            for place, entry in entries(file):
-                name, text = entry.get("file_name"), entry.get(self.caption_column)
-                if not isinstance(name, str) or not isinstance(text, str):
-                    raise ValueError(
-                        f"{place}: expected file_name and {self.caption_column}, got {', '.join(entry) or 'nothing'}"
-                    )
-                path = Path(os.path.normpath(file.parent / name))
-                if not path.is_relative_to(root):
-                    raise ValueError(f"{place} names {name}, which is outside {root}")
-                if not path.is_file():
-                    raise FileNotFoundError(f"{place} names {path}, which does not exist")
-                found[path.relative_to(root).as_posix()] = text
-        if not files:
-            texts = {name: (root / name).with_suffix(".txt") for name in names}
-            found = {name: read_text(text).strip() for name, text in texts.items() if text.is_file()}
-            _check_texts(root, set(texts.values()))
-        missing = [name for name in names if name not in found]
-        if not found:
-            return None
-        if missing:
-            where = files[0] if files else (root / missing[0]).with_suffix(".txt")
-            raise ValueError(
-                f"{root / missing[0]} has no caption ({len(missing)} of {len(names)} images); expected it in {where}"
-            )
-        return found
+def read_captions(root: Path, names: list[str], caption_column: str, prompt: str | None) -> list[str] | None:
+    """Read the caption of each file or frame folder, as `CaptionedFolder` says, or return None if there are none."""
+    if prompt is not None:
+        return [prompt.replace("{}", Path(name).stem.replace("_", " ")) for name in names]
+    captions = _captions(root, names, caption_column)
+    return None if captions is None else [captions[name] for name in names]
+
+
+def _captions(root: Path, names: list[str], caption_column: str) -> dict[str, str] | None:
+    """Read the captions into a dict by file name, or return None if the folder has no captions."""
+    files = [
+        file for name in ("metadata.jsonl", "metadata.csv", "metadata.parquet") for file in sorted(root.rglob(name))
+    ]
+    found: dict[str, str] = {}
+    for file in files:
+        for place, entry in entries(file):
+            name, text = entry.get("file_name"), entry.get(caption_column)
+            if not isinstance(name, str) or not isinstance(text, str):
+                raise ValueError(
+                    f"{place}: expected file_name and {caption_column}, got {', '.join(entry) or 'nothing'}"
+                )
+            path = Path(os.path.normpath(file.parent / name))
+            if not path.is_relative_to(root):
+                raise ValueError(f"{place} names {name}, which is outside {root}")
+            if not path.exists():
+                raise FileNotFoundError(f"{place} names {path}, which does not exist")
+            found[path.relative_to(root).as_posix()] = text
+    if not files:
+        texts = {name: _text_beside(root / name) for name in names}
+        found = {name: read_text(text).strip() for name, text in texts.items() if text.is_file()}
+        _check_texts(root, set(texts.values()))
+    missing = [name for name in names if name not in found]
+    if not found:
+        return None
+    if missing:
+        where = files[0] if files else _text_beside(root / missing[0])
+        raise ValueError(
+            f"{root / missing[0]} has no caption ({len(missing)} of {len(names)} files); expected it in {where}"
+        )
+    return found
+
+
+def _text_beside(path: Path) -> Path:
+    """Return the text file with the caption of an image, a video or a folder of frames, whose name may have a dot."""
+    return path.parent / f"{path.name}.txt" if path.is_dir() else path.with_suffix(".txt")
 
 
 def _check_texts(root: Path, beside: set[Path]) -> None:

@@ -1,4 +1,4 @@
-"""Generate images with a trained run or a diffusers pipeline, and write one PNG per image.
+"""Generate images or clips with a trained run or a diffusers pipeline, and write one PNG per image or clip.
 
     python train.py generate --resume RUN --prompts prompts.txt --n 4 --output FOLDER
     python train.py generate --pipeline FOLDER --prompts "a red fox" "a blue bird" --steps 30 --guidance 5
@@ -42,6 +42,9 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--guidance", type=float, help="guidance scale; default: the model's")
     parser.add_argument("--negative_prompt", help="text that guidance moves away from")
     size_help = "in pixels; default: that of the training images of a run, or a pipeline's own"
+    parser.add_argument(
+        "--frames", type=int, help="frames of a clip; default: those of training clips, or a pipeline's"
+    )
     parser.add_argument("--height", type=int, help=f"height of text-to-image models' images, {size_help}")
     parser.add_argument("--width", type=int, help=f"width of text-to-image models' images, {size_help}")
     parser.add_argument(
@@ -130,5 +133,5 @@ def of_run(options: Namespace, settings: Any) -> tuple[Any, Any]:
     model = built.parsed.grammar.config_dump["model"]
     configuration = {**flatten_settings({"model": model}), "precision": built.trainer.precision}
     data = built.datamodule if isinstance(built.model, SizedGenerator) else None
-    size = data.image_shape[1:] if isinstance(data, FixedImageShape) else None
+    size = (*data.image_shape[:-3], *data.image_shape[-2:]) if isinstance(data, FixedImageShape) else None
     return ModuleGenerator(built.model, settings, configuration, size), built.trainer.precision

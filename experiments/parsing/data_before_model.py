@@ -57,6 +57,7 @@ def check_captioned_images(config: Namespace) -> None:
         named = import_class_paths(path)
         if getattr(named, "needs_captions", False):
             reads: Any = data_of(config)
+            reads.check_frames(getattr(named, "frame_multiple", None), path.rpartition(".")[2])
             module = import_class_paths(model.class_path)
             if getattr(module, "needs_captions", True):
                 reads.require_captions(path.rpartition(".")[2])

@@ -10,6 +10,7 @@ from lightning_modules.backbones.diffusion.pixart import PixArtSigma
 from lightning_modules.backbones.diffusion.qwen_image import QwenImage
 from lightning_modules.backbones.diffusion.sana import Sana
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage, Weights
+from lightning_modules.backbones.diffusion.wan import Wan
 from lightning_modules.backbones.diffusion.z_image import Lumina2, ZImage
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Sana",
     "StableDiffusion3",
     "TextToImage",
+    "Wan",
     "Weights",
     "ZImage",
     "diffusers_pipeline",

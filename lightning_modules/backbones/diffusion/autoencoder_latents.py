@@ -16,8 +16,11 @@ class AutoencoderLatents(nn.Module):
     """Mixin that encodes images to latents z and decodes latents to images, with the autoencoder `vae`."""
 
     vae: Any
+    scheduler: Any
     parts: Sequence[str]
     packing: ClassVar[int]
+    frame_multiple: ClassVar[int | None] = None
+    """For models of clips, number of frames per latent frame after the first frame; None for models of images."""
 
     @classmethod
     def size_multiple_before_loading(cls, pipeline: str, **settings: Any) -> int | None:
@@ -70,6 +73,38 @@ class AutoencoderLatents(nn.Module):
         return to_unit(self.vae.decode(scaled.to(self.vae.dtype)).sample).to(latent.dtype)
 
 
+class NormalizedChannels(AutoencoderLatents):
+    """Mixin for latents z = (E(2 x - 1) - m) / d, with the mean m and the standard deviation d of each channel."""
+
+    mean: Tensor
+    deviation: Tensor
+    latent_axes: ClassVar[int] = 2
+    """Number of dimensions of a channel of z."""
+
+    def prepare_parts(self) -> None:
+        config = self.vae.config
+        for name, values in (("mean", config.latents_mean), ("deviation", config.latents_std)):
+            self.register_buffer(name, torch.tensor(values).view(-1, *[1] * self.latent_axes), persistent=False)
+
+    @property
+    def latent_channels(self) -> int:
+        """Number of channels of the latents z."""
+        return self.vae.config.z_dim
+
+    @property
+    def scaling_factor(self) -> Tensor:
+        """Scaling factor 1 / d, with one value for each channel."""
+        return 1 / self.deviation
+
+    @property
+    def shift_factor(self) -> Tensor:
+        """Shift factor m, with one value for each channel."""
+        return self.mean
+
+    def extra_repr(self) -> str:
+        return type(self.scheduler).__name__
+
+
 def size_multiple_of(pipeline: str, network: str, packing: int, local_files_only: bool = False) -> int | None:
     """Return a number of pixels by which the height and width of an image must be divisible.
 
@@ -95,6 +130,7 @@ def size_multiple_of(pipeline: str, network: str, packing: int, local_files_only
         lengths.append(len(each))
     times = lengths[0] if lengths else None
     patch = predicting.get("patch_size", 1)
+    patch = patch[-1] if isinstance(patch, list) and patch else patch  # time, height and width
     if times is None or not 0 <= times < 16 or not isinstance(patch, int) or patch < 1:
         return None
     return 2**times * max(patch, math.isqrt(packing))

@@ -20,8 +20,8 @@ from datamodules.jobs.cached_array import Parts, cached_array
 from datamodules.prompts.captioned_images import CaptionedImages
 from datamodules.prompts.captioned_set import CaptionedRows
 from datamodules.prompts.cropped_images import CroppedImages
-from lightning_modules.backbones.diffusion.latent_diffusion import LatentDiffusion
 from lightning_modules.backbones.diffusion.text_encoders import quiet_truncation
+from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 
 AT_ONCE = 64
 """Number of images, or of captions, that are encoded at a time."""
@@ -63,7 +63,7 @@ class HalfPrecision:
         return torch.from_numpy(self.bits[row]).view(torch.bfloat16)
 
 
-def cache_latents(network: LatentDiffusion, data: CaptionedImages, folder: str, device: torch.device) -> None:
+def cache_latents(network: TextToImage, data: CaptionedImages, folder: str, device: torch.device) -> None:
     """Replace a DataModule's images with latent moments, and its captions with embeddings.
 
     This function must be called on every rank. Images are centre-cropped. If training mirrors images randomly, the
@@ -94,7 +94,7 @@ def cache_latents(network: LatentDiffusion, data: CaptionedImages, folder: str, 
 
 
 def _cache_set(
-    network: LatentDiffusion, sets: Sequence[CaptionedRows], flip: bool, folder: str, device: torch.device
+    network: TextToImage, sets: Sequence[CaptionedRows], flip: bool, folder: str, device: torch.device
 ) -> None:
     captioned = sets[0].captioned
     arrays, mirrored = _latents(network, captioned.source, flip, folder, device)
@@ -131,7 +131,7 @@ def _cache_set(
 
 
 def _latents(
-    network: LatentDiffusion, source: ImageSource, flip: bool, folder: str, device: torch.device
+    network: TextToImage, source: ImageSource, flip: bool, folder: str, device: torch.device
 ) -> tuple[dict[str, OneSizeArrays], int]:
     """Compute the latent moments of images and of their source images, and resize masks to the size of the latents.
 
@@ -160,7 +160,7 @@ def _latents(
 
 
 def _latents_of_sizes(
-    network: LatentDiffusion, source: ImageSource, flip: bool, masked: bool, folder: str, device: torch.device
+    network: TextToImage, source: ImageSource, flip: bool, masked: bool, folder: str, device: torch.device
 ) -> Iterator[tuple[NDArray[np.int64], dict[str, NDArray[Any]]]]:
     """Compute the latents of a dataset; for each size of images, yield the rows of the images and the arrays."""
     cropped = source if isinstance(source, CroppedImages) else None
@@ -177,14 +177,15 @@ def _latents_of_sizes(
         def fetched(fetch: Any, start: int, stop: int, rows: NDArray[np.int64] = rows) -> Tensor:
             index = np.arange(start, stop)
             image = fetch(torch.from_numpy(rows[index % len(rows)]), None).to(device).float()
-            turned = torch.from_numpy(index >= len(rows)).to(device).view(-1, 1, 1, 1)
-            return torch.where(turned, image.flip(3), image)
+            turned = torch.from_numpy(index >= len(rows)).to(device).view(-1, *[1] * (image.ndim - 1))
+            return torch.where(turned, image.flip(-1), image)
 
         def moments(start: int, stop: int, fetched: Any = fetched, fetch: Any = source.fetch) -> NDArray[Any]:
             return network.moments(fetched(fetch, start, stop) / source.data_range).float().cpu().numpy()
 
+        few = max(1, AT_ONCE // shape[0]) if len(shape) == 4 else AT_ONCE  # clips have many frames
         identity = known | crop | _digest(network.vae)
-        array = _array(folder, "latents", identity, total, moments)
+        array = _array(folder, "latents", identity, total, moments, few)
         found = {"moments": array}
         if network.takes_source:
             assert cropped is not None
@@ -211,7 +212,12 @@ def _digest(part: torch.nn.Module) -> dict[str, Any]:
 
 
 def _array(
-    folder: str, name: str, identity: dict[str, Any], count: int, compute: Callable[[int, int], NDArray[Any]]
+    folder: str,
+    name: str,
+    identity: dict[str, Any],
+    count: int,
+    compute: Callable[[int, int], NDArray[Any]],
+    at_once: int = AT_ONCE,
 ) -> NDArray[Any]:
     if broadcast(identity) != identity:
         raise ValueError(f"the images, captions or pipeline of process {rank()} differ from those of process 0")
@@ -219,7 +225,7 @@ def _array(
     def computed(numbers: list[int]) -> Parts:
         with torch.no_grad():
             for number in numbers:
-                start = number * AT_ONCE
-                yield number, compute(start, min(start + AT_ONCE, count))
+                start = number * at_once
+                yield number, compute(start, min(start + at_once, count))
 
-    return cached_array(Path(folder), name, identity, -(-count // AT_ONCE), computed)
+    return cached_array(Path(folder), name, identity, -(-count // at_once), computed)

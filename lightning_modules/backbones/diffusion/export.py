@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from lightning_modules.backbones.adapters import adapter_names, lora_metadata, weights_are_insufficient
-from lightning_modules.backbones.diffusion.latent_diffusion import LatentDiffusion
 from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
 from lightning_modules.backbones.diffusion.text_encoders import ENCODERS
+from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from lightning_modules.backbones.quantization import dequantized_state, is_quantized
 
 
-def save_model(model: LatentDiffusion | PixelSpace, folder: Path, writes: bool, merge: bool = False) -> None:
+def save_model(model: TextToImage | PixelSpace, folder: Path, writes: bool, merge: bool = False) -> None:
     """Save the trained model. This function must be called on every rank, but only one rank writes files.
 
     A fully trained text-to-image model is saved as a pipeline, for `DiffusionPipeline.from_pretrained(folder)`. Trained

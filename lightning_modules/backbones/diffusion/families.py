@@ -28,6 +28,8 @@ def text_to_image_pipeline(
             families.
     """
     model = family_of(pipeline, families(), weights.local_files_only)
+    if model.frame_multiple is not None:
+        raise ValueError(f"{pipeline} generates clips, and not images: use {model.__module__}.{model.__name__}")
     return model(pipeline, weights, tuning, adapters, offload_text_encoders=offload_text_encoders)
 
 

@@ -68,6 +68,7 @@ class PipelineSampling:
     """
 
     pipeline: Any
+    image_size: Any
     negative_prompts: Callable[[str, int], Prompts]
     takes_negative_prompts: bool = True
     """Whether this model's guidance uses empty or negative prompts."""
@@ -80,6 +81,11 @@ class PipelineSampling:
     def latent_scale(self) -> int:
         """Height and width, in image pixels, of the image area that corresponds to one pixel of z."""
         return self.pipeline.vae_scale_factor
+
+    @property
+    def default_size(self) -> tuple[int, ...]:
+        """Height and width of images of the size of training; for clips, after the number of frames."""
+        return self.image_size, self.image_size
 
     @torch.no_grad()
     def generate(
@@ -107,23 +113,26 @@ class PipelineSampling:
             given: additional arguments of the pipeline.
 
         Returns:
-            Images in [0, 1], `[B, 3, H, W]`.
+            Images in [0, 1], `[B, 3, H, W]`, or clips, `[B, T, 3, H, W]`.
         """
-        scale, count = self.latent_scale, len(noise)
+        count = len(noise)
         pipeline = pipeline or self.pipeline
         with stepping_with(pipeline.scheduler, generator):
             images = pipeline(
                 **self.for_pipeline(prompts, self.negative_prompts(self.negative_prompt, count)),
                 latents=self.pack(noise),
-                height=noise.shape[2] * scale,
-                width=noise.shape[3] * scale,
+                **self.pipeline_size(noise),
                 **self.for_guidance(guidance_scale),
                 num_inference_steps=num_inference_steps,
                 generator=generator,
                 output_type="pt",
                 **given,
-            ).images
+            )[0]
         return images.clamp(0, 1).to(noise.dtype)
+
+    def pipeline_size(self, noise: Tensor) -> dict[str, int]:
+        """Return the size of the images to which latents decode as keyword arguments of the pipeline."""
+        return {"height": noise.shape[-2] * self.latent_scale, "width": noise.shape[-1] * self.latent_scale}
 
     def pack(self, latent: Tensor) -> Tensor:
         """Rearrange latents z into the layout of the network's input."""

@@ -18,11 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.pixel_ranges import to_signed, to_unit
+from lightning_modules.backbones.diffusion.autoencoder_latents import NormalizedChannels
 from lightning_modules.backbones.diffusion.flow_transformer import JOINT_ATTENTION, PackedLatents
 from lightning_modules.backbones.diffusion.text_to_image import Prompts
 
 
-class QwenImage(PackedLatents):
+class QwenImage(NormalizedChannels, PackedLatents):
     """Qwen-Image, with its transformer, autoencoder and vision-language model."""
 
     parts = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -34,30 +35,6 @@ class QwenImage(PackedLatents):
     }
     default_lora_targets = JOINT_ATTENTION
     prompt_fields = ("embedding", "mask")
-    mean: Tensor
-    deviation: Tensor
-
-    def prepare_parts(self) -> None:
-        for name, values in (("mean", self.vae.config.latents_mean), ("deviation", self.vae.config.latents_std)):
-            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
-
-    @property
-    def latent_channels(self) -> int:
-        """Number of channels of the latents z."""
-        return self.pipeline.vae.config.z_dim
-
-    @property
-    def scaling_factor(self) -> Tensor:
-        """Scaling factor 1 / d, `[c, 1, 1]`."""
-        return 1 / self.deviation
-
-    @property
-    def shift_factor(self) -> Tensor:
-        """Shift factor m, `[c, 1, 1]`."""
-        return self.mean
-
-    def extra_repr(self) -> str:
-        return type(self.scheduler).__name__
 
     def embed(self, texts: list[str], device: torch.device) -> Prompts:
         most = inspect.signature(type(self.pipeline).__call__).parameters["max_sequence_length"].default

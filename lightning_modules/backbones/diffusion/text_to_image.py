@@ -228,7 +228,7 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
         """Height and width of the images with which the model was trained."""
         return self.network.config.sample_size * self.pipeline.vae_scale_factor
 
-    def latent_shape(self, n: int, height: int | None = None, width: int | None = None) -> tuple[int, int, int, int]:
+    def latent_shape(self, n: int, height: int | None = None, width: int | None = None) -> tuple[int, ...]:
         """Return the shape of z for n images. If height and width are None, images have the size used in training."""
         scale, size = self.latent_scale, self.image_size
         return n, self.latent_channels, (height or size) // scale, (width or size) // scale

@@ -26,6 +26,7 @@ def check_data(network: TextToImage | PixelSpace, data: Any, needs_captions: boo
         needs_captions: whether a text-to-image model requires the captions of the images.
     """
     if isinstance(data, CaptionedImages):
+        data.check_frames(getattr(network, "frame_multiple", None), type(network).__name__)
         if isinstance(network, TextToImage):
             if needs_captions:
                 data.require_captions("a text-to-image model")

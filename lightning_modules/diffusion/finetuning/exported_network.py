@@ -28,6 +28,10 @@ class ExportsNetwork:
                 "quantization: a network with quantised weights cannot be exported; "
                 "`push RUN --merged --output FOLDER` writes its dequantised weights with the adapters merged"
             )
+        if getattr(self.network, "frame_multiple", None) is not None:
+            raise ValueError(
+                "a model of clips cannot be exported; `push RUN --merged --output FOLDER` writes its pipeline"
+            )
         sizes = dict(zip("CHW", self.network.latent_shape(1)[1:], strict=True))
         pixels = isinstance(self.network, PixelSpace)
         noisy = "noisy images; a clean image is in [-1, 1]" if pixels else "noisy latents"

@@ -26,6 +26,7 @@ from lightning_modules.sde.discrete import (
     scheduler_prediction,
 )
 from lightning_modules.sde.flow_shift import scheduler_shift, shift_time
+from lightning_modules.sde.processes import along
 
 Density = Literal["uniform", "logit_normal", "mode"]
 Weighting = Literal["none", "sigma_sqrt", "cosmap", "sigma_squared"]
@@ -66,7 +67,8 @@ class LossOptions:
         noise = sample_rows_like(torch.randn, latent)
         if not self.noise_offset:
             return noise
-        return noise + self.noise_offset * sample_rows_like(torch.randn, latent[:, :, :1, :1])
+        one = latent.flatten(2)[..., :1].view(*latent.shape[:2], *[1] * (latent.ndim - 2))
+        return noise + self.noise_offset * sample_rows_like(torch.randn, one)
 
     def weight(self, mask: Tensor | None, latent: Tensor) -> Tensor | None:
         """Compute the weights of latent pixels, `[B, 1, h, w]`, from masks in [0, 1]; return None if `mask` is None."""
@@ -305,7 +307,7 @@ class FlowObjective(Objective):
         t: Tensor,
         weight: Tensor | None = None,
     ) -> Tensor:
-        level = t.to(latent.dtype).view(-1, 1, 1, 1)
+        level = along(t, latent)
         output = model((1 - level) * latent + level * noise, self.scheduler_times(t), prompts)
         return mean_square(output - (noise - latent), weight, self.huber_c)
 

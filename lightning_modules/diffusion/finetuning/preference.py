@@ -56,6 +56,8 @@ def check_reference(network: Any) -> None:
         raise ValueError("loss.dpo_beta must be null for models that edit the images in data.images.condition_dir")
     if network.trains_text:
         raise ValueError("text_adapters must be null with loss.dpo_beta: the reference has the same embeddings")
+    if network.frame_multiple is not None:
+        raise ValueError(f"loss.dpo_beta must be null for {type(network).__name__}: it needs pairs of images")
 
 
 def preference_losses(module: Any, batch: CaptionedImageBatch) -> dict[str, Tensor]:

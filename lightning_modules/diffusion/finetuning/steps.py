@@ -40,8 +40,9 @@ class FineTuningSteps:
     """`CaptionDropout` for training; None keeps all captions."""
     _shared_out = False
     """Whether the weights are sharded over ranks."""
-    sample_size: tuple[int, int] | None = None
-    """Height and width of the images of `sample`; set to those of the training images. None: the network's own size."""
+    sample_size: tuple[int, ...] | None = None
+    """Height and width of the images of `sample`, after the number of frames of clips; set to those of the training
+    images. None: the network's own size."""
 
     @property
     def trained(self: Any) -> nn.Module:
@@ -52,7 +53,7 @@ class FineTuningSteps:
         data = self.trainer.datamodule
         check_data(self.network, data)
         if self.sample_size is None and isinstance(self.network, TextToImage) and isinstance(data, FixedImageShape):
-            self.sample_size = data.image_shape[1:]
+            self.sample_size = (*data.image_shape[:-3], *data.image_shape[-2:])
         if stage == "fit" and isinstance(self.network, TextToImage) and self.trainer.is_global_zero:
             warn_of_long_captions(self.network, data)
         prepare_for_ddp(self)
@@ -174,14 +175,15 @@ class FineTuningSteps:
             return self.network.generate(prompts, noise, **steps, generator=generator, **inputs)
 
     def image_columns(self: Any, batch: CaptionedImageBatch, outputs: Any) -> dict[str, Tensor | ImageColumn]:
-        """Show images, with the source images of a model that edits, next to samples for their captions."""
+        """Show images, or four frames of clips, and the source images of a model that edits, next to samples."""
         with self.average.used_by(self.trained):
             latent, prompts = self.given_values(batch, torch.zeros_like)
         image = batch["image"] if "image" in batch else self.network.decode(latent).clamp(0, 1)
         captions = batch.get("caption", ()) if isinstance(self.network, TextToImage) else ()
         sample = outputs["sample"] if outputs else self._sample_of(batch, latent, prompts)
         source = {"source": self.network.decode(self.source_of(batch)).clamp(0, 1)} if self.edits else {}
-        return {"image": image, **source, "sample": ImageColumn(sample, captions=captions)}
+        shown = ImageColumn(_frames_in_a_row(sample), captions=captions)
+        return {"image": _frames_in_a_row(image), **source, "sample": shown}
 
     def _sample_of(self: Any, batch: CaptionedImageBatch, latent: Tensor, prompts: Prompts | None) -> Tensor:
         """Sample one image for each caption of a batch; each image of the dataset has fixed initial noise."""
@@ -194,3 +196,11 @@ class FineTuningSteps:
         if directory is not None:
             self.save_pipeline(Path(directory, "pipeline"), self.trainer.is_global_zero)
             rank_zero_info(f"Saved the fine-tuned model to {Path(directory, 'pipeline')}")
+
+
+def _frames_in_a_row(image: Tensor) -> Tensor:
+    """Put four frames of clips, `[B, T, C, H, W]`, next to each other, `[B, C, H, 4 W]`; leave images as they are."""
+    if image.ndim == 4:
+        return image
+    shown = torch.linspace(0, image.shape[1] - 1, min(4, image.shape[1])).long()
+    return torch.cat(image[:, shown].unbind(dim=1), dim=-1)

@@ -24,6 +24,7 @@ HUNYUAN_DIT = {  # the config of version 1.2 on the Hub
     "use_style_cond_and_image_meta_size": False,
 }  # fmt: skip
 PIXART_SIGMA = {"caption_channels": 4096, "interpolation_scale": 2, "use_additional_conditions": False}
+WAN = {"num_attention_heads": 12, "num_layers": 30, "ffn_dim": 8960}  # the config of version 2.1 with 1.3B on the Hub
 
 
 def stable_diffusion_3_medium(device: str) -> Any:
@@ -76,6 +77,8 @@ def lumina2(network: Any) -> Tensor:
         ("PixArtTransformer2DModel", PIXART_SIGMA, 610_856_096, lambda network: network(
             empty(2, 4, 128, 128), empty(2, 300, 4096), empty(2), {}, encoder_attention_mask=empty(2, 300))[0][:, :4]),
         ("HunyuanDiT2DModel", HUNYUAN_DIT, 1_499_952_032, None),
+        ("WanTransformer3DModel", WAN, 1_418_996_800, lambda network: network(
+            empty(1, 16, 21, 60, 104), empty(1), empty(1, 512, 4096))[0]),
     ],
 )  # fmt: skip
 def test_a_full_size_transformer_takes_a_step_on_the_meta_device(

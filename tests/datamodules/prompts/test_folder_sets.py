@@ -67,7 +67,7 @@ def test_one_prompt_is_the_caption_of_all_images(folder: Path, write: Callable[[
 @pytest.mark.parametrize(
     ("entries", "error", "message"),
     [
-        ([{"file_name": "a.png", "text": "x"}], ValueError, r"c\.png has no caption \(2 of 3 images\); expected it in"),
+        ([{"file_name": "a.png", "text": "x"}], ValueError, r"c\.png has no caption \(2 of 3 files\); expected it in"),
         ([{"file_name": "z.png", "text": "x"}], FileNotFoundError, r"line 1 names .*z\.png, which does not exist"),
         (
             [{"file_name": "a.png", "caption": "x"}],
