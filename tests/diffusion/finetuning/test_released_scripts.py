@@ -1,5 +1,6 @@
 """Ten steps of the presets of diffusers' training scripts are those of a loop with the calls of the scripts."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +14,35 @@ from torch import Tensor
 from experiments.calls.build import build
 from experiments.calls.execute import execute
 from experiments.calls.parse import parse
+from tests.command import ROOT
 from tests.datamodules.image_folders import photograph, save
 
 ATTENTION = ["to_k", "to_q", "to_v", "to_out.0"]
 CLIP = ["q_proj", "k_proj", "v_proj", "out_proj"]
 
 
-def run_of(preset: str, pipeline: Path, folder: Path) -> Any:
+CONFIG = ROOT / "configs/finetuning/released_lora.yaml"
+TEXT_TO_IMAGE, XL, DREAMBOOTH = [
+    [],
+    *(shlex.split(line.removeprefix("#")) for line in CONFIG.read_text().splitlines() if line.startswith("#   --")),
+]
+"""Options of the three scripts, as the header of the configuration gives them."""
+
+
+def run_of(script: list[str], pipeline: Path, folder: Path) -> Any:
     for number, caption in enumerate(("a cat", "dog", "a bird", "a")):
         save(folder / "images" / f"{number}.png", photograph(20, 20, number))
         (folder / "images" / f"{number}.txt").write_text(caption)
     options = {
-        "--config": f"configs/finetuning/{preset}.yaml", "--model.network.pipeline": pipeline,
+        "--model.network.pipeline": pipeline,
         "--data.images.data_dir": folder / "images", "--data.images.image_size": 16, "--data.batch_size": 2,
         "--data.loading.num_workers": 0, "--run_directory": folder / "run", "--trainer.max_steps": 10,
         "--trainer.max_epochs": -1, "--trainer.accelerator": "cpu", "--trainer.enable_progress_bar": "false",
         "--trainer.enable_model_summary": "false",
     }  # fmt: skip
-    return build(parse(["fit", *(str(part) for pair in options.items() for part in pair)]))
+    return build(
+        parse(["fit", "--config", str(CONFIG), *script, *(str(part) for pair in options.items() for part in pair)])
+    )
 
 
 def embedded(alone: Any, captions: list[str]) -> tuple[Tensor, Any]:
@@ -50,21 +62,22 @@ def embedded(alone: Any, captions: list[str]) -> tuple[Tensor, Any]:
 
 
 @pytest.mark.parametrize(
-    ("preset", "fixture", "rate"),
+    ("script", "fixture", "rate"),
     [
-        ("released_lora", "text_to_image", 1e-4),
-        ("released_dreambooth_lora", "text_to_image", 5e-4),
-        pytest.param("released_xl_lora", "xl", 1e-4, marks=pytest.mark.nightly),
+        (TEXT_TO_IMAGE, "text_to_image", 1e-4),
+        (DREAMBOOTH, "text_to_image", 5e-4),
+        pytest.param(XL, "xl", 1e-4, marks=pytest.mark.nightly),
     ],
+    ids=["text to image", "dreambooth", "xl"],
 )
 @pytest.mark.usefixtures("no_pictures")
 def test_ten_steps_are_those_of_the_script(
-    preset: str, fixture: str, rate: float, tmp_path: Path, request: pytest.FixtureRequest
+    script: list[str], fixture: str, rate: float, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     pipeline = request.getfixturevalue(fixture)
-    run = run_of(preset, pipeline, tmp_path)
+    run = run_of(script, pipeline, tmp_path)
     module, recorded = run.model, []
-    assert run.trainer.gradient_clip_val == (None if preset == "released_lora" else 1.0)
+    assert run.trainer.gradient_clip_val == (None if script == TEXT_TO_IMAGE else 1.0)
     step = module.training_step
 
     def recording(batch: Any, batch_idx: int) -> Any:
@@ -80,7 +93,7 @@ def test_ten_steps_are_those_of_the_script(
 
     alone: Any = DiffusionPipeline.from_pretrained(pipeline)
     trained = {"network": (alone.unet, ATTENTION)}
-    if preset == "released_dreambooth_lora":
+    if script == DREAMBOOTH:
         trained["text_encoders.0"] = alone.text_encoder, CLIP
     for part in (alone.unet, alone.vae, alone.text_encoder, getattr(alone, "text_encoder_2", alone.vae)):
         part.requires_grad_(False)
@@ -107,7 +120,7 @@ def test_ten_steps_are_those_of_the_script(
         noisy = scheduler.add_noise(latents, noise, timesteps)
         predicted = alone.unet(noisy, timesteps, states, added_cond_kwargs=added, return_dict=False)[0]
         F.mse_loss(predicted.float(), noise.float(), reduction="mean").backward()
-        if preset != "released_lora":  # this script passes an iterator that the optimizer has consumed
+        if script != TEXT_TO_IMAGE:  # this script passes an iterator that the optimizer has consumed
             torch.nn.utils.clip_grad_norm_(theirs.values(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
