@@ -104,9 +104,15 @@ def read_run(directory: Path) -> ListedRun:
         run.state, run.ended = "failed", failed
         said = [line for line in trace.split("\n") if line.strip() and not line.startswith(" ")]
         run.reason = said[-1][:300] if said else ""
-    elif tested is not None or trained or (directory / "trained.csv").is_file():  # a trial that `tune` has ended
+    elif tested is not None or trained or _ended_early(directory, written):
         run.state = "finished"
     return run
+
+
+def _ended_early(directory: Path, written: float) -> bool:
+    """Return whether `tune` has ended a run, or the run itself, which records its usage after the last metrics."""
+    _, recorded = _read(directory, "usage.csv")
+    return (directory / "trained.csv").is_file() or (recorded is not None and recorded >= written)
 
 
 def is_written(directory: Path) -> bool:

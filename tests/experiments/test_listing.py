@@ -74,6 +74,10 @@ def test_each_run_has_its_state_epoch_metrics_and_the_command_that_continues_it(
     (killed / "trained.csv").write_text("metric,value\npruned,1\n")  # a trial of `tune` that ended early
     assert read_run(killed).state == "finished"
     (killed / "trained.csv").unlink()
+    usage = (killed / "usage.csv").stat()
+    os.utime(killed / "usage.csv")  # the run stopped early, and recorded its usage after its metrics
+    assert read_run(killed).state == "finished"
+    os.utime(killed / "usage.csv", ns=(usage.st_atime_ns, usage.st_mtime_ns))
     shutil.copy2(failed / "traceback.txt", folder / "elr/demo/finished")  # a later prediction has failed
     assert read_run(folder / "elr/demo/finished").state == "finished"
     assert listed(capsys, folder, "--state", "killed", "failed", "--method", "elr").keys() == {"killed", "failed"}
