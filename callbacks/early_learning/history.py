@@ -77,7 +77,8 @@ class CategoryHistory:
 
         The first call of a process writes the whole file; later calls append the new epochs, as no row ever changes.
         """
-        new, counts = self.epochs[self.written :], self.counts[self.written :]
+        start = self.written if path.is_file() else 0
+        new, counts = self.epochs[start:], self.counts[start:]
         epoch, ended_at = np.repeat(new, self.num_classes), np.tile(self.ended_at, len(new))
         columns = {
             "epoch": epoch,
@@ -87,8 +88,8 @@ class CategoryHistory:
         }
         cells = [["" if value != value else value for value in column.tolist()] for column in columns.values()]
         rows = io.StringIO()
-        csv.writer(rows).writerows([*([] if self.written else [columns]), *zip(*cells, strict=True)])
-        if self.written:
+        csv.writer(rows).writerows([*([] if start else [columns]), *zip(*cells, strict=True)])
+        if start:
             with naming(path), path.open("a", newline="", encoding="utf-8") as file:
                 file.write(rows.getvalue())
         else:

@@ -13,7 +13,6 @@ from datamodules.arguments import within
 from datamodules.augmentation.crop_and_flip import Augmentation
 from datamodules.loading import Loading
 from datamodules.loading.global_batches import GlobalBatches
-from datamodules.loading.lanes import order_in_lanes
 from datamodules.loading.one_size_batches import BucketBatches, OneSizeBatches, check_buckets
 from datamodules.loading.seeded_batches import SeededBatches
 from datamodules.prompts.captioned_set import CaptionedRows, CaptionedSet, ShuffledTags, captions_of
@@ -146,10 +145,7 @@ class CaptionedImages(SeededBatches):
 
     def draw_epoch(self, random: np.random.Generator) -> np.ndarray:
         assert self.train_set is not None
-        captioned = self.train_set.captioned
-        if captioned.lanes is None or captioned.number is None:
-            return super().draw_epoch(random)
-        return order_in_lanes(captioned.number[self.train_set.row.numpy()], captioned.lanes, random)
+        return self.train_set.draw(random)
 
     def evaluation_loader(self, samples: Any) -> DataLoader:
         bucket = samples.bucket

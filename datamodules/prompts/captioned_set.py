@@ -17,6 +17,7 @@ from datamodules.arguments import at_least
 from datamodules.augmentation.crop_and_flip import sample_flips
 from datamodules.classification.image_sets import ImageSet, ImageSource
 from datamodules.loading.global_batches import Request
+from datamodules.loading.lanes import order_in_lanes
 from datamodules.prompts.buckets import Buckets
 from datamodules.prompts.cropped_images import CroppedImages
 from datamodules.randomness.counter import sample_uniform
@@ -231,6 +232,12 @@ class CaptionedRows:
 
     def __len__(self) -> int:
         return len(self.row)
+
+    def draw(self, random: np.random.Generator) -> NDArray[np.int64]:
+        """Sample the order of an epoch of training, `[n]`."""
+        if self.captioned.lanes is None or self.captioned.number is None:
+            return random.permutation(len(self))
+        return order_in_lanes(self.captioned.number[self.row.numpy()], self.captioned.lanes, random)
 
     def flip_mask(self, request: Request) -> Tensor | None:
         """Return which images of a training batch are flipped, `[B]`, or None if no image is ever flipped."""

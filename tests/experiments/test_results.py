@@ -23,7 +23,7 @@ def test_damaged_results_are_named(
     assert commands.run("compare", arguments, fit) == 0
     damaged = tmp_path / "out/a/seed_0/test_metrics.csv"
     damaged.write_text("metric,value\ntest/accuracy,0.9x\n")
-    assert commands.run("compare", arguments, fit) == 1
+    assert commands.run("compare", arguments, fit) == 2
     assert f"{damaged} is damaged" in capsys.readouterr().err
 
 
