@@ -51,7 +51,9 @@ def test_each_family_has_a_configuration_and_a_row_of_the_guide() -> None:
         assert "configs/" in row, model
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.nightly if name == "flux2_klein" else ()) for name in FAMILIES]
+)
 def folder(request: pytest.FixtureRequest) -> Path:
     """Return the folder of a family's tiny pipeline."""
     return request.getfixturevalue(request.param)
