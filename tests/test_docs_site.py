@@ -65,6 +65,14 @@ def test_links_of_the_repository_lead_to_pages_of_the_site(files: Files) -> None
     assert "[ELR](../noisy_labels/elr.md)" in text(files, "configs/elr.md")
 
 
+def test_tests_that_guides_name_exist() -> None:
+    named = {
+        name for page in (ROOT / "docs").glob("*.md") for name in re.findall(r"`(tests/[\w/]+\.py)", page.read_text())
+    }
+    assert len(named) > 20
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+
+
 def plain(equation: str) -> str:
     """Return the MathML of an equation in short: groups in braces, and no tags around letters, numbers and signs."""
     found = typeset(equation)
