@@ -51,8 +51,12 @@ def test_each_family_has_a_configuration_and_a_row_of_the_guide() -> None:
         assert "configs/" in row, model
 
 
+LIKE_OTHERS = ("flux2_klein", "chroma", "lumina2")
+"""Families whose code is nearly that of another; tested only nightly."""
+
+
 @pytest.fixture(
-    params=[pytest.param(name, marks=pytest.mark.nightly if name == "flux2_klein" else ()) for name in FAMILIES]
+    params=[pytest.param(name, marks=pytest.mark.nightly if name in LIKE_OTHERS else ()) for name in FAMILIES]
 )
 def folder(request: pytest.FixtureRequest) -> Path:
     """Return the folder of a family's tiny pipeline."""

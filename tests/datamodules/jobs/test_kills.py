@@ -101,8 +101,8 @@ def fill(kind: str, folder: Path, points: Points) -> None:
 
 
 IN_LOOPS = ("pairs", "strips")
-AS_OTHERS = ("array", "recording")
-"""Formats with the same store class as `csv` (without digests) or `png` (with digests); tested only nightly."""
+AS_OTHERS = ("array", "recording", "png")
+"""Formats with the same store class as `csv` (without digests) or `pairs` (with digests); tested only nightly."""
 CASES = [
     *(("run", kind) for kind in (*VALUES, "cached") if kind not in (*IN_LOOPS, *AS_OTHERS)),
     ("fill", "pairs"),
