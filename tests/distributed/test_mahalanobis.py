@@ -24,6 +24,7 @@ def detector(**options: Any) -> Mahalanobis:
     )
 
 
+@pytest.mark.nightly
 def test_two_processes_find_the_adversarial_images_and_their_dimensions_that_one_finds() -> None:
     """The test uses noisy copies and an attack with a random start."""
     metrics = []

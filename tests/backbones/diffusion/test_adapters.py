@@ -67,7 +67,13 @@ def assert_diffusers_alone_samples_the_same(fixture: str, folder: Path, output: 
     torch.testing.assert_close(sampled(model, model.pipeline, side), found, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("fixture", ["xl", *FAMILIES])
+@pytest.mark.parametrize(
+    "fixture",
+    [
+        pytest.param(name, marks=() if name in ("xl", "flux", "stable_diffusion_3") else pytest.mark.nightly)
+        for name in ("xl", *FAMILIES)
+    ],
+)
 def test_diffusers_alone_loads_scaled_dora_of_each_family(
     fixture: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

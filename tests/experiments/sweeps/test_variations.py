@@ -118,6 +118,7 @@ def test_what_cannot_be_built_is_named_before_anything_runs_and_what_is_finished
     assert "the experiments could not be checked" in capsys.readouterr().err
 
 
+@pytest.mark.nightly
 def test_real_experiments_are_built_with_their_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(ROOT / "configs/elr/demo.yaml")
     arguments = [path, "--seeds", "0", "--output", str(tmp_path / "out"), "--vary"]
