@@ -37,7 +37,7 @@ class StreamedShards(CaptionedSet):
 
     Args:
         urls: shards, such as `hf://datasets/OWNER/NAME@REVISION/data/train-*.parquet`; `*` is not supported on web
-            servers.
+            servers. `config.yaml` and messages contain the URLs, so give tokens by environment variables instead.
         image_size: height and width of the network's input images, in pixels.
         resize: length of the short side before the square crop, in pixels. None means `image_size`.
         image_key: column that contains the encoded images.

@@ -1,9 +1,21 @@
 """Files on a server or in a bucket, which are read in parts by `fsspec` and never stored."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
+
+from datamodules.files.limits import sentence
+
+
+@contextmanager
+def _reading(url: str) -> Iterator[None]:
+    """Name the URL in errors, whose types differ between the packages that `fsspec` calls."""
+    try:
+        yield
+    except Exception as error:
+        raise OSError(f"{url} cannot be read: {sentence(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -17,12 +29,14 @@ class RemoteFile:
     url: str
 
     def _info(self) -> dict[str, Any]:
-        system, path = _resolve(self.url)
-        return system.info(path)
+        with _reading(self.url):
+            system, path = _resolve(self.url)
+            return system.info(path)
 
     def exists(self) -> bool:
-        system, path = _resolve(self.url)
-        return system.exists(path)
+        with _reading(self.url):
+            system, path = _resolve(self.url)
+            return system.exists(path)
 
     def is_file(self) -> bool:
         return self._info()["type"] == "file"
@@ -33,8 +47,9 @@ class RemoteFile:
 
     def open(self) -> Any:
         """Open the file for reading. Only the bytes that are read are transferred."""
-        system, path = _resolve(self.url)
-        return system.open(path, "rb", cache_type="none")
+        with _reading(self.url):
+            system, path = _resolve(self.url)
+            return system.open(path, "rb", cache_type="none")
 
     def __str__(self) -> str:
         return self.url
@@ -45,15 +60,13 @@ def remote_files(urls: Sequence[str]) -> list[RemoteFile]:
 
     Raises:
         FileNotFoundError: if a pattern matches no file. The message contains the pattern.
-        ValueError: if no installed package reads such URLs, or if the server cannot be reached.
+        OSError: if no installed package reads such URLs, or if the server cannot be reached.
     """
     found = []
     for url in urls:
-        try:
+        with _reading(url):
             system, path = _resolve(url)
             matched = sorted(system.glob(path)) if "*" in url else [path] if system.exists(path) else []
-        except (ImportError, ValueError, OSError) as error:
-            raise ValueError(f"{url} cannot be read: {' '.join(str(error).split())}") from error
         if not matched:
             raise FileNotFoundError(f"{url} does not exist, or matches no file")
         found += [RemoteFile(system.unstrip_protocol(each)) for each in matched]

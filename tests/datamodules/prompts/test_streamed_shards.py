@@ -172,8 +172,10 @@ def test_reports_and_joined_sets_leave_streams_out(folder: Path) -> None:
 def test_wrong_urls_are_named(server: Server, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"http://127.*/9\.parquet does not exist, or matches no file"):
         StreamedShards([urls(server)[0].replace("0.parquet", "9.parquet")]).training()
-    with pytest.raises(ValueError, match=r"nothing://x cannot be read: Protocol not known: nothing"):
+    with pytest.raises(OSError, match=r"nothing://x cannot be read: Protocol not known: nothing"):
         StreamedShards(["nothing://x"]).training()
+    with pytest.raises(ValueError, match=r"file://.*/shards.* is not a regular file"):
+        StreamedShards([f"file://{(tmp_path / 'shards').mkdir() or tmp_path / 'shards'}"]).training()
     (tmp_path / "0.parquet").write_bytes(b"no parquet")
     with pytest.raises(ValueError, match=r"file://.*0\.parquet cannot be read as a parquet shard"):
         StreamedShards([f"file://{tmp_path}/0.parquet"]).training()
