@@ -82,9 +82,12 @@ class NormalizedChannels(AutoencoderLatents):
     """Number of dimensions of a channel of z."""
 
     def prepare_parts(self) -> None:
-        config = self.vae.config
-        for name, values in (("mean", config.latents_mean), ("deviation", config.latents_std)):
-            self.register_buffer(name, torch.tensor(values).view(-1, *[1] * self.latent_axes), persistent=False)
+        for name, values in zip(("mean", "deviation"), self.channel_statistics(), strict=True):
+            self.register_buffer(name, values.clone().view(-1, *[1] * self.latent_axes), persistent=False)
+
+    def channel_statistics(self) -> tuple[Tensor, Tensor]:
+        """Return m and d, one value for each channel of z."""
+        return torch.tensor(self.vae.config.latents_mean), torch.tensor(self.vae.config.latents_std)
 
     @property
     def latent_channels(self) -> int:

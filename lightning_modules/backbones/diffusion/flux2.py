@@ -19,11 +19,12 @@ from torch import Tensor
 
 from datamodules.pixel_ranges import to_unit
 from lightning_modules.backbones.adaptation import Adapters, Tuning
+from lightning_modules.backbones.diffusion.autoencoder_latents import NormalizedChannels
 from lightning_modules.backbones.diffusion.flow_transformer import JOINT_ATTENTION, FlowTransformer
 from lightning_modules.backbones.diffusion.text_to_image import Prompts, Weights
 
 
-class Flux2(FlowTransformer):
+class Flux2(NormalizedChannels, FlowTransformer):
     """FLUX.2-dev or FLUX.2-klein, with its transformer, autoencoder and language model.
 
     Args:
@@ -49,8 +50,6 @@ class Flux2(FlowTransformer):
     }
     default_lora_targets: ClassVar[Sequence[str]] = (*JOINT_ATTENTION, "attn.to_qkv_mlp_proj", "attn.to_out")
     prompt_fields = ("embedding",)
-    mean: Tensor
-    deviation: Tensor
 
     def __init__(
         self,
@@ -67,9 +66,10 @@ class Flux2(FlowTransformer):
         self.takes_negative_prompts = "negative_prompt_embeds" in self._arguments and not self.pipeline.config.get(
             "is_distilled"
         )
+
+    def channel_statistics(self) -> tuple[Tensor, Tensor]:
         norm = self.vae.bn
-        for name, value in (("mean", norm.running_mean), ("deviation", (norm.running_var + norm.eps).sqrt())):
-            self.register_buffer(name, value.clone().view(-1, 1, 1), persistent=False)
+        return norm.running_mean, (norm.running_var + norm.eps).sqrt()
 
     @classmethod
     def size_multiple_before_loading(cls, pipeline: str, **settings: Any) -> int | None:
@@ -95,19 +95,6 @@ class Flux2(FlowTransformer):
     def image_size(self) -> int:
         """Height and width of the images that the pipeline generates by default."""
         return self.pipeline.default_sample_size * self.pipeline.vae_scale_factor
-
-    @property
-    def scaling_factor(self) -> Tensor:
-        """Scaling factor 1 / d, `[c, 1, 1]`."""
-        return 1 / self.deviation
-
-    @property
-    def shift_factor(self) -> Tensor:
-        """Shift factor m, `[c, 1, 1]`."""
-        return self.mean
-
-    def extra_repr(self) -> str:
-        return type(self.scheduler).__name__
 
     def time_shift(self, positions: int, num_steps: int | None = None) -> float:
         """Return the time shift that the pipeline's sampler uses; see `FlowTransformer.time_shift`."""
