@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -217,7 +218,8 @@ class NearestNeighborAveraging(Rule):
 
         For a direction u, the function uses |x_i - mean - eta u|^2 = |x_i - mean|^2 - 2 eta <x_i - mean, u> + eta^2
         |u|^2. In a node's average, the Byzantine vector replaces up to f honest vectors that are farther away. On the
-        CPU, the function computes with NumPy, whose calls take less time for such small matrices.
+        CPU, the function computes with NumPy, whose calls take less time for such small matrices. Rounding decides
+        between vectors at equal distances.
         """
         number = len(honest)
         rows = at_least_float32(torch.cat([honest - honest.mean(dim=0), direction[None]]))
@@ -231,11 +233,12 @@ class NearestNeighborAveraging(Rule):
         own, along, length = products.diagonal()[:-1], products[:-1, -1], products[-1, -1]
 
         def harm(eta: Any) -> Any:
-            sent = abs(own - 2 * eta * along + eta**2 * length)
-            copies = (between > sent[:, None]).sum(1).clip(0, byzantine)
-            weight, factor = (place - copies[:, None]).clip(0, 1).sum(0), eta * copies.sum()
-            total = weight @ products[:-1, :-1] @ weight + 2 * factor * (weight @ along) + factor**2 * length
-            return total / number**4
+            with np.errstate(invalid="ignore"):  # vectors that are not finite; tensors do not warn of them either
+                sent = abs(own - 2 * eta * along + eta**2 * length)
+                copies = (between > sent[:, None]).sum(1).clip(0, byzantine)
+                weight, factor = (place - copies[:, None]).clip(0, 1).sum(0), eta * copies.sum()
+                total = weight @ products[:-1, :-1] @ weight + 2 * factor * (weight @ along) + factor**2 * length
+                return total / number**4
 
         return harm
 
