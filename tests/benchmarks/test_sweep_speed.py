@@ -35,10 +35,10 @@ def test_a_sweep_of_short_fits(
         own = (*own, "--model.optimizer.lr", rate)
         assert train.main(["fit", "--config", DEMO, *SHORT, *own, "--test_after_fit", "true"]) == 0
 
-    def sweep(varied: list[str], numbers: int, *more: str) -> None:
-        output = str(tmp_path / "-".join(["sweep", *more]))
+    def sweep(varied: list[str], numbers: int, *more: str, jobs: int = 1) -> None:
+        output = str(tmp_path / "-".join(["sweep", str(jobs), *more]))
         vary = ("--vary", f"model.optimizer.lr={','.join(varied)}", "--seeds", *map(str, range(numbers)))
-        command = [*TRAIN, "compare", DEMO, *vary, "--jobs", "1", "--output", output, *more, "--", *SHORT]
+        command = [*TRAIN, "compare", DEMO, *vary, "--jobs", str(jobs), "--output", output, *more, "--", *SHORT]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment())
 
     fit("1", 0)  # the first run imports all modules
@@ -50,6 +50,8 @@ def test_a_sweep_of_short_fits(
     report(f"CPU time of {of}", forked / fits, "<= 1.2")  # not asserted: with few fits, an import costs more
     report(f"wall time of {of}", forked_wall / wall, "<= 1.2")
     if settings == 8:
+        _, parallel_wall = spent(lambda: sweep(rates, seeds, jobs=2))
+        report("wall time of this sweep with --jobs 2, over that sum", parallel_wall / wall, "<= 0.65")
         fresh, _ = spent(lambda: sweep(rates[:2], 1, "--no_fork"))
         report("CPU time of a sweep with --no_fork, where every run imports everything, over the sum of its fits",
                fresh / fits * runs / 2, "")  # fmt: skip
