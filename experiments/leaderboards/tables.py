@@ -23,8 +23,9 @@ COLUMNS = ("field", "size", "row", "column", "baseline", "metric", "direction", 
 Row = dict[str, str]
 ABOUT = f"""\
 Each table compares the methods of a field, and simple baselines, on the same data under one protocol, which was fixed
-before the runs. The best mean of a column is in bold. A star marks a difference from the first row ({TEST}).
-Times are means over the runs of a method, without the start of Python. The memory is the highest peak of its runs.
+before the runs. Searches are small: a method's chosen value is often the smallest or largest that was tried, so a wider
+search may change the order. The best mean of a column is in bold. A star marks a difference from the first row
+({TEST}). Times are means over the runs of a method, without the start of Python. The memory is the highest peak of its runs.
 """
 
 
@@ -126,7 +127,7 @@ def draw_board(board: Board, runs: Sequence[Run], path: Path) -> bool:
     found = [each for each in results_of(board, runs) if each.metric == metric and math.isfinite(each.value)]
     placed = [Result(entries[each.config].row, entries[each.config].column, each.seed, each.value) for each in found]
     if placed:
-        draw_comparison(placed, path, {entry.column: f"{entry.column}: {metric}" for entry in board.entries})
+        draw_comparison(placed, path, {entry.column: f"{entry.column}\n{metric}" for entry in board.entries})
     return bool(placed)
 
 
