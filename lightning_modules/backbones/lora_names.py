@@ -190,12 +190,14 @@ def save_adapters(parts: Mapping[str, Any], file: Path, tool: Tool) -> None:
         if unread := [kind for kind in kinds if kind.startswith(("oft_", "lora_magnitude"))]:
             name = "OFT" if unread[0].startswith("oft_") else "DoRA"
             raise ValueError(f"--format {tool} is for LoRA, LoHa and LoKr, not for {name}: {MERGED}")
+        apart = tool_names(network, part, "comfyui", len(parts) - 1)
         for name, fused in tool_names(network, part, tool, len(parts) - 1).items():
             own = [layer for layer in fused if layer in adapters]
             tensors, scale = dict(adapters[own[0]]), network.get_submodule(own[0]).scaling["default"]
             if len(fused) > 1:
                 if "lora_A.weight" not in tensors:
-                    raise ValueError(f"{tool} fuses {join_names(fused)}, which only LoRA can have together: {MERGED}")
+                    remedy = "--format comfyui keeps them apart" if f"transformer.{own[0]}" in apart else MERGED
+                    raise ValueError(f"{tool} fuses {join_names(fused)}, which only LoRA can have together: {remedy}")
                 tensors["lora_A.weight"] = torch.cat([adapters[layer]["lora_A.weight"] for layer in own])
                 tensors["lora_B.weight"] = torch.block_diag(
                     *(
