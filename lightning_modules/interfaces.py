@@ -63,7 +63,8 @@ RowBatches: batch_size, rows_on_device, whole; used by dynamics.sgd_noise, optim
 TimedSequences: interval, num_times; used by probabilistic.fractional_sde
 MeasurementSource: operator, sigma; used by callbacks.data_preview, diffusion.measured_restoration, diffusion.score_sde
 ShiftedTestSets: check_shifted_tests, shifted_test_loaders; used by callbacks.shifted_accuracy
-SavesPipeline: save_pipeline; used by experiments.commands.push, experiments.exporting.formats.kohya
+SavesPipeline: save_pipeline; used by experiments.commands.push
+SavesAdapters: save_adapters; used by experiments.exporting.formats.comfyui, experiments.exporting.formats.kohya
 PictureSource: image_columns; used by callbacks.image_grid
 TableSource: tables; used by callbacks.save_tables, probabilistic.meco
 EffectiveNetwork: effective_weights; used by callbacks.export_effective_weights, experiments.commands.export
@@ -581,6 +582,20 @@ class SavesPipeline(Protocol):
             folder: output folder.
             writes: whether this rank writes the files.
             merge: whether to merge adapters into the weights, and save a whole pipeline.
+        """
+        ...
+
+
+@runtime_checkable
+class SavesAdapters(Protocol):
+    """A module that saves its adapters under the names of other programs."""
+
+    def save_adapters(self, file: Path, tool: Literal["kohya", "comfyui"]) -> None:
+        """Save the adapters, each layer with its alpha.
+
+        Args:
+            file: new `.safetensors` file.
+            tool: program whose names the file has.
         """
         ...
 

@@ -44,7 +44,7 @@ def arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> int:
     from datamodules.files.image_files import Crop
     from datamodules.files.whole_files import check_new
-    from experiments.exporting.folder import Export, write_export
+    from experiments.exporting.folder import Export, write_adapters, write_export
     from experiments.exporting.preprocessing import preprocessing, with_preprocessing
     from experiments.exporting.program import trace
     from experiments.load_run import load_run
@@ -54,6 +54,10 @@ def run(options: Namespace) -> int:
     chosen = formats.load_format(options.format)
     check_new(output)
     module, data = load_run(options.run, options.checkpoint)
+    if hasattr(chosen, "write_adapters"):
+        write_adapters(output, chosen, options.run, module)
+        print(f"written: {output}")
+        return 0
     if not isinstance(module, Exportable):
         raise ValueError(
             f"{type(module).__name__} cannot be exported: only classifiers, segmenters, denoisers, restorers and "

@@ -80,6 +80,14 @@ def write_export(output: Path, chosen: Any, run: Path, export: Export) -> None:
         write_text(folder / "README.md", text)
 
 
+def write_adapters(output: Path, chosen: Any, run: Path, module: Any) -> None:
+    """Write the folder of an export that contains only adapters; the arguments are those of `write_export`."""
+    with new_folder(output) as folder:
+        code = chosen.write_adapters(folder, module)
+        origin = f"Exported by noiseworks from the run {_plain(run.resolve().name)}.\n\n{origin_of_weights(run)}"
+        write_text(folder / "README.md", f"# {type(module).__name__}: adapters\n\n{origin}\n```python\n{code}```\n")
+
+
 def origin_of_weights(run: Path) -> str:
     """List the environments in which a run was trained, and the one in which it is exported."""
     trained = recorded_environments(run) or [UNKNOWN]

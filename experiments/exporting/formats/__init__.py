@@ -3,7 +3,7 @@
 A format has
     a docstring, whose first line is shown by `export --help`
     write(folder, export), which writes the files of the format and returns the example code for the README; it may add
-        keys to `export.config`
+        keys to `export.config`; or, for files of adapters alone, write_adapters(folder, module)
     PROGRAM, the name of its program, if it has one, into which resizing and cropping can be built
     NEEDS, if it needs packages of the extra of its name
 """

@@ -11,8 +11,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 
 from lightning_modules.backbones.adapters import adapter_names, lora_metadata, weights_are_insufficient
 from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
-from lightning_modules.backbones.diffusion.text_encoders import ENCODERS
-from lightning_modules.backbones.diffusion.text_to_image import TextToImage
+from lightning_modules.backbones.diffusion.text_to_image import TextToImage, adapted_parts
 from lightning_modules.backbones.quantization import dequantized_state, is_quantized
 
 
@@ -52,7 +51,7 @@ def save_model(model: TextToImage | PixelSpace, folder: Path, writes: bool, merg
             layers = convert_state_dict_to_diffusers(layers)
         given: dict[str, Any] = {f"{model.parts[0]}_lora_layers": layers}
         parts = {model.parts[0]: network}
-        for name, encoder in _trained_text_encoders(model):
+        for name, encoder in list(adapted_parts(model).items())[1:]:
             parts[name] = encoder
             layers = get_peft_model_state_dict(encoder)
             # Older versions of transformers have this prefix, and newer ones remove it.
@@ -76,7 +75,7 @@ def save_model(model: TextToImage | PixelSpace, folder: Path, writes: bool, merg
             plain.save_pretrained(folder / model.parts[0])
             return
         adapted, merged = {model.parts[0]: network}, {model.parts[0]: plain}
-        for name, encoder in _trained_text_encoders(model):
+        for name, encoder in list(adapted_parts(model).items())[1:]:
             adapted[name], merged[name] = encoder, type(encoder)(encoder.config).to(encoder.dtype)
             merged[name].load_state_dict(merge_adapters(encoder, encoder.state_dict()))
         model.pipeline.register_modules(**merged)
@@ -87,11 +86,6 @@ def save_model(model: TextToImage | PixelSpace, folder: Path, writes: bool, merg
 
     pipeline: Any = DDIMPipeline if isinstance(model.scheduler, DDIMScheduler) else DDPMPipeline
     pipeline(unet=plain, scheduler=model.scheduler).save_pretrained(folder)
-
-
-def _trained_text_encoders(model: Any) -> list[tuple[str, Any]]:
-    names = [name for name in ENCODERS if getattr(model.pipeline, name, None) is not None]
-    return [(name, getattr(model.pipeline, name)) for name in names] if model.trains_text else []
 
 
 def _state(network: nn.Module, only_adapters: bool) -> dict[str, Any]:

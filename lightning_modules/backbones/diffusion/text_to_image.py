@@ -57,8 +57,8 @@ class Weights:
             float32.
         quantization: store the frozen weights of the network's layers in 8 bits (`int8`, `float8`) or 4 bits (`nf4`);
             None does not quantise weights.
-        lora: `.safetensors` file of a LoRA, with the names of diffusers or kohya, at which training of the adapters
-            starts; None starts at adapters that do not change the output. It is allowed only if `tuning` is lora.
+        lora: `.safetensors` file of a LoRA, LoHa or LoKr, with the names of diffusers, kohya, LyCORIS or ComfyUI, at
+            which training of the adapters starts; None starts at adapters that do not change the output. It is allowed only if `tuning` is lora.
         offload_blocks: keep the frozen weights of the network's blocks on the CPU, and copy those of one layer at a
             time to the GPU; training needs tuning lora and gradient checkpointing.
         attention_backend: implementation of attention, by the name that diffusers gives it, such as native, flash or
@@ -76,8 +76,8 @@ class Weights:
 
     def check(self, tuning: Tuning, adapters: Adapters, gradient_checkpointing: bool) -> None:
         """Reject options that do not work together, before any weights are loaded."""
-        for_lora = tuning == "lora" and adapters.kind == "lora"
-        only_with("tuning lora and adapters.kind lora", for_lora, Weights, **{"weights.lora": self.lora})
+        adapted = tuning == "lora" and adapters.kind != "oft"
+        only_with("tuning lora and adapters.kind lora, loha or lokr", adapted, Weights, **{"weights.lora": self.lora})
         check_attention_backend(self.attention_backend)
         if not self.offload_blocks:
             return
@@ -190,14 +190,14 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
             store_in_float8(self.network, adapters, weights.dtype)
         if weights.offload_blocks:
             offload_blocks(self.network)
-        if weights.lora is not None:
-            load_lora(self.network, self.pipeline, self.parts[0], weights.lora)
         self.is_xl = getattr(self.network.config, "addition_embed_type", None) == "text_time"
         encoders = [each for name in ENCODERS if (each := getattr(self.pipeline, name, None)) is not None]
         if text_adapters is not None:
             self.trains_text = True
             more = (text_adapters, gradient_checkpointing, self.is_xl)
             encoders = [_adapt_text_encoder(each, *more) for each in encoders]
+        if weights.lora is not None:
+            load_lora(adapted_parts(self), self.pipeline, weights.lora)
         self.text_encoders = nn.ModuleList(encoders if self.trains_text else map(frozen, encoders))
         if clip_skip is not None:
             skip_last_layers([*self.text_encoders], clip_skip, self.is_xl)
@@ -293,6 +293,12 @@ class TextToImage(PipelineSampling, TextEncoders, AutoencoderLatents):
     def network_output(self, output: Tensor, latent: Tensor) -> Tensor:
         """Rearrange the network's output to the shape of z_t."""
         return output
+
+
+def adapted_parts(model: TextToImage) -> dict[str, Any]:
+    """Map the names of a model's networks with adapters, as in its pipeline, to the networks; first the trained one."""
+    names = [name for name in ENCODERS if getattr(model.pipeline, name, None) is not None] if model.trains_text else []
+    return {model.parts[0]: model.network} | {name: getattr(model.pipeline, name) for name in names}
 
 
 def families() -> dict[str, type[TextToImage]]:

@@ -17,7 +17,8 @@ from lightning_modules.backbones.diffusion.flow_transformer import FlowTransform
 from lightning_modules.backbones.diffusion.guidance import Sampling
 from lightning_modules.backbones.diffusion.pipelines import family_of
 from lightning_modules.backbones.diffusion.pixel_space import PixelSpace
-from lightning_modules.backbones.diffusion.text_to_image import TextToImage, families
+from lightning_modules.backbones.diffusion.text_to_image import TextToImage, adapted_parts, families
+from lightning_modules.backbones.lora_names import Tool, save_adapters
 from lightning_modules.diffusion.finetuning.caption_dropout import CaptionDropout
 from lightning_modules.diffusion.finetuning.checkpoints import ChecksCheckpoints
 from lightning_modules.diffusion.finetuning.data_checks import check_sharding, check_sources, describe_cut_captions
@@ -174,6 +175,10 @@ class DiffusionFineTuning(FineTuningSteps, ExportsNetwork, ChecksCheckpoints, Me
     def save_pipeline(self, folder: Path, writes: bool = True, merge: bool = False) -> None:
         with self.average.used_by(self.network):
             save_model(self.network, folder, writes, merge)
+
+    def save_adapters(self, file: Path, tool: Tool) -> None:
+        with self.average.used_by(self.network):
+            save_adapters(adapted_parts(self.network) if self.takes_prompts else {}, file, tool)
 
 
 def _family(settings: Mapping[str, Any]) -> type[TextToImage] | None:

@@ -1,20 +1,20 @@
 """An export format is one file."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import load_file
+from torch import nn
 
 from experiments import commands
 from experiments.exporting import formats
 from lightning_modules.backbones.adaptation import Adapters
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
 from tests.backbones.diffusion.test_export import moved
-from tests.diffusion.finetuning.models import tuning
+from tests.diffusion.finetuning.models import pixel_space, tuning
 
 FORMAT = '''"""numbers.txt, one line for each tensor"""
 NEEDS = ("a_package_of_nobody",)
@@ -28,7 +28,7 @@ def test_a_file_is_a_format_with_its_help_and_its_packages(
     assert all(callable(formats.load_format(name).write) for name in ("torch", "safetensors"))
     (tmp_path / "numbers.py").write_text(FORMAT)
     monkeypatch.setattr(formats, "__path__", [*formats.__path__, str(tmp_path)])
-    assert formats.names() == ["kohya", "onnx", "safetensors", "torch", "numbers"]
+    assert formats.names() == ["comfyui", "kohya", "onnx", "safetensors", "torch", "numbers"]
     with pytest.raises(SystemExit):
         commands.parse("export", ["--help"])
     assert "    numbers      numbers.txt, one line for each tensor\n" in capsys.readouterr().out
@@ -39,18 +39,27 @@ def test_a_file_is_a_format_with_its_help_and_its_packages(
 
 @pytest.mark.parametrize(("kind", "rslora", "alpha"), [("text_to_image", False, 3.0), ("xl", True, 3 * 2**0.5)])
 def test_diffusers_alone_loads_adapters_under_names_of_kohya(
-    kind: str, rslora: bool, alpha: float, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+    kind: str, rslora: bool, alpha: float, tmp_path: Path, request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("transformers.integrations.peft.check_peft_version", lambda min_version: None)  # wants 0.22
     folder: Path = request.getfixturevalue(kind)
-    model = TextToImage(str(folder), tuning="lora", adapters=Adapters(rank=2, alpha=3, rslora=rslora))
+    text = Adapters(rank=2, alpha=5)
+    model = TextToImage(
+        str(folder), tuning="lora", adapters=Adapters(rank=2, alpha=3, rslora=rslora), text_adapters=text
+    )
     moved(model)
     module: Any = tuning(model.eval(), average_decay=0.0)
-    formats.load_format("kohya").write(tmp_path, SimpleNamespace(module=module))
+    code = formats.load_format("kohya").write_adapters(tmp_path, module)
+    assert 'load_lora_weights(".", weight_name="kohya.safetensors")' in code
     written = load_file(tmp_path / "kohya.safetensors")
     layer = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q"
     assert {f"{layer}.alpha", f"{layer}.lora_down.weight", f"{layer}.lora_up.weight"} <= written.keys()
-    assert all(name.startswith("lora_unet_") for name in written)
-    assert {round(float(value), 5) for name, value in written.items() if name.endswith(".alpha")} == {round(alpha, 5)}
+    encoders = ["lora_te_"] if kind == "text_to_image" else ["lora_te1_", "lora_te2_"]
+    for prefix, wanted in (("lora_unet_", alpha), *((each, 5.0) for each in encoders)):
+        alphas = [written.pop(name) for name in list(written) if name.startswith(prefix) and name.endswith(".alpha")]
+        assert {round(float(value), 5) for value in alphas} == {round(wanted, 5)}
+    assert all(name.startswith(("lora_unet_", *encoders)) and ".lora_" in name for name in written)
     pipeline: Any = StableDiffusionPipeline if kind == "text_to_image" else StableDiffusionXLPipeline
     alone = pipeline.from_pretrained(folder)
     alone.load_lora_weights(tmp_path, weight_name="kohya.safetensors")
@@ -62,22 +71,10 @@ def test_diffusers_alone_loads_adapters_under_names_of_kohya(
     )
 
 
-@pytest.mark.parametrize(
-    ("kind", "options", "message"),
-    [
-        (
-            "text_to_image",
-            {"tuning": "lora", "adapters": Adapters(kind="oft")},
-            "this run has no adapters of kind lora",
-        ),
-        ("text_to_image", {"tuning": "lora", "adapters": Adapters(dora=True)}, r"adapters\.dora must be false"),
-    ],
-)
-def test_kohya_has_names_for_lora_of_u_nets_only(
-    kind: str, options: Any, message: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    module: Any = tuning(TextToImage(str(request.getfixturevalue(kind)), **options), average_decay=0.0)
-    with pytest.raises(ValueError, match=f"--format kohya needs a run with tuning: lora.*{message}"):
-        formats.load_format("kohya").write(tmp_path, SimpleNamespace(module=module))
-    with pytest.raises(ValueError, match=r"--format kohya needs.*, got SimpleNamespace"):
-        formats.load_format("kohya").write(tmp_path, SimpleNamespace(module=SimpleNamespace()))
+@pytest.mark.parametrize("tool", ["kohya", "comfyui"])
+def test_formats_of_adapters_need_adapters(tool: str, tmp_path: Path) -> None:
+    write = formats.load_format(tool).write_adapters
+    with pytest.raises(ValueError, match=f"--format {tool} needs a text-to-image model with tuning: lora; this run has"):
+        write(tmp_path, tuning(pixel_space()))
+    with pytest.raises(TypeError, match=rf"--format {tool} needs .*SavesAdapters.*save_adapters"):
+        write(tmp_path, nn.Linear(2, 2))
