@@ -25,7 +25,8 @@ ABOUT = f"""\
 Each table compares the methods of a field, and simple baselines, on the same data under one protocol, which was fixed
 before the runs. Searches are small: a method's chosen value is often the smallest or largest that was tried, so a wider
 search may change the order. The best mean of a column is in bold. A star marks a difference from the first row
-({TEST}). Times are means over the runs of a method, without the start of Python. The memory is the highest peak of its runs.
+({TEST}). Times are means over the runs of a method, without the start of Python. The memory is the highest peak of its
+runs.
 """
 
 

@@ -75,7 +75,9 @@ State = tuple[dict[str, Tensor], dict[str, float]]
 
 def _read_alphas(tensors: dict[str, Tensor], networks: Mapping[str, Any]) -> State | None:
     """Read a file in which layers have an alpha; None if the names are not known here, or only those of a U-Net."""
-    left, state, scales = dict(tensors), {}, {}
+    left = dict(tensors)
+    state: dict[str, Tensor] = {}
+    scales: dict[str, float] = {}
     if not any(name.endswith(".alpha") for name in tensors):
         return None
     for part, network in networks.items():

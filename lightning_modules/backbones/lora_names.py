@@ -218,9 +218,11 @@ def save_adapters(parts: Mapping[str, Any], file: Path, tool: Tool) -> None:
 
 def _renamed(kind: str, name: str) -> str:
     """Return a tool's name of a tensor of an adapter."""
-    return {"lora_A.weight": "lora_down.weight", "lora_B.weight": "lora_up.weight"}.get(kind, kind) if (
-        name.startswith("lora_")
-    ) else kind
+    return (
+        {"lora_A.weight": "lora_down.weight", "lora_B.weight": "lora_up.weight"}.get(kind, kind)
+        if (name.startswith("lora_"))
+        else kind
+    )
 
 
 def _rank(tensors: Mapping[str, Tensor]) -> int:

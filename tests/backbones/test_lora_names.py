@@ -117,11 +117,12 @@ def test_diffusers_alone_reads_layers_that_others_fuse(kind: str, tool: Tool, la
     found, expected = {}, {}
     for name, layer in network.named_modules():
         if hasattr(layer, "lora_A"):
-            expected[name] = layer.lora_B.default(layer.lora_A.default(torch.ones(layer.in_features))).detach() * alpha / 2
+            up, down = layer.lora_B.default.weight.detach().double(), layer.lora_A.default.weight.detach().double()
+            expected[name] = up @ down.sum(1) * alpha / 2
     for name, down in read.items():
         if "lora_A" in name:
             layer = name.removeprefix("transformer.").removesuffix(".lora_A.weight")
-            found[layer] = read[name.replace("lora_A", "lora_B")] @ down.sum(1)
+            found[layer] = read[name.replace("lora_A", "lora_B")].double() @ down.double().sum(1)
     added = found.keys() - expected.keys()  # the rows of layers without an adapter
     assert not any(found.pop(name).any() for name in added)
     close(found, expected)
@@ -143,7 +144,7 @@ TEXT = {"text_adapters": Adapters(3, alpha=2, targets=["q_proj", "v_proj", "fc1"
 
 
 def by_comfyui(tensors: dict[str, Tensor], networks: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
-    """Add the adapters of a file to the weights of networks, as ComfyUI does for names that it maps to those of diffusers.
+    """Add the adapters of a file to the weights of networks, as ComfyUI does for names that it knows from diffusers.
 
     ComfyUI reads `transformer.` or `diffusion_model.` and the names of diffusers, or `lora_unet_`, `lora_te_`,
     `lora_te1_` and `lora_te2_` and those names with underscores. LoKr of two full matrices are not scaled.
@@ -248,16 +249,16 @@ def test_training_starts_at_fused_layers_with_one_matrix(flux: Path, tmp_path: P
     save_file(tensors, file)
     with pytest.raises(ValueError, match=rf"adapters\.rank must be that of {re.escape(str(file))}, 2 and 6"):
         tuned(flux, Weights(lora=str(file)))
+    tensors["lora_unet_single_blocks_0_linear1.lora_up.weight"] += 1
+    save_file(tensors, file)
     with pytest.raises(ValueError, match=r"has further adapters single_transformer_blocks\.0\.proj_mlp"):
-        tensors["lora_unet_single_blocks_0_linear1.lora_up.weight"] += 1
-        save_file(tensors, file)
         tuned(flux, Weights(lora=str(file)))
 
 
 @pytest.mark.parametrize(
     ("fixture", "tool", "adapters", "message"),
     [
-        ("text_to_image", "kohya", Adapters(kind="oft"), "--format kohya is for LoRA, LoHa and LoKr, not for OFT: `push"),
+        ("text_to_image", "kohya", Adapters(kind="oft"), "--format kohya is for LoRA, LoHa and LoKr, not for OFT"),
         ("text_to_image", "comfyui", Adapters(dora=True), "--format comfyui is for LoRA, LoHa and LoKr, not for DoRA"),
         ("sana", "comfyui", Adapters(), "comfyui has no names for adapters of SanaTransformer2DModel: `push RUN"),
         ("pixart_sigma", "kohya", Adapters(), "kohya has no names for adapters of PixArtTransformer2DModel: `push RUN"),

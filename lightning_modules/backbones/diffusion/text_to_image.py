@@ -58,7 +58,8 @@ class Weights:
         quantization: store the frozen weights of the network's layers in 8 bits (`int8`, `float8`) or 4 bits (`nf4`);
             None does not quantise weights.
         lora: `.safetensors` file of a LoRA, LoHa or LoKr, with the names of diffusers, kohya, LyCORIS or ComfyUI, at
-            which training of the adapters starts; None starts at adapters that do not change the output. It is allowed only if `tuning` is lora.
+            which training of the adapters starts; None starts at adapters that do not change the output. It is allowed
+            only if `tuning` is lora.
         offload_blocks: keep the frozen weights of the network's blocks on the CPU, and copy those of one layer at a
             time to the GPU; training needs tuning lora and gradient checkpointing.
         attention_backend: implementation of attention, by the name that diffusers gives it, such as native, flash or

@@ -178,7 +178,7 @@ class DiffusionFineTuning(FineTuningSteps, ExportsNetwork, ChecksCheckpoints, Me
 
     def save_adapters(self, file: Path, tool: Tool) -> None:
         with self.average.used_by(self.network):
-            save_adapters(adapted_parts(self.network) if self.takes_prompts else {}, file, tool)
+            save_adapters(adapted_parts(self.network) if isinstance(self.network, TextToImage) else {}, file, tool)
 
 
 def _family(settings: Mapping[str, Any]) -> type[TextToImage] | None:

@@ -74,7 +74,9 @@ def test_diffusers_alone_loads_adapters_under_names_of_kohya(
 @pytest.mark.parametrize("tool", ["kohya", "comfyui"])
 def test_formats_of_adapters_need_adapters(tool: str, tmp_path: Path) -> None:
     write = formats.load_format(tool).write_adapters
-    with pytest.raises(ValueError, match=f"--format {tool} needs a text-to-image model with tuning: lora; this run has"):
+    with pytest.raises(
+        ValueError, match=f"--format {tool} needs a text-to-image model with tuning: lora; this run has"
+    ):
         write(tmp_path, tuning(pixel_space()))
     with pytest.raises(TypeError, match=rf"--format {tool} needs .*SavesAdapters.*save_adapters"):
         write(tmp_path, nn.Linear(2, 2))
