@@ -64,7 +64,8 @@ TimedSequences: interval, num_times; used by probabilistic.fractional_sde
 MeasurementSource: operator, sigma; used by callbacks.data_preview, diffusion.measured_restoration, diffusion.score_sde
 ShiftedTestSets: check_shifted_tests, shifted_test_loaders; used by callbacks.shifted_accuracy
 SavesPipeline: save_pipeline; used by experiments.commands.push
-SavesAdapters: save_adapters; used by experiments.exporting.formats.comfyui, experiments.exporting.formats.kohya
+SavesAdapters: save_adapters; used by experiments.commands.push, experiments.exporting.formats.comfyui,
+    experiments.exporting.formats.kohya
 PictureSource: image_columns; used by callbacks.image_grid
 TableSource: tables; used by callbacks.save_tables, probabilistic.meco
 EffectiveNetwork: effective_weights; used by callbacks.export_effective_weights, experiments.commands.export

@@ -26,6 +26,9 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--revision", help="existing branch to upload to; default: main")
     parser.add_argument("--checkpoint", choices=("best", "last"), help="default: the run's checkpoint.test_checkpoint")
     parser.add_argument("--merged", action="store_true", help="write pipeline/ with the LoRA merged into its weights")
+    parser.add_argument(
+        "--format", choices=("kohya", "comfyui"), help="also write the adapters as FORMAT.safetensors, as export does"
+    )
     parser.add_argument("--picture", help="name of the picture in figures/; default: samples, or the first one")
     parser.add_argument("--license", help="licence of the weights, such as apache-2.0; default: that of the base model")
     parser.add_argument("--base_model", help="OWNER/NAME of the pre-trained model; default: from the settings")
@@ -65,12 +68,17 @@ def _write(options: Namespace, folder: Path) -> None:
     from experiments.hub.model_card import CardOptions, base_model, method_of, model_card
     from experiments.hub.pushed_folder import refuse_private, write_pushed_run
     from experiments.hub.upload import licence_of
+    from experiments.load_run import load_run
     from experiments.parsing.class_paths import import_class_paths
-    from lightning_modules.interfaces import DescribesLoss
+    from lightning_modules.interfaces import DescribesLoss, SavesAdapters, require
 
     pushed = write_pushed_run(options.run, folder, options.checkpoint, options.picture)
     if options.merged:
         pushed = _merge(options, folder, pushed)
+    if options.format:
+        model, _ = load_run(options.run, options.checkpoint)
+        adapters = require(model, SavesAdapters, f"push --format {options.format}")
+        adapters.save_adapters(folder / f"{options.format}.safetensors", options.format)
     base = options.base_model or base_model(pushed.settings)
     licence = options.license or (None if base is None else licence_of(base, online=options.repo_id is not None))
     if licence is None:

@@ -65,13 +65,16 @@ def test_adapters_and_merged_weights_draw_the_same_in_diffusers_alone(
 ) -> None:
     name = "stabilityai/sd-tiny"
     options = ("--base_model", name, "--license", "openrail")
-    assert push(tuned, "--output", tmp_path / "lora", *options) == 0
+    assert push(tuned, "--output", tmp_path / "lora", "--format", "kohya", *options) == 0
     assert push(tuned, "--output", tmp_path / "whole", "--merged", *options) == 0
     lora: Any = DiffusionPipeline.from_pretrained(text_to_image)
     before = drawn(lora)
     lora.load_lora_weights(tmp_path / "lora", subfolder="pipeline", weight_name="pytorch_lora_weights.safetensors")
     expected = drawn(lora)
     assert (expected - before).abs().max() > 1e-3
+    lora.unload_lora_weights()
+    lora.load_lora_weights(tmp_path / "lora", weight_name="kohya.safetensors")
+    torch.testing.assert_close(drawn(lora), expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(
         drawn(DiffusionPipeline.from_pretrained(tmp_path / "whole" / "pipeline")), expected, atol=1e-5, rtol=0
     )
