@@ -76,7 +76,7 @@ LUMINA2: Layers = {
 class Names(NamedTuple):
     """Names of the layers of a transformer.
 
-    Args:
+    Attributes:
         blocks: names in the original repository; None if they are those of diffusers.
         comfyui: prefix in ComfyUI; after `transformer.`, it reads the names of diffusers.
         kohya: whether programs with kohya's names know the transformer.
