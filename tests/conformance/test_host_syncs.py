@@ -21,6 +21,7 @@ REASONS = {
             ("flux.py", "Flux"),
             ("flow_transformer.py", "StableDiffusion3"),
             ("text_to_image.py", "TextToImage"),
+            ("wan.py", "Wan"),
         )
     },
     "lightning_modules/optim/averages.py AveragedWeights._stage": (

@@ -1,6 +1,7 @@
 """Tiny pipelines and small coloured images for the configs of generic tests."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -13,8 +14,10 @@ from datamodules.prompts.captioned_set import Captioned, CaptionedClasses
 from datamodules.prompts.folder_sets import CaptionedFolder
 from lightning_modules.backbones.adaptation import Adapters
 from lightning_modules.backbones.diffusion.families import text_to_image_pipeline
+from lightning_modules.backbones.diffusion.flux import Flux
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage
-from tests.tiny_pipelines import save_flux, save_stable_diffusion_3, save_xl
+from lightning_modules.backbones.diffusion.wan import Wan
+from tests.tiny_pipelines import PIPELINES, save_xl
 
 
 class ColouredDigits(Digits):
@@ -39,6 +42,22 @@ class WithoutCaptions(CaptionedClasses):
         return Captioned(super().training().source)
 
 
+class MovingDigits(CaptionedClasses):
+    """Clips of five frames of a labelled dataset's images, which move to the right."""
+
+    num_frames = 5
+
+    def __init__(self, images: Digits) -> None:
+        super().__init__(images)
+        self.image_shape = (self.num_frames, *images.image_shape)
+
+    def training(self) -> Captioned:
+        still = super().training()
+        assert isinstance(still.source, ImagesInMemory)
+        frames = [still.source.image.roll(shift, dims=-1) for shift in range(self.num_frames)]
+        return Captioned(ImagesInMemory(torch.stack(frames, dim=1), still.source.label), still.captions)
+
+
 class ConditionedDigits(CaptionedFolder):
     """Coloured digits in a folder, with their negatives as condition images."""
 
@@ -52,17 +71,16 @@ class ConditionedDigits(CaptionedFolder):
         super().__init__(str(images), image_size=image_size, prompt="a digit", condition_dir=str(conditions))
 
 
-def tiny_flow_model(family: Literal["flux", "stable_diffusion_3"]) -> TextToImage:
+def tiny_flow_model(family: Literal["flux", "flux_kontext", "stable_diffusion_3", "wan"]) -> TextToImage:
     """Load a tiny pipeline, always the same, with adapters of rank 2; FLUX.1 uses DoRA.
 
     The global random state is unchanged.
     """
-    save = save_flux if family == "flux" else save_stable_diffusion_3
+    load: Callable[..., TextToImage] = Wan if family == "wan" else text_to_image_pipeline
+    adapters = Adapters(rank=2, dora=family == "flux")
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng():
-        model = text_to_image_pipeline(
-            str(save(Path(folder))), tuning="lora", adapters=Adapters(rank=2, dora=family == "flux")
-        )
-    if family == "flux":
+        model = load(str(PIPELINES[family](Path(folder))), tuning="lora", adapters=adapters)
+    if isinstance(model, Flux):
         model.pipeline.default_sample_size = 8
     return model
 

@@ -200,8 +200,13 @@ UNDER_MASKS = {
 TRANSLATION = ("mask_generator", "image_generator", "image_discriminator", "mask_discriminator")
 
 
-def flow_finetuning(family: str) -> Method:
-    """Tune adapters of a tiny flow-matching pipeline on 17 images, in batches of 6, 6 and 5; 3 images are held out."""
+def flow_finetuning(family: str, **data: Any) -> Method:
+    """Tune adapters of a tiny flow-matching pipeline on 17 images, in batches of 6, 6 and 5; 3 images are held out.
+
+    Args:
+        family: the pipeline, see `tests.distributed.flow_models.tiny_flow_model`.
+        data: further arguments of the DataModule.
+    """
     return Method(
         "finetuning/demo",
         {
@@ -222,12 +227,14 @@ def flow_finetuning(family: str) -> Method:
             "model.init_args.sampling.steps": 1,
             "trainer.check_val_every_n_epoch": 1,
             "trainer.callbacks": LEFT_OUT,
+            **{f"data.init_args.{key}": value for key, value in data.items()},
         },
         {"model.init_args.optimizer": DESCENT},
         accuracy=1e-6,  # the mean of held-out errors
     )
 
 
+CONDITIONED_DIGITS = {"class_path": "tests.distributed.flow_models.ConditionedDigits", "init_args": {"count": 20}}
 FINETUNING = "lightning_modules.diffusion.finetuning"
 ON_FROZEN_PIPELINE = {
     **{key: value for key, value in flow_finetuning("flux").short.items() if "model" not in key},
@@ -499,6 +506,12 @@ METHODS = {
         accuracy=1e-6,  # the mean of held-out errors
     ),
     **{f"flow_finetuning_{family}": flow_finetuning(family) for family in ("flux", "stable_diffusion_3")},
+    "flow_finetuning_flux_kontext": flow_finetuning(
+        "flux_kontext", images=CONDITIONED_DIGITS, augmentation={"flip": True}, loading={"num_workers": 0}
+    ),
+    "flow_finetuning_wan": flow_finetuning(
+        "wan", **{"images.class_path": "tests.distributed.flow_models.MovingDigits", "augmentation": {"flip": True}}
+    ),
     "textual_inversion": Method(
         "finetuning/demo",
         {
@@ -524,10 +537,7 @@ METHODS = {
             "model.class_path": f"{FINETUNING}.ControlNet",
             "model.init_args.average_decay": 0.5,
             "model.init_args.caption_dropout": 0.3,
-            "data.init_args.images": {
-                "class_path": "tests.distributed.flow_models.ConditionedDigits",
-                "init_args": {"count": 20},
-            },
+            "data.init_args.images": CONDITIONED_DIGITS,
             "data.init_args.augmentation": {"flip": True},
             "data.init_args.loading.num_workers": 0,
         },

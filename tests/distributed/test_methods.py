@@ -11,7 +11,10 @@ from tests.conformance.runs import assert_alike, methods, rows, run, state, tabl
 from tests.two_processes import in_two_processes
 
 METHODS = methods()
-FURTHER = {"flow_finetuning_flux", "flow_finetuning_stable_diffusion_3", "negvsr_second_stage", "fractional_sde_videos"}
+FURTHER = {
+    *(f"flow_finetuning_{family}" for family in ("flux", "flux_kontext", "stable_diffusion_3", "wan")),
+    *("negvsr_second_stage", "fractional_sde_videos"),
+}
 """Additional rows of classes that another row covers; they take more than two core-seconds, and run nightly."""
 ROWS = [pytest.param(name, marks=[pytest.mark.nightly] * (name in FURTHER)) for name in METHODS]
 pytestmark = pytest.mark.usefixtures("no_pictures")
