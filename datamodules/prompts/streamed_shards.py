@@ -79,6 +79,8 @@ class StreamedShards(CaptionedSet):
         column = None if self.prompt is not None else self.caption_column
         files = remote_files(self.urls)
         opened = [ParquetShard(file, self.image_key, column, captioned=True) for file in files]
+        if not any(len(each) for each in opened):
+            raise ValueError(f"there are no images in {', '.join(file.url for file in files)}")
         captions = None if column is None else [text for each in opened for text in each.captions()]
         crop = Crop(self.image_size, self.image_size)
         source = RemoteImages([file.url for file in files], opened, crop, self.lanes)

@@ -15,9 +15,11 @@ from lightning_modules.backbones.adaptation import Adapters
 from lightning_modules.backbones.diffusion import Wan
 from lightning_modules.backbones.diffusion.families import text_to_image_pipeline
 from lightning_modules.backbones.diffusion.text_to_image import Weights
+from lightning_modules.backbones.weight_copies import offloaded_names
 from lightning_modules.diffusion.finetuning import ControlNet, TextualInversion
 from lightning_modules.diffusion.finetuning.objectives import LossOptions
 from tests.backbones.diffusion.family_checks import CAPTIONS, exported
+from tests.backbones.diffusion.test_export import moved
 from tests.diffusion.finetuning.models import assert_gradients_equal, loss_of_a_step, tuning
 
 MEAN, DEVIATION = (torch.tensor(v).view(1, 4, 1, 1, 1) for v in ([-0.7, 0.1, 0.9, 0.0], [2.8, 1.4, 0.7, 1.0]))
@@ -139,6 +141,27 @@ def test_half_precision_is_inside_and_float64_where_it_is_asked_for(wan: Path) -
             assert model.network.condition_embedder.time_embedder.linear_1.weight.dtype == torch.float32
             assert model.generate(prompts, given, 1, 2.0).dtype == torch.float32
         assert model.decode(given).dtype == wanted
+
+
+@pytest.mark.parametrize("quantization", [None, "int8", "float8"])
+def test_options_that_save_memory_keep_the_gradients_of_the_plain_run(quantization: Any, wan: Path) -> None:
+    """Adapters get the gradients of a copy whose frozen weights have been rounded; recomputing changes nothing."""
+    if quantization == "int8":
+        pytest.importorskip("torchao")
+    found, offloaded = [], quantization != "int8"
+    for saves in (False, True):
+        torch.manual_seed(0)
+        weights = Weights(quantization=quantization, offload_blocks=saves and offloaded)
+        model = Wan(str(wan), weights, "lora", Adapters(2), gradient_checkpointing=saves).train()
+        if saves and quantization is None:
+            assert len(offloaded_names(model.network)) > 20
+        moved(model)
+        value = model(noise(1), torch.tensor([0.3]), model.encode_prompts(["a cat"])).square().sum()
+        value.backward()
+        found.append([value, *(each.grad for each in model.parameters() if each.requires_grad)])
+    assert len(found[0]) > 10
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    assert any(gradient.abs().max() > 0 for gradient in found[0][1:])
 
 
 def test_methods_for_images_are_rejected(wan: Path) -> None:

@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 import torch
 
@@ -151,6 +152,27 @@ def test_whole_row_groups_are_held_out(folder: Path) -> None:
     train, validation = (set(group[each.row.numpy()]) for each in (held.train_set, held.validation_set))
     assert train.isdisjoint(validation)
     assert len(validation) == 2
+
+
+def test_shards_without_rows_are_skipped_and_no_rows_at_all_are_reported(folder: Path, tmp_path: Path) -> None:
+    table = pyarrow.parquet.read_table(folder / "1.parquet")
+    for name, rows in (("0", 0), ("1", len(table)), ("2", 0)):
+        pyarrow.parquet.write_table(table.slice(0, rows), tmp_path / f"{name}.parquet")
+    seen = [positions(batch) for batch in data([f"file://{tmp_path}/*.parquet"]).train_dataloader()]
+    assert sorted(seen[0]) == sorted(set(seen[0]) & set(range(COUNTS[0], COUNTS[0] + COUNTS[1])))
+    assert len(seen[0]) == 4
+    with pytest.raises(ValueError, match=r"there are no images in file://.*/0\.parquet, file://.*/2\.parquet"):
+        data([f"file://{tmp_path}/{name}.parquet" for name in "02"])
+
+
+def test_fewer_images_than_ranks_or_than_a_batch_are_reported(folder: Path) -> None:
+    file = [f"file://{folder}/1.parquet"]
+    few = CaptionedImages(StreamedShards(file, image_size=16), batch_size=8, loading=Loading(num_workers=0, seed=0))
+    few.setup("fit")
+    with pytest.raises(ValueError, match=r"batch_size is 8, more than the 7 samples of the training set"):
+        list(few.training_batches(0, 0, 2))
+    with pytest.raises(ValueError, match=r"7 samples cannot be split over 8 ranks: use at most 7 ranks"):
+        list(few.training_batches(0, 0, 8))
 
 
 def test_an_error_of_the_server_is_tried_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
