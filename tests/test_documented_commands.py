@@ -98,3 +98,15 @@ def test_the_settings_of_a_line_parse(line: str, tmp_path: Path, monkeypatch: py
         at = words.index("--resume") + 1
         words = [*words[:at], resumable(fit, tmp_path / "run"), *words[at + 1 :]]
     assert parse(words).subcommand == words[0]
+
+
+def test_each_feature_of_the_comparison_with_trainers_names_a_test() -> None:
+    section = (ROOT / "docs/fine_tuning.md").read_text().partition("## Comparison with other trainers")[2]
+    rows = [[cell.strip() for cell in line.split("|")[1:4]] for line in section.splitlines() if line.startswith("| ")]
+    titles = [row for row in rows if row == ["feature", "here", "test"]]
+    features = [row for row in rows if row not in titles]
+    assert len(titles) == 6
+    assert len(features) > 90
+    for feature, here, test in features:
+        assert (test == "") == (here in ("missing", "no")), feature
+        assert not test or "def test_" in (ROOT / test.strip("`")).read_text(), feature

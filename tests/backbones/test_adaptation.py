@@ -65,6 +65,20 @@ def test_rank_stabilised_adapters_are_scaled_by_the_root_of_the_rank(rslora: boo
     torch.testing.assert_close(layer(x), x @ weight.T + layer.base_layer.bias, rtol=1e-12, atol=1e-12)
 
 
+def test_dropout_zeroes_inputs_of_adapters_in_training_only() -> None:
+    layer: Any = with_lora(MLP(6, [5], 3).double(), Adapters(4, ["layers.0"], 3, dropout=0.25)).layers[0]
+    a, b = (getattr(layer, f"lora_{name}")["default"].weight for name in ("A", "B"))
+    nn.init.normal_(b)
+    x = torch.randn(4, 6, dtype=torch.float64)
+    torch.manual_seed(1)
+    output = layer.train()(x)
+    torch.manual_seed(1)
+    kept = torch.empty_like(x).bernoulli_(0.75) / 0.75
+    assert 0 < int((kept == 0).sum()) < kept.numel()
+    torch.testing.assert_close(output, layer.base_layer(x) + 3 / 4 * (x * kept) @ a.T @ b.T, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(layer.eval()(x), layer.base_layer(x) + 3 / 4 * x @ a.T @ b.T, rtol=1e-12, atol=1e-12)
+
+
 def test_dora_rescales_rows_to_trained_norms_and_its_gradient_keeps_their_own_norms_constant() -> None:
     layer: Any = with_lora(MLP(6, [5], 3).double(), Adapters(2, ["layers.0"], 3, dora=True)).layers[0]
     a, b, m = (getattr(layer, f"lora_{name}")["default"].weight for name in ("A", "B", "magnitude_vector"))

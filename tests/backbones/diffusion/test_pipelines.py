@@ -101,6 +101,15 @@ def trained_without(part: str, name: str) -> Callable[[Path], None]:
     return change
 
 
+def pickled(part: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        file = weights_of(folder, part)
+        torch.save(load_file(file), file.with_suffix(".bin"))
+        file.unlink()
+
+    return change
+
+
 def reshaped(part: str, name: str) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         weights = load_file(weights_of(folder, part))
@@ -130,6 +139,12 @@ REFUSED: list[tuple[Callable[[Path], Any], dict[str, Any], type[Exception], str]
     (lambda folder: (folder / "model_index.json").write_text("{"), {}, ValueError, r"model_index.json is not JSON"),
     (
         lambda folder: (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink(),
+        {},
+        FileNotFoundError,
+        r"no weights of UNet2DConditionModel for .*unet: expected diffusion_pytorch_model.safetensors",
+    ),
+    (
+        pickled("unet"),
         {},
         FileNotFoundError,
         r"no weights of UNet2DConditionModel for .*unet: expected diffusion_pytorch_model.safetensors",
