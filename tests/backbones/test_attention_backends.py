@@ -9,12 +9,13 @@ from lightning_modules.backbones.diffusion.flux import Flux
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage, Weights
 from tests.backbones.diffusion.family_checks import side_of
 from tests.backbones.test_weight_copies import lora, loss
+from tests.nightly import nightly_beyond
 
 CHOOSING = ("flux", "flux2", "chroma", "qwen_image", "z_image")
 """Families for which diffusers has a choice of backends."""
 
 
-@pytest.mark.parametrize("fixture", CHOOSING)
+@pytest.mark.parametrize("fixture", nightly_beyond(["flux", "z_image"], CHOOSING))
 def test_the_loss_does_not_depend_on_the_backend(fixture: str, request: pytest.FixtureRequest) -> None:
     found = []
     for name in (None, "native", "_native_math"):

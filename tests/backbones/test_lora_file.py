@@ -14,6 +14,7 @@ from lightning_modules.backbones.diffusion.families import text_to_image_pipelin
 from lightning_modules.backbones.diffusion.text_to_image import Weights
 from tests.backbones.diffusion.family_checks import FAMILIES, noise, side_of
 from tests.backbones.diffusion.test_export import moved
+from tests.nightly import nightly_beyond
 
 LORA = "pytorch_lora_weights.safetensors"
 
@@ -29,7 +30,7 @@ def outputs(model: Any, side: int) -> torch.Tensor:
         return model.generate(prompts, noise(model, 1, side), num_inference_steps=1, guidance_scale=1.0)
 
 
-@pytest.mark.parametrize("fixture", ["text_to_image", "xl", *FAMILIES])
+@pytest.mark.parametrize("fixture", nightly_beyond(["text_to_image", "xl", "flux"], ["text_to_image", "xl", *FAMILIES]))
 def test_a_network_computes_what_the_file_was_saved_with(
     fixture: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

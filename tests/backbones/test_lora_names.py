@@ -17,6 +17,7 @@ from lightning_modules.backbones.diffusion.families import text_to_image_pipelin
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage, Weights, adapted_parts
 from lightning_modules.backbones.lora_names import Tool, save_adapters
 from tests.backbones.diffusion.test_export import moved
+from tests.nightly import nightly_beyond
 
 JOINT, FEED_FORWARD = diffusion.Flux.default_lora_targets, [f"feed_forward.linear_{number}" for number in (1, 2, 3)]
 
@@ -214,8 +215,11 @@ def test_comfyui_computes_the_same_weights_and_training_starts_at_them(
 
 @pytest.mark.parametrize(
     ("fixture", "tool"),
-    [(each, "kohya") for each in ("text_to_image", "stable_diffusion_3", "flux", "flux2", "qwen_image", "lumina2")]
-    + [("lumina2", "comfyui")],
+    nightly_beyond(
+        [("text_to_image", "kohya"), ("flux", "kohya"), ("lumina2", "comfyui")],
+        [(each, "kohya") for each in ("text_to_image", "stable_diffusion_3", "flux", "flux2", "qwen_image", "lumina2")]
+        + [("lumina2", "comfyui")],
+    ),
 )
 def test_training_starts_at_a_file_with_any_alpha(
     fixture: str, tool: Tool, tmp_path: Path, request: pytest.FixtureRequest

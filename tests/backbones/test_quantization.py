@@ -26,6 +26,7 @@ from tests.backbones.diffusion.test_export import moved
 from tests.diffusion.finetuning.models import digits, tuning
 from tests.diffusion.golden_noise import small
 from tests.diffusion.one_more_step.test_module import Linear, built
+from tests.nightly import nightly_beyond
 from tests.trainers import quiet
 
 FAMILIES = ("text_to_image", "stable_diffusion_3", "pixart_sigma", "sana", "qwen_image", "z_image", "hunyuan_dit")
@@ -127,7 +128,11 @@ def test_adapters_on_bfloat16_are_float32(quantization: str, flux: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("fixture", "chosen"), [*((name, "int8") for name in FAMILIES), *((name, "float8") for name in ("xl", *EVERY))]
+    ("fixture", "chosen"),
+    nightly_beyond(
+        [("text_to_image", "int8"), ("xl", "float8"), ("flux", "float8"), ("hunyuan_dit", "float8")],
+        [*((name, "int8") for name in FAMILIES), *((name, "float8") for name in ("xl", *EVERY))],
+    ),
 )
 def test_adapters_of_each_family_load_on_the_unquantised_base(
     fixture: str, chosen: str, tmp_path: Path, request: pytest.FixtureRequest

@@ -1,6 +1,7 @@
 """Frozen weights on the CPU, of which a layer's copies are on the device."""
 
 import re
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from lightning_modules.diffusion.finetuning.data_checks import check_sharding
 from tests.backbones.diffusion.family_checks import FAMILIES, noise, side_of
 from tests.backbones.diffusion.test_export import moved
 from tests.diffusion.finetuning.models import tuning
+from tests.nightly import nightly_beyond
 
 
 def lora(folder: Path, recomputes: bool = True, **weights: Any) -> TextToImage:
@@ -30,8 +32,13 @@ def loss(model: TextToImage, side: int) -> torch.Tensor:
     return model(noise(model, 1, side), t, model.encode_prompts(["a cat"])).square().sum()
 
 
-@pytest.mark.parametrize("quantization", [None, "float8"])
-@pytest.mark.parametrize("fixture", ["text_to_image", *FAMILIES])
+@pytest.mark.parametrize(
+    ("fixture", "quantization"),
+    nightly_beyond(
+        [("text_to_image", None), ("text_to_image", "float8"), ("flux", None), ("hunyuan_dit", "float8")],
+        product(["text_to_image", *FAMILIES], [None, "float8"]),
+    ),
+)
 def test_offloaded_blocks_have_the_loss_and_gradients_of_the_plain_run(
     fixture: str, quantization: Any, request: pytest.FixtureRequest
 ) -> None:

@@ -200,6 +200,10 @@ DEAR = {"adaptive_smoothing/cifar10", "adaptive_smoothing/cifar100", "lsa/webvis
 DEAR |= {"denoised_smoothing/cifar10", "drs/cifar10", "adaptive_smoothing/cifar10_own_accurate"}
 DEAR |= {"adaptive_smoothing/imagenet", "lsa/webvision_simclr", "lsa/webvision_plus"}
 DEAR |= {"negvsr/reds", "negvsr/reds_stage1"}  # 30 frames
+DEAR |= {"fractional_sde/moving_mnist", "fractional_sde/bridge", "optimistic_omd/digits", "sgmse/reverberant"}
+DEAR |= {"score_sde/celebahq_256", "score_sde_released/cifar10_ve", "sgd_noise/cifar10_animals", "ediffsr/aid"}
+DEAR |= {"rrcm/cifar10_pretraining", "nmtune/cifar10_vit_full", "batch_lr/cifar100_preresnet110"}
+DEAR |= {"lsa/cifar100_web_noise_simclr", "diffusion_guard/defences", "consistency/cifar10"}
 
 
 def architecture(network: Any) -> str:

@@ -16,12 +16,12 @@ from experiments.load_run import load_run
 from experiments.saving.checkpoints import StepCheckpoint
 from tests.conformance.half_products import HalfProducts
 from tests.conformance.runs import assert_alike, class_path, losses, methods, rows, run, state, tables, written
+from tests.nightly import nightly_beyond
 from tests.trainers import quiet
 
 METHODS = methods()
-FIRST = {class_path(method): name for name, method in reversed(METHODS.items())}
-"""The first row of each class. Other rows of a class run here only nightly, but by default with two processes."""
-ROWS = [pytest.param(name, marks=() if name in FIRST.values() else pytest.mark.nightly) for name in METHODS]
+ROWS = nightly_beyond({class_path(method): name for name, method in reversed(METHODS.items())}.values(), METHODS)
+"""Classes with several rows have one in the default suite."""
 BEGINNING = "--trainer.callbacks+={class_path: tests.conformance.runs.Beginning}"
 
 

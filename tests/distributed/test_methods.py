@@ -7,16 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.runs import assert_alike, methods, rows, run, state, tables, written
+from tests.conformance.runs import assert_alike, class_path, methods, rows, run, state, tables, written
+from tests.nightly import nightly_beyond
 from tests.two_processes import in_two_processes
 
 METHODS = methods()
-FURTHER = {
-    *(f"flow_finetuning_{family}" for family in ("flux", "flux_kontext", "stable_diffusion_3", "wan")),
-    *("negvsr_second_stage", "fractional_sde_videos"),
-}
-"""Additional rows of classes that another row covers; they take more than two core-seconds, and run nightly."""
-ROWS = [pytest.param(name, marks=[pytest.mark.nightly] * (name in FURTHER)) for name in METHODS]
+ROWS = nightly_beyond({class_path(method): name for name, method in reversed(METHODS.items())}.values(), METHODS)
+"""Classes with several rows have one in the default suite."""
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
 

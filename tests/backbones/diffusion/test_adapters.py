@@ -18,6 +18,7 @@ from lightning_modules.backbones.diffusion.pixel_space import pixel_pipeline
 from lightning_modules.backbones.diffusion.text_to_image import TextToImage, Weights
 from tests.backbones.diffusion.family_checks import FAMILIES, noise, side_of
 from tests.backbones.diffusion.test_export import moved
+from tests.nightly import nightly_beyond
 
 ALL: dict[str, Any] = {"alpha": 3, "rslora": True, "dora": True}
 KINDS: list[dict[str, Any]] = [{"alpha": 3}, {"rslora": True}, {"dora": True}, ALL]
@@ -67,13 +68,7 @@ def assert_diffusers_alone_samples_the_same(fixture: str, folder: Path, output: 
     torch.testing.assert_close(sampled(model, model.pipeline, side), found, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize(
-    "fixture",
-    [
-        pytest.param(name, marks=() if name in ("xl", "flux", "stable_diffusion_3") else pytest.mark.nightly)
-        for name in ("xl", *FAMILIES)
-    ],
-)
+@pytest.mark.parametrize("fixture", nightly_beyond(["xl", "flux"], ["xl", *FAMILIES]))
 def test_diffusers_alone_loads_scaled_dora_of_each_family(
     fixture: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -81,7 +76,7 @@ def test_diffusers_alone_loads_scaled_dora_of_each_family(
 
 
 @pytest.mark.parametrize("options", OTHERS, ids=lambda options: options["kind"])
-@pytest.mark.parametrize("fixture", ["text_to_image", "flux", "pixart_sigma"])
+@pytest.mark.parametrize("fixture", nightly_beyond(["flux"], ["text_to_image", "flux", "pixart_sigma"]))
 def test_peft_alone_loads_loha_lokr_and_oft(
     fixture: str, options: dict[str, Any], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

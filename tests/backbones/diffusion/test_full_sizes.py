@@ -63,12 +63,14 @@ def lumina2(network: Any) -> Tensor:
         ("SD3Transformer2DModel", SD3_MEDIUM, 2_028_328_000, lambda network: network(
             empty(2, 16, 128, 128), empty(2, 333, 4096), empty(2, 2048), empty(2))[0]),
         ("FluxTransformer2DModel", {"guidance_embeds": True}, 11_901_408_320, None),
-        ("ChromaTransformer2DModel", {}, 8_899_983_424, lambda network: network(
-            empty(1, 4096, 64), empty(1, 512, 4096), empty(1), empty(4096, 3), empty(512, 3), empty(1, 512 + 4096))[0]),
-        ("Flux2Transformer2DModel", {}, 32_223_281_152, flux2),
+        pytest.param("ChromaTransformer2DModel", {}, 8_899_983_424, lambda network: network(
+            empty(1, 4096, 64), empty(1, 512, 4096), empty(1), empty(4096, 3), empty(512, 3), empty(1, 512 + 4096))[0],
+            marks=pytest.mark.nightly),
+        pytest.param("Flux2Transformer2DModel", {}, 32_223_281_152, flux2, marks=pytest.mark.nightly),
         ("Flux2Transformer2DModel", KLEIN, 3_875_544_576, flux2),
-        ("QwenImageTransformer2DModel", {}, 20_430_401_088, lambda network: network(
-            empty(1, 4096, 64), empty(1, 512, 3584), empty(1, 512, dtype=torch.bool), empty(1), [[(1, 64, 64)]])[0]),
+        pytest.param("QwenImageTransformer2DModel", {}, 20_430_401_088, lambda network: network(
+            empty(1, 4096, 64), empty(1, 512, 3584), empty(1, 512, dtype=torch.bool), empty(1), [[(1, 64, 64)]])[0],
+            marks=pytest.mark.nightly),
         ("SanaTransformer2DModel", {}, 1_604_462_752, lambda network: network(
             empty(2, 32, 32, 32), empty(2, 300, 2304), empty(2), encoder_attention_mask=empty(2, 300))[0]),
         ("ZImageTransformer2DModel", {}, 6_154_908_736, lambda network: torch.stack(network(
@@ -77,8 +79,8 @@ def lumina2(network: Any) -> Tensor:
         ("PixArtTransformer2DModel", PIXART_SIGMA, 610_856_096, lambda network: network(
             empty(2, 4, 128, 128), empty(2, 300, 4096), empty(2), {}, encoder_attention_mask=empty(2, 300))[0][:, :4]),
         ("HunyuanDiT2DModel", HUNYUAN_DIT, 1_499_952_032, None),
-        ("WanTransformer3DModel", WAN, 1_418_996_800, lambda network: network(
-            empty(1, 16, 21, 60, 104), empty(1), empty(1, 512, 4096))[0]),
+        pytest.param("WanTransformer3DModel", WAN, 1_418_996_800, lambda network: network(
+            empty(1, 16, 21, 60, 104), empty(1), empty(1, 512, 4096))[0], marks=pytest.mark.nightly),
     ],
 )  # fmt: skip
 def test_a_full_size_transformer_takes_a_step_on_the_meta_device(

@@ -45,7 +45,10 @@ def fitted(
     "options",
     [
         (DORA, {}),
-        *(({"adapters": Adapters(2, kind=kind)}, {}) for kind in KINDS),
+        *(
+            pytest.param(({"adapters": Adapters(2, kind=k)}, {}), marks=[pytest.mark.nightly] * (k != "oft"))
+            for k in KINDS
+        ),
         ({"text_adapters": Adapters(2)}, {"caption_dropout": 0.5}),
         ({}, {"average_on_cpu": True}),
         ({}, {"average_decay": 0.0}),

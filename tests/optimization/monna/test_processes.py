@@ -32,6 +32,7 @@ from lightning_modules.optimization.monna import (
 from lightning_modules.optimization.monna.byzantine import ByzantineAttack
 from tests.command import start
 from tests.conformance.runs import assert_alike, rows, run, state, tables, written
+from tests.nightly import nightly_beyond
 from tests.trainers import quiet
 from tests.two_processes import in_two_processes
 
@@ -70,7 +71,7 @@ def fit(case: str, path: str, processes: int) -> int:
     return len(made.network.own)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", nightly_beyond(["ALIE", "Mimic"], CASES))
 def test_four_processes_equal_one(case: str, tmp_path: Path) -> None:
     """Compare the weights, momenta and statistics of all nodes, the state of the attack, and the curve."""
     one, four = tmp_path / "one.ckpt", tmp_path / "four.ckpt"
