@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_modules.backbones import Adapters, with_lora
-from lightning_modules.backbones.diffusion.text_to_image import TextToImage
+from lightning_modules.backbones.diffusion.text_to_image import TextToImage, Weights
 from lightning_modules.diffusion.finetuning.module import DiffusionFineTuning
 from lightning_modules.diffusion.finetuning.objectives import DiffusionObjective, denoising_errors
 from lightning_modules.distributed.per_sample import PerSample
@@ -29,6 +29,13 @@ VARIANTS = {  # low rank, kept share of the tokens, and the paper's memory reduc
     "LoRA": (True, None, "paper: 1.3"),
     "LoRA with WTA-CRS of 30 %": (True, 0.3, "paper: 2.7"),
     "LoRA with WTA-CRS of 10 %": (True, 0.1, "paper: 3.2"),
+}
+
+STORED = {  # how frozen weights are stored, and the tolerance of the loss
+    "float32": (Weights(), 0.0),
+    "bfloat16": (Weights(dtype="bfloat16"), 0.02),
+    "float8": (Weights(quantization="float8"), 0.1),
+    "bfloat16, blocks on the CPU": (Weights(dtype="bfloat16", offload_blocks=True), 0.02),
 }
 
 
@@ -167,11 +174,15 @@ def pipeline(at: Place) -> Path:
     return folder / "saved"
 
 
-def diffusion_steps(tuning: Any, cached: bool, at: Place) -> tuple[nn.Module, Callable[[int], None]]:
+def diffusion_steps(
+    tuning: Any, cached: bool, at: Place, weights: Weights | None = None, recomputes: bool = False
+) -> tuple[nn.Module, Callable[[int], Tensor]]:
     """Build the module and a bf16-mixed step on 512-pixel images or their cached latents, with weight averages."""
     torch.manual_seed(0)
     lora: dict[str, Any] = {"adapters": Adapters(rank=4)} if tuning == "lora" else {}
-    network = TextToImage(str(pipeline(at)), tuning=tuning, **lora)
+    network = TextToImage(
+        str(pipeline(at)), weights or Weights(), tuning=tuning, gradient_checkpointing=recomputes, **lora
+    )
     module = DiffusionFineTuning(network, average_decay=0.999).to(at.device)
     [optimizer], _ = module.configure_optimizers()
     size = at.of(512, 16)
@@ -181,7 +192,7 @@ def diffusion_steps(tuning: Any, cached: bool, at: Place) -> tuple[nn.Module, Ca
             moments = network.moments(torch.rand(1, 3, size, size, device=at.device))
             prompts = network.encode_prompts(["a photo"])
 
-    def step(batch: int) -> None:
+    def step(batch: int) -> Tensor:
         with torch.autocast(at.device.type, torch.bfloat16):
             if moments is not None and prompts is not None:
                 given = {"moments": moments.expand(batch, *moments.shape[1:]).contiguous()}
@@ -198,6 +209,7 @@ def diffusion_steps(tuning: Any, cached: bool, at: Place) -> tuple[nn.Module, Ca
         errors.mean().backward()
         optimizer.step()
         optimizer.zero_grad()
+        return errors.detach().mean()
 
     return module, step
 
@@ -217,3 +229,33 @@ def test_finetuning(tuning: str, cached: bool, at: Place) -> None:
     name = f"{'LoRA' if tuning == 'lora' else 'all weights'}, {'cached latents' if cached else 'images of 512 pixels'}"
     text = f"{peak / 1e9:.2f} GB and {seconds:.2f} s a step of {batch}, at most {most} in {LIMIT // GIBIBYTE} GiB"
     at.keep(f"U-Net of Stable Diffusion 1.5, {name}", text)
+
+
+@pytest.mark.gpu(minutes=2)
+def test_frozen_weights(at: Place) -> None:
+    """Memory of LoRA with frozen weights in float32, bfloat16 and float8, and with the blocks' weights on the CPU.
+
+    Activations are recomputed, so most of the memory is that of weights. The losses of the first step are compared.
+    """
+    batch = at.of(4, 2)
+    losses: dict[str, float] = {}
+    peaks: dict[str, int] = {}
+    for name, (weights, tolerance) in STORED.items():
+        module, step = diffusion_steps("lora", True, at, weights, recomputes=True)
+        torch.manual_seed(1)
+        losses[name] = float(step(batch))
+        seconds = at.seconds(partial(step, batch), at.of(10, 1), warm=at.of(2, 0))
+        peaks[name] = at.peak(partial(step, batch), module)
+        plain = [values["float32"] for values in (peaks, losses)]
+        less = f"< {plain[0] / 1e9:.2f} GB" if name != "float32" else ""
+        text = f"{peaks[name] / 1e9:.2f} GB and {seconds:.2f} s a step of {batch}"
+        at.keep(
+            f"U-Net of Stable Diffusion 1.5, {name}",
+            text,
+            less,
+            at.rehearse or peaks[name] < plain[0] if less else None,
+        )
+        off = abs(losses[name] / plain[1] - 1)
+        at.keep(f"{name}: loss, relative to float32", f"{off:.1e}", f"<= {tolerance}", off <= tolerance)
+        del module, step
+        gc.collect()
