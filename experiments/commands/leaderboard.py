@@ -16,8 +16,9 @@ FIELD is the name of a file in configs/leaderboards, or a path. The file has the
                     column, which may be another `config`), and `search` (mapping of keys to lists of values: each
                     combination is a trial). All searches have the same number of trials
         validation  how searches choose: `metric` (val/accuracy, or val/score:max), `seed` (outside `seeds`) and,
-                    optionally, `column` (the only column in which trials are run) and `overrides` of the trials. A test
-                    metric is accepted only if these overrides replace the data
+                    optionally, `column` (the only column in which trials are run), `overrides` of the trials, and
+                    `columns` (overrides of the trials in a column). A test metric is accepted only if these overrides
+                    replace the data
 
 Trials run first. Then each method runs in each column with each seed, and with the best settings of its trials. If the
 command is repeated, finished runs are kept and unfinished runs are resumed. A failed run does not stop the others: its

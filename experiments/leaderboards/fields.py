@@ -142,13 +142,16 @@ def _arguments(settings: Mapping[str, Any]) -> Iterator[str]:
 
 def _goal(validation: Mapping[str, Any], size: Mapping[str, Any], where: str) -> Metric:
     """Read the metric by which a search chooses. It may be a test metric only if the trials have other data."""
-    _check_keys(validation, {"metric": str, "seed": int}, {"column": str, "overrides": dict}, where)
+    _check_keys(validation, {"metric": str, "seed": int}, {"column": str, "overrides": dict, "columns": dict}, where)
     name, seed, column = validation["metric"], validation["seed"], validation.get("column")
     if seed in size["seeds"]:
         raise ValueError(f"{where}: seed must be a number that is not in seeds, got {seed}")
-    if column not in (None, *size["columns"]):
-        raise ValueError(f"{where}: there is no column {column}{choose_from(str(column), size['columns'], 'columns')}")
-    replaced = any(str(key).startswith("data.") for key in validation.get("overrides", {}))
+    special = validation.get("columns", {})
+    if unknown := next((each for each in (column, *special) if each not in (None, *size["columns"])), None):
+        raise ValueError(f"{where}: there is no column {unknown}{choose_from(unknown, size['columns'], 'columns')}")
+    common, tried = validation.get("overrides", {}), [column] if column else size["columns"]
+    changed = [(*common, *special.get(each, {})) for each in tried]
+    replaced = all(any(str(key).startswith("data.") for key in keys) for keys in changed)
     try:
         return replace(parse_metric(name.replace("test/", "val/") if replaced else name), name=name.partition(":")[0])
     except ValueError as error:
@@ -178,7 +181,8 @@ class Plan:
             return []
         mark = f"{{class_path: callbacks.trials.PruneTrial, init_args: {{metric: {goal.name}, mode: {goal.mode}}}}}"
         tests, own, runs = goal.name.startswith("test/"), self.experiments[entry], []
-        more = (*_arguments(how.get("overrides", {})), *(() if tests else ("--trainer.callbacks+", mark)))
+        changes = {**how.get("overrides", {}), **how.get("columns", {}).get(entry.column, {})}
+        more = (*_arguments(changes), *(() if tests else ("--trainer.callbacks+", mark)))
         for number, setting in enumerate(entry.trials):
             each = replace(own, name=f"{own.name}/trial_{number}", label=f"{entry.title}, trial {number}",
                            overrides=(*own.overrides, *setting, *more))  # fmt: skip

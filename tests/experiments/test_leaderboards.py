@@ -13,7 +13,7 @@ import yaml
 import train
 from experiments import commands
 from experiments.commands import leaderboard
-from experiments.leaderboards.fields import load_board
+from experiments.leaderboards.fields import Plan, load_board
 from experiments.leaderboards.tables import COLUMNS, board_tables, leaderboards_page, rows_text, winners
 from experiments.results import read_csv
 from tests.command import ROOT
@@ -71,6 +71,17 @@ def stated(config: Config, tmp_path: Path) -> Stated:
             {"rows": [{**ROW, **SEARCH, "command": "test"}], "validation": VALIDATION},
             "own is not trained, so it has no val/accuracy; give validation a test metric, and overrides that replace",
         ),
+        (
+            {"rows": [{**ROW, **SEARCH}], "validation": {**VALIDATION, "columns": {"plane": {}}}},
+            "validation: there is no column plane; did you mean plain?",
+        ),
+        (
+            {
+                "rows": [{**ROW, **SEARCH}],
+                "validation": {**VALIDATION, "metric": "test/x:max", "columns": {"plain": {"data.test": "b"}}},
+            },
+            "validation: test/x: settings that are chosen by a test metric make the test useless",
+        ),
         ({"rows": [ROW, ROW]}, "is given twice"),
     ],
 )
@@ -126,6 +137,14 @@ def test_one_column_may_decide_and_a_test_metric_needs_other_data(
     began = [line[:2] for line in journal() if line[2] == "started"]
     assert began[:4] == [["hard", "9"]] * 3 + [["plain", "0"]]
     assert {row["settings"] for row in table(tmp_path / "out/leaderboard.csv")} == {"--model.start 0.8"}
+
+
+def test_each_column_may_have_its_own_validation_data(stated: Stated, tmp_path: Path) -> None:
+    data = {"plain": {"data.test": "validation"}, "hard": {"data.test": "others"}}
+    board = stated(rows=[{**ROW, **SEARCH}], validation={**VALIDATION, "metric": "test/accuracy", "columns": data})
+    plan = Plan(load_board(str(board), "cpu"), tmp_path / "out")
+    trials = [run.experiment.overrides for entry in plan.board.entries for run in plan.trials(entry)]
+    assert [each[-1] for each in trials] == ["validation", "validation", "others", "others"]
 
 
 def test_a_failed_cell_is_shown_and_continues(
