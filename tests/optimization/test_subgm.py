@@ -116,6 +116,17 @@ def test_the_error_is_a_power_of_alpha() -> None:
         assert expected / 5 < error(recovered(table, alpha=alpha), table) < 5 * expected
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_small_start_makes_the_slow_convergence_with_superfluous_columns_linear(seed: int) -> None:
+    """From a large start, the error falls only with the inverse of the number of iterations, here 300, 600 and 1,200."""
+    table = measured(400, seed=seed)
+    large = [error(recovered(table, steps, alpha=1.0), table) for steps in (6, 12, 24)]
+    assert 1.6 < large[0] / large[1] < 2.1
+    assert 1.6 < large[1] / large[2] < 2.1
+    assert error(recovered(table, 6, alpha=1.0, columns=2), table) < 1e-12
+    assert error(recovered(table, 2, alpha=1e-4), table) < 1e-3 < large[2] / 10
+
+
 def test_larger_outliers_change_nothing_and_the_squared_loss_is_misled() -> None:
     table, gross = measured(800), measured(800, GrossOutliers(0.2, 1e7))
     assert torch.equal(table.training().columns["corrupted"], gross.training().columns["corrupted"])

@@ -184,6 +184,19 @@ def test_without_gradients_nothing_is_solved(monkeypatch: pytest.MonkeyPatch) ->
         layer(torch.rand(3, 6))
 
 
+@pytest.mark.parametrize("brightness", [0.1, 1.0, 30.0])
+def test_bright_images_change_their_pre_activations_no_more_than_others(brightness: float) -> None:
+    """A step of plain descent grows with the squared brightness b^2; TrAct's tends to 1 with b^2 |x|^2 / ridge."""
+    patch = brightness * numbers(0, 1, 6)
+    plain = nn.Linear(6, 3, bias=False).double()
+    target = numbers(1, 1, 3) + plain(patch).detach()  # the gradient of the output is the same for all brightnesses
+    norm = float((patch**2).sum())
+    for layer, expected_change in ((plain, norm), (TrActLinear(plain, RIDGE, sync_gram=False), norm / (norm + RIDGE))):
+        found = gradients(layer, patch, target)
+        weight = next(found[name] for name in found if name.endswith("weight"))
+        torch.testing.assert_close(patch @ weight.T, expected_change * 2 * (found["output"] - target))
+
+
 def test_patches_of_photographs_are_regressed_at_rates_where_plain_descent_diverges() -> None:
     """The targets are a teacher's embeddings of the patches, whose covariance is ill-conditioned."""
     photographs = [torch.from_numpy(image).double().permute(2, 0, 1)[None] for image in load_sample_images().images]
