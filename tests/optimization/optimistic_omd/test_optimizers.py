@@ -173,6 +173,19 @@ def test_regret_on_strongly_convex_losses_grows_with_the_logarithm(noise: float)
     assert 0 < regret(1600) < 1.5 * regret(400)
 
 
+@pytest.mark.parametrize("kind", [OptimisticOMD, OptimisticFTRL])
+def test_losses_need_to_be_convex_only_in_expectation(kind: Any) -> None:
+    """A loss a |x - c|^2 / 2 with a ~ N(1, 4) is concave in a third of the rounds; the expected loss is convex."""
+    centre, curvature = torch.tensor([0.5, -0.3, 0.2], dtype=torch.float64), 1 + 2 * numbers(6400)
+    assert (curvature < 0).double().mean() > 0.25
+
+    def regret(rounds: int) -> float:
+        points = played(learner(kind, G=40.0), lambda t, x: curvature[t] * (x - centre), rounds)[:-1]
+        return ((points - centre).square().sum(1) / 2).sum().item()
+
+    assert 0 < regret(6400) < 2.2 * regret(1600)
+
+
 @pytest.mark.parametrize(
     ("kind", "options"), [(OptimisticOMD, {"mode": "strongly_convex", "modulus": 0.5}), (OptimisticFTRL, {"nu": 2.0})]
 )
