@@ -118,7 +118,7 @@ def test_the_error_is_a_power_of_alpha() -> None:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_small_start_makes_the_slow_convergence_with_superfluous_columns_linear(seed: int) -> None:
-    """From a large start, the error falls only with the inverse of the number of iterations, here 300, 600 and 1,200."""
+    """From a large start, the error falls only with the inverse of the number of iterations."""
     table = measured(400, seed=seed)
     large = [error(recovered(table, steps, alpha=1.0), table) for steps in (6, 12, 24)]
     assert 1.6 < large[0] / large[1] < 2.1
